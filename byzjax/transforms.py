@@ -1,0 +1,238 @@
+"""The verbs: optax transformations that lift, attack, mix and aggregate stacked updates.
+
+    optax.chain(per_worker(...), attack(...), mix(...), aggregate(...), optax.sgd(...))
+
+Functions take what they need as arguments; transformations remember it. `attack`, `mix` and
+`aggregate` read the signature of their function when they are made:
+
+* keyword-only parameters are hyperparameters: they are given with the verb, once;
+* positional parameters after the first (after `byzantine` for an attack) are data: they are given
+  with the verb or, at each update, by name among optax's extra arguments;
+* any other name found among the extra arguments is passed too; those unknown are ignored;
+* `key` is the state's: the verb takes a first key, and each update splits it.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from byzjax import stacked
+from byzjax._checks import static_int
+from byzjax.stacked import PyTree
+
+
+class KeyState(NamedTuple):
+    """State of a transformation whose function draws random numbers.
+
+    Attributes:
+      key: the key that the next update splits.
+    """
+
+    key: jax.Array
+
+
+def per_worker(
+    transformation: optax.GradientTransformation, num_workers: int
+) -> optax.GradientTransformationExtraArgs:
+    """Lifts a transformation of one update to stacked updates, with a state for each worker.
+
+    `params` and extra arguments are the same for all workers. Typed keys (`jax.random.key`) in the
+    state have the worker's index folded in, so that workers draw different noise; raw `uint32` keys
+    cannot be told from numbers and stay equal.
+
+    Args:
+      transformation: acts on one worker's update.
+      num_workers: n, a Python int.
+
+    Returns:
+      A transformation from stacked updates to stacked updates.
+
+    Raises:
+      TypeError: num_workers is not a Python int.
+      ValueError: at an update, the updates are not those of n workers.
+
+    Example:
+      >>> import byzjax, jax.numpy as jnp, optax
+      >>> tx = byzjax.per_worker(optax.ema(0.9, debias=False), num_workers=2)
+      >>> state = tx.init(jnp.zeros(1))
+      >>> updates, state = tx.update(jnp.array([[1.0], [10.0]]), state)
+      >>> updates
+      Array([[0.1],
+             [1. ]], dtype=float32)
+    """
+    n = static_int("num_workers", num_workers, at_least=1)
+    single = optax.with_extra_args_support(transformation)
+
+    def init(params: PyTree) -> PyTree:
+        state = single.init(params)
+        return jax.vmap(lambda i: jax.tree.map(lambda leaf: _own(leaf, i), state))(jnp.arange(n))
+
+    def update(updates, state, params=None, **extra_args):
+        found = stacked.num_workers(updates)
+        if found != n:
+            raise ValueError(f"per_worker was made for {n} workers; got updates of {found}.")
+        return jax.vmap(lambda u, s: single.update(u, s, params, **extra_args))(updates, state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _own(leaf: Any, worker: jax.Array) -> jax.Array:
+    """A leaf of the state as worker `worker` has it: keys differ, all else is equal."""
+    leaf = jnp.asarray(leaf)
+    if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return leaf
+    fold = jax.random.fold_in
+    for _ in range(leaf.ndim):
+        fold = jax.vmap(fold, in_axes=(0, None))
+    return fold(leaf, worker)
+
+
+def attack(
+    function: Callable, byzantine: jax.Array, *, key: jax.Array | None = None, **hyperparameters
+) -> optax.GradientTransformationExtraArgs:
+    """Lets some workers lie: replaces their rows of the stacked updates.
+
+    Args:
+      function: an attack, `function(updates, byzantine, **hyperparameters) -> stacked updates`.
+      byzantine: `bool[n]`, who attacks; may be traced.
+      key: first key, for an attack that takes one.
+      **hyperparameters: the attack's own, such as `f` or `epsilon`.
+
+    Returns:
+      A transformation from stacked updates to stacked updates.
+
+    Raises:
+      TypeError: the attack lacks a parameter given here, or needs one that is not.
+
+    Example:
+      >>> import byzjax, jax.numpy as jnp
+      >>> from byzjax import attacks
+      >>> tx = byzjax.attack(attacks.sign_flip, jnp.array([False, True]))
+      >>> tx.update(jnp.array([[1.0], [2.0]]), tx.init(jnp.zeros(1)))[0]
+      Array([[ 1.],
+             [-2.]], dtype=float32)
+    """
+    call = _Call("attack", function, hyperparameters, key, skip=2)
+    return call.transformation(lambda updates, kwargs: function(updates, byzantine, **kwargs))
+
+
+def mix(
+    function: Callable, *, key: jax.Array | None = None, **hyperparameters
+) -> optax.GradientTransformationExtraArgs:
+    """Applies a mixing: stacked updates in, stacked updates out, n may change.
+
+    Args:
+      function: a mixing, `function(updates, **hyperparameters) -> stacked updates`.
+      key: first key, for a mixing that takes one.
+      **hyperparameters: the mixing's own.
+
+    Returns:
+      A transformation from stacked updates to stacked updates.
+
+    Raises:
+      TypeError: the mixing lacks a parameter given here, or needs one that is not.
+
+    Example:
+      >>> import byzjax, jax, jax.numpy as jnp
+      >>> def pairs(updates):
+      ...     return jax.tree.map(lambda x: (x[0::2] + x[1::2]) / 2, updates)
+      >>> tx = byzjax.mix(pairs)
+      >>> tx.update(jnp.array([[1.0], [3.0], [5.0], [9.0]]), tx.init(jnp.zeros(1)))[0]
+      Array([[2.],
+             [7.]], dtype=float32)
+    """
+    call = _Call("mix", function, hyperparameters, key, skip=1)
+    return call.transformation(lambda updates, kwargs: function(updates, **kwargs))
+
+
+def aggregate(
+    rule: Callable, *, key: jax.Array | None = None, **hyperparameters
+) -> optax.GradientTransformationExtraArgs:
+    """Applies a rule: stacked updates in, one update out. Only this verb removes the worker axis.
+
+    Args:
+      rule: a rule, `rule(updates, **hyperparameters) -> update`.
+      key: first key, for a rule that takes one.
+      **hyperparameters: the rule's own, such as `f`.
+
+    Returns:
+      A transformation from stacked updates `[n, ...]` to one update `[...]`.
+
+    Raises:
+      TypeError: the rule lacks a parameter given here, or needs one that is not.
+
+    Example:
+      >>> import byzjax, jax.numpy as jnp
+      >>> tx = byzjax.aggregate(byzjax.trimmed_mean, f=1)
+      >>> tx.update(jnp.array([[1.0], [2.0], [99.0]]), tx.init(jnp.zeros(1)))[0]
+      Array([2.], dtype=float32)
+    """
+    call = _Call("aggregate", rule, hyperparameters, key, skip=1)
+    return call.transformation(lambda updates, kwargs: rule(updates, **kwargs))
+
+
+class _Call:
+    """A function with the arguments that its verb was given, and the names that it still takes."""
+
+    def __init__(self, verb: str, function: Callable, given: dict, key: Any, *, skip: int):
+        self.verb, self.given, self.key = verb, given, key
+        self.name = getattr(function, "__name__", None) or repr(function)
+        kinds = inspect.Parameter
+        parameters = list(inspect.signature(function).parameters.values())
+        named = [p for p in parameters if p.kind not in (kinds.VAR_KEYWORD, kinds.VAR_POSITIONAL)]
+        rest = {p.name: p for p in named[skip:]}
+        takes_key = "key" in rest
+        open_ended = any(p.kind is kinds.VAR_KEYWORD for p in parameters)
+        unknown = [name for name in given if name not in rest and not open_ended]
+        if key is not None and not (takes_key or open_ended):
+            unknown.append("key")
+        if unknown:
+            known = ", ".join(name for name in rest if name != "axis_name") or "nothing else"
+            raise TypeError(
+                f"{verb}: {self.name} has no parameter {', '.join(unknown)}; it takes {known}."
+            )
+        required = [
+            name for name, p in rest.items() if p.default is kinds.empty and name not in given
+        ]
+        missing = [name for name in required if rest[name].kind is kinds.KEYWORD_ONLY]
+        if key is not None:
+            missing = [name for name in missing if name != "key"]
+        if missing:
+            text = ", ".join(f"{name}=..." for name in missing)
+            raise TypeError(
+                f"{verb}: {self.name} needs {', '.join(missing)}; "
+                f"write {verb}({self.name}, {text})."
+            )
+        self.from_extra_args = [name for name in rest if name not in given and name != "key"]
+        self.required = [name for name in required if name != "key"]
+
+    def arguments(self, extra_args: dict) -> dict:
+        found = {name: extra_args[name] for name in self.from_extra_args if name in extra_args}
+        missing = [name for name in self.required if name not in found]
+        if missing:
+            text = ", ".join(f"{name}=..." for name in missing)
+            raise TypeError(
+                f"{self.verb}: {self.name} needs {', '.join(missing)}; give it with {self.verb} "
+                f"or with each update, as in tx.update(updates, state, params, {text})."
+            )
+        return self.given | found
+
+    def transformation(self, apply: Callable) -> optax.GradientTransformationExtraArgs:
+        def init(params: PyTree) -> optax.EmptyState | KeyState:
+            del params
+            return optax.EmptyState() if self.key is None else KeyState(jnp.asarray(self.key))
+
+        def update(updates, state, params=None, **extra_args):
+            del params
+            stacked.num_workers(updates)
+            kwargs = self.arguments(extra_args)
+            if self.key is None:
+                return apply(updates, kwargs), state
+            following, key = jax.random.split(state.key)
+            return apply(updates, kwargs | {"key": key}), KeyState(following)
+
+        return optax.GradientTransformationExtraArgs(init, update)

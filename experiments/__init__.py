@@ -1,0 +1,1 @@
+"""The laboratory: data, models, runs, sweeps and reports. It imports byzjax, never the reverse."""
