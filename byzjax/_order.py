@@ -35,6 +35,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from byzjax.stacked import sum_dtype
+
 NETWORK_MAX = 128
 _BISECTION_BLOCK = 1024  # columns; 128 rows of them stay in a core's cache
 
@@ -172,7 +174,7 @@ def _select(x: jax.Array, start: int, width: int) -> tuple[jax.Array, jax.Array,
     key = _to_key(x)
     ends = (start, start + width - 1)
     low, high = _kth_keys(key, ends if width > 1 else ends[:1]) * (1 if width > 1 else 2)
-    wide = _accumulator(x.dtype)
+    wide = sum_dtype(x.dtype)
     first, last = _from_key(low, x.dtype), _from_key(high, x.dtype)
     if width == 1:
         return first, first, last
@@ -207,12 +209,8 @@ def _by_blocks(fn, x: jax.Array) -> tuple[jax.Array, ...]:
 # --- windows ---------------------------------------------------------------------------------
 
 
-def _accumulator(dtype: jnp.dtype) -> jnp.dtype:
-    return jnp.promote_types(dtype, jnp.float32)
-
-
 def _mean(values: list[jax.Array], dtype: jnp.dtype) -> jax.Array:
-    wide = [v.astype(_accumulator(dtype)) for v in values]
+    wide = [v.astype(sum_dtype(dtype)) for v in values]
     if len(wide) == 1:
         return values[0].astype(dtype)
     if len(wide) == 2:  # halves first: the middle of two large values does not overflow
@@ -260,7 +258,7 @@ def _sorted(x: jax.Array) -> list[jax.Array]:
 
 def _nearest_window(x: jax.Array, center: jax.Array, k: int):
     """(start, mean, first, last) of the window of the k values nearest to the centre."""
-    n, wide = x.shape[0], _accumulator(x.dtype)
+    n, wide = x.shape[0], sum_dtype(x.dtype)
     y, c = [v.astype(wide) for v in _sorted(x)], center.astype(wide)
     start = jnp.zeros(c.shape, jnp.int32)
     for j in range(n - k):
@@ -289,15 +287,18 @@ def _nearest_mean_jvp(k, primals, tangents):
 
 def _share(x, dx, first, last, start, width) -> jax.Array:
     """Tangent of a window's mean: rows that tie at an end share its places equally."""
-    wide = _accumulator(x.dtype)
+    wide = sum_dtype(x.dtype)
 
     def count(mask):
         return jnp.sum(mask, axis=0, dtype=jnp.int32)
 
+    def below(value):  # NaN with its sign bit set is the least of all
+        return (x < value[None]) | (jnp.isnan(x) & jnp.signbit(x))
+
     at_first, at_last = x == first[None], x == last[None]
     stop = start + width
-    places_first = jnp.minimum(count(x < first[None]) + count(at_first), stop) - start
-    places_last = stop - jnp.maximum(count(x < last[None]), start)
+    places_first = jnp.minimum(count(below(first)) + count(at_first), stop) - start
+    places_last = stop - jnp.maximum(count(below(last)), start)
 
     def share(places, rows):
         return (places.astype(wide) / jnp.maximum(count(rows), 1).astype(wide))[None]

@@ -165,13 +165,31 @@ def _beside(point: PyTree, updates: PyTree) -> list[jax.Array]:
 # --- sums of squares ---------------------------------------------------------------------------
 
 
+def sum_dtype(dtype: Any) -> jnp.dtype:
+    """The dtype in which values of `dtype` are summed, `promote_types(dtype, float32)`.
+
+    Args:
+      dtype: the dtype of a leaf.
+
+    Returns:
+      A dtype; the same under strict promotion, which has no path from bfloat16 to float32.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> sum_dtype(jnp.bfloat16)
+      dtype('float32')
+    """
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.promote_types(dtype, jnp.float32)
+
+
 def _wide(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(sum_dtype(x.dtype))
 
 
 def _zeros(shape: tuple[int, ...], like: jax.Array) -> jax.Array:
     """Zeros that vary over the mesh axes over which `like` varies, as a loop's carry has to."""
-    zero = jnp.zeros((), jnp.promote_types(like.dtype, jnp.float32))
+    zero = jnp.zeros((), sum_dtype(like.dtype))
     if like.size == 0:
         return jnp.broadcast_to(zero, shape)
     first = like[(0,) * like.ndim]
@@ -288,7 +306,8 @@ def _pair_squares_jvp(primals, tangents):
 
 def _finish(parts: list[jax.Array], axis_name: str | None) -> jax.Array:
     """Adds what the matrices and devices found; what is not finite becomes +inf."""
-    dtype = functools.reduce(jnp.promote_types, [part.dtype for part in parts])
+    with jax.numpy_dtype_promotion("standard"):
+        dtype = functools.reduce(jnp.promote_types, [part.dtype for part in parts])
     total = functools.reduce(jnp.add, [part.astype(dtype) for part in parts])
     if axis_name is not None:
         total = lax.psum(total, axis_name)
@@ -374,8 +393,8 @@ def _sum_rows(x: jax.Array, weights: jax.Array | None) -> jax.Array:
 
     def add(total, row, weight):
         row = _wide(row)
-        if weight is not None:
-            row = jnp.where(weight != 0, row * weight.astype(row.dtype), 0)
+        if weight is not None:  # the row is cleared first: so the slope in its weight is 0, not NaN
+            row = jnp.where(weight != 0, row, 0) * weight.astype(row.dtype)
         return total + row
 
     def add_group(total, start, length):

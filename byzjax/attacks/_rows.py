@@ -53,4 +53,4 @@ def honest_std(updates: PyTree, byzantine: jax.Array, mean: PyTree, ddof: int) -
 
 
 def _wide(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(stacked.sum_dtype(x.dtype))

@@ -1,0 +1,1 @@
+"""Speed against named peers, and against the machine's own limits."""

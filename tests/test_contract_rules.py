@@ -1,0 +1,691 @@
+"""The contract that every rule keeps, as one table: a new rule is one more `Case`.
+
+All inputs of one (rule, n, f) go through two compiled functions, the rule and its derivatives, each
+mapped over `BATCH` matrices `[n, DIM]`: examples differ in values, positions and offsets, never in
+shapes. Values lie on a grid of 1/1024, so that shifting and scaling them is exact in float32 and
+cannot turn a comparison round: what is left is the rounding of the rule's own sums.
+"""
+
+import dataclasses
+import functools
+import math
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+import byzjax
+from tests import oracles
+
+BATCH, DIM = 64, 6
+X64 = jax.config.jax_enable_x64
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One rule with its hyperparameters, and the laws and promises that hold for it."""
+
+    id: str
+    rule: Callable
+    oracle: Callable  # (matrix [n, d], f, **hyper) -> [d] in float64
+    needs: tuple[int, int] = (2, 1)  # (a, b): n >= a f + b
+    takes_f: bool = True  # if not, `needs` says how many liars it withstands
+    hyper: Callable = lambda n, f: {}  # (n, f) -> hyperparameters
+    permutes: bool = True
+    ties: Callable = lambda n, f: False  # (n, f) where whole rows always tie, so order matters
+    shifts: bool = True
+    scales: bool = True
+    repeats: bool = True  # n identical rows give that row
+    promise: str = "none"  # range, bounded, finite or none
+    # bounded: the distance to the honest mean is at most constant(n, f) * honest diameter ...
+    constant: Callable | None = None
+    # ... and its square at most kappa(n, f) * V, the honest rows' variance: SPEC A.4.
+    kappa: Callable | None = None
+    epsilon: Callable | None = None  # the same without a liar, n rows, SPEC A.4 T4
+    polynomial: bool = True  # so that n = 64 is tried as well
+
+    def least(self, f):
+        a, b = self.needs
+        return a * f + b
+
+    def most(self, n):
+        """The largest f that n workers allow."""
+        a, b = self.needs
+        return (n - b) // a if a else 1
+
+    def kwargs(self, n, f):
+        return ({"f": f} if self.takes_f else {}) | self.hyper(n, f)
+
+    def __call__(self, updates, f, **options):
+        n = jax.tree.leaves(updates)[0].shape[0]
+        return self.rule(updates, **self.kwargs(n, f), **options)
+
+    def expected(self, x, f):
+        return self.oracle(np.asarray(x, np.float64), f, **self.hyper(len(x), f))
+
+
+def kappa_median(n, f):  # T1
+    return (n - 1) / (n + 1 - 2 * f) if n % 2 else (n - 2) / (n + 2 - 2 * f)
+
+
+def kappa_n_minus_f(n, f):  # T2
+    return 8 * f / (n + 1 - 2 * f) if n % 2 else 8 * f / (n + 2 - 2 * f)
+
+
+def kappa_mid(n, f):  # T3
+    return (math.sqrt(kappa_median(n, f)) + math.sqrt(1 + kappa_median(n, f))) ** 2
+
+
+def kappa_radius(n, f):  # T3r
+    return (math.sqrt(kappa_median(n, f)) + 1 + kappa_median(n, f)) ** 2
+
+
+def constant_krum(n, f):
+    """A selected row's score is at most that of some honest row, so at most (n-f-2) D^2 for the
+    honest diameter D, and n-2f-1 of its neighbours at least are honest: one of them is no farther
+    than sqrt((n-f-2)/(n-2f-1)) D, and the honest mean no farther than D from that one."""
+    return 1 + math.sqrt((n - f - 2) / (n - 2 * f - 1))
+
+
+def one_neighbor(n, f):
+    """Krum with one neighbour: the two rows nearest to each other have one and the same score."""
+    return n - f - 2 == 1
+
+
+def epsilon_middle(n, f):
+    c = (n + 1) // 2
+    return (n - c) / c
+
+
+def epsilon_median(n, f):
+    k = (n - 1) // 2
+    return k / (n - k)
+
+
+CASES = [
+    Case("mean", byzjax.mean, oracles.mean, needs=(0, 1), takes_f=False),
+    Case(
+        "median",
+        byzjax.median,
+        oracles.median,
+        takes_f=False,
+        promise="range",
+        kappa=kappa_median,
+        epsilon=epsilon_median,
+    ),
+    Case(
+        "trimmed_mean",
+        byzjax.trimmed_mean,
+        oracles.trimmed_mean,
+        promise="range",
+        kappa=lambda n, f: f / (n - 2 * f),  # T5
+        epsilon=lambda n, f: f / (n - f),
+    ),
+    Case(
+        "aksel-mid",
+        byzjax.aksel,
+        oracles.aksel,
+        promise="bounded",
+        kappa=kappa_mid,
+        epsilon=epsilon_middle,
+    ),
+    Case(
+        "aksel-n-f",
+        byzjax.aksel,
+        oracles.aksel,
+        hyper=lambda n, f: {"mode": "n-f"},
+        promise="bounded",
+        kappa=kappa_n_minus_f,
+        epsilon=lambda n, f: f / (n - f),
+    ),
+    Case(
+        "aksel-radius",
+        byzjax.aksel,
+        oracles.aksel,
+        hyper=lambda n, f: {"mode": "radius"},
+        promise="bounded",
+        kappa=kappa_radius,
+        epsilon=epsilon_middle,
+    ),
+    Case(
+        "krum",
+        byzjax.krum,
+        oracles.krum,
+        needs=(2, 3),
+        ties=one_neighbor,
+        promise="bounded",
+        constant=constant_krum,
+    ),
+    Case(
+        "multi-krum",
+        byzjax.krum,
+        oracles.krum,
+        needs=(2, 3),
+        ties=one_neighbor,
+        hyper=lambda n, f: {"m": n - f - 2},
+        promise="bounded",
+        constant=constant_krum,
+    ),
+]
+
+
+def sizes(case):
+    """(n, f): no fault, the fewest workers, one more, and some of either parity."""
+    pairs = [(case.least(0), 0), (case.least(1), 1), (case.least(1) + 1, 1)]
+    pairs += [(11, case.most(11)), (12, case.most(12)), (25, max(1, case.most(25) // 2))]
+    pairs += [(64, case.most(64))] if case.polynomial else []
+    return sorted(set(pairs))
+
+
+def over_sizes(*only, keep=lambda case: True, least_f=0):
+    """Parametrizes over cases, and all their sizes or those with `n` in `only`."""
+    return pytest.mark.parametrize(
+        ("case", "n", "f"),
+        [
+            pytest.param(case, n, f, id=f"{case.id}-{n}-{f}")
+            for case in CASES
+            for n, f in sizes(case)
+            if keep(case) and f >= least_f and (not only or n in only)
+        ],
+    )
+
+
+def promises(case):
+    return case.promise != "none"
+
+
+def over_cases(keep=lambda case: True):
+    return pytest.mark.parametrize("case", [pytest.param(c, id=c.id) for c in CASES if keep(c)])
+
+
+# --- the two compiled functions of one (rule, n, f) ----------------------------------------------
+
+
+def padded(matrices):
+    x = np.stack([np.asarray(m, np.float32) for m in matrices])
+    return jnp.asarray(np.concatenate([x, np.repeat(x[:1], BATCH - len(x), axis=0)]))
+
+
+@functools.cache
+def compiled(case, n, f):
+    return jax.jit(jax.vmap(lambda x: case(x, f)))
+
+
+def apply(case, n, f, matrices):
+    """The rule on each of at most BATCH matrices `[n, DIM]`, in one call."""
+    out = compiled(case, n, f)(padded(matrices))
+    assert out.dtype == jnp.float32
+    return np.asarray(out, np.float64)[: len(matrices)]
+
+
+@functools.cache
+def compiled_derivatives(case, n, f):
+    def derivatives(x, dx, dy):
+        _, forward = jax.jvp(lambda x: case(x, f), (x,), (dx,))
+        _, vjp = jax.vjp(lambda x: case(x, f), x)
+        return forward, vjp(dy)[0]
+
+    return jax.jit(jax.vmap(derivatives))
+
+
+def derivatives(case, n, f, matrices, tangents, cotangents):
+    """(jvp, vjp) of the rule at each of the matrices."""
+    args = [padded(a) for a in (matrices, tangents, cotangents)]
+    out = compiled_derivatives(case, n, f)(*args)
+    return [np.asarray(a, np.float64)[: len(matrices)] for a in out]
+
+
+# --- values --------------------------------------------------------------------------------------
+
+
+def grid(rng, n, d=DIM):
+    """Values in steps of 1/1024, normal with a standard deviation of 2, of some common mean."""
+    return np.round((2 * rng.normal(size=(n, d)) + rng.normal(size=d)) * 1024) / 1024
+
+
+def close(actual, expected, scale=1.0, eps=2e-6):
+    np.testing.assert_allclose(actual, expected, rtol=eps, atol=eps * scale)
+
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+# --- the paper's loop, and the laws --------------------------------------------------------------
+
+
+@over_sizes()
+def test_equals_the_papers_loop(case, n, f):
+    rng = np.random.default_rng(n)
+    matrices = [grid(rng, n) for _ in range(8)]
+    matrices += [rng.normal(size=(n, DIM)) for _ in range(8)]  # not on the grid
+    matrices += [np.exp(3 * rng.normal(size=(n, DIM))) for _ in range(4)]  # heavy tails
+    for x, out in zip(matrices, apply(case, n, f, matrices)):
+        x = np.asarray(x, np.float32)
+        close(out, case.expected(x, f), np.abs(x).max())
+
+
+@over_sizes()
+@given(
+    seed=seeds,
+    shift=st.integers(-512, 512).map(lambda k: k / 8),
+    scale=st.integers(-30, 30).map(lambda k: 2.0**k),
+)
+def test_laws(case, n, f, seed, shift, scale):
+    rng = np.random.default_rng(seed)
+    x, direction = grid(rng, n), rng.integers(-8, 9, size=DIM)
+    offset = shift * direction
+    permuted = x[rng.permutation(n)]
+    repeated = np.repeat(x[:1], n, axis=0)
+    matrices = [x, permuted, x + offset, x * scale, repeated]
+    base, after_permuting, after_shift, after_scaling, of_repeated = apply(case, n, f, matrices)
+    if case.permutes and not case.ties(n, f):
+        close(after_permuting, base, np.abs(x).max())
+    if case.shifts:
+        close(after_shift - offset, base, np.abs(x + offset).max())
+    if case.scales:
+        close(after_scaling / scale, base, np.abs(x).max())
+    if case.repeats:
+        close(of_repeated, x[0], np.abs(x).max())
+
+
+def test_known_values():
+    """SPEC E.7: small enough to be worked out by hand."""
+    x = jnp.array([[1.0, 2, 3], [4, 5, 6], [7, 8, 9]])
+    y = jnp.array([[0.0, 0], [1, 0], [0, 1], [1, 1], [10, -10]])
+    for rule in (byzjax.mean, byzjax.median, functools.partial(byzjax.trimmed_mean, f=1)):
+        np.testing.assert_array_equal(rule(x), [4, 5, 6])
+    # Distances 27, 0, 27: a tie at the radius, which goes to the lower index or takes all.
+    for mode, out in {"mid": [2.5, 3.5, 4.5], "n-f": [2.5, 3.5, 4.5], "radius": [4, 5, 6]}.items():
+        np.testing.assert_array_equal(byzjax.aksel(x, f=1, mode=mode), out)
+    np.testing.assert_array_equal(byzjax.median(y), [1, 0])
+    close(byzjax.trimmed_mean(y, f=1), [2 / 3, 1 / 3])
+    for mode, out in {"mid": [2 / 3, 1 / 3], "n-f": [0.5, 0.5], "radius": [2 / 3, 1 / 3]}.items():
+        close(byzjax.aksel(y, f=1, mode=mode), out)
+    np.testing.assert_array_equal(byzjax.krum(y, f=1), [0, 0])  # four scores tie
+
+
+# --- trees, devices, dtypes, compilation ---------------------------------------------------------
+
+
+def tree_of(x, shapes):
+    """Cuts `[n, d]` into leaves `[n, *shape]`."""
+    n, ends = len(x), np.cumsum([math.prod(s) for s in shapes])
+    assert ends[-1] == x.shape[1]
+    parts = np.split(np.asarray(x), ends[:-1], axis=1)
+    leaves = [jnp.asarray(p.reshape(n, *s), jnp.float32) for p, s in zip(parts, shapes)]
+    return {"first": leaves[0], "rest": tuple(leaves[1:])}
+
+
+def flat(update):
+    leaves = jax.tree.leaves(update)
+    return np.concatenate([np.asarray(v, np.float64).reshape(-1) for v in leaves])
+
+
+SHAPES = {
+    "few leaves": [(), (2, 3), (1, 5, 1), ()],
+    "many leaves": [(), (2,), (1, 1), (3, 2), (), (2, 2), (1,), (), (2, 1, 2), (3,), (2,)],
+    "an empty leaf": [(3,), (0,), (2, 2)],
+}
+
+
+@pytest.mark.parametrize("shapes", SHAPES)
+@over_sizes(12)
+def test_a_tree_gives_what_its_vector_gives(case, n, f, shapes):
+    shapes = SHAPES[shapes]
+    x = grid(np.random.default_rng(5), n, sum(math.prod(s) for s in shapes))
+    x[3, 0] = np.inf
+    tree = tree_of(x, shapes)
+    out = jax.jit(lambda t: case(t, f))(tree)
+    assert [leaf.shape for leaf in jax.tree.leaves(out)] == shapes
+    assert jax.tree.structure(out) == jax.tree.structure(tree)
+    close(flat(out), case.expected(x, f), 8)
+
+
+@over_sizes(12)
+def test_a_tree_of_two_dtypes(case, n, f):
+    shapes = [(2, 2), (3,), ()]
+    x = grid(np.random.default_rng(6), n, 8)
+    tree = tree_of(x, shapes)
+    tree["first"] = tree["first"].astype(jnp.bfloat16)
+    x[:, :4] = np.asarray(tree["first"], np.float32).reshape(n, 4)
+    out = jax.jit(lambda t: case(t, f))(tree)
+    assert [leaf.dtype for leaf in jax.tree.leaves(out)] == [jnp.bfloat16, jnp.float32, jnp.float32]
+    expected = case.expected(x, f)
+    close(flat(out)[:4], expected[:4], 8, eps=2**-8)
+    close(flat(out)[4:], expected[4:], 8)
+
+
+def mesh_of(count):
+    devices = jax.devices("cpu")
+    assert len(devices) >= count, "tests/conftest.py asks for 8; was jax imported before it?"
+    return jax.make_mesh((count,), ("shard",), devices=devices[:count], axis_types=(AxisType.Auto,))
+
+
+@over_sizes(11)
+def test_coordinates_sliced_over_devices(case, n, f):
+    rng = np.random.default_rng(7)
+    tree = tree_of(grid(rng, n, 24), [(8,), (8, 2)])
+    broken = jax.tree.map(lambda leaf: leaf, tree)
+    # One NaN, seen by one device only: all the others must leave the row out as well.
+    broken["first"] = broken["first"].at[2, 5].set(jnp.nan)
+
+    sliced = jax.jit(
+        jax.shard_map(
+            lambda tree: case(tree, f, axis_name="shard"),
+            mesh=mesh_of(8),
+            in_specs=P(None, "shard"),
+            out_specs=P("shard"),
+        )
+    )
+    for t in (tree, broken):
+        whole, vjp = jax.vjp(lambda t: case(t, f), t)
+        parts, vjp_of_parts = jax.vjp(sliced, t)
+        close(flat(parts), flat(whole), 8)
+        dy = jax.tree.map(lambda leaf: 1 + jnp.arange(leaf.size, dtype=jnp.float32), whole)
+        dy = jax.tree.map(lambda a, leaf: a.reshape(leaf.shape), dy, whole)
+        close(flat(vjp_of_parts(dy)), flat(vjp(dy)), 8)
+
+
+DTYPES = ["bfloat16", "float16", "float32"] + (["float64"] if X64 else [])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@over_sizes(12)
+def test_dtype_is_kept(case, n, f, dtype):
+    x = 100 * grid(np.random.default_rng(8), n)  # squares overflow float16, sums must not
+    x = jnp.asarray(x, dtype)
+    out = jax.jit(lambda x: case(x, f))(x)
+    assert out.dtype == jnp.dtype(dtype)
+    exact = case.expected(np.asarray(x, np.float64), f)
+    close(np.asarray(out, np.float64), exact, 1000, eps=2 * float(jnp.finfo(dtype).eps))
+    gradient = jax.jit(jax.grad(lambda x: case(x, f).astype(jnp.float32).sum()))(x)
+    assert gradient.dtype == jnp.dtype(dtype)
+    if case.shifts:  # then the weights of the workers sum to 1
+        close(np.asarray(gradient, np.float64).sum(axis=0), 1, eps=12 * float(jnp.finfo(dtype).eps))
+
+
+@pytest.mark.skipif(X64, reason="is already the process with 64 bits")
+def test_float64_in_a_process_of_its_own():
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    command += ["-k", "test_dtype_is_kept and (float64 or bfloat16) or test_strict"]
+    environment = os.environ | {"JAX_ENABLE_X64": "1"}
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    done = subprocess.run(
+        command, env=environment, cwd=root, timeout=300, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert re.search(rf"^{3 * len(CASES)} passed", done.stdout, re.M), done.stdout[-4000:]
+
+
+@over_cases()
+def test_plain_jit_and_vmap_agree(case):
+    chex.clear_trace_counter()
+    n, f = case.least(1), 1
+    x = grid(np.random.default_rng(9), n)
+    (mapped,) = apply(case, n, f, [x])
+    once = jax.jit(chex.assert_max_traces(lambda x: case(x, f), n=1))
+    with jax.disable_jit():
+        plain = case(jnp.asarray(x, jnp.float32), f)
+    for out in (plain, case(x.astype(np.float32), f), once(x), once(x + 1) - 1):
+        close(out, mapped, 8)
+
+
+@over_cases()
+def test_lowers_for_every_platform(case):
+    n, f = 12, case.most(12)
+    updates = {
+        "w": jax.ShapeDtypeStruct((n, 3, 20_000), jnp.float32),  # more than one block
+        "b": jax.ShapeDtypeStruct((n,), jnp.bfloat16),
+    }
+
+    def value_and_gradient(updates):
+        out, vjp = jax.vjp(lambda u: case(u, f), updates)
+        return out, vjp(out)
+
+    exported = jax.export.export(jax.jit(value_and_gradient), platforms=("cpu", "cuda", "tpu"))
+    out, _ = exported(updates).out_avals, None
+    assert out[1].shape == (3, 20_000)
+
+
+@over_cases()
+def test_strict_promotion(case):
+    n, f = 12, case.most(12)
+    updates = {"w": jnp.ones((n, 2, 3)), "b": jnp.ones((n,), jnp.bfloat16)}
+
+    def value_and_gradient(updates):
+        out, vjp = jax.vjp(lambda u: case(u, f), updates)
+        return out, vjp(out)
+
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        jax.eval_shape(value_and_gradient, updates)
+
+
+# --- errors --------------------------------------------------------------------------------------
+
+
+@over_cases(lambda case: case.takes_f)
+def test_too_few_workers(case):
+    name, (a, b) = case.rule.__name__, case.needs
+    for f in (1, 5):
+        n = case.least(f) - 1
+        with pytest.raises(ValueError, match=r".") as error:
+            case(jnp.ones((n, 2)), f)
+        assert str(error.value) == f"{name} needs n >= {a}f + {b}; got n={n}, f={f}."
+    for rule in (lambda x: case(x, 1), jax.jit(lambda x: case(x, 1)), jax.vmap(lambda x: case(x, 1))):
+        with pytest.raises(ValueError, match="^" + name + " needs n >= "):
+            rule(jnp.ones((case.least(1) - 1,) * 2 + (2,)))
+
+
+def test_too_few_workers_for_krum_in_full():
+    with pytest.raises(ValueError, match=r"^krum needs n >= 2f \+ 3; got n=12, f=5\.$"):
+        byzjax.krum(jnp.ones((12, 2)), f=5)
+
+
+@over_cases(lambda case: case.takes_f)
+def test_f_is_a_static_python_int(case):
+    x = jnp.ones((12, 2))
+    hyper = case.hyper(12, 1)
+    with pytest.raises(TypeError, match=r"^f must be a Python int; got \w*Tracer\.(\n|$)"):
+        jax.jit(lambda f: case.rule(x, f=f, **hyper))(1)
+    for f, name in ((1.0, "float"), (True, "bool"), (jnp.array(1), "ArrayImpl"), (None, "NoneType")):
+        with pytest.raises(TypeError, match=f"^f must be a Python int; got {name}\\.$"):
+            case.rule(x, f=f, **hyper)
+    with pytest.raises(ValueError, match=r"^f must be at least 0; got f=-1\.$"):
+        case.rule(x, f=-1, **hyper)
+    assert case.rule(x, f=np.int32(1), **hyper).shape == (2,)
+
+
+@over_cases()
+def test_unstacked_updates(case):
+    for updates in (jnp.ones(()), {"w": jnp.ones((12, 2)), "b": jnp.ones(())}):
+        with pytest.raises(ValueError, match="^no worker axis: .* is a scalar; stacked updates have"):
+            case.rule(updates, **case.kwargs(12, 1))
+    with pytest.raises(ValueError, match="^leaves disagree on the number of workers: "):
+        case.rule({"w": jnp.ones((12, 2)), "b": jnp.ones((11,))}, **case.kwargs(12, 1))
+
+
+def test_words_and_other_hyperparameters():
+    x = jnp.ones((12, 2))
+    with pytest.raises(ValueError, match=r"^mode must be one of mid, n-f, radius; got 'median'\.$"):
+        byzjax.aksel(x, f=1, mode="median")
+    with pytest.raises(ValueError, match=r"^krum needs m <= n - f - 2 = 9; got m=10, n=12, f=1\.$"):
+        byzjax.krum(x, f=1, m=10)
+    with pytest.raises(ValueError, match=r"^m must be at least 1; got m=0\.$"):
+        byzjax.krum(x, f=1, m=0)
+    with pytest.raises(TypeError, match=r"^m must be a Python int; got \w*Tracer\.(\n|$)"):
+        jax.jit(lambda m: byzjax.krum(x, f=1, m=m))(1)
+    with pytest.raises(TypeError, match=r"^order statistics need leaves of .*; got int32\.$"):
+        byzjax.median(jnp.ones((12, 2), jnp.int32))
+
+
+# --- promises ------------------------------------------------------------------------------------
+
+LARGEST = float(np.finfo(np.float32).max)
+CONSTANT_LIES = [math.nan, -math.nan, math.inf, -math.inf, LARGEST, -LARGEST]
+CONSTANT_LIES += [1e30, 1e12, 1e3, -1e3]
+
+
+def lies(rng, good, f):
+    """What f liars may send, knowing the honest rows `good`: matrices `[f, d]`."""
+    shape = (f, good.shape[1])
+    for value in CONSTANT_LIES:
+        yield np.full(shape, value)
+    signs = rng.choice([-1.0, 1.0], size=shape)
+    yield signs * math.inf
+    yield signs * LARGEST
+    for value in (math.nan, -math.nan, -math.inf):  # one bad coordinate in an otherwise good row
+        almost = good[rng.integers(len(good), size=f)] + 1 / 1024
+        almost[np.arange(f), rng.integers(shape[1], size=f)] = value
+        yield almost
+    yield np.repeat(good[:1], f, axis=0)  # ties
+    yield np.repeat(good.max(axis=0)[None], f, axis=0)
+    yield np.repeat(np.median(good, axis=0)[None] + 1 / 1024, f, axis=0)
+    yield good.mean(axis=0) + 4 * rng.normal(size=shape)
+
+
+def placements(rng, good, bad):
+    """The liars first, last and scattered: (matrix, byzantine)."""
+    n, f = len(good) + len(bad), len(bad)
+    for places in (range(f), range(n - f, n), rng.choice(n, f, replace=False)):
+        byzantine = np.isin(np.arange(n), np.array(places, int))
+        x = np.empty((n, good.shape[1]))
+        x[byzantine], x[~byzantine] = bad, good
+        yield x, byzantine
+
+
+def attacked(rng, n, f, d=DIM):
+    good = grid(rng, n - f, d)
+    return [p for bad in lies(rng, good, f) for p in placements(rng, good, bad)]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@over_sizes(keep=promises, least_f=1)
+def test_promise(case, n, f, seed):
+    matrices = attacked(np.random.default_rng([n, seed]), n, f)
+    assert len(matrices) <= BATCH
+    for (x, byzantine), out in zip(matrices, apply(case, n, f, [m for m, _ in matrices])):
+        good = np.asarray(x, np.float32)[~byzantine].astype(np.float64)
+        sent = f"the liars {np.flatnonzero(byzantine)} sent {x[byzantine][0]}"
+        assert np.isfinite(out).all(), sent
+        reach, rounding = oracles.diameter(good), 2e-6 * np.abs(good).max()
+        distance = np.linalg.norm(out - good.mean(axis=0))
+        if case.promise == "range":
+            assert (out >= good.min(axis=0) - rounding).all(), sent
+            assert (out <= good.max(axis=0) + rounding).all(), sent
+        if case.constant is not None:
+            assert distance <= case.constant(n, f) * reach + rounding, sent
+        if case.kappa is not None:  # V is at most half the squared diameter
+            assert distance**2 <= case.kappa(n, f) * oracles.variance(good) + rounding, sent
+            assert oracles.variance(good) <= reach**2 / 2 + rounding
+        if case.promise == "bounded":
+            assert case.constant is not None or case.kappa is not None
+
+
+@over_sizes(11, 12, keep=promises)
+def test_bad_rows_are_treated_as_in_the_papers_loop(case, n, f):
+    matrices = [x for x, _ in attacked(np.random.default_rng(12), n, f)]
+    for x, out in zip(matrices, apply(case, n, f, matrices)):
+        close(out, case.expected(np.asarray(x, np.float32), f), 8)
+
+
+@over_sizes(11, 12, keep=lambda case: case.epsilon is not None)
+def test_no_attack_accuracy(case, n, f):
+    """SPEC A.4 T4: without a liar, the squared distance to the mean is at most epsilon times V."""
+    rng = np.random.default_rng(13)
+    matrices = [rng.exponential(size=(n, DIM)) * rng.exponential(size=(n, 1)) for _ in range(BATCH)]
+    for x, out in zip(matrices, apply(case, n, f, matrices)):
+        distance = np.linalg.norm(out - x.mean(axis=0))
+        assert distance**2 <= case.epsilon(n, f) * oracles.variance(x) * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("f", [1, 2, 3])
+def test_constants_are_attained(f):
+    """SPEC A.4, n = 2f + 1: f + 1 honest values, all 0 but one, which is 1; the liars send 1 or 2."""
+    n = 2 * f + 1
+    good = np.array([0.0] * f + [1.0])[:, None]
+    mean, variance = good.mean(), oracles.variance(good)
+    above = jnp.asarray(np.concatenate([np.full((f, 1), 2.0), good]), jnp.float32)
+    for out, kappa in (
+        (byzjax.median(above), kappa_median(n, f)),
+        (byzjax.trimmed_mean(above, f=f), f / (n - 2 * f)),
+        (byzjax.aksel(above, f=f, mode="n-f"), kappa_n_minus_f(n, f)),
+    ):
+        np.testing.assert_allclose((out[0] - mean) ** 2, kappa * variance, rtol=1e-5)
+
+
+@over_cases(lambda case: case.rule in (byzjax.aksel, byzjax.krum))
+def test_too_many_bad_rows_do_not_look_healthy(case):
+    """With more than n - f rows that are not finite, a rule that selects rows returns NaN."""
+    n = 12
+    f = case.most(n)
+    x = np.ones((n, DIM))
+    x[: n - 2] = np.nan
+    (out,) = apply(case, n, f, [x])
+    assert np.isnan(out).all()
+
+
+# --- derivatives ---------------------------------------------------------------------------------
+
+
+@over_sizes(3, 4, 5, 6, 11, 12, 25)
+def test_derivatives_equal_finite_differences(case, n, f):
+    rng = np.random.default_rng(20)
+    count, step = 6, 1e-6
+    x = [np.asarray(rng.normal(size=(n, DIM)), np.float32) for _ in range(count)]
+    dx, dy = rng.normal(size=(count, n, DIM)), rng.normal(size=(count, DIM))
+    forward, backward = derivatives(case, n, f, x, dx, dy)
+    for i in range(count):
+        wide = x[i].astype(np.float64)
+        ahead = case.expected(wide + step * dx[i], f)
+        behind = case.expected(wide - step * dx[i], f)
+        np.testing.assert_allclose(forward[i], (ahead - behind) / (2 * step), rtol=2e-5, atol=2e-5)
+        np.testing.assert_allclose(np.sum(backward[i] * dx[i]), forward[i] @ dy[i], atol=2e-5)
+
+
+@over_sizes(3, 4, 5, 6, 11, 12)
+def test_derivatives_where_rows_coincide(case, n, f):
+    rng = np.random.default_rng(21)
+    row = grid(rng, 1)
+    some = np.concatenate([np.repeat(row, n - n // 3, axis=0), grid(rng, n // 3)])
+    matrices = [np.repeat(row, n, axis=0), np.zeros((n, DIM)), some, some[::-1]]
+    ones = np.ones((len(matrices), n, DIM))
+    forward, backward = derivatives(case, n, f, matrices, ones, np.ones((len(matrices), DIM)))
+    assert np.isfinite(forward).all()
+    assert np.isfinite(backward).all()
+    if case.shifts:  # all inputs move by 1
+        close(forward, 1)
+        close(backward.sum(axis=1), 1)
+
+
+@over_sizes(3, 4, 5, 6, 11, 12, least_f=1)
+def test_derivatives_with_bad_rows(case, n, f):
+    rng = np.random.default_rng(22)
+    matrices = attacked(rng, n, f)
+    x = np.stack([m for m, _ in matrices]).astype(np.float32)
+    dx, dy = rng.normal(size=x.shape), rng.normal(size=(len(x), DIM))
+    forward, backward = derivatives(case, n, f, x, dx, dy)
+    assert np.isfinite(forward).all()
+    assert np.isfinite(backward).all()
+    close(np.sum(backward * dx, axis=(1, 2)), np.sum(forward * dy, axis=1), 8, eps=1e-5)
+    if promises(case):
+        assert (backward[~np.isfinite(x)] == 0).all()
+        # What the liars replace by does not matter: the loop's own differences are the derivative.
+        step = 1e-6
+        for i in np.flatnonzero(~np.isfinite(x).all(axis=(1, 2))):
+            wide = x[i].astype(np.float64)
+            ahead = case.expected(wide + step * dx[i], f)
+            behind = case.expected(wide - step * dx[i], f)
+            slope = (ahead - behind) / (2 * step)
+            np.testing.assert_allclose(forward[i], slope, rtol=2e-5, atol=2e-5)

@@ -1,0 +1,260 @@
+"""The laboratory from end to end, on small studies of the digits."""
+
+import csv
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import data, models, specs, sweep, train
+from experiments.config import Block, Config, plan
+
+ROOT = pathlib.Path(__file__).parent.parent
+SMALL = Config(model="softmax", n=7, f=2, s=(0, 1, 2), seeds=2, steps=6, eval_every=3, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits")
+
+
+@pytest.fixture(scope="module")
+def softmax(digits):
+    return models.build("softmax", digits.train_x.shape[1:], digits.num_classes)
+
+
+def options(results, *more):
+    words = "--model softmax --n 7 --f 2 --s 0 1 2 --seeds 2 --steps 6 --eval-every 3"
+    words += " --batch-size 4 --rule median krum --attack none sign_flip little_is_enough"
+    return [*words.split(), "--results", str(results), *more]
+
+
+def start(arguments, **kwargs):
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    environment.pop("JAX_NUM_CPU_DEVICES", None)
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments", *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **kwargs,
+    )
+
+
+def run(arguments):
+    process = start(arguments)
+    try:
+        out, err = process.communicate(timeout=180)
+    finally:
+        process.kill()
+    return process.returncode, out, err
+
+
+def results_of(folder):
+    """What the blocks say, without times."""
+    found = {}
+    for path in sorted((folder / "blocks").glob("*.json")):
+        content = json.loads(path.read_text())
+        found[path.name] = content["runs"]
+    return found
+
+
+# --- runs and programs ---------------------------------------------------------------------------
+
+
+def test_runs_lie_as_many_as_they_should_and_the_same_ones(digits):
+    runs = train.runs(SMALL, digits.train_y, (1, 2))
+    liars = np.asarray(runs.byzantine).reshape(2, 2, 7)
+    assert (liars.sum(axis=2) == [[1, 2], [1, 2]]).all()
+    assert (liars[:, 0] <= liars[:, 1]).all()
+    assert (liars[0] != liars[1]).any()  # another seed, other liars
+    keys = jax.random.key_data(runs.key).reshape(2, 2, -1)
+    assert (keys[:, 0] == keys[:, 1]).all()
+
+
+def final(program, runs, attack, config=SMALL):
+    states = program.start(jnp.int32(attack), runs)
+    for step in range(0, config.steps, config.eval_every):
+        states, metrics = program.advance(states, jnp.int32(step), jnp.int32(attack), runs)
+    return states, metrics
+
+
+def test_the_switch_runs_the_attack_that_was_chosen(digits, softmax):
+    rule = specs.parse("rule", "median", f=2)
+    texts = ("sign_flip", "gaussian(sigma=5.0)", "flip_labels", "non_finite", "none")
+    attacks = [specs.parse("attack", text, f=2) for text in texts]
+    runs = train.runs(SMALL, digits.train_y, (2,))
+    together = train.program(SMALL, digits, softmax, rule, attacks)
+    seen = []
+    for i, attack in enumerate(attacks):
+        alone = train.program(SMALL, digits, softmax, rule, [attack])
+        expected, _ = final(alone, runs, 0)
+        found, _ = final(together, runs, i)
+        for a, b in zip(jax.tree.leaves(found.params), jax.tree.leaves(expected.params)):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+        seen.append(np.concatenate([np.ravel(p) for p in jax.tree.leaves(found.params)]))
+    for i in range(len(seen)):
+        for j in range(i):
+            assert not np.allclose(seen[i], seen[j], atol=1e-4), (texts[i], texts[j])
+
+
+def test_training_is_plain_sgd_on_the_union_batch_when_nobody_lies(digits, softmax):
+    config = Config(model="softmax", n=7, f=2, s=(0,), seeds=1, steps=2, eval_every=2, momentum=0.0)
+    mean, none = specs.parse("rule", "mean", f=2), specs.parse("attack", "none", f=2)
+    runs = train.runs(config, digits.train_y, (0,))
+    program = train.program(config, digits, softmax, mean, [none])
+    states, metrics = final(program, runs, 0, config)
+
+    run = jax.tree.map(lambda leaf: leaf[0], runs)
+    params = softmax.init(jax.random.fold_in(run.key, 0))
+    x, y = jnp.asarray(digits.train_x), jnp.asarray(digits.train_y)
+    for step in range(2):
+        key = jax.random.fold_in(jax.random.fold_in(run.key, 4), step)
+        batch = data.sample_batch(key, run.indices, run.sizes, x, y, config.batch_size)
+        union = {name: leaf.reshape(-1, *leaf.shape[2:]) for name, leaf in batch.items()}
+        grads = jax.grad(softmax.loss)(params, union)
+        params = jax.tree.map(lambda p, g: p - config.learning_rate * g, params, grads)
+    for a, b in zip(jax.tree.leaves(states.params), jax.tree.leaves(params)):
+        np.testing.assert_allclose(a[0], b, rtol=1e-4, atol=1e-6)
+    expected = softmax.accuracy(params, digits.test_x, digits.test_y)
+    assert float(metrics.accuracy[0]) == pytest.approx(float(expected), abs=1 / 360)
+
+
+def test_a_model_that_is_not_finite_is_a_result(digits, softmax, tmp_path):
+    config = Config(
+        model="softmax", n=7, f=2, s=(1,), seeds=1, steps=2, eval_every=1, rule=("mean",),
+        attack=("non_finite",), results=str(tmp_path),
+    )  # fmt: skip
+    (block,) = sweep.run(config, plan(config), digits)
+    (found,) = block["runs"]
+    assert found["finite"] == [False, False]
+    assert found["loss"] == [None, None]
+
+
+def test_the_identity_of_a_block_is_what_decides_its_numbers():
+    spec = specs.parse("rule", "krum", f=2), specs.parse("attack", "sign_flip", f=2)
+    block = Block(*spec, (1, 2))
+    same = sweep.identity(SMALL, block, "data")
+    folder = pathlib.Path()
+    assert sweep.block_path(folder, same) == sweep.block_path(folder, dict(reversed(same.items())))
+    for other in (
+        sweep.identity(SMALL, block, "other data"),
+        sweep.identity(SMALL, block._replace(s=(1,)) if hasattr(block, "_replace")
+                       else Block(*spec, (1,)), "data"),
+        sweep.identity(Config(), block, "data"),
+    ):  # fmt: skip
+        assert sweep.block_path(folder, same) != sweep.block_path(folder, other)
+
+
+# --- the command line ----------------------------------------------------------------------------
+
+
+def test_a_study_writes_what_it_promises_and_continues_with_what_is_missing(tmp_path):
+    status, out, err = run(options(tmp_path / "results"))
+    assert status == 0, err
+    folder = tmp_path / "results" / "main"
+    for name in ("table.csv", "curves.csv", "table.md", "config.json"):
+        assert (folder / name).stat().st_size > 0
+    for name in ("accuracy_against_s", "accuracy_against_step"):
+        assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in (folder / f"{name}.svg").read_text()
+    with (folder / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * (1 + 2 * 2)
+    assert {row["seeds"] for row in rows} == {"2"}
+    with (folder / "curves.csv").open() as file:
+        curves = list(csv.DictReader(file))
+    assert len(curves) == 2 * (1 + 2 * 2) * 2 * 2  # rules, (attack, s), seeds, evaluations
+    config = json.loads((folder / "config.json").read_text())
+    assert config["config"]["n"] == 7
+    assert config["jax"] == jax.__version__
+    assert "| median" in out
+    assert "s = 2 liars" in out
+    assert "step/s" in err  # the bar
+
+    before = results_of(folder)
+    assert len(before) == 6
+    victim = folder / "blocks" / sorted(before)[0]
+    victim.unlink()
+    (folder / "blocks" / sorted(before)[1]).write_text('{"half": ')  # a damaged file
+    status, out, err = run(options(tmp_path / "results"))
+    assert status == 0, err
+    assert "4 of 6 blocks are in" in out
+    assert results_of(folder) == before
+
+
+def test_killed_half_way_it_keeps_what_was_finished(tmp_path):
+    folder = tmp_path / "results" / "main"
+    process = start(options(tmp_path / "results"))
+    try:
+        end = time.monotonic() + 120
+        while not list((folder / "blocks").glob("*.json")) and time.monotonic() < end:
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.communicate(timeout=30)
+    kept = results_of(folder)
+    assert 1 <= len(kept) < 6
+
+    status, out, err = run(options(tmp_path / "results"))
+    assert status == 0, err
+    assert f"{len(kept)} of 6 blocks are in" in out
+    undisturbed = tmp_path / "undisturbed"
+    assert run(options(undisturbed))[0] == 0
+    assert results_of(folder) == results_of(undisturbed / "main")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--rule", "krumm"], "unknown rule 'krumm'; known: mean,"),
+        (["--attack", "lie"], "unknown attack 'lie'; known: none,"),
+        (["--dataset", "emnist"], "emnist"),
+        (["--model", "vgg"], "vgg"),
+        (["--partition", "zipf"], "zipf"),
+        (["--n", "6"], "krum needs n >= 2f + 3; got n=6, f=2."),
+        (["--dataset", "mnist", "--data-dir", "nowhere"], "nowhere"),
+    ],
+)
+def test_a_users_error_is_one_line(tmp_path, more, message):
+    status, out, err = run(options(tmp_path / "results", *more))
+    assert status == 2
+    lines = err.strip().splitlines()
+    assert lines[-1].startswith("error: ")
+    assert message in lines[-1]
+    assert "Traceback" not in err
+    assert out == ""
+    assert not (tmp_path / "results").exists()
+
+
+def test_help_tells_every_option():
+    status, out, _ = run(["--help"])
+    assert status == 0
+    for name in Config.__dataclass_fields__:
+        assert f"--{name.replace('_', '-')}" in out
+
+
+@pytest.mark.slow
+def test_aksel_learns_mnist(tmp_path):
+    folder = os.environ.get("TFDS_DATA_DIR", "")
+    if not (pathlib.Path(folder) / "mnist").is_dir():
+        pytest.skip("needs a TFDS folder with mnist in $TFDS_DATA_DIR")
+    words = "--dataset mnist --model mlp --rule aksel --attack none --s 0 --seeds 1 --steps 1000"
+    words += " --batch-size 32 --learning-rate 0.5 --eval-every 250"
+    status, _, err = run([*words.split(), "--results", str(tmp_path)])
+    assert status == 0, err
+    with (tmp_path / "main" / "table.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["mean"]) >= 0.95

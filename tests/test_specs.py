@@ -1,0 +1,100 @@
+"""Rules and attacks by name, and the plan of a study."""
+
+import dataclasses
+import math
+
+import pytest
+
+from experiments import specs
+from experiments.config import Config, plan
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "given"),
+    [
+        ("krum", "krum", {}),
+        ("krum()", "krum", {}),
+        (" krum(f=4, m=3) ", "krum", {"f": 4, "m": 3}),
+        ("aksel(mode='n-f')", "aksel", {"mode": "n-f"}),
+        ("non_finite(value=-inf)", "non_finite", {"value": -math.inf}),
+        ("little_is_enough(z=-1.5)", "little_is_enough", {"z": -1.5}),
+    ],
+)
+def test_parse_call(text, name, given):
+    assert specs.parse_call(text) == (name, given)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "krum(", "krum(4)", "krum(f=g)", "a.b", "krum(**{})", "krum(f=1)(m=2)", "1", "f=3"]
+)
+def test_what_cannot_be_read(text):
+    with pytest.raises(ValueError, match=r'cannot read .* such as "krum"') as error:
+        specs.parse_call(text)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("rule", "krum"),
+        ("rule", "krum(f=4, m=3)"),
+        ("rule", "aksel(mode='radius')"),
+        ("attack", "little_is_enough(z=1.5, direction='plus')"),
+        ("attack", "non_finite(value=inf)"),
+    ],
+)
+def test_a_spec_reads_as_it_was_written(kind, text):
+    spec = specs.parse(kind, text, f=5)
+    assert str(spec) == text
+    assert specs.parse(kind, str(spec), f=5) == spec
+
+
+def test_the_declared_f_is_filled_in_where_it_is_taken():
+    assert specs.parse("rule", "krum", f=5).hyperparameters == {"f": 5}
+    assert specs.parse("rule", "krum(f=4)", f=5).hyperparameters == {"f": 4}
+    assert specs.parse("rule", "median", f=5).hyperparameters == {}
+    assert specs.parse("attack", "little_is_enough", f=5).hyperparameters == {"f": 5}
+    assert specs.parse("attack", "little_is_enough(z=1.0)", f=5).hyperparameters == {"z": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rule": ("krumm",)}, "unknown rule 'krumm'; known: mean, median, trimmed_mean, krum"),
+        ({"attack": ("flip",)}, "unknown attack 'flip'; known: none, sign_flip"),
+        ({"rule": ("krum(g=1)",)}, "krum has no parameter g; it takes f, m"),
+        ({"attack": ("gaussian(mu=1)",)}, "gaussian has no parameter mu; it takes sigma, key"),
+        ({"n": 24}, "krum needs n >= 2f + 3; got n=24, f=11."),
+        ({"rule": ("krum(m=13)",)}, "krum needs m <= n - f - 2 = 12; got m=13, n=25, f=11."),
+        ({"rule": ("multi_krum",), "n": 12}, "krum needs n >= 2f + 3; got n=12, f=11."),
+        ({"rule": ("aksel(mode='best')",)}, "mode must be one of mid, n-f, radius; got 'best'."),
+        ({"s": (12,)}, "s must lie in 0 .. f; got s=12, f=11."),
+        ({"s": ()}, "s needs one or more different numbers; got ()."),
+        ({"steps": 30}, "eval_every must divide steps; got steps=30, eval_every=25."),
+        ({"seeds": 0}, "seeds must be at least 1; got 0."),
+        ({"momentum": 1.0}, "momentum must lie in [0, 1); got 1.0."),
+        ({"rule": ("krum", "krum()")}, "a rule is given twice: krum, krum."),
+        ({"n": 5, "f": 5, "s": (1,), "rule": ("mean",)}, "f must be below n; got n=5, f=5."),
+        ({"s": (3,), "attack": ("none",), "rule": ()}, "nothing to run"),
+    ],
+)
+def test_an_impossible_study_stops_with_one_line(change, message):
+    with pytest.raises((ValueError, TypeError)) as error:
+        plan(dataclasses.replace(Config(), **change))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_without_liars_a_rule_runs_once():
+    blocks = plan(Config())
+    assert len(blocks) == 6 * (1 + 4)
+    none = [block for block in blocks if block.attack.name == "none"]
+    assert [str(block.rule) for block in none] == list(Config().rule)
+    assert {block.s for block in none} == {(0,)}
+    assert {block.s for block in blocks if block.attack.name != "none"} == {(1, 5, 11)}
+
+
+def test_s_of_zero_alone_and_liars_alone():
+    assert [b.s for b in plan(Config(rule=("median",), s=(0,)))] == [(0,)]
+    only_liars = plan(Config(rule=("median",), attack=("sign_flip",), s=(2, 4)))
+    assert [(b.attack.name, b.s) for b in only_liars] == [("sign_flip", (2, 4))]
