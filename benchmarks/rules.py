@@ -138,7 +138,7 @@ def growth(rounds: int, largest: int) -> tuple[list[dict[str, Any]], list[dict[s
 
 def compile_times(numbers: range) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Seconds to compile: one leaf for every n, and 65 leaves at n = 25."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for n in numbers:
         for name, rule in rules_for(n).items():
             seconds = timing.compile_call(rule, jnp.zeros((n, 10**6))).compile_seconds

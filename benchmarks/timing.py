@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -44,6 +44,6 @@ def take_turns(calls: Mapping[str, Callable[[], Any]], rounds: int = 9) -> dict[
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def slope(sizes: list[float], seconds: list[float]) -> float:
+def slope(sizes: Sequence[float], seconds: Sequence[float]) -> float:
     """The exponent p of the fit seconds = c * size^p, by least squares on logarithms."""
     return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])

@@ -176,8 +176,8 @@ def _select(x: jax.Array, start: int, width: int) -> tuple[jax.Array, jax.Array,
     low, high = _kth_keys(key, ends if width > 1 else ends[:1]) * (1 if width > 1 else 2)
     wide = sum_dtype(x.dtype)
     first, last = _from_key(low, x.dtype), _from_key(high, x.dtype)
-    if width == 1:
-        return first, first, last
+    if width <= 2:
+        return _mean([first, last][:width], x.dtype), first, last
     total = jnp.zeros(low.shape, wide)
     below = jnp.zeros(low.shape, jnp.int32)
     for row, k in zip(x, key):

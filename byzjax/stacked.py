@@ -27,12 +27,16 @@ PyTree = Any
 # A leaf of at least so many coordinates has kernels of its own; the others of one dtype share one
 # buffer, since each kernel costs compile time (0.2 s for aksel at n = 25 on 2 CPU cores) ...
 OWN_LEAF = 2**15
-# ... and at most so many leaves, the largest, have kernels of their own.
+# ... and at most so many leaves, the largest, have kernels of their own: aksel compiles in 2.8 s
+# for 65 leaves of 69,000 coordinates. What shares a buffer is copied there, which costs several
+# times as much as the median itself.
 MAX_OWN_LEAVES = 8
 # CPU: columns that one step of a loop over blocks takes. XLA reduces a row by one chain of
-# dependent additions; a loop that adds blocks to an accumulator of this width is vectorised instead, and runs
-# at the speed of the memory (n = 25, d = 1e6: 3.9 ms against 13 ms).
+# dependent additions; a loop that adds blocks to an accumulator of this width is vectorised, and
+# runs at the speed of the memory (n = 25, d = 1e6: 3.9 ms against 13 ms).
 _BLOCK = 8192
+# Columns from which pairs of rows are worth three kernels (0.4 s to compile), not one (0.1 s).
+_SLABS = 2**18
 # Rows that are added up in one fused kernel; beyond, a loop over groups of so many.
 _UNROLLED_ROWS = 64
 
@@ -245,14 +249,14 @@ def _row_squares_jvp(primals, tangents):
 
 
 def _blocked_pair_squares(x: jax.Array) -> jax.Array:
-    """Differences of all pairs, in slabs of a third of the rows against those that follow.
+    """Differences of all pairs; of a large matrix in slabs of rows against those that follow.
 
-    The slabs leave out most of the lower triangle. The accumulators of `lanes` columns stay in the
-    cache, and `unroll` groups of columns are added to them at a time. n = 25, d = 1e6, 2 CPU cores:
-    27 ms, against 42 ms without slabs, 14 ms for PyTorch's `T @ T.T` and 417 ms for its `cdist`.
+    Three slabs leave out most of the lower triangle. The accumulators of `lanes` columns stay in
+    the cache, and `unroll` groups of columns are added to them at a time. n = 25, d = 1e6, 2 CPU
+    cores: 27 ms, without slabs 42 ms; PyTorch's `T @ T.T` 14 ms, its `cdist` 417 ms.
     """
-    n = x.shape[0]
-    unroll, slab = 16, -(-n // 3)
+    n, c = x.shape
+    unroll, slab = 16, -(-n // 3) if c >= _SLABS else n
     lanes = 16
     while lanes < 1024 and 2 * lanes * n * n <= 2**19:
         lanes *= 2

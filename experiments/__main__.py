@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import platform
 import sys
 import time
 
@@ -13,10 +14,11 @@ from experiments import data, models, sweep
 
 
 def _keep_compiled_programs() -> None:
-    """A second start finds its programs compiled."""
+    """A second start finds its programs compiled; each host has its own, for its own processor."""
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache / "byzjax" / "xla"))
+        folder = cache / "byzjax" / "xla" / platform.node()
+        jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def main() -> int:

@@ -526,7 +526,7 @@ def test_words_and_other_hyperparameters():
         byzjax.krum(x, f=1, m=0)
     with pytest.raises(TypeError, match=r"^m must be a Python int; got \w*Tracer\.(\n|$)"):
         jax.jit(lambda m: byzjax.krum(x, f=1, m=m))(1)
-    with pytest.raises(TypeError, match=r"^order statistics need leaves of .*; got int32\.$"):
+    with pytest.raises(TypeError, match=r"^order statistics need leaves of .*; got int32\.(\n|$)"):
         byzjax.median(jnp.ones((12, 2), jnp.int32))
 
 
@@ -688,4 +688,6 @@ def test_derivatives_with_bad_rows(case, n, f):
             ahead = case.expected(wide + step * dx[i], f)
             behind = case.expected(wide - step * dx[i], f)
             slope = (ahead - behind) / (2 * step)
-            np.testing.assert_allclose(forward[i], slope, rtol=2e-5, atol=2e-5)
+            finite = [column[np.isfinite(column)] for column in x[i].T]
+            untied = np.array([len(np.unique(column)) == len(column) for column in finite])
+            np.testing.assert_allclose(forward[i][untied], slope[untied], rtol=2e-5, atol=2e-5)

@@ -97,8 +97,8 @@ def little_is_enough_z(n: int, f: int | jax.Array) -> jax.Array:
       >>> round(float(little_is_enough_z(25, 11)), 3)
       1.068
 
-    Reference: Baruch, Baruch and Goldberg, NeurIPS 2019 (arXiv:1902.06156), section 3.1, in the form
-    of its public implementations; the text of the first arXiv version divides by n.
+    Reference: Baruch, Baruch and Goldberg, NeurIPS 2019 (arXiv:1902.06156), section 3.1, in the
+    form of its public implementations; the text of the first arXiv version divides by n.
     """
     supporters = n // 2 + 1 - f
     share = jnp.asarray(n - f - supporters, jnp.float32) / jnp.asarray(n - f, jnp.float32)

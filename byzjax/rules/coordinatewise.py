@@ -40,7 +40,8 @@ def median(updates: PyTree, *, axis_name: str | None = None) -> PyTree:
 
     Requirement: n >= 1; it withstands any f with n >= 2f + 1.
     Breakdown: n > 2f. Promise: every coordinate stays within the honest range.
-    Cost: O(nd) by selection; here O(n log^2 n d) by a network that runs at memory speed for small n.
+    Cost: O(nd) by selection; here a sorting network, O(n log^2 n d), which runs at the speed of the
+    memory for small n.
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
@@ -74,7 +75,8 @@ def trimmed_mean(updates: PyTree, *, f: int, axis_name: str | None = None) -> Py
 
     Requirement: n >= 2f + 1. Breakdown: n > 2f.
     Promise: every coordinate stays within the honest range.
-    Cost: O(nd) by selection; here O(n log^2 n d) by a network that runs at memory speed for small n.
+    Cost: O(nd) by selection; here a sorting network, O(n log^2 n d), which runs at the speed of the
+    memory for small n.
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.

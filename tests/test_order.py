@@ -1,0 +1,280 @@
+"""Order statistics: networks, bisection, their total order, and how tangents are shared."""
+
+import functools
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from byzjax import _order
+from tests import oracles
+
+SPECIAL = [math.nan, -math.nan, math.inf, -math.inf, 0.0, -0.0, 1.0, 1.0, -1.0, 2.0, 50.0, -50.0]
+
+
+def untied(rng, n, c):
+    """Normal values, as float32."""
+    return rng.normal(size=(n, c)).astype(np.float32)
+
+
+def tied(rng, n, c):
+    """Few different values, most of them more than once."""
+    return rng.integers(-2, 3, size=(n, c)).astype(np.float32)
+
+
+def special(rng, n, c):
+    """Anything: NaN of both signs, infinities, zeros of both signs, repetitions."""
+    return rng.choice(np.array(SPECIAL, np.float32), size=(n, c))
+
+
+def mostly_good(rng, n, c):
+    """Fewer than half of each column is special."""
+    x = untied(rng, n, c)
+    for column in x.T:
+        bad = rng.choice(n, (n - 1) // 2, replace=False)
+        column[bad] = rng.choice(np.array(SPECIAL, np.float32), size=len(bad))
+    return x
+
+
+KINDS = [untied, tied, special, mostly_good]
+
+
+def matrix(n, c=12, seed=0):
+    rng = np.random.default_rng([n, seed])
+    return np.concatenate([kind(rng, n, c) for kind in KINDS], axis=1)
+
+
+def same(actual, expected, eps=1e-6):
+    """Equal up to rounding, NaN and infinities at the same places."""
+    actual = np.asarray(actual, np.float64)
+    np.testing.assert_array_equal(np.isnan(actual), np.isnan(expected))
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_allclose(actual, expected, rtol=eps, atol=eps)
+
+
+def faults(n):
+    """Values of f to try: none, one, about a quarter, as many as possible."""
+    return sorted({0, min(1, (n - 1) // 2), n // 4, (n - 1) // 2})
+
+
+# --- values --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", range(1, 41))
+def test_every_small_number_of_workers(n):
+    x = matrix(n)
+
+    @jax.jit
+    def statistics(x):
+        return [_order.median(x), *[_order.trimmed_mean(x, f) for f in faults(n)]]
+
+    median, *trimmed = statistics(x)
+    same(median, oracles.median(x))
+    for f, out in zip(faults(n), trimmed):
+        same(out, oracles.trimmed_mean(x, f))
+
+
+@pytest.mark.parametrize("n", [64, 127, 128, 129, 200])
+def test_networks_and_bisection(n):
+    """Networks up to 128 workers, bisection beyond."""
+    assert _order.NETWORK_MAX == 128
+    x = matrix(n)
+    same(jax.jit(_order.median)(x), oracles.median(x))
+    few = n if n > _order.NETWORK_MAX else 64  # 3.4 s of compilation at 128, for the same code
+    f = few // 4
+    same(jax.jit(lambda x: _order.trimmed_mean(x, f))(x[:few]), oracles.trimmed_mean(x[:few], f))
+
+
+@pytest.mark.parametrize("n", [5, 12, 40, 129])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_short_floats(n, dtype):
+    x = jnp.asarray(np.clip(matrix(n), -6e4, 6e4), dtype)
+    f, exact = n // 4, np.asarray(x, np.float64)
+    eps = float(jnp.finfo(dtype).eps)
+    median, trimmed = jax.jit(lambda x: (_order.median(x), _order.trimmed_mean(x, f)))(x)
+    assert median.dtype == trimmed.dtype == x.dtype
+    same(median, oracles.median(exact), eps)
+    same(trimmed, oracles.trimmed_mean(exact, f), eps)
+
+
+@pytest.mark.parametrize("c", [1, 1023, 1024, 1025, 2500])
+def test_bisection_by_blocks(c):
+    assert _order._BISECTION_BLOCK == 1024
+    x = untied(np.random.default_rng(c), 130, c)
+    same(jax.jit(_order.median)(x), np.median(x.astype(np.float64), axis=0))
+
+
+@pytest.mark.parametrize("n", [2, 12, 130, 131])
+def test_the_middle_of_large_values_does_not_overflow(n):
+    largest = np.finfo(np.float32).max
+    assert _order.median(jnp.full((n, 2), largest)).tolist() == [largest] * 2
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 12, 25, 129])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_mean_of_nearest(n, dtype):
+    rng = np.random.default_rng(n)
+    x = jnp.asarray(np.clip(matrix(n, seed=1), -6e4, 6e4), dtype)
+    center = jnp.asarray(np.clip(rng.normal(size=x.shape[1]), -2, 2), dtype)
+    center = center.at[:2].set(jnp.array([jnp.nan, jnp.inf], dtype))
+    exact, c = np.asarray(x, np.float64), np.asarray(center, np.float64)
+    eps = max(1e-6, float(jnp.finfo(dtype).eps))
+    counts = sorted({1, max(1, n // 2), n - n // 4, n})
+    outs = jax.jit(lambda x: [_order.mean_of_nearest(x, center, k) for k in counts])(x)
+    for k, out in zip(counts, outs):
+        assert out.dtype == x.dtype
+        with np.errstate(all="ignore"):
+            expected = [oracles.mean_of_nearest_of(v, m, k) for v, m in zip(exact.T, c)]
+        same(out, expected, eps)
+
+
+@given(
+    values=st.lists(st.floats(width=32), min_size=1, max_size=9),
+    f=st.integers(0, 4),
+)
+def test_any_floats(values, f):
+    """Subnormal numbers, zeros and all the NaN that hypothesis finds."""
+    n = len(values)
+    f = min(f, (n - 1) // 2)
+    x = np.array(values, np.float32)[:, None]
+    with np.errstate(all="ignore"):
+        expected = oracles.median(x).astype(np.float32)
+    middle = np.asarray(_jit_median(n)(np.tile(x, (1, 2))))[0]
+    np.testing.assert_array_equal(np.isnan(middle), np.isnan(expected[0]))
+    if np.isfinite(expected[0]) and abs(expected[0]) > 1e-37:  # XLA may flush subnormal sums
+        np.testing.assert_allclose(middle, expected[0], rtol=1e-6)
+
+
+@functools.cache
+def _jit_median(n):
+    return jax.jit(_order.median)
+
+
+def test_order_of_keys():
+    values = [-math.nan, -math.inf, -1e30, -1.0, -1e-30, -0.0, 0.0, 1e-30, 1.0, math.inf, math.nan]
+    for dtype in ("float32", "bfloat16"):
+        x = jnp.asarray(np.array(values, np.float32), dtype)
+        keys = _order._to_key(x)
+        assert (np.diff(np.asarray(keys).astype(np.int64)) > 0).all()
+        back = _order._from_key(keys, x.dtype)
+        assert np.asarray(back).tobytes() == np.asarray(x).tobytes()
+
+
+# --- networks ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", range(1, 13))
+def test_networks_for_every_window(n):
+    """The 0-1 principle: a network that is right for all 2^n columns of bits is right for all."""
+    bits = np.array(list(itertools.product([0, 1], repeat=n)), np.int8).T
+    ones = bits.sum(axis=0)
+    in_order = np.arange(n)[:, None] >= n - ones
+    for start in range(n):
+        for width in range(1, n - start + 1):
+            rows = list(bits)
+            for i, j in _order.comparators(n, start, width):
+                assert i < j
+                rows[i], rows[j] = np.minimum(rows[i], rows[j]), np.maximum(rows[i], rows[j])
+            window = slice(start, start + width)
+            # Those ranks, in any order within the window, and only smaller ones before it.
+            np.testing.assert_array_equal(
+                sum(rows[window]), in_order[window].sum(axis=0, dtype=np.int8)
+            )
+            before = sum(rows[:start]) if start else np.zeros_like(ones)
+            np.testing.assert_array_equal(before, in_order[:start].sum(axis=0))
+
+
+@pytest.mark.parametrize("n", [16, 25, 64, 128])
+def test_pruning_leaves_out_comparators(n):
+    whole = _order._merge_exchange(n)
+    middle = _order.comparators(n, *oracles.middle(n))
+    assert len(middle) < len(whole)
+    assert _order.comparators(n, 0, n) == ()  # the mean of all needs no order
+    rows = list(np.random.default_rng(n).permutation(n)[:, None])
+    for i, j in whole:
+        rows[i], rows[j] = np.minimum(rows[i], rows[j]), np.maximum(rows[i], rows[j])
+    assert np.concatenate(rows).tolist() == list(range(n))
+
+
+# --- derivatives ---------------------------------------------------------------------------------
+
+
+def shares(column, start, width):
+    """The weight of each row: rows of one value share the places that this value has."""
+    ordered = oracles.in_order(column)
+    window = ordered[start : start + width]
+    weights = []
+    for value in column:
+        alike = sum(v == value for v in ordered)
+        places = sum(v == value for v in window)
+        weights.append(places / alike / width if np.isfinite(value) else 0.0)
+    return np.array(weights)
+
+
+def gradients(fn, x):
+    """The weight of each row in each column."""
+    return np.asarray(jax.jit(jax.grad(lambda x: fn(x).sum()))(x), np.float64)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 11, 12, 129, 130])
+def test_ties_share_the_tangent(n):
+    x = matrix(n, seed=2)
+    f = n // 4
+    windows = {oracles.middle(n): _order.median, (f, n - 2 * f): None}
+    for (start, width), fn in windows.items():
+        weights = gradients(fn or (lambda x: _order.trimmed_mean(x, f)), x)
+        for column, weight in zip(x.T.astype(np.float64), weights.T):
+            assert np.isfinite(weight).all()
+            if np.isfinite(oracles.mean_of_window(column, start, width)):
+                np.testing.assert_allclose(weight, shares(column, start, width), atol=1e-6)
+
+
+def test_ties_by_hand():
+    def weights(fn, values):
+        return gradients(fn, jnp.array(values)[:, None])[:, 0].tolist()
+
+    assert weights(_order.median, [3.0, 1.0, 2.0]) == [0, 0, 1]
+    assert weights(_order.median, [2.0, 1.0, 2.0, 2.0, 9.0]) == pytest.approx([1 / 3, 0, 1 / 3, 1 / 3, 0])
+    assert weights(_order.median, [1.0, 1.0, 5.0, 9.0]) == [0.25, 0.25, 0.5, 0]
+    # A liar's NaN of either sign takes an end of the column; it used to move the weights.
+    assert weights(_order.median, [-math.nan, 1.0, 2.0]) == [0, 1, 0]
+    assert weights(_order.median, [math.nan, 1.0, 2.0]) == [0, 0, 1]
+    trimmed = functools.partial(_order.trimmed_mean, f=1)
+    assert weights(trimmed, [-math.nan, 1.0, 2.0, 3.0]) == [0, 0.5, 0.5, 0]
+    nearest = functools.partial(_order.mean_of_nearest, center=jnp.array([2.4]), k=2)
+    assert weights(nearest, [1.0, 2.0, 3.0, 9.0]) == [0, 0.5, 0.5, 0]
+    assert weights(nearest, [2.0, 2.0, 2.0, 9.0]) == pytest.approx([1 / 3] * 3 + [0])
+    assert weights(nearest, [-math.nan, 1.0, 2.0, 3.0]) == [0, 0, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("n", [5, 12])
+def test_gradient_of_mean_of_nearest(n):
+    """A window like the others; the centre itself carries no gradient."""
+    x = matrix(n, seed=3)
+    center = np.random.default_rng(3).normal(size=x.shape[1]).astype(np.float32)
+    k = n - n // 4
+    gradient = jax.grad(lambda x, c: _order.mean_of_nearest(x, c, k).sum(), argnums=(0, 1))
+    weights, of_center = jax.jit(gradient)(x, center)
+    assert (np.asarray(of_center) == 0).all()
+    assert np.isfinite(weights).all()
+    for j, column in enumerate(x.T.astype(np.float64)):
+        infinity = {-1: -np.inf, 1: np.inf}
+        clean = [infinity.get(oracles.total_order(v)[0], v) for v in column]
+        ordered = sorted(clean)
+        start = min(
+            range(n - k + 1),
+            key=lambda s: (sum(abs(v - center[j]) for v in ordered[s : s + k]), s),
+        )
+        if not np.isfinite(ordered[start : start + k]).all():
+            continue  # the mean is not finite: more than n - k bad values
+        np.testing.assert_allclose(weights[:, j], shares(np.array(clean), start, k), atol=1e-6)
+
+
+def test_second_derivative_is_zero():
+    x = jnp.array([1.0, 4.0, 2.0])[:, None]
+    assert (jax.hessian(lambda x: _order.median(x).sum())(x) == 0).all()
