@@ -298,14 +298,17 @@ def _pair_squares_jvp(primals, tangents):
     (x,), (dx,) = primals, tangents
     total = _pair_squares(x)
     wide, slopes = _wide(x), _wide(dx)
+    # The diagonal of a row that is not finite is 0, but its difference is NaN.
+    finite = jnp.isfinite(total) & ~jnp.eye(x.shape[0], dtype=bool)
 
-    def one(args):
-        row, slope, finite = args
-        keep = finite[:, None]
-        product = jnp.where(keep, wide - row[None], 0) * jnp.where(keep, slopes - slope[None], 0)
-        return 2 * jnp.sum(product, axis=1)
+    def one(args):  # the slope that comes from the first row of each pair
+        slope, row, keep = args
+        difference = jnp.where(keep[:, None], row[None] - wide, 0)
+        return jnp.sum(difference * jnp.where(jnp.any(keep), slope, 0)[None], axis=1)
 
-    return total, lax.map(one, (wide, slopes, jnp.isfinite(total)))
+    # With the tangent of the second row in the same loop, JAX 0.7.2 cannot transpose it.
+    half = lax.map(one, (slopes, wide, finite))
+    return total, 2 * (half + half.T)
 
 
 def _finish(parts: list[jax.Array], axis_name: str | None) -> jax.Array:

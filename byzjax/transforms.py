@@ -10,6 +10,13 @@ Functions take what they need as arguments; transformations remember it. `attack
   with the verb or, at each update, by name among optax's extra arguments;
 * any other name found among the extra arguments is passed too; those unknown are ignored;
 * `key` is the state's: the verb takes a first key, and each update splits it.
+
+A strength may follow a schedule by `optax.inject_hyperparams` around a lambda, which keeps `f` a
+Python int:
+
+    optax.inject_hyperparams(
+        lambda epsilon: attack(inner_product_manipulation, byzantine, epsilon=epsilon)
+    )(epsilon=schedule)
 """
 
 import inspect

@@ -26,7 +26,8 @@ def in_order(values):
 
 
 def mean_of_window(values, start, width):
-    return sum(v / width for v in in_order(values)[start : start + width])
+    with np.errstate(invalid="ignore"):  # inf - inf
+        return sum(v / width for v in in_order(values)[start : start + width])
 
 
 def middle(n):

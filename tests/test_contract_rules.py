@@ -483,8 +483,12 @@ def test_too_few_workers(case):
         with pytest.raises(ValueError, match=r".") as error:
             case(jnp.ones((n, 2)), f)
         assert str(error.value) == f"{name} needs n >= {a}f + {b}; got n={n}, f={f}."
-    for rule in (lambda x: case(x, 1), jax.jit(lambda x: case(x, 1)), jax.vmap(lambda x: case(x, 1))):
-        with pytest.raises(ValueError, match="^" + name + " needs n >= "):
+    for rule in (
+        lambda x: case(x, 1),
+        jax.jit(lambda x: case(x, 1)),
+        jax.vmap(lambda x: case(x, 1)),
+    ):
+        with pytest.raises(ValueError, match=r"^" + name + " needs n >= "):
             rule(jnp.ones((case.least(1) - 1,) * 2 + (2,)))
 
 
@@ -499,7 +503,12 @@ def test_f_is_a_static_python_int(case):
     hyper = case.hyper(12, 1)
     with pytest.raises(TypeError, match=r"^f must be a Python int; got \w*Tracer\.(\n|$)"):
         jax.jit(lambda f: case.rule(x, f=f, **hyper))(1)
-    for f, name in ((1.0, "float"), (True, "bool"), (jnp.array(1), "ArrayImpl"), (None, "NoneType")):
+    for f, name in (
+        (1.0, "float"),
+        (True, "bool"),
+        (jnp.array(1), "ArrayImpl"),
+        (None, "NoneType"),
+    ):
         with pytest.raises(TypeError, match=f"^f must be a Python int; got {name}\\.$"):
             case.rule(x, f=f, **hyper)
     with pytest.raises(ValueError, match=r"^f must be at least 0; got f=-1\.$"):
@@ -510,9 +519,11 @@ def test_f_is_a_static_python_int(case):
 @over_cases()
 def test_unstacked_updates(case):
     for updates in (jnp.ones(()), {"w": jnp.ones((12, 2)), "b": jnp.ones(())}):
-        with pytest.raises(ValueError, match="^no worker axis: .* is a scalar; stacked updates have"):
+        with pytest.raises(
+            ValueError, match=r"^no worker axis: .* is a scalar; stacked updates have"
+        ):
             case.rule(updates, **case.kwargs(12, 1))
-    with pytest.raises(ValueError, match="^leaves disagree on the number of workers: "):
+    with pytest.raises(ValueError, match=r"^leaves disagree on the number of workers: "):
         case.rule({"w": jnp.ones((12, 2)), "b": jnp.ones((11,))}, **case.kwargs(12, 1))
 
 
@@ -612,7 +623,7 @@ def test_no_attack_accuracy(case, n, f):
 
 @pytest.mark.parametrize("f", [1, 2, 3])
 def test_constants_are_attained(f):
-    """SPEC A.4, n = 2f + 1: f + 1 honest values, all 0 but one, which is 1; the liars send 1 or 2."""
+    """SPEC A.4, n = 2f + 1: of f + 1 honest values all are 0 but one, which is 1; liars send 2."""
     n = 2 * f + 1
     good = np.array([0.0] * f + [1.0])[:, None]
     mean, variance = good.mean(), oracles.variance(good)
@@ -627,12 +638,13 @@ def test_constants_are_attained(f):
 
 @over_cases(lambda case: case.rule in (byzjax.aksel, byzjax.krum))
 def test_too_many_bad_rows_do_not_look_healthy(case):
-    """With more than n - f rows that are not finite, a rule that selects rows returns NaN."""
+    """With too few rows at a finite distance, a rule that selects rows returns NaN everywhere."""
     n = 12
-    f = case.most(n)
-    x = np.ones((n, DIM))
-    x[: n - 2] = np.nan
-    (out,) = apply(case, n, f, [x])
+    whole, one_coordinate, overflowing = np.ones((3, n, DIM))
+    whole[: n - 2] = np.nan
+    one_coordinate[: n - 2, 0] = np.nan
+    overflowing[: n - 2] = 1e30 * (-1.0) ** np.arange(n - 2)[:, None]
+    out = apply(case, n, case.most(n), [whole, one_coordinate, overflowing])
     assert np.isnan(out).all()
 
 

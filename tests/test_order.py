@@ -93,7 +93,7 @@ def test_networks_and_bisection(n):
 @pytest.mark.parametrize("n", [5, 12, 40, 129])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_short_floats(n, dtype):
-    x = jnp.asarray(np.clip(matrix(n), -6e4, 6e4), dtype)
+    x = jnp.asarray(matrix(n), dtype)
     f, exact = n // 4, np.asarray(x, np.float64)
     eps = float(jnp.finfo(dtype).eps)
     median, trimmed = jax.jit(lambda x: (_order.median(x), _order.trimmed_mean(x, f)))(x)
@@ -115,11 +115,14 @@ def test_the_middle_of_large_values_does_not_overflow(n):
     assert _order.median(jnp.full((n, 2), largest)).tolist() == [largest] * 2
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 7, 12, 25, 129])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize(
+    ("n", "dtype"),
+    [(n, "float32") for n in (1, 2, 3, 7, 12, 25, 129)]
+    + [(n, dtype) for n in (3, 12) for dtype in ("bfloat16", "float16")],
+)
 def test_mean_of_nearest(n, dtype):
     rng = np.random.default_rng(n)
-    x = jnp.asarray(np.clip(matrix(n, seed=1), -6e4, 6e4), dtype)
+    x = jnp.asarray(matrix(n, seed=1), dtype)
     center = jnp.asarray(np.clip(rng.normal(size=x.shape[1]), -2, 2), dtype)
     center = center.at[:2].set(jnp.array([jnp.nan, jnp.inf], dtype))
     exact, c = np.asarray(x, np.float64), np.asarray(center, np.float64)
@@ -239,7 +242,9 @@ def test_ties_by_hand():
         return gradients(fn, jnp.array(values)[:, None])[:, 0].tolist()
 
     assert weights(_order.median, [3.0, 1.0, 2.0]) == [0, 0, 1]
-    assert weights(_order.median, [2.0, 1.0, 2.0, 2.0, 9.0]) == pytest.approx([1 / 3, 0, 1 / 3, 1 / 3, 0])
+    assert weights(_order.median, [2.0, 1.0, 2.0, 2.0, 9.0]) == pytest.approx(
+        [1 / 3, 0, 1 / 3, 1 / 3, 0]
+    )
     assert weights(_order.median, [1.0, 1.0, 5.0, 9.0]) == [0.25, 0.25, 0.5, 0]
     # A liar's NaN of either sign takes an end of the column; it used to move the weights.
     assert weights(_order.median, [-math.nan, 1.0, 2.0]) == [0, 1, 0]

@@ -1,0 +1,276 @@
+"""The contract that every attack keeps, as one table, and the strength of `little_is_enough`."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from byzjax import attacks
+from tests import oracles
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One attack with its hyperparameters."""
+
+    id: str
+    attack: Callable
+    oracle: Callable | None  # (matrix [n, d], byzantine, **hyper) -> matrix in float64
+    hyper: dict = dataclasses.field(default_factory=dict, hash=False)
+    takes_key: bool = False
+    finite: bool = True  # what the liars send is finite if all that the honest send is
+
+    def __call__(self, updates, byzantine, key=None):
+        random = {"key": jax.random.key(0) if key is None else key} if self.takes_key else {}
+        return self.attack(updates, byzantine, **self.hyper, **random)
+
+    def expected(self, x, byzantine):
+        return self.oracle(np.asarray(x, np.float64), byzantine, **self.hyper)
+
+
+CASES = [
+    Case("sign_flip", attacks.sign_flip, oracles.sign_flip),
+    Case("ipm", attacks.inner_product_manipulation, oracles.inner_product_manipulation),
+    Case(
+        "ipm-2",
+        attacks.inner_product_manipulation,
+        oracles.inner_product_manipulation,
+        {"epsilon": 2.0},
+    ),
+    Case("alie", attacks.little_is_enough, oracles.little_is_enough),
+    Case("alie-f", attacks.little_is_enough, oracles.little_is_enough, {"f": 5}),
+    Case(
+        "alie-plus",
+        attacks.little_is_enough,
+        oracles.little_is_enough,
+        {"z": 1.5, "direction": "plus", "ddof": 0},
+    ),
+    Case("nan", attacks.non_finite, oracles.non_finite, finite=False),
+    Case("inf", attacks.non_finite, oracles.non_finite, {"value": -math.inf}, finite=False),
+    Case("gaussian", attacks.gaussian, None, takes_key=True),
+]
+SIZES = [(11, 3), (12, 1), (25, 11)]  # n, and how many lie
+
+
+def over_cases(keep=lambda case: True):
+    return pytest.mark.parametrize("case", [pytest.param(c, id=c.id) for c in CASES if keep(c)])
+
+
+@functools.cache
+def compiled(case):
+    return jax.jit(lambda updates, byzantine, key: case(updates, byzantine, key))
+
+
+def drawn(seed, n, s, d=6):
+    rng = np.random.default_rng(seed)
+    byzantine = np.isin(np.arange(n), rng.choice(n, s, replace=False))
+    return rng.normal(size=(n, d)).astype(np.float32), byzantine
+
+
+def bits(x):
+    return np.asarray(x).tobytes()
+
+
+# --- the table -----------------------------------------------------------------------------------
+
+
+@over_cases(lambda case: case.oracle is not None)
+@pytest.mark.parametrize(("n", "s"), SIZES)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_equals_the_papers_loop(case, n, s, seed):
+    x, byzantine = drawn(seed, n, s)
+    out = compiled(case)(x, byzantine, jax.random.key(0))
+    np.testing.assert_allclose(out, case.expected(x, byzantine), rtol=1e-5, atol=1e-5)
+
+
+@over_cases()
+@pytest.mark.parametrize(("n", "s"), SIZES)
+def test_honest_rows_are_bitwise_unchanged(case, n, s):
+    x, byzantine = drawn(1, n, s)
+    x[np.flatnonzero(~byzantine)[0]] = [-0.0, 1e-40, math.inf, math.nan, -math.nan, 3e38]
+    tree = {"a": x[:, :4].reshape(n, 2, 2), "b": x[:, 4], "c": jnp.asarray(x[:, 5:], jnp.bfloat16)}
+    out = compiled(case)(tree, byzantine, jax.random.key(0))
+    chex.assert_trees_all_equal_shapes_and_dtypes(out, tree)
+    for before, after in zip(jax.tree.leaves(tree), jax.tree.leaves(out)):
+        assert bits(np.asarray(after)[~byzantine]) == bits(np.asarray(before)[~byzantine])
+        assert bits(np.asarray(after)[byzantine]) != bits(np.asarray(before)[byzantine])
+
+
+@over_cases()
+def test_no_liar_no_change(case):
+    x, _ = drawn(2, 11, 0)
+    out = compiled(case)(x, np.zeros(11, bool), jax.random.key(0))
+    assert bits(out) == bits(x)
+
+
+@over_cases()
+def test_the_mask_may_be_traced_and_mapped(case):
+    x, _ = drawn(3, 12, 0)
+    masks = np.stack([drawn(k, 12, s)[1] for k, s in enumerate([0, 1, 4, 11])])
+    key = jax.random.key(7)
+    mapped = jax.jit(jax.vmap(case, in_axes=(None, 0, None)))(x, masks, key)
+    chex.clear_trace_counter()
+    once = jax.jit(chex.assert_max_traces(lambda x, mask: case(x, mask, key), n=1))
+    for mask, out in zip(masks, mapped):
+        np.testing.assert_allclose(out, once(x, mask), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(out, case(jnp.asarray(x), mask, key), rtol=1e-5, atol=1e-6)
+    with jax.disable_jit():
+        plain = case(jnp.asarray(x), jnp.asarray(masks[1]), key)
+    np.testing.assert_allclose(plain, mapped[1], rtol=1e-5, atol=1e-6)
+
+
+@over_cases(lambda case: case.oracle is not None and case.attack is not attacks.sign_flip)
+def test_what_the_liars_held_does_not_matter(case):
+    """Only the honest rows are read, but for the sign flip, which turns its own."""
+    x, byzantine = drawn(4, 11, 3)
+    broken = np.where(byzantine[:, None], np.nan, x)
+    run = compiled(case)
+    assert bits(run(broken, byzantine, jax.random.key(0))) == bits(
+        run(x, byzantine, jax.random.key(0))
+    )
+
+
+@over_cases(lambda case: case.finite and case.id != "alie")  # its z would be infinite
+@pytest.mark.parametrize("honest", [1, 2])
+def test_few_honest_workers(case, honest):
+    x, byzantine = drawn(5, 11, 11 - honest)
+    assert np.isfinite(compiled(case)(x, byzantine, jax.random.key(0))).all()
+
+
+@over_cases()
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_short_floats(case, dtype):
+    x, byzantine = drawn(6, 11, 3)
+    x = jnp.asarray(x, dtype)
+    out = compiled(case)(x, byzantine, jax.random.key(0))
+    assert out.dtype == x.dtype
+    if case.oracle is not None:
+        expected = case.expected(np.asarray(x, np.float64), byzantine)
+        eps = 2 * float(jnp.finfo(dtype).eps)
+        np.testing.assert_allclose(np.asarray(out, np.float64), expected, rtol=eps, atol=eps)
+
+
+@over_cases()
+def test_strict_promotion_and_every_platform(case):
+    updates = {"w": jnp.ones((11, 2, 3)), "b": jnp.ones((11,), jnp.bfloat16)}
+    args = (updates, jnp.arange(11) < 3, jax.random.key(0))
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        jax.eval_shape(lambda *args: case(*args), *args)
+    jax.export.export(jax.jit(lambda *args: case(*args)), platforms=("cpu", "cuda", "tpu"))(*args)
+
+
+@over_cases()
+def test_errors(case):
+    x = jnp.ones((12, 2))
+    for byzantine, found in (
+        (jnp.zeros(11, bool), "bool[11]"),
+        (jnp.zeros(12, jnp.int32), "int32[12]"),
+        (jnp.zeros((12, 1), bool), "bool[12, 1]"),
+    ):
+        with pytest.raises(ValueError, match=r".") as error:
+            case(x, byzantine)
+        assert str(error.value) == f"byzantine must be bool[n] with n=12; got {found}."
+    with pytest.raises(ValueError, match=r"^no worker axis: "):
+        case(jnp.ones(()), jnp.zeros(12, bool))
+
+
+# --- one by one ----------------------------------------------------------------------------------
+
+# n, f, z to three digits: SPEC C, Baruch et al.'s formula as its public implementations have it.
+STRENGTHS = [
+    (51, 24, 1.446),
+    (51, 12, 0.361),
+    (25, 11, 1.068),
+    (25, 5, 0.253),
+    (20, 9, 0.908),
+    (100, 20, 0.286),
+    (50, 10, 0.253),
+    (24, 2, 0.0),
+]
+
+
+@pytest.mark.parametrize(("n", "f", "z"), STRENGTHS)
+def test_strength_of_little_is_enough(n, f, z):
+    assert float(attacks.little_is_enough_z(n, f)) == pytest.approx(z, abs=5.1e-4)
+    assert float(jax.jit(attacks.little_is_enough_z, static_argnums=0)(n, f)) == pytest.approx(
+        oracles.little_is_enough_z(n, f), abs=1e-5
+    )
+
+
+def test_the_declared_number_of_faults_sets_the_strength():
+    x, byzantine = drawn(7, 25, 1)
+    declared = attacks.little_is_enough(x, byzantine, f=11)
+    same = attacks.little_is_enough(x, byzantine, z=attacks.little_is_enough_z(25, 11))
+    counted = attacks.little_is_enough(x, byzantine)
+    np.testing.assert_allclose(declared, same, rtol=1e-6)
+    assert not np.allclose(declared, counted)
+
+
+def test_little_is_enough_errors():
+    x, byzantine = drawn(8, 12, 3)
+    with pytest.raises(
+        ValueError, match=r"^little_is_enough takes f or z, not both; got f=3, z=1\.$"
+    ):
+        attacks.little_is_enough(x, byzantine, f=3, z=1)
+    with pytest.raises(ValueError, match=r"^little_is_enough needs f < n; got n=12, f=12\.$"):
+        attacks.little_is_enough(x, byzantine, f=12)
+    with pytest.raises(ValueError, match=r"^direction must be one of minus, plus; got 'up'\.$"):
+        attacks.little_is_enough(x, byzantine, direction="up")
+    with pytest.raises(TypeError, match=r"^f must be a Python int; got float\.$"):
+        attacks.little_is_enough(x, byzantine, f=3.0)
+    with pytest.raises(ValueError, match=r"^non_finite needs NaN, inf or -inf; got value=1\.0\.$"):
+        attacks.non_finite(x, byzantine, value=1.0)
+
+
+def test_strengths_may_be_traced():
+    x, byzantine = drawn(9, 12, 3)
+    for attack, name in (
+        (attacks.little_is_enough, "z"),
+        (attacks.inner_product_manipulation, "epsilon"),
+    ):
+        run = jax.jit(lambda value, attack=attack, name=name: attack(x, byzantine, **{name: value}))
+        np.testing.assert_allclose(run(0.7), attack(x, byzantine, **{name: 0.7}), rtol=1e-5)
+
+
+def test_gaussian_noise():
+    x, byzantine = np.zeros((6, 20_000), np.float32), np.arange(6) < 3
+    run = functools.partial(attacks.gaussian, sigma=200.0)
+    out = run({"a": x, "b": x}, byzantine, key=jax.random.key(0))
+    again = run({"a": x, "b": x}, byzantine, key=jax.random.key(0))
+    other = run({"a": x, "b": x}, byzantine, key=jax.random.key(1))
+    chex.assert_trees_all_equal(out, again)
+    noise = np.concatenate([out["a"][:3], out["b"][:3], other["a"][:3]])
+    np.testing.assert_allclose(noise.mean(axis=1), 0, atol=6)
+    np.testing.assert_allclose(noise.std(axis=1), 200, rtol=0.03)
+    correlation = np.corrcoef(noise) - np.eye(len(noise))
+    assert np.abs(correlation).max() < 0.03  # between workers, leaves and keys
+
+
+def test_flip_labels():
+    y = jnp.array([[0, 1, 9], [0, 1, 9], [3, 4, 5]])
+    batch = {"x": jnp.ones((3, 3, 2)), "y": y}
+    byzantine = jnp.array([False, True, True])
+    out = jax.jit(lambda b, mask: attacks.flip_labels(b, mask, num_classes=10))(batch, byzantine)
+    assert out["y"].tolist() == [[0, 1, 9], [9, 8, 0], [6, 5, 4]]
+    assert out["y"].dtype == y.dtype
+    np.testing.assert_array_equal(out["x"], batch["x"])
+    assert batch["y"] is y
+    named = attacks.flip_labels({"label": y}, byzantine, num_classes=10, label="label")
+    assert named["label"].tolist() == out["y"].tolist()
+    with pytest.raises(KeyError, match="the batch has no entry 'label'; it has x, y"):
+        attacks.flip_labels(batch, byzantine, num_classes=10, label="label")
+    with pytest.raises(
+        ValueError, match=r"^byzantine has shape \(2,\); labels of shape \(3, 3\) need"
+    ):
+        attacks.flip_labels(batch, byzantine[:2], num_classes=10)
+    with pytest.raises(TypeError, match=r"^num_classes must be a Python int; got float"):
+        attacks.flip_labels(batch, byzantine, num_classes=10.0)

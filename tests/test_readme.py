@@ -1,0 +1,70 @@
+"""What the README says is what the repository holds."""
+
+import csv
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def between(start, end):
+    found = re.search(rf"<!-- {start} -->(.*?)<!-- {end} -->", README, re.DOTALL)
+    assert found, start
+    return found[1]
+
+
+def test_the_chain_runs():
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    n, f = 5, 1
+    params = jnp.zeros(3)
+    batches = jnp.asarray(np.random.default_rng(0).normal(size=(n, 4, 3)), jnp.float32)
+    names = {
+        "n": n,
+        "f": f,
+        "byzantine": jnp.arange(n) < f,
+        "params": params,
+        "worker_batches": batches,
+        "loss": lambda p, batch: jnp.mean((batch - 1.0 - p) ** 2),
+    }
+    start, step = code.split("grads = ")
+    exec(start, names)
+    names["state"] = names["tx"].init(params)
+    exec("grads = " + step, names)
+    assert names["updates"].shape == params.shape
+    assert (names["updates"] != 0).all()
+    assert jax.tree.structure(names["state"]) == jax.tree.structure(names["tx"].init(params))
+
+
+def test_the_tables_of_the_main_job_are_its_own():
+    made = (ROOT / "docs" / "main-job" / "table.md").read_text().splitlines()
+    shown = [line for line in between("main job", "end of main job").splitlines() if "|" in line]
+    assert len(shown) >= 8
+    for line in shown:
+        assert line in made, line
+
+
+def test_the_numbers_in_the_text_are_in_the_table():
+    with (ROOT / "docs" / "main-job" / "table.csv").open() as file:
+        found = {f"{100 * float(row['mean']):.1f}" for row in csv.DictReader(file)}
+    text = "\n".join(
+        line for line in between("main job", "end of main job").splitlines() if "|" not in line
+    )
+    numbers = re.findall(r"(\d+\.\d) %", text)
+    assert numbers
+    for number in numbers:
+        assert number in found, number
+
+
+def test_the_speed_is_that_of_the_benchmark():
+    with (ROOT / "docs" / "benchmarks" / "claims.csv").open() as file:
+        made = {row["what"]: float(row["measured"]) for row in csv.DictReader(file)}
+    shown = re.findall(r"^\| (.+?) \| ([\d.]+) \|", between("speed", "end of speed"), re.MULTILINE)
+    assert len(shown) >= 5
+    for what, value in shown:
+        assert f"{made[what]:.2f}" == value, what
+    assert (ROOT / "docs" / "benchmarks.md").exists()

@@ -1,0 +1,378 @@
+"""The algebra of stacked trees: values, exactness, block sizes, gradients and errors."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from byzjax import stacked
+
+
+def cut(x, shapes):
+    """Cuts `[n, d]` into leaves `[n, *shape]`, as a list."""
+    ends = np.cumsum([math.prod(s) for s in shapes])
+    assert ends[-1] == x.shape[1]
+    parts = np.split(x, ends[:-1], axis=1)
+    return [jnp.asarray(p.reshape(len(x), *s)) for p, s in zip(parts, shapes)]
+
+
+def flat(update):
+    return np.concatenate([np.asarray(v, np.float64).reshape(-1) for v in jax.tree.leaves(update)])
+
+
+def normal(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def exact_pairs(x):
+    """In float64, one pair after the other."""
+    x = np.asarray(x, np.float64)
+    return np.array([[np.sum((a - b) ** 2) for b in x] for a in x])
+
+
+def close(actual, expected, rtol=2e-6, atol=0.0):
+    np.testing.assert_allclose(np.asarray(actual, np.float64), expected, rtol=rtol, atol=atol)
+
+
+# --- n -------------------------------------------------------------------------------------------
+
+
+def test_num_workers():
+    assert stacked.num_workers(jnp.zeros(3)) == 3
+    assert stacked.num_workers({"w": np.zeros((5, 3, 2)), "b": jnp.zeros((5,)), "none": None}) == 5
+    assert stacked.num_workers([jnp.zeros((4, 0))]) == 4
+
+
+ERRORS = {
+    "updates without a leaf; stacked updates have leaves of shape [n, ...].": {"w": None},
+    "no worker axis: the array is a scalar; stacked updates have leaves of shape [n, ...].": 1.0,
+    "no worker axis: ['b'] is a scalar; stacked updates have leaves of shape [n, ...].": {
+        "a": np.zeros((2, 3)),
+        "b": np.zeros(()),
+    },
+    "leaves disagree on the number of workers: ['a'] has 2 (shape (2, 3)), ['b'] has 3 "
+    "(shape (3,)); stacked updates have leaves of shape [n, ...].": {
+        "a": np.zeros((2, 3)),
+        "b": np.zeros(3),
+    },
+    "no worker: the array has shape (0, 3); stacked updates have leaves of shape [n, ...] "
+    "with n >= 1.": np.zeros((0, 3)),
+}
+FUNCTIONS = {
+    "num_workers": stacked.num_workers,
+    "squared_norms": stacked.squared_norms,
+    "squared_distances": lambda updates: stacked.squared_distances(updates, updates),
+    "pairwise": stacked.pairwise_squared_distances,
+    "mean": stacked.mean,
+    "weighted_mean": lambda updates: stacked.weighted_mean(updates, jnp.ones(2)),
+    "mean_of": lambda updates: stacked.mean_of(updates, jnp.ones(2, bool)),
+    "take": lambda updates: stacked.take(updates, 0),
+    "coordinatewise": lambda updates: stacked.coordinatewise(lambda x: x[0], updates),
+}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("text", ERRORS)
+def test_errors(function, text):
+    with pytest.raises(ValueError, match=r".") as error:
+        FUNCTIONS[function](ERRORS[text])
+    assert str(error.value) == text
+
+
+def test_errors_of_the_second_argument():
+    updates = {"w": jnp.zeros((4, 3))}
+    with pytest.raises(
+        ValueError, match=r"^weights have shape \(3,\); 4 workers need shape \(4,\)\.$"
+    ):
+        stacked.weighted_mean(updates, jnp.ones(3))
+    with pytest.raises(
+        ValueError,
+        match=r"^point\['w'\] has shape \(4, 3\); the updates have \(4, 3\), "
+        r"so \(3,\) was expected\.$",
+    ):
+        stacked.squared_distances(updates, updates)
+    with pytest.raises(ValueError, match=r"^point has the structure .*, but one update has "):
+        stacked.squared_distances(updates, jnp.zeros(3))
+
+
+# --- values, over the sizes of blocks ------------------------------------------------------------
+
+BLOCK = stacked._BLOCK
+
+
+@functools.cache
+def all_of_it(n):
+    @jax.jit
+    def run(updates, point, weights):
+        return {
+            "norms": stacked.squared_norms(updates),
+            "distances": stacked.squared_distances(updates, point),
+            "pairs": stacked.pairwise_squared_distances(updates),
+            "mean": stacked.mean(updates),
+            "weighted": stacked.weighted_mean(updates, weights),
+            "mean_of": stacked.mean_of(updates, weights > 0),
+            "max": stacked.coordinatewise(lambda x: jnp.max(x, axis=0), updates),
+        }
+
+    return run
+
+
+def assert_right(updates, x, n):
+    """All functions of `updates`, whose rows are those of `x: [n, d]`."""
+    exact = np.asarray(x, np.float64)
+    point = jax.tree.map(lambda leaf: leaf[0] + 1, updates)
+    weights = np.arange(n, dtype=np.float32) * (np.arange(n) != n - 1)
+    weights[0] += n == 2 or n == 1
+    out = all_of_it(n)(updates, point, weights)
+    close(out["norms"], np.sum(exact**2, axis=1))
+    close(out["distances"], np.sum((exact - flat(point)) ** 2, axis=1))
+    pairs = np.asarray(out["pairs"])
+    assert (pairs == pairs.T).all()
+    assert (np.diag(pairs) == 0).all()
+    close(pairs, exact_pairs(exact), rtol=5e-6)
+    atol = 2e-6 * np.abs(exact).max()
+    close(flat(out["mean"]), exact.mean(axis=0), atol=atol)
+    close(flat(out["weighted"]), weights @ exact / weights.sum(), atol=atol)
+    close(flat(out["mean_of"]), exact[weights > 0].mean(axis=0), atol=atol)
+    close(flat(out["max"]), exact.max(axis=0), rtol=0)
+
+
+@pytest.mark.parametrize("d", [1, 7, 100, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 3, 40_000])
+def test_values_at_every_size(d):
+    x = normal(d, 5, d)
+    assert_right(jnp.asarray(x), x, 5)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 11, 25, 63, 64, 65, 130])
+def test_values_for_every_number_of_workers(n):
+    x = normal(n, n, 37)
+    assert_right({"a": jnp.asarray(x[:, :30]), "b": jnp.asarray(x[:, 30:])}, x, n)
+
+
+@pytest.mark.parametrize("around", [-1, 0, 1])
+def test_leaves_of_their_own_and_shared_ones(around):
+    """Leaves on either side of OWN_LEAF, and between them small ones that share a buffer."""
+    own = stacked.OWN_LEAF
+    shapes = [(3,), (own + around,), (2, 2), (), (own // 2, 2), (5,)]
+    x = normal(3, 4, sum(math.prod(s) for s in shapes))
+    updates = cut(x, shapes)
+    groups = stacked._layout(updates)
+    assert sorted(i for group in groups for i in group) == list(range(6))
+    assert ([1] in groups) == (around >= 0)
+    assert [4] in groups
+    assert [0, 2, 3, 5] in groups or [0, 1, 2, 3, 5] in groups
+    assert_right(updates, x, 4)
+
+
+def test_more_large_leaves_than_kernels(monkeypatch):
+    monkeypatch.setattr(stacked, "OWN_LEAF", 10)
+    monkeypatch.setattr(stacked, "MAX_OWN_LEAVES", 3)
+    shapes = [(11,), (13,), (12,), (9,), (14,), (10,)]
+    x = normal(4, 3, sum(math.prod(s) for s in shapes))
+    updates = cut(x, shapes)
+    assert sorted(stacked._layout(updates)) == [[0, 3, 5], [1], [2], [4]]
+    assert_right(updates, x, 3)
+
+
+def test_many_leaves():
+    shapes = [((i % 5,) if i % 3 else (2, i % 4)) if i % 7 else () for i in range(65)]
+    x = normal(5, 6, sum(math.prod(s) for s in shapes))
+    assert_right(cut(x, shapes), x, 6)
+
+
+def test_leaves_without_a_coordinate():
+    x = normal(6, 3, 4)
+    assert_right([jnp.zeros((3, 0)), jnp.asarray(x), jnp.zeros((3, 2, 0))], x, 3)
+    assert stacked.squared_norms(jnp.zeros((3, 0))).tolist() == [0, 0, 0]
+
+
+def test_scalars_for_each_worker():
+    x = normal(7, 5, 1)
+    assert_right(jnp.asarray(x[:, 0]), x, 5)
+
+
+def test_take():
+    tree = {"w": jnp.arange(12.0).reshape(4, 3), "b": jnp.arange(4)}
+    one = jax.jit(stacked.take)(tree, jnp.array(2))
+    np.testing.assert_array_equal(one["w"], [6, 7, 8])
+    assert one["b"] == 2
+    assert one["b"].dtype == tree["b"].dtype
+    several = jax.jit(stacked.take)(tree, jnp.array([3, 0, 3]))
+    np.testing.assert_array_equal(several["w"], tree["w"][jnp.array([3, 0, 3])])
+    assert several["b"].tolist() == [3, 0, 3]
+
+
+def test_ranks():
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 13):
+        values = rng.integers(0, 5, size=n).astype(np.float32)
+        values[rng.integers(n)] = np.inf
+        expected = np.argsort(np.argsort(values, kind="stable"), kind="stable")
+        np.testing.assert_array_equal(stacked.ranks(jnp.asarray(values)), expected)
+
+
+def test_sum_dtype():
+    wide = {"bfloat16": "float32", "float16": "float32", "float32": "float32", "int32": "float32"}
+    for mode in ("standard", "strict"):
+        with jax.numpy_dtype_promotion(mode):
+            assert {d: stacked.sum_dtype(jnp.dtype(d)).name for d in wide} == wide
+
+
+# --- exactness -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("d", [100, BLOCK + 1, 40_000])
+@pytest.mark.parametrize("n", [3, 11, 25])
+def test_distances_do_not_cancel(n, d):
+    """A common offset of 1e3, a spread of 1e-3: the Gram matrix alone gave -16384 for 0.2."""
+    x = (1e3 + 1e-3 * np.random.default_rng(n).normal(size=(n, d))).astype(np.float32)
+    pairs, exact = stacked.pairwise_squared_distances(jnp.asarray(x)), exact_pairs(x)
+    different = exact > 0
+    assert (different == ~np.eye(n, dtype=bool)).all()
+    assert np.max(np.abs(pairs - exact)[different] / exact[different]) < 1e-3
+    point = x.mean(axis=0)
+    distances = stacked.squared_distances(jnp.asarray(x), jnp.asarray(point))
+    exact = np.sum((x.astype(np.float64) - point.astype(np.float64)) ** 2, axis=1)
+    assert np.max(np.abs(distances - exact) / exact) < 1e-3
+
+
+def test_short_floats_are_summed_in_float32():
+    """3000 ones: bfloat16 would stop counting at 256, float16 at 2048; squares of 300 overflow."""
+    for dtype in (jnp.bfloat16, jnp.float16):
+        x = jnp.ones((2, 3000), dtype).at[1].set(0)
+        assert stacked.squared_norms(x).tolist() == [3000, 0]
+        assert stacked.squared_norms(x).dtype == jnp.float32
+        assert stacked.squared_distances(x, x[1]).tolist() == [3000, 0]
+        assert stacked.pairwise_squared_distances(x)[0].tolist() == [0, 3000]
+        assert stacked.squared_norms(300 * x[:, :10]).tolist() == [900_000, 0]
+        many = jnp.ones((600, 2), dtype)
+        assert stacked.mean(many).tolist() == [1, 1]
+        assert stacked.mean(many).dtype == dtype
+        assert stacked.mean_of(60_000 * many, jnp.ones(600, bool)).tolist() == (
+            jnp.array([60_000, 60_000], dtype).tolist()
+        )
+
+
+def test_a_distance_that_is_not_finite_is_infinite():
+    largest = float(np.finfo(np.float32).max)
+    rows = [[0.0, 1.0], [math.nan, 1.0], [math.inf, 1.0], [-math.inf, 1.0], [largest, 1.0], [2, 1]]
+    x = jnp.array(rows)
+    inf = math.inf
+    assert stacked.squared_norms(x).tolist() == [1, inf, inf, inf, inf, 5]
+    assert stacked.squared_distances(x, x[0]).tolist() == [0, inf, inf, inf, inf, 4]
+    pairs = stacked.pairwise_squared_distances(x)
+    expected = np.full((6, 6), inf)
+    expected[np.ix_([0, 5], [0, 5])] = [[0, 4], [4, 0]]
+    np.fill_diagonal(expected, 0)
+    np.testing.assert_array_equal(pairs, expected)
+    # In the last, narrower block of a long row, and in one leaf of several.
+    long = jnp.zeros((3, 2 * BLOCK + 5)).at[1, -1].set(jnp.nan)
+    for tree in (long, {"a": jnp.ones((3, 2)), "b": long}):
+        assert np.isinf(stacked.squared_norms(tree)).tolist() == [False, True, False]
+        assert np.isinf(stacked.pairwise_squared_distances(tree)).sum() == 4
+
+
+def test_a_row_of_weight_zero_is_not_looked_at():
+    for bad in (math.nan, math.inf, -math.inf):
+        x = jnp.array([[1.0], [bad], [4.0]])
+        assert stacked.weighted_mean(x, jnp.array([2.0, 0.0, 1.0])).tolist() == [2.0]
+        assert stacked.mean_of(x, jnp.array([True, False, True])).tolist() == [2.5]
+    x = jnp.zeros((70, 2)).at[65].set(jnp.nan)  # more rows than one kernel adds up
+    assert stacked.mean_of(x, jnp.arange(70) != 65).tolist() == [0, 0]
+    assert np.isnan(stacked.mean_of(x, jnp.zeros(70, bool))).all()
+    assert np.isnan(stacked.mean(x)).all()
+
+
+# --- gradients -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("d", [6, BLOCK + 3])
+def test_gradients_of_distances(d):
+    x, point = normal(8, 5, d), normal(9, d)
+    w, v = np.arange(1.0, 6.0), np.arange(25.0).reshape(5, 5)
+
+    def loss(x, p):
+        distances = stacked.squared_distances({"w": x}, {"w": p})
+        pairs = stacked.pairwise_squared_distances({"w": x})
+        return w @ distances + jnp.sum(v * pairs) + w @ stacked.squared_norms(x)
+
+    dx, dp = jax.jit(jax.grad(loss, argnums=(0, 1)))(jnp.asarray(x), jnp.asarray(point))
+    wide, p = x.astype(np.float64), point.astype(np.float64)
+    symmetric = 2 * (v + v.T)
+    from_pairs = symmetric.sum(axis=1)[:, None] * wide - symmetric @ wide
+    from_norms = 2 * w[:, None] * wide
+    from_point = 2 * w[:, None] * (wide - p)
+    close(dx, from_pairs + from_norms + from_point, rtol=1e-4, atol=1e-3)
+    close(dp, -from_point.sum(axis=0), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 3e38, None])
+def test_gradients_with_coinciding_and_bad_rows(bad):
+    x = normal(10, 4, 3)
+    x[1] = x[0]
+    if bad is not None:
+        x[3, 1] = bad
+
+    def loss(x, p):
+        parts = [
+            stacked.squared_distances(x, p),
+            stacked.squared_norms(x),
+            stacked.pairwise_squared_distances(x).reshape(-1),
+        ]
+        parts = jnp.concatenate(parts)
+        finite = jnp.isfinite(parts)
+        return jnp.sum(jnp.where(finite, parts, 0)) + jnp.sum(
+            jnp.sqrt(1 + jnp.where(finite, parts, 0))
+        )
+
+    dx, dp = jax.jit(jax.grad(loss, argnums=(0, 1)))(jnp.asarray(x), jnp.asarray(x[0]))
+    assert np.isfinite(dx).all()
+    assert np.isfinite(dp).all()
+    assert (bad is None) or (np.asarray(dx[3]) == 0).all()
+    forward = jax.jvp(lambda x: stacked.pairwise_squared_distances(x), (x,), (jnp.ones_like(x),))[1]
+    assert np.isfinite(forward).all()
+
+
+def test_gradients_of_means():
+    x = jnp.array([[1.0, 2.0], [jnp.nan, 3.0], [5.0, jnp.inf], [4.0, 4.0]])
+    weights = jnp.array([1.0, 0.0, 0.0, 3.0])
+    gradient = jax.grad(lambda x, w: stacked.weighted_mean(x, w).sum(), argnums=(0, 1))
+    dx, dw = gradient(x, weights)
+    np.testing.assert_allclose(dx, weights[:, None] / 4 * jnp.ones((1, 2)))
+    # A row of weight 0 is not looked at, by the slope in its weight neither: it used to be NaN.
+    assert np.isfinite(dw).all()
+    out = (1 * 3 + 3 * 8) / 4  # sums of the rows: 3 and 8
+    close(dw, [(3 - out) / 4, -out / 4, -out / 4, (8 - out) / 4], rtol=1e-5)
+
+
+# --- coordinates over devices --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("per_device", [3, BLOCK + 1])
+def test_coordinates_sliced_over_devices(per_device):
+    n, count = 5, 8
+    devices = jax.devices("cpu")[:count]
+    mesh = jax.make_mesh((count,), ("shard",), devices=devices, axis_types=(AxisType.Auto,))
+    x = normal(11, n, count * per_device)
+    x[4, 2] = np.nan
+
+    def everything(x, point):
+        return (
+            stacked.squared_norms(x, axis_name="shard"),
+            stacked.squared_distances(x, point, axis_name="shard"),
+            stacked.pairwise_squared_distances(x, axis_name="shard"),
+        )
+
+    sliced = jax.jit(
+        jax.shard_map(everything, mesh=mesh, in_specs=(P(None, "shard"), P("shard")), out_specs=P())
+    )
+    norms, distances, pairs = sliced(x, x[0])
+    close(norms, stacked.squared_norms(x), rtol=1e-5)
+    close(distances, stacked.squared_distances(x, jnp.asarray(x[0])), rtol=1e-5)
+    close(pairs, stacked.pairwise_squared_distances(x), rtol=1e-5)
+    assert np.isinf(norms).tolist() == [False] * 4 + [True]
