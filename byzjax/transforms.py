@@ -8,7 +8,8 @@ Functions take what they need as arguments; transformations remember it. `attack
 * keyword-only parameters are hyperparameters: they are given with the verb, once;
 * positional parameters after the first (after `byzantine` for an attack) are data: they are given
   with the verb or, at each update, by name among optax's extra arguments;
-* any other name found among the extra arguments is passed too; those unknown are ignored;
+* extra arguments of other names are ignored, also those that name a hyperparameter: optax's own
+  transformations are given `value`, for example;
 * `key` is the state's: the verb takes a first key, and each update splits it.
 
 A strength may follow a schedule by `optax.inject_hyperparams` around a lambda, which keeps `f` a
@@ -214,8 +215,9 @@ class _Call:
                 f"{verb}: {self.name} needs {', '.join(missing)}; "
                 f"write {verb}({self.name}, {text})."
             )
-        self.from_extra_args = [name for name in rest if name not in given and name != "key"]
-        self.required = [name for name in required if name != "key"]
+        data = [name for name, p in rest.items() if p.kind is not kinds.KEYWORD_ONLY]
+        self.from_extra_args = [name for name in data if name not in given and name != "key"]
+        self.required = [name for name in self.from_extra_args if name in required]
 
     def arguments(self, extra_args: dict) -> dict:
         found = {name: extra_args[name] for name in self.from_extra_args if name in extra_args}

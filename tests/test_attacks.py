@@ -185,7 +185,7 @@ def test_errors(case):
 
 # --- one by one ----------------------------------------------------------------------------------
 
-# n, f, z to three digits: SPEC C, Baruch et al.'s formula as its public implementations have it.
+# n, f, z to three digits: Baruch et al.'s formula as its public implementations have it.
 STRENGTHS = [
     (51, 24, 1.446),
     (51, 12, 0.361),
@@ -274,3 +274,13 @@ def test_flip_labels():
         attacks.flip_labels(batch, byzantine[:2], num_classes=10)
     with pytest.raises(TypeError, match=r"^num_classes must be a Python int; got float"):
         attacks.flip_labels(batch, byzantine, num_classes=10.0)
+
+
+def test_little_is_enough_has_a_slope_where_honest_rows_coincide():
+    byzantine = jnp.array([True, False, False, False])
+
+    def lie(updates):
+        return attacks.little_is_enough(updates, byzantine, z=1.5)[0].sum()
+
+    gradient = jax.grad(lie)(jnp.ones((4, 2)))
+    np.testing.assert_allclose(gradient, [[0, 0]] + [[1 / 3, 1 / 3]] * 3, rtol=1e-6)

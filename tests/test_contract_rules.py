@@ -51,9 +51,9 @@ class Case:
     promise: str = "none"  # range, bounded, finite or none
     # bounded: the distance to the honest mean is at most constant(n, f) * honest diameter ...
     constant: Callable | None = None
-    # ... and its square at most kappa(n, f) * V, the honest rows' variance: SPEC A.4.
+    # ... and its square at most kappa(n, f) * V, the honest rows' variance: docs/bounds.md.
     kappa: Callable | None = None
-    epsilon: Callable | None = None  # the same without a liar, n rows, SPEC A.4 T4
+    epsilon: Callable | None = None  # the same without a liar, n rows: T4
     polynomial: bool = True  # so that n = 64 is tried as well
 
     def least(self, f):
@@ -301,7 +301,7 @@ def test_laws(case, n, f, seed, shift, scale):
 
 
 def test_known_values():
-    """SPEC E.7: small enough to be worked out by hand."""
+    """Small enough to be worked out by hand."""
     x = jnp.array([[1.0, 2, 3], [4, 5, 6], [7, 8, 9]])
     y = jnp.array([[0.0, 0], [1, 0], [0, 1], [1, 1], [10, -10]])
     for rule in (byzjax.mean, byzjax.median, functools.partial(byzjax.trimmed_mean, f=1)):
@@ -613,7 +613,7 @@ def test_bad_rows_are_treated_as_in_the_papers_loop(case, n, f):
 
 @over_sizes(11, 12, keep=lambda case: case.epsilon is not None)
 def test_no_attack_accuracy(case, n, f):
-    """SPEC A.4 T4: without a liar, the squared distance to the mean is at most epsilon times V."""
+    """T4 of docs/bounds.md: without a liar, at most epsilon times V from the mean, squared."""
     rng = np.random.default_rng(13)
     matrices = [rng.exponential(size=(n, DIM)) * rng.exponential(size=(n, 1)) for _ in range(BATCH)]
     for x, out in zip(matrices, apply(case, n, f, matrices)):
@@ -623,7 +623,7 @@ def test_no_attack_accuracy(case, n, f):
 
 @pytest.mark.parametrize("f", [1, 2, 3])
 def test_constants_are_attained(f):
-    """SPEC A.4, n = 2f + 1: of f + 1 honest values all are 0 but one, which is 1; liars send 2."""
+    """The bounds at n = 2f + 1: f + 1 honest values, all 0 but one, which is 1; liars send 2."""
     n = 2 * f + 1
     good = np.array([0.0] * f + [1.0])[:, None]
     mean, variance = good.mean(), oracles.variance(good)

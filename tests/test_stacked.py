@@ -154,6 +154,19 @@ def test_values_for_every_number_of_workers(n):
     assert_right({"a": jnp.asarray(x[:, :30]), "b": jnp.asarray(x[:, 30:])}, x, n)
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 11, 64])
+def test_pairs_of_a_large_matrix_go_in_slabs(n, monkeypatch):
+    monkeypatch.setattr(stacked, "_SLABS", 1)
+    x = normal(n, n, 2 * BLOCK + 3)
+    pairs = jax.jit(lambda x: stacked.pairwise_squared_distances(x))(x)
+    close(pairs, exact_pairs(x), rtol=5e-6)
+
+
+def test_pairs_of_a_matrix_that_is_large():
+    x = normal(12, 5, stacked._SLABS + 1)
+    close(stacked.pairwise_squared_distances(jnp.asarray(x)), exact_pairs(x), rtol=5e-6)
+
+
 @pytest.mark.parametrize("around", [-1, 0, 1])
 def test_leaves_of_their_own_and_shared_ones(around):
     """Leaves on either side of OWN_LEAF, and between them small ones that share a buffer."""
@@ -309,6 +322,17 @@ def test_gradients_of_distances(d):
     from_point = 2 * w[:, None] * (wide - p)
     close(dx, from_pairs + from_norms + from_point, rtol=1e-4, atol=1e-3)
     close(dp, -from_point.sum(axis=0), rtol=1e-4, atol=1e-3)
+
+
+def test_gradients_of_distances_do_not_cancel():
+    """A common offset of 1e3, a spread of 1e-3, and one liar far away that moves every mean."""
+    x = (1e3 + 1e-3 * np.random.default_rng(0).normal(size=(7, 50))).astype(np.float32)
+    x[2] = 1e12
+    gradient = jax.grad(lambda x: stacked.pairwise_squared_distances(x)[4, 5])(jnp.asarray(x))
+    expected = np.zeros((7, 50))
+    expected[4] = 2 * (x[4].astype(np.float64) - x[5])
+    expected[5] = -expected[4]
+    close(gradient, expected, rtol=1e-5, atol=1e-9)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 3e38, None])

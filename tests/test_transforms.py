@@ -390,3 +390,14 @@ def test_functions_of_every_kind():
     ):
         out, _ = tx.update(stacked_updates(), tx.init(PARAMS), PARAMS)
         chex.assert_trees_all_close(out, expected)
+
+
+def test_an_extra_argument_never_sets_a_hyperparameter():
+    """optax's schedulers and line searches are given `value`; `non_finite` has one of its own."""
+    tx = byzjax.attack(attacks.non_finite, jnp.array([False, True]))
+
+    @jax.jit
+    def sent(value):
+        return tx.update(jnp.ones((2, 3)), tx.init(jnp.zeros(3)), value=value)[0]
+
+    np.testing.assert_array_equal(sent(0.5), [[1, 1, 1], [jnp.nan] * 3])

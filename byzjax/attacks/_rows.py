@@ -47,7 +47,10 @@ def honest_std(updates: PyTree, byzantine: jax.Array, mean: PyTree, ddof: int) -
         squares = jnp.square(_wide(x) - center)
         variance = stacked.mean_of(squares, ~byzantine)[None]
         scale = count / jnp.maximum(count - ddof, 1)
-        return jnp.where(count > ddof, jnp.sqrt(variance * scale.astype(variance.dtype)), 0)
+        variance = jnp.where(count > ddof, variance * scale.astype(variance.dtype), 0)
+        # Where the honest rows coincide the root has no slope; it is taken of 1 there.
+        spread = variance != 0
+        return jnp.where(spread, jnp.sqrt(jnp.where(spread, variance, 1)), 0)
 
     return jax.tree.map(std, updates, mean)
 

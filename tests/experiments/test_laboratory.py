@@ -20,7 +20,7 @@ import pytest
 from experiments import data, models, specs, sweep, train
 from experiments.config import Block, Config, plan
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 CACHE = tempfile.mkdtemp(prefix="byzjax-xla-")  # compiled programs, shared by these tests only
 atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 SMALL = Config(model="softmax", n=7, f=2, s=(0, 1, 2), seeds=2, steps=6, eval_every=3, batch_size=4)
