@@ -249,9 +249,10 @@ def write(folder: pathlib.Path, tables: dict[str, list[dict[str, Any]]]) -> None
     page = [
         "# Benchmarks",
         f"Made by `python -m benchmarks.rules --write {folder}` on {environment()}.",
-        "Times are medians over rounds in which every call runs once. `w @ G` reads the input "
-        "once; `copy` reads and writes it. PyTorch runs eagerly, and of its expressions and memory "
-        "layouts the fastest takes part. The numbers as CSV: [benchmarks/](benchmarks/).",
+        "Times are medians over rounds in which every call has a turn; a turn is one call that "
+        "does not count and as many as take 20 ms together. `w @ G` reads the input once; `copy` "
+        "reads and writes it. PyTorch runs eagerly, and of its expressions and memory layouts the "
+        "fastest takes part. The numbers as CSV: [benchmarks/](benchmarks/).",
         "## Goals, and what was measured",
         markdown(tables["claims"]),
         "## Latency, float32",

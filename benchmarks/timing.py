@@ -1,5 +1,6 @@
 """Timing that can be compared: everything in one process, taking turns."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,19 +30,29 @@ def compile_call(function: Callable, *args: Any) -> Compiled:
 
 
 def take_turns(calls: Mapping[str, Callable[[], Any]], rounds: int = 9) -> dict[str, float]:
-    """Median seconds of each call; in every round each call runs once, after a warm-up.
+    """Median seconds of each call over rounds in which each has its turn.
 
-    Taking turns, slow phases of a shared machine fall on all of them alike.
+    Taking turns, slow phases of a shared machine fall on all of them alike. A turn is one call that
+    does not count, since PyTorch's threads spin for a while after their last work, and then as many
+    as take 20 ms together.
     """
-    for call in calls.values():
+    repeats = {}
+    for name, call in calls.items():
         call()
+        repeats[name] = max(1, math.ceil(0.02 / _seconds(call, 1)))
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            begin = time.perf_counter()
             call()
-            seconds[name].append(time.perf_counter() - begin)
+            seconds[name].append(_seconds(call, repeats[name]))
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _seconds(call: Callable[[], Any], repeats: int) -> float:
+    begin = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - begin) / repeats
 
 
 def slope(sizes: Sequence[float], seconds: Sequence[float]) -> float:

@@ -142,10 +142,22 @@ def assert_right(updates, x, n):
     close(flat(out["max"]), exact.max(axis=0), rtol=0)
 
 
-@pytest.mark.parametrize("d", [1, 7, 100, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 3, 40_000])
+@pytest.mark.parametrize(
+    "d", [1, 7, 100, BLOCK - 1, BLOCK + 1, 40_000, stacked._BLOCKED - 1, stacked._BLOCKED]
+)
 def test_values_at_every_size(d):
     x = normal(d, 5, d)
     assert_right(jnp.asarray(x), x, 5)
+
+
+@pytest.mark.parametrize("d", [7, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 3, 40_000])
+def test_distances_to_a_point_go_in_blocks(d, monkeypatch):
+    monkeypatch.setattr(stacked, "_BLOCKED", 1)
+    x = normal(d, 5, d)
+    point = x[0] + 1
+    distances = jax.jit(lambda x, p: stacked.squared_distances(x, p))(x, point)
+    close(distances, np.sum((x.astype(np.float64) - point) ** 2, axis=1))
+    close(jax.jit(lambda x: stacked.squared_norms(x))(x), np.sum(x.astype(np.float64) ** 2, axis=1))
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 11, 25, 63, 64, 65, 130])
@@ -239,7 +251,7 @@ def test_sum_dtype():
 # --- exactness -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("d", [100, BLOCK + 1, 40_000])
+@pytest.mark.parametrize("d", [100, 40_000, stacked._BLOCKED + 1])
 @pytest.mark.parametrize("n", [3, 11, 25])
 def test_distances_do_not_cancel(n, d):
     """A common offset of 1e3, a spread of 1e-3: the Gram matrix alone gave -16384 for 0.2."""
