@@ -60,6 +60,14 @@ def test_the_numbers_in_the_text_are_in_the_table():
         assert number in found, number
 
 
+def test_the_accuracy_on_mnist_is_in_its_table():
+    with (ROOT / "docs" / "mnist" / "table.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    pattern = r"reached\s+([\d.]+) % test accuracy \(mean of 3 seeds, standard deviation ([\d.]+);"
+    ((mean, std),) = re.findall(pattern, README)
+    assert (mean, std) == (f"{100 * float(row['mean']):.1f}", f"{100 * float(row['std']):.1f}")
+
+
 def test_the_speed_is_that_of_the_benchmark():
     with (ROOT / "docs" / "benchmarks" / "claims.csv").open() as file:
         made = {row["what"]: float(row["measured"]) for row in csv.DictReader(file)}
