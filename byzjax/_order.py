@@ -35,7 +35,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from byzjax.stacked import sum_dtype
+from byzjax._kernels import sum_dtype
 
 NETWORK_MAX = 128
 _BISECTION_BLOCK = 1024  # columns; 128 rows of them stay in a core's cache

@@ -15,11 +15,12 @@ import byzjax
 ROOT = Path(byzjax.__file__).parent
 
 # What the modules of each room may import of byzjax. A room that does not exist yet waits here.
-ALGEBRA = ["byzjax._order", "byzjax.stacked"]
+ALGEBRA = ["byzjax._kernels", "byzjax._order", "byzjax.stacked"]
 CHECKS = ["byzjax._checks"]
 ALLOWED = {
-    "byzjax.stacked": [],
-    "byzjax._order": ["byzjax.stacked"],
+    "byzjax._kernels": [],
+    "byzjax.stacked": ["byzjax._kernels"],
+    "byzjax._order": ["byzjax._kernels"],
     "byzjax._checks": ["byzjax.stacked"],
     "byzjax.rules": [*ALGEBRA, *CHECKS, "byzjax.rules"],
     "byzjax.mixing": [*ALGEBRA, *CHECKS],

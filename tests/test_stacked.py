@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from byzjax import stacked
+from byzjax import _kernels, stacked
 
 
 def cut(x, shapes):
@@ -102,7 +102,7 @@ def test_errors_of_the_second_argument():
 
 # --- values, over the sizes of blocks ------------------------------------------------------------
 
-BLOCK = stacked._BLOCK
+BLOCK = _kernels.BLOCK
 
 
 @functools.cache
@@ -143,7 +143,7 @@ def assert_right(updates, x, n):
 
 
 @pytest.mark.parametrize(
-    "d", [1, 7, 100, BLOCK - 1, BLOCK + 1, 40_000, stacked._BLOCKED - 1, stacked._BLOCKED]
+    "d", [1, 7, 100, BLOCK - 1, BLOCK + 1, 40_000, _kernels.BLOCKED - 1, _kernels.BLOCKED]
 )
 def test_values_at_every_size(d):
     x = normal(d, 5, d)
@@ -152,7 +152,7 @@ def test_values_at_every_size(d):
 
 @pytest.mark.parametrize("d", [7, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 3, 40_000])
 def test_distances_to_a_point_go_in_blocks(d, monkeypatch):
-    monkeypatch.setattr(stacked, "_BLOCKED", 1)
+    monkeypatch.setattr(_kernels, "BLOCKED", 1)
     x = normal(d, 5, d)
     point = x[0] + 1
     distances = jax.jit(lambda x, p: stacked.squared_distances(x, p))(x, point)
@@ -168,14 +168,14 @@ def test_values_for_every_number_of_workers(n):
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 11, 64])
 def test_pairs_of_a_large_matrix_go_in_slabs(n, monkeypatch):
-    monkeypatch.setattr(stacked, "_SLABS", 1)
+    monkeypatch.setattr(_kernels, "SLABS", 1)
     x = normal(n, n, 2 * BLOCK + 3)
     pairs = jax.jit(lambda x: stacked.pairwise_squared_distances(x))(x)
     close(pairs, exact_pairs(x), rtol=5e-6)
 
 
 def test_pairs_of_a_matrix_that_is_large():
-    x = normal(12, 5, stacked._SLABS + 1)
+    x = normal(12, 5, _kernels.SLABS + 1)
     close(stacked.pairwise_squared_distances(jnp.asarray(x)), exact_pairs(x), rtol=5e-6)
 
 
@@ -251,7 +251,7 @@ def test_sum_dtype():
 # --- exactness -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("d", [100, 40_000, stacked._BLOCKED + 1])
+@pytest.mark.parametrize("d", [100, 40_000, _kernels.BLOCKED + 1])
 @pytest.mark.parametrize("n", [3, 11, 25])
 def test_distances_do_not_cancel(n, d):
     """A common offset of 1e3, a spread of 1e-3: the Gram matrix alone gave -16384 for 0.2."""

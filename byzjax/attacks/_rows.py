@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from byzjax import stacked
+from byzjax._kernels import wide
 from byzjax.stacked import PyTree
 
 
@@ -31,8 +32,7 @@ def replace(updates: PyTree, byzantine: jax.Array, lies: PyTree) -> PyTree:
 
 def honest_mean(updates: PyTree, byzantine: jax.Array) -> PyTree:
     """Mean of the honest rows, `[1, ...]` in every leaf, at least float32."""
-    wide = jax.tree.map(_wide, updates)
-    mean = stacked.mean_of(wide, ~byzantine)
+    mean = stacked.mean_of(jax.tree.map(wide, updates), ~byzantine)
     return jax.tree.map(lambda leaf: leaf[None], mean)
 
 
@@ -44,7 +44,7 @@ def honest_std(updates: PyTree, byzantine: jax.Array, mean: PyTree, ddof: int) -
     count = jnp.sum(~byzantine)
 
     def std(x: jax.Array, center: jax.Array) -> jax.Array:
-        squares = jnp.square(_wide(x) - center)
+        squares = jnp.square(wide(x) - center)
         variance = stacked.mean_of(squares, ~byzantine)[None]
         scale = count / jnp.maximum(count - ddof, 1)
         variance = jnp.where(count > ddof, variance * scale.astype(variance.dtype), 0)
@@ -53,7 +53,3 @@ def honest_std(updates: PyTree, byzantine: jax.Array, mean: PyTree, ddof: int) -
         return jnp.where(spread, jnp.sqrt(jnp.where(spread, variance, 1)), 0)
 
     return jax.tree.map(std, updates, mean)
-
-
-def _wide(x: jax.Array) -> jax.Array:
-    return x.astype(stacked.sum_dtype(x.dtype))
