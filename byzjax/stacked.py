@@ -2,8 +2,8 @@
 
 A *stacked* tree holds what n workers sent: every leaf has shape `[n, *param_shape]`, and row i of
 all leaves together is the update of worker i. Norms, distances and means below treat such a row as
-one flat vector without ever making one: large leaves are read where they lie, and only leaves of
-less than `OWN_LEAF` coordinates share a buffer.
+one flat vector without making one: the largest leaves are read where they lie, and the others, in
+most models a small part, share a buffer.
 
 * Sums are taken in `promote_types(dtype, float32)`.
 * Distances come from differences, never from the Gram matrix alone, whose cancellation turned a
