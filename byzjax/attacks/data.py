@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from byzjax._checks import static_int
+from byzjax.attacks import _rows
 
 
 def flip_labels(
@@ -47,5 +48,4 @@ def flip_labels(
         raise ValueError(
             f"byzantine has shape {byzantine.shape}; labels of shape {y.shape} need {y.shape[:1]}."
         )
-    liar = byzantine.reshape((-1,) + (1,) * (y.ndim - 1))
-    return {**batch, label: jnp.where(liar, num_classes - 1 - y, y)}
+    return {**batch, label: _rows.replace(y, byzantine, num_classes - 1 - y)}

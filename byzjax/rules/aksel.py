@@ -1,11 +1,11 @@
 """Aksel: average the updates that are nearest to the coordinate-wise median."""
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
 from byzjax import _order, stacked
 from byzjax._checks import enough_workers, one_of
+from byzjax.rules._select import mean_of_selected
 from byzjax.stacked import PyTree
 
 
@@ -60,15 +60,10 @@ def aksel(updates: PyTree, *, f: int, mode: str = "mid", axis_name: str | None =
         selected = distances <= _order.median(distances)
     else:
         selected = stacked.ranks(distances) < ((n + 1) // 2 if mode == "mid" else n - f)
-    return stacked.mean_of(updates, selected & ~_hopeless(distances, selected))
+    return mean_of_selected(updates, selected, distances)
 
 
 def _distances_to_median(updates: PyTree, axis_name: str | None) -> jax.Array:
     still = lax.stop_gradient(updates)
     center = stacked.coordinatewise(_order.median, still)
     return stacked.squared_distances(still, center, axis_name=axis_name)
-
-
-def _hopeless(distances: jax.Array, selected: jax.Array) -> jax.Array:
-    """Whether a row without a finite distance was selected: then nothing is, and the mean NaN."""
-    return jnp.any(selected & jnp.isinf(distances))

@@ -6,6 +6,7 @@ from jax import lax
 
 from byzjax import stacked
 from byzjax._checks import enough_workers, static_int
+from byzjax.rules._select import mean_of_selected
 from byzjax.stacked import PyTree
 
 
@@ -54,9 +55,7 @@ def krum(updates: PyTree, *, f: int, m: int = 1, axis_name: str | None = None) -
     if m > n - f - 2:
         raise ValueError(f"krum needs m <= n - f - 2 = {n - f - 2}; got m={m}, n={n}, f={f}.")
     scores = _scores(updates, n - f - 2, axis_name)
-    selected = stacked.ranks(scores) < m
-    hopeless = jnp.any(selected & jnp.isinf(scores))
-    return stacked.mean_of(updates, selected & ~hopeless)
+    return mean_of_selected(updates, stacked.ranks(scores) < m, scores)
 
 
 def _scores(updates: PyTree, neighbors: int, axis_name: str | None) -> jax.Array:
