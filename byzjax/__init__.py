@@ -1,21 +1,76 @@
 """byzjax: train with optax when some of the workers lie."""
 
-from byzjax import attacks, protocols, stacked
-from byzjax.rules import aksel, krum, mean, median, trimmed_mean
+from byzjax import attacks, facts, protocols, stacked
+from byzjax.influence import influence
+from byzjax.memory import centered_clipping, concentration_filter, foolsgold, safeguard
+from byzjax.mixing import adaptive_clipping, bucketing, clip_norms, nearest_neighbors
+from byzjax.rules import (
+    aksel,
+    bulyan,
+    centered_clip,
+    comparative_elimination,
+    covariance_filter,
+    fl_trust,
+    flag,
+    geometric_median,
+    geometric_median_of_means,
+    huber,
+    krum,
+    majority_sign,
+    mean,
+    mean_around_median,
+    mean_of_finite,
+    median,
+    medoid,
+    nearest_to_pivot,
+    phocas,
+    sign_guard,
+    spectral_filter,
+    trimmed_mean,
+    zeno,
+)
 from byzjax.transforms import aggregate, attack, mix, per_worker
 
 __version__ = "0.1.0"
 __all__ = [
+    "adaptive_clipping",
     "aggregate",
     "aksel",
     "attack",
     "attacks",
+    "bucketing",
+    "bulyan",
+    "centered_clip",
+    "centered_clipping",
+    "clip_norms",
+    "comparative_elimination",
+    "concentration_filter",
+    "covariance_filter",
+    "facts",
+    "fl_trust",
+    "flag",
+    "foolsgold",
+    "geometric_median",
+    "geometric_median_of_means",
+    "huber",
+    "influence",
     "krum",
+    "majority_sign",
     "mean",
+    "mean_around_median",
+    "mean_of_finite",
     "median",
+    "medoid",
     "mix",
+    "nearest_neighbors",
+    "nearest_to_pivot",
     "per_worker",
+    "phocas",
     "protocols",
+    "safeguard",
+    "sign_guard",
+    "spectral_filter",
     "stacked",
     "trimmed_mean",
+    "zeno",
 ]

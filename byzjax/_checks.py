@@ -4,6 +4,7 @@ import numbers
 from typing import Any
 
 from byzjax import stacked
+from byzjax.facts import FACTS, inequality
 
 
 def static_int(name: str, value: Any, *, at_least: int = 0) -> int:
@@ -15,11 +16,14 @@ def static_int(name: str, value: Any, *, at_least: int = 0) -> int:
     return int(value)
 
 
-def enough_workers(rule: str, updates: Any, f: Any, *, twice: int, plus: int) -> tuple[int, int]:
-    """(n, f), with n >= twice * f + plus."""
+def enough_workers(
+    name: str, updates: Any, f: Any, needs: tuple[int, int] | None = None
+) -> tuple[int, int]:
+    """(n, f), with n >= a f + b for the (a, b) of the facts, or of a variant's own `needs`."""
     f, n = static_int("f", f), stacked.num_workers(updates)
-    if n < twice * f + plus:
-        raise ValueError(f"{rule} needs n >= {twice}f + {plus}; got n={n}, f={f}.")
+    a, b = FACTS[name].needs if needs is None else needs
+    if n < a * f + b:
+        raise ValueError(f"{name} needs {inequality((a, b))}; got n={n}, f={f}.")
     return n, f
 
 
@@ -27,3 +31,15 @@ def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     """Checks an option that is a word."""
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}.")
+
+
+def positive(name: str, value: Any) -> None:
+    """Checks a strength that is known; one that is traced is taken as it comes."""
+    if isinstance(value, int | float) and not value > 0:
+        raise ValueError(f"{name} must be positive; got {name}={value}.")
+
+
+def not_negative(name: str, value: Any) -> None:
+    """Checks a strength that is known; one that is traced is taken as it comes."""
+    if isinstance(value, int | float) and not value >= 0:
+        raise ValueError(f"{name} must be at least 0; got {name}={value}.")

@@ -64,6 +64,18 @@ def mean_of_nearest(x: jax.Array, center: jax.Array, k: int) -> jax.Array:
     return _nearest_mean(x, lax.stop_gradient(center), k)
 
 
+def mean_around_median(x: jax.Array, k: int) -> jax.Array:
+    """Mean per coordinate of the k values nearest to their median, after one sort for both."""
+    n = x.shape[0]
+    start = (n - 1) // 2
+    return _mean_around(x, k, start, n - 2 * start)
+
+
+def mean_around_trimmed_mean(x: jax.Array, k: int, f: int) -> jax.Array:
+    """Mean per coordinate of the k values nearest to their trimmed mean, after one sort."""
+    return _mean_around(x, k, f, x.shape[0] - 2 * f)
+
+
 # --- keys: integers in the order of the floats -----------------------------------------------
 
 
@@ -258,8 +270,20 @@ def _sorted(x: jax.Array) -> list[jax.Array]:
 
 def _nearest_window(x: jax.Array, center: jax.Array, k: int):
     """(start, mean, first, last) of the window of the k values nearest to the centre."""
-    n, wide = x.shape[0], sum_dtype(x.dtype)
-    y, c = [v.astype(wide) for v in _sorted(x)], center.astype(wide)
+    return _window_in_order(_sorted(x), center, k)
+
+
+def _window_around(x: jax.Array, k: int, start: int, width: int):
+    """The same, about the mean of the window of `width` values from rank `start`."""
+    y = _sorted(x)
+    wide = [v.astype(sum_dtype(x.dtype)) for v in y[start : start + width]]
+    return _window_in_order(y, _mean(wide, wide[0].dtype), k)
+
+
+def _window_in_order(ordered: list[jax.Array], center: jax.Array, k: int):
+    n, dtype = len(ordered), ordered[0].dtype
+    wide = sum_dtype(dtype)
+    y, c = [v.astype(wide) for v in ordered], center.astype(wide)
     start = jnp.zeros(c.shape, jnp.int32)
     for j in range(n - k):
         start = start + (c - y[j] > y[j + k] - c).astype(jnp.int32)
@@ -270,7 +294,7 @@ def _nearest_window(x: jax.Array, center: jax.Array, k: int):
         first = jnp.where(start == i, v, first)
         last = jnp.where(start + k - 1 == i, v, last)
     mean = jnp.where(jnp.isfinite(c), total / k, jnp.nan)
-    return start, mean.astype(x.dtype), first.astype(x.dtype), last.astype(x.dtype)
+    return start, mean.astype(dtype), first.astype(dtype), last.astype(dtype)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -283,6 +307,18 @@ def _nearest_mean_jvp(k, primals, tangents):
     (x, center), (dx, _) = primals, tangents
     start, mean, first, last = _nearest_window(x, center, k)
     return mean, _share(x, dx, first, last, start, k)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
+def _mean_around(x: jax.Array, k: int, start: int, width: int) -> jax.Array:
+    return _window_around(x, k, start, width)[1]
+
+
+@_mean_around.defjvp
+def _mean_around_jvp(k, start, width, primals, tangents):
+    (x,), (dx,) = primals, tangents
+    first_rank, mean, first, last = _window_around(x, k, start, width)
+    return mean, _share(x, dx, first, last, first_rank, k)
 
 
 def _share(x, dx, first, last, start, width) -> jax.Array:

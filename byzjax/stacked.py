@@ -128,20 +128,8 @@ def coordinatewise(fn: Callable[[jax.Array], jax.Array], updates: PyTree) -> PyT
       {'w': Array([3., 5.], dtype=float32)}
     """
     vectors = [fn(matrix) for matrix in _columns(updates)]
-    vectors = [_wall(v) if len(g) > 8 else v for v, g in zip(vectors, _layout(updates))]
+    vectors = [_kernels.wall(v) if len(g) > 8 else v for v, g in zip(vectors, _layout(updates))]
     return _from_columns(vectors, updates)
-
-
-def _wall(vector: jax.Array) -> jax.Array:
-    """The same vector, behind a wall that XLA's fusion does not cross.
-
-    Cutting a shared vector into its leaves would otherwise compile the function that made it, a
-    sorting network say, once for every leaf: 4.6 s instead of 0.9 s for the median of 65 leaves at
-    n = 25. On CPU `optimization_barrier` is gone before fusion begins; a conditional stays.
-    """
-    if vector.size == 0:
-        return vector
-    return lax.cond(jnp.isnan(vector[0]), jnp.copy, lambda v: v, vector)
 
 
 def _beside(point: PyTree, updates: PyTree) -> list[jax.Array]:
@@ -164,13 +152,17 @@ def _beside(point: PyTree, updates: PyTree) -> list[jax.Array]:
 # --- sums of squares ---------------------------------------------------------------------------
 
 
-def _finish(parts: list[jax.Array], axis_name: str | None) -> jax.Array:
-    """Adds what the matrices and devices found; what is not finite becomes +inf."""
+def _add(parts: list[jax.Array], axis_name: str | None) -> jax.Array:
+    """Adds what the matrices and devices found."""
     with jax.numpy_dtype_promotion("standard"):
         dtype = functools.reduce(jnp.promote_types, [part.dtype for part in parts])
     total = functools.reduce(jnp.add, [part.astype(dtype) for part in parts])
-    if axis_name is not None:
-        total = lax.psum(total, axis_name)
+    return total if axis_name is None else lax.psum(total, axis_name)
+
+
+def _finish(parts: list[jax.Array], axis_name: str | None) -> jax.Array:
+    """Adds what the matrices and devices found; what is not finite becomes +inf."""
+    total = _add(parts, axis_name)
     return jnp.where(jnp.isnan(total), jnp.inf, total)
 
 
@@ -245,6 +237,71 @@ def pairwise_squared_distances(updates: PyTree, *, axis_name: str | None = None)
     return jnp.where(jnp.eye(total.shape[0], dtype=bool), 0, total)
 
 
+def inner_products(
+    updates: PyTree,
+    point: PyTree,
+    *,
+    center: PyTree | None = None,
+    axis_name: str | None = None,
+) -> jax.Array:
+    """Inner product of each worker's update with one point, `<x_i, p>` or `<x_i - c, p>`.
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      point: one update; every leaf has shape `[...]`.
+      center: c, one update, which is subtracted coordinate by coordinate; 0 by default.
+      axis_name: mesh axis over which the coordinates are sliced, if they are.
+
+    Returns:
+      `[n]`, at least float32; not finite for a row that is not. Cost: O(nd).
+
+    Raises:
+      ValueError: `point` or `center` has not the shape of one update.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> inner_products(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([1.0, 10.0]))
+      Array([21., 43.], dtype=float32)
+    """
+    matrices, points = _columns(updates), _beside(point, updates)
+    centers = [jnp.zeros_like(p) for p in points] if center is None else _beside(center, updates)
+    parts = [_kernels.inner_products(x, p, c) for x, p, c in zip(matrices, points, centers)]
+    return _add(parts, axis_name)
+
+
+def gram(updates: PyTree, center: PyTree, *, axis_name: str | None = None) -> jax.Array:
+    """Inner products of all pairs of workers about a centre, `<x_i - c, x_j - c>`.
+
+    The centre should lie among the good rows, as the coordinate-wise median does: then what is
+    computed from the products does not cancel, however far away the bad rows are.
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      center: one update; every leaf has shape `[...]`.
+      axis_name: mesh axis over which the coordinates are sliced, if they are.
+
+    Returns:
+      `[n, n]`, symmetric, at least float32. A row whose distance to the centre is not finite has
+      +inf on the diagonal and 0 elsewhere. Cost: O(n^2 d).
+
+    Raises:
+      ValueError: `center` has not the shape of one update.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> gram(jnp.array([[1.0, 2.0], [3.0, 0.0], [jnp.nan, 0.0]]), jnp.zeros(2))
+      Array([[ 5.,  3.,  0.],
+             [ 3.,  9.,  0.],
+             [ 0.,  0., inf]], dtype=float32)
+    """
+    matrices, points = _columns(updates), _beside(center, updates)
+    total = _add([_kernels.gram(x, p) for x, p in zip(matrices, points)], axis_name)
+    bad = ~jnp.isfinite(jnp.diagonal(total))
+    diagonal = jnp.eye(total.shape[0], dtype=bool)
+    cleared = jnp.where(bad[:, None] | bad[None], 0, total)
+    return jnp.where(diagonal & bad[:, None], jnp.inf, cleared)
+
+
 # --- means ---------------------------------------------------------------------------------------
 
 
@@ -299,6 +356,139 @@ def weighted_mean(updates: PyTree, weights: jax.Array) -> PyTree:
     return coordinatewise(average, updates)
 
 
+def weighted_sum(updates: PyTree, weights: jax.Array) -> PyTree:
+    """Weighted sum `sum_i w_i x_i`.
+
+    A worker of weight 0 is left out whatever it sent: 0 times NaN does not count.
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      weights: `[n]`, of any sign.
+
+    Returns:
+      One update; every leaf has shape `[...]` and keeps its dtype. Cost: O(nd).
+
+    Raises:
+      ValueError: `weights` has not one entry for each worker.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> weighted_sum(jnp.array([[1.0], [4.0], [jnp.nan]]), jnp.array([2.0, -1.0, 0.0]))
+      Array([-2.], dtype=float32)
+    """
+    n = num_workers(updates)
+    if jnp.shape(weights) != (n,):
+        raise ValueError(f"weights have shape {jnp.shape(weights)}; {n} workers need shape ({n},).")
+    weights = _kernels.wide(jnp.asarray(weights))
+    return coordinatewise(lambda x: _kernels.sum_rows(x, weights).astype(x.dtype), updates)
+
+
+def combine(updates: PyTree, weights: jax.Array) -> PyTree:
+    """Several weighted sums at once, `y_k = sum_i w_ki x_i`.
+
+    A worker of weight 0 is left out whatever it sent. A sum in which a row that is not finite has
+    another weight is NaN in the leaves where that row is not finite.
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      weights: `[k, n]`.
+
+    Returns:
+      Stacked updates of k rows; every leaf has shape `[k, ...]` and keeps its dtype.
+      Cost: O(k n d).
+
+    Raises:
+      ValueError: `weights` has not one column for each worker.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> combine(jnp.array([[1.0], [3.0], [7.0]]), jnp.array([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]))
+      Array([[2.],
+             [7.]], dtype=float32)
+    """
+    n = num_workers(updates)
+    if jnp.ndim(weights) != 2 or jnp.shape(weights)[1] != n:
+        raise ValueError(
+            f"weights have shape {jnp.shape(weights)}; {n} workers need shape (k, {n})."
+        )
+
+    def leaf_combined(leaf: jax.Array) -> jax.Array:
+        out = _kernels.combine(leaf.reshape(n, -1), weights)
+        return out.astype(leaf.dtype).reshape(out.shape[0], *leaf.shape[1:])
+
+    return jax.tree.map(leaf_combined, updates)
+
+
+def group_means(updates: PyTree, group: jax.Array, count: int) -> PyTree:
+    """The mean of each group of workers.
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      group: `int[n]`, the group of each worker, from 0 to count - 1; may be traced.
+      count: how many groups there are, a Python int.
+
+    Returns:
+      Stacked updates of `count` rows; every leaf keeps its dtype. Cost: O(count n d).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> group_means(jnp.array([[1.0], [3.0], [7.0]]), jnp.array([0, 0, 1]), 2)
+      Array([[2.],
+             [7.]], dtype=float32)
+    """
+    members = jnp.asarray(group)[None] == jnp.arange(count)[:, None]
+    sizes = jnp.sum(members, axis=1, keepdims=True, dtype=jnp.int32)
+    return combine(updates, members.astype(jnp.float32) / sizes.astype(jnp.float32))
+
+
+def scale(updates: PyTree, factors: jax.Array) -> PyTree:
+    """Each worker's update times a factor of its own, `c_i x_i`.
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      factors: `[n]`; where it is 0 the result is 0, whatever the worker sent.
+
+    Returns:
+      Stacked updates of the same shapes and dtypes. Cost: O(nd).
+
+    Raises:
+      ValueError: `factors` has not one entry for each worker.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> scale(jnp.array([[1.0, 2.0], [jnp.inf, 0.0]]), jnp.array([3.0, 0.0]))
+      Array([[3., 6.],
+             [0., 0.]], dtype=float32)
+    """
+    n = num_workers(updates)
+    if jnp.shape(factors) != (n,):
+        raise ValueError(f"factors have shape {jnp.shape(factors)}; {n} workers need shape ({n},).")
+
+    def scaled(leaf: jax.Array) -> jax.Array:
+        c = jnp.asarray(factors).astype(sum_dtype(leaf.dtype))
+        c = c.reshape(n, *[1] * (leaf.ndim - 1))
+        return (jnp.where(c != 0, _kernels.wide(leaf), 0) * c).astype(leaf.dtype)
+
+    return jax.tree.map(scaled, updates)
+
+
+def widened(updates: PyTree) -> PyTree:
+    """The same values in the dtype in which they are summed, at least float32.
+
+    Args:
+      updates: any tree of arrays.
+
+    Returns:
+      The tree with bfloat16 and float16 leaves as float32.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> widened({"w": jnp.ones(2, jnp.bfloat16)})
+      {'w': Array([1., 1.], dtype=float32)}
+    """
+    return jax.tree.map(lambda leaf: _kernels.wide(jnp.asarray(leaf)), updates)
+
+
 def mean_of(updates: PyTree, selected: jax.Array) -> PyTree:
     """Average of the selected workers' updates.
 
@@ -338,6 +528,107 @@ def take(updates: PyTree, indices: Any) -> PyTree:
     num_workers(updates)
     indices = jnp.asarray(indices)
     return jax.tree.map(lambda leaf: jnp.take(leaf, indices, axis=0), updates)
+
+
+def num_coordinates(updates: PyTree, *, axis_name: str | None = None) -> int:
+    """The number d of coordinates of one update.
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      axis_name: mesh axis over which the coordinates are sliced, if they are.
+
+    Returns:
+      d, a Python int.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> num_coordinates({"w": jnp.zeros((5, 3, 2)), "b": jnp.zeros((5, 2))})
+      8
+    """
+    n = num_workers(updates)
+    here = sum(leaf.size // n for leaf in jax.tree.leaves(updates))
+    return here * (1 if axis_name is None else _devices(axis_name))
+
+
+def _devices(axis_name: str) -> int:
+    return lax.psum(1, axis_name)
+
+
+def sample(
+    updates: PyTree, count: int, key: jax.Array, *, axis_name: str | None = None
+) -> jax.Array:
+    """Some coordinates of all updates, drawn without replacement.
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      count: how many, a Python int, at most d.
+      key: draws them.
+      axis_name: mesh axis over which the coordinates are sliced, if they are. Each device then
+        draws its share of the count, rounded up, among its own.
+
+    Returns:
+      `[n, count]`, at least float32.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> sample(jnp.arange(12.0).reshape(2, 6), 3, jax.random.key(0)).shape
+      (2, 3)
+    """
+    if axis_name is not None:
+        key = jax.random.fold_in(key, lax.axis_index(axis_name))
+        count = -(-count // _devices(axis_name))
+    n, d = num_workers(updates), num_coordinates(updates)
+    places = _distinct(key, min(count, d), d)
+    with jax.numpy_dtype_promotion("standard"):
+        dtype = functools.reduce(
+            jnp.promote_types, [sum_dtype(leaf.dtype) for leaf in jax.tree.leaves(updates)]
+        )
+    drawn, start = jnp.zeros((n, places.shape[0]), dtype), 0
+    for leaf in jax.tree.leaves(updates):
+        size = leaf.size // n
+        if size:
+            here = (places >= start) & (places < start + size)
+            found = jnp.take(leaf.reshape(n, size), jnp.clip(places - start, 0, size - 1), axis=1)
+            drawn = jnp.where(here[None], found.astype(dtype), drawn)
+        start += size
+    return drawn
+
+
+def _distinct(key: jax.Array, count: int, d: int) -> jax.Array:
+    """`count` different places among d, all sets alike.
+
+    Of few among many, the first different ones in twice as many independent draws; it would take
+    count collisions among them to run short. A permutation of all takes 100 times as long for
+    10,000 among 1e6.
+    """
+    if d < 4 * count or count < 1000:
+        return jax.random.permutation(key, d)[:count]
+    draws = jax.random.randint(key, (2 * count,), 0, d)
+    order = jnp.argsort(draws, stable=True)
+    repeated = jnp.concatenate([jnp.zeros(1, bool), jnp.diff(draws[order]) == 0])
+    again = jnp.zeros(2 * count, bool).at[order].set(repeated)
+    return draws[jnp.argsort(again, stable=True)[:count]]
+
+
+def lowest(values: jax.Array, k: int) -> jax.Array:
+    """Which are the k lowest of each row; ties go to the lower index.
+
+    Args:
+      values: `[..., n]` without NaN, such as distances.
+      k: how many, a Python int from 1 to n.
+
+    Returns:
+      `bool[..., n]`. Cost: O(n log n) a row.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> lowest(jnp.array([3.0, 1.0, 3.0, 2.0]), 3)
+      Array([ True,  True, False,  True], dtype=bool)
+    """
+    limit = jnp.sort(values, axis=-1)[..., k - 1 : k]
+    below, at = values < limit, values == limit
+    places = k - jnp.sum(below, axis=-1, keepdims=True, dtype=jnp.int32)
+    return below | (at & (jnp.cumsum(at, axis=-1, dtype=jnp.int32) <= places))
 
 
 def ranks(values: jax.Array) -> jax.Array:

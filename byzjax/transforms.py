@@ -8,6 +8,7 @@ Functions take what they need as arguments; transformations remember it. `attack
 * keyword-only parameters are hyperparameters: they are given with the verb, once;
 * positional parameters after the first (after `byzantine` for an attack) are data: they are given
   with the verb or, at each update, by name among optax's extra arguments;
+* `params` among them are those that optax is given;
 * extra arguments of other names are ignored, also those that name a hyperparameter: optax's own
   transformations are given `value`, for example;
 * `key` is the state's: the verb takes a first key, and each update splits it.
@@ -236,9 +237,8 @@ class _Call:
             return optax.EmptyState() if self.key is None else KeyState(jnp.asarray(self.key))
 
         def update(updates, state, params=None, **extra_args):
-            del params
             stacked.num_workers(updates)
-            kwargs = self.arguments(extra_args)
+            kwargs = self.arguments(extra_args | ({} if params is None else {"params": params}))
             if self.key is None:
                 return apply(updates, kwargs), state
             following, key = jax.random.split(state.key)

@@ -31,6 +31,7 @@ def _honest_updates_of_flipped_labels(updates: Any, byzantine: jax.Array) -> Any
     return updates
 
 
+# All rules that need nothing but what the workers sent.
 RULES: dict[str, Callable] = {
     "mean": byzjax.mean,
     "median": byzjax.median,
@@ -38,6 +39,19 @@ RULES: dict[str, Callable] = {
     "krum": byzjax.krum,
     "multi_krum": multi_krum,
     "aksel": byzjax.aksel,
+    "bulyan": byzjax.bulyan,
+    "comparative_elimination": byzjax.comparative_elimination,
+    "covariance_filter": byzjax.covariance_filter,
+    "geometric_median": byzjax.geometric_median,
+    "geometric_median_of_means": byzjax.geometric_median_of_means,
+    "huber": byzjax.huber,
+    "majority_sign": byzjax.majority_sign,
+    "mean_around_median": byzjax.mean_around_median,
+    "mean_of_finite": byzjax.mean_of_finite,
+    "medoid": byzjax.medoid,
+    "nearest_to_pivot": byzjax.nearest_to_pivot,
+    "phocas": byzjax.phocas,
+    "spectral_filter": byzjax.spectral_filter,
 }
 ATTACKS: dict[str, Callable] = {
     "none": no_attack,

@@ -15,3 +15,17 @@ hypothesis.settings.register_profile(
     print_blob=False,
 )
 hypothesis.settings.load_profile("byzjax")
+
+
+def pytest_collection_modifyitems(items):
+    """Tests of one group stand side by side: they share compiled functions.
+
+    `--dist worksteal` hands out neighbours, so that most are compiled once.
+    """
+    first: dict = {}
+    places = []
+    for i, item in enumerate(items):
+        groups = tuple(mark.args[0] for mark in item.iter_markers("xdist_group"))
+        module = first.setdefault(item.path, i)
+        places.append((module, first.setdefault((item.path, groups), i), i))
+    items[:] = [items[i] for _, _, i in sorted(places)]

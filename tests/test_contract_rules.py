@@ -1,4 +1,4 @@
-"""The contract that every rule keeps, as one table: a new rule is one more `Case`.
+"""The contract that every rule keeps: the table is in tests/rule_cases.py.
 
 All inputs of one (rule, n, f) go through two compiled functions, the rule and its derivatives, each
 mapped over `BATCH` matrices `[n, DIM]`: examples differ in values, positions and offsets, never in
@@ -6,14 +6,12 @@ shapes. Values lie on a grid of 1/1024, so that shifting and scaling them is exa
 cannot turn a comparison round: what is left is the rounding of the rule's own sums.
 """
 
-import dataclasses
 import functools
 import math
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 
 import chex
 import jax
@@ -27,174 +25,39 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import byzjax
+from byzjax.facts import FACTS, inequality
 from tests import oracles
+from tests.rule_cases import CASES
 
 BATCH, DIM = 64, 6
 X64 = jax.config.jax_enable_x64
+REAL = np.float64 if X64 else np.float32
 
 
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """One rule with its hyperparameters, and the laws and promises that hold for it."""
-
-    id: str
-    rule: Callable
-    oracle: Callable  # (matrix [n, d], f, **hyper) -> [d] in float64
-    needs: tuple[int, int] = (2, 1)  # (a, b): n >= a f + b
-    takes_f: bool = True  # if not, `needs` says how many liars it withstands
-    hyper: Callable = lambda n, f: {}  # (n, f) -> hyperparameters
-    permutes: bool = True
-    ties: Callable = lambda n, f: False  # (n, f) where whole rows always tie, so order matters
-    shifts: bool = True
-    scales: bool = True
-    repeats: bool = True  # n identical rows give that row
-    promise: str = "none"  # range, bounded, finite or none
-    # bounded: the distance to the honest mean is at most constant(n, f) * honest diameter ...
-    constant: Callable | None = None
-    # ... and its square at most kappa(n, f) * V, the honest rows' variance: docs/bounds.md.
-    kappa: Callable | None = None
-    epsilon: Callable | None = None  # the same without a liar, n rows: T4
-    polynomial: bool = True  # so that n = 64 is tried as well
-
-    def least(self, f):
-        a, b = self.needs
-        return a * f + b
-
-    def most(self, n):
-        """The largest f that n workers allow."""
-        a, b = self.needs
-        return (n - b) // a if a else 1
-
-    def kwargs(self, n, f):
-        return ({"f": f} if self.takes_f else {}) | self.hyper(n, f)
-
-    def __call__(self, updates, f, **options):
-        n = jax.tree.leaves(updates)[0].shape[0]
-        return self.rule(updates, **self.kwargs(n, f), **options)
-
-    def expected(self, x, f):
-        return self.oracle(np.asarray(x, np.float64), f, **self.hyper(len(x), f))
-
-
-def kappa_median(n, f):  # T1
-    return (n - 1) / (n + 1 - 2 * f) if n % 2 else (n - 2) / (n + 2 - 2 * f)
-
-
-def kappa_n_minus_f(n, f):  # T2
-    return 8 * f / (n + 1 - 2 * f) if n % 2 else 8 * f / (n + 2 - 2 * f)
-
-
-def kappa_mid(n, f):  # T3
-    return (math.sqrt(kappa_median(n, f)) + math.sqrt(1 + kappa_median(n, f))) ** 2
-
-
-def kappa_radius(n, f):  # T3r
-    return (math.sqrt(kappa_median(n, f)) + 1 + kappa_median(n, f)) ** 2
-
-
-def constant_krum(n, f):
-    """A selected row's score is at most that of some honest row, so at most (n-f-2) D^2 for the
-    honest diameter D, and n-2f-1 of its neighbours at least are honest: one of them is no farther
-    than sqrt((n-f-2)/(n-2f-1)) D, and the honest mean no farther than D from that one."""
-    return 1 + math.sqrt((n - f - 2) / (n - 2 * f - 1))
-
-
-def one_neighbor(n, f):
-    """Krum with one neighbour: the two rows nearest to each other have one and the same score."""
-    return n - f - 2 == 1
-
-
-def epsilon_middle(n, f):
-    c = (n + 1) // 2
-    return (n - c) / c
-
-
-def epsilon_median(n, f):
-    k = (n - 1) // 2
-    return k / (n - k)
-
-
-CASES = [
-    Case("mean", byzjax.mean, oracles.mean, needs=(0, 1), takes_f=False),
-    Case(
-        "median",
-        byzjax.median,
-        oracles.median,
-        takes_f=False,
-        promise="range",
-        kappa=kappa_median,
-        epsilon=epsilon_median,
-    ),
-    Case(
-        "trimmed_mean",
-        byzjax.trimmed_mean,
-        oracles.trimmed_mean,
-        promise="range",
-        kappa=lambda n, f: f / (n - 2 * f),  # T5
-        epsilon=lambda n, f: f / (n - f),
-    ),
-    Case(
-        "aksel-mid",
-        byzjax.aksel,
-        oracles.aksel,
-        promise="bounded",
-        kappa=kappa_mid,
-        epsilon=epsilon_middle,
-    ),
-    Case(
-        "aksel-n-f",
-        byzjax.aksel,
-        oracles.aksel,
-        hyper=lambda n, f: {"mode": "n-f"},
-        promise="bounded",
-        kappa=kappa_n_minus_f,
-        epsilon=lambda n, f: f / (n - f),
-    ),
-    Case(
-        "aksel-radius",
-        byzjax.aksel,
-        oracles.aksel,
-        hyper=lambda n, f: {"mode": "radius"},
-        promise="bounded",
-        kappa=kappa_radius,
-        epsilon=epsilon_middle,
-    ),
-    Case(
-        "krum",
-        byzjax.krum,
-        oracles.krum,
-        needs=(2, 3),
-        ties=one_neighbor,
-        promise="bounded",
-        constant=constant_krum,
-    ),
-    Case(
-        "multi-krum",
-        byzjax.krum,
-        oracles.krum,
-        needs=(2, 3),
-        ties=one_neighbor,
-        hyper=lambda n, f: {"m": n - f - 2},
-        promise="bounded",
-        constant=constant_krum,
-    ),
-]
+def quick_sizes(case):
+    """(n, f): the fewest workers, and an even number of them."""
+    return {(max(case.least(1), 3), 1), (12, case.most(12))}
 
 
 def sizes(case):
-    """(n, f): no fault, the fewest workers, one more, and some of either parity."""
-    pairs = [(case.least(0), 0), (case.least(1), 1), (case.least(1) + 1, 1)]
-    pairs += [(11, case.most(11)), (12, case.most(12)), (25, max(1, case.most(25) // 2))]
-    pairs += [(64, case.most(64))] if case.polynomial else []
-    return sorted(set(pairs))
+    """(n, f): besides, no fault, one more, and other numbers of either parity."""
+    pairs = {(case.least(0), 0), (case.least(1) + 1, 1), (11, case.most(11))}
+    pairs |= {(25, max(1, case.most(25) // 2)), (64, max(1, case.most(64) // 2))}
+    return sorted({(n, f) for n, f in pairs if n <= case.most_n} | quick_sizes(case))
 
 
-def over_sizes(*only, keep=lambda case: True, least_f=0):
+def over_sizes(*only, keep=lambda case: True, least_f=0, all_quick=False):
     """Parametrizes over cases, and all their sizes or those with `n` in `only`."""
     return pytest.mark.parametrize(
         ("case", "n", "f"),
         [
-            pytest.param(case, n, f, id=f"{case.id}-{n}-{f}")
+            pytest.param(
+                case,
+                n,
+                f,
+                id=f"{case.id}-{n}-{f}",
+                marks=marks(case, (n, f) in quick_sizes(case) and (all_quick or case.quick)),
+            )
             for case in CASES
             for n, f in sizes(case)
             if keep(case) and f >= least_f and (not only or n in only)
@@ -202,19 +65,27 @@ def over_sizes(*only, keep=lambda case: True, least_f=0):
     )
 
 
+def marks(case, quick):
+    """A case's tests share compiled functions, so they stay together."""
+    return [pytest.mark.xdist_group(case.id), *([] if quick else [pytest.mark.slow])]
+
+
 def promises(case):
-    return case.promise != "none"
+    return case.facts.promise != "none"
 
 
 def over_cases(keep=lambda case: True):
-    return pytest.mark.parametrize("case", [pytest.param(c, id=c.id) for c in CASES if keep(c)])
+    return pytest.mark.parametrize(
+        "case",
+        [pytest.param(c, id=c.id, marks=marks(c, c.quick)) for c in CASES if keep(c)],
+    )
 
 
 # --- the two compiled functions of one (rule, n, f) ----------------------------------------------
 
 
 def padded(matrices):
-    x = np.stack([np.asarray(m, np.float32) for m in matrices])
+    x = np.stack([np.asarray(m, REAL) for m in matrices])
     return jnp.asarray(np.concatenate([x, np.repeat(x[:1], BATCH - len(x), axis=0)]))
 
 
@@ -226,7 +97,7 @@ def compiled(case, n, f):
 def apply(case, n, f, matrices):
     """The rule on each of at most BATCH matrices `[n, DIM]`, in one call."""
     out = compiled(case, n, f)(padded(matrices))
-    assert out.dtype == jnp.float32
+    assert out.dtype == REAL
     return np.asarray(out, np.float64)[: len(matrices)]
 
 
@@ -265,7 +136,7 @@ seeds = st.integers(0, 2**32 - 1)
 # --- the paper's loop, and the laws --------------------------------------------------------------
 
 
-@over_sizes()
+@over_sizes(all_quick=True)
 def test_equals_the_papers_loop(case, n, f):
     rng = np.random.default_rng(n)
     matrices = [grid(rng, n) for _ in range(8)]
@@ -273,10 +144,10 @@ def test_equals_the_papers_loop(case, n, f):
     matrices += [np.exp(3 * rng.normal(size=(n, DIM))) for _ in range(4)]  # heavy tails
     for x, out in zip(matrices, apply(case, n, f, matrices)):
         x = np.asarray(x, np.float32)
-        close(out, case.expected(x, f), np.abs(x).max())
+        close(out, case.expected(x, f), np.abs(x).max(), case.eps)
 
 
-@over_sizes()
+@over_sizes(all_quick=True)
 @given(
     seed=seeds,
     shift=st.integers(-512, 512).map(lambda k: k / 8),
@@ -290,14 +161,23 @@ def test_laws(case, n, f, seed, shift, scale):
     repeated = np.repeat(x[:1], n, axis=0)
     matrices = [x, permuted, x + offset, x * scale, repeated]
     base, after_permuting, after_shift, after_scaling, of_repeated = apply(case, n, f, matrices)
-    if case.permutes and not case.ties(n, f):
-        close(after_permuting, base, np.abs(x).max())
-    if case.shifts:
-        close(after_shift - offset, base, np.abs(x + offset).max())
-    if case.scales:
-        close(after_scaling / scale, base, np.abs(x).max())
-    if case.repeats:
-        close(of_repeated, x[0], np.abs(x).max())
+    if case.facts.permutes and not case.ties(n, f):
+        close(after_permuting, base, np.abs(x).max(), case.eps)
+    if case.facts.shifts:
+        close(after_shift - offset, base, np.abs(x + offset).max(), case.eps)
+    if case.facts.scales and not case.units and not case.oracle_data(1):
+        close(after_scaling / scale, base, np.abs(x).max(), case.eps)
+    if case.facts.repeats:
+        close(of_repeated, x[0], np.abs(x).max(), case.eps)
+
+
+@over_cases(lambda case: case.units or case.oracle_data(1))
+def test_scales_with_what_has_its_unit(case):
+    if case.facts.scales:
+        n, f = 12, case.most(12)
+        x, rule = grid(np.random.default_rng(3), n), jax.jit(lambda x, c: case(x, f, c))
+        for c in (2.0**-8, 2.0**8):
+            close(rule(c * x, c) / c, rule(x, 1.0), np.abs(x).max(), case.eps)
 
 
 def test_known_values():
@@ -340,7 +220,9 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("shapes", SHAPES)
+@pytest.mark.parametrize(
+    "shapes", [pytest.param(s, marks=[] if "empty" in s else pytest.mark.slow) for s in SHAPES]
+)
 @over_sizes(12)
 def test_a_tree_gives_what_its_vector_gives(case, n, f, shapes):
     shapes = SHAPES[shapes]
@@ -350,7 +232,7 @@ def test_a_tree_gives_what_its_vector_gives(case, n, f, shapes):
     out = jax.jit(lambda t: case(t, f))(tree)
     assert [leaf.shape for leaf in jax.tree.leaves(out)] == shapes
     assert jax.tree.structure(out) == jax.tree.structure(tree)
-    close(flat(out), case.expected(x, f), 8)
+    close(flat(out), case.expected(x, f), 8, case.eps)
 
 
 @over_sizes(12)
@@ -364,7 +246,7 @@ def test_a_tree_of_two_dtypes(case, n, f):
     assert [leaf.dtype for leaf in jax.tree.leaves(out)] == [jnp.bfloat16, jnp.float32, jnp.float32]
     expected = case.expected(x, f)
     close(flat(out)[:4], expected[:4], 8, eps=2**-8)
-    close(flat(out)[4:], expected[4:], 8)
+    close(flat(out)[4:], expected[4:], 8, case.eps)
 
 
 def mesh_of(count):
@@ -381,24 +263,31 @@ def test_coordinates_sliced_over_devices(case, n, f):
     # One NaN, seen by one device only: all the others must leave the row out as well.
     broken["first"] = broken["first"].at[2, 5].set(jnp.nan)
 
-    sliced = jax.jit(
-        jax.shard_map(
-            lambda tree: case(tree, f, axis_name="shard"),
-            mesh=mesh_of(8),
-            in_specs=P(None, "shard"),
-            out_specs=P("shard"),
-        )
+    sliced = jax.shard_map(
+        lambda tree: case(tree, f, axis_name="shard"),
+        mesh=mesh_of(8),
+        in_specs=P(None, "shard"),
+        out_specs=P("shard"),
     )
+    dy = tree_of(1 + np.arange(24.0)[None], [(8,), (8, 2)])
+    dy = jax.tree.map(lambda leaf: leaf[0], dy)
+
+    def value_and_slope(rule):
+        def both(t):
+            out, vjp = jax.vjp(rule, t)
+            return out, vjp(dy)
+
+        return jax.jit(both)
+
+    by_one, by_all = value_and_slope(lambda t: case(t, f)), value_and_slope(sliced)
     for t in (tree, broken):
-        whole, vjp = jax.vjp(lambda t: case(t, f), t)
-        parts, vjp_of_parts = jax.vjp(sliced, t)
-        close(flat(parts), flat(whole), 8)
-        dy = jax.tree.map(lambda leaf: 1 + jnp.arange(leaf.size, dtype=jnp.float32), whole)
-        dy = jax.tree.map(lambda a, leaf: a.reshape(leaf.shape), dy, whole)
-        close(flat(vjp_of_parts(dy)), flat(vjp(dy)), 8)
+        whole, slopes = by_one(t)
+        parts, slopes_of_parts = by_all(t)
+        close(flat(parts), flat(whole), 8, case.eps)
+        close(flat(slopes_of_parts), flat(slopes), 8, 10 * case.eps)
 
 
-DTYPES = ["bfloat16", "float16", "float32"] + (["float64"] if X64 else [])
+DTYPES = ["bfloat16", pytest.param("float16", marks=pytest.mark.slow), *["float64"] * X64]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -406,24 +295,31 @@ DTYPES = ["bfloat16", "float16", "float32"] + (["float64"] if X64 else [])
 def test_dtype_is_kept(case, n, f, dtype):
     x = 100 * grid(np.random.default_rng(8), n)  # squares overflow float16, sums must not
     x = jnp.asarray(x, dtype)
-    out = jax.jit(lambda x: case(x, f))(x)
-    assert out.dtype == jnp.dtype(dtype)
+
+    @jax.jit
+    def value_and_slope(x):
+        out, vjp = jax.vjp(lambda x: case(x, f), x)
+        return out, vjp(jnp.ones_like(out))[0]
+
+    out, slope = value_and_slope(x)
+    assert out.dtype == slope.dtype == jnp.dtype(dtype)
     exact = case.expected(np.asarray(x, np.float64), f)
-    close(np.asarray(out, np.float64), exact, 1000, eps=2 * float(jnp.finfo(dtype).eps))
-    gradient = jax.jit(jax.grad(lambda x: case(x, f).astype(jnp.float32).sum()))(x)
-    assert gradient.dtype == jnp.dtype(dtype)
-    if case.shifts:  # then the weights of the workers sum to 1
-        close(np.asarray(gradient, np.float64).sum(axis=0), 1, eps=12 * float(jnp.finfo(dtype).eps))
+    eps = 2 * float(jnp.finfo(dtype).eps)
+    close(np.asarray(out, np.float64), exact, 1000, eps=max(eps, case.eps * (dtype != "float64")))
+    if case.facts.shifts:  # then the weights of the workers sum to 1
+        close(np.asarray(slope, np.float64).sum(axis=0), 1, eps=12 * float(jnp.finfo(dtype).eps))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(X64, reason="is already the process with 64 bits")
 def test_float64_in_a_process_of_its_own():
+    only = "test_dtype_is_kept and float64 or test_strict or finite_differences and 12"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    command += ["-k", "test_dtype_is_kept and (float64 or bfloat16) or test_strict"]
+    command += ["-m", "slow or not slow", "-k", only]
     environment = os.environ | {"JAX_ENABLE_X64": "1"}
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     done = subprocess.run(
-        command, env=environment, cwd=root, timeout=300, capture_output=True, text=True
+        command, env=environment, cwd=root, timeout=500, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert re.search(rf"^{3 * len(CASES)} passed", done.stdout, re.M), done.stdout[-4000:]
@@ -436,10 +332,9 @@ def test_plain_jit_and_vmap_agree(case):
     x = grid(np.random.default_rng(9), n)
     (mapped,) = apply(case, n, f, [x])
     once = jax.jit(chex.assert_max_traces(lambda x: case(x, f), n=1))
-    with jax.disable_jit():
-        plain = case(jnp.asarray(x, jnp.float32), f)
-    for out in (plain, case(x.astype(np.float32), f), once(x), once(x + 1) - 1):
-        close(out, mapped, 8)
+    for out in (case(x.astype(np.float32), f), once(x)):
+        close(out, mapped, 8, case.eps)
+    assert np.isfinite(once(x + 1)).all()  # from the same trace
 
 
 @over_cases()
@@ -475,14 +370,14 @@ def test_strict_promotion(case):
 # --- errors --------------------------------------------------------------------------------------
 
 
-@over_cases(lambda case: case.takes_f)
+@over_cases(lambda case: case.facts.takes_f)
 def test_too_few_workers(case):
-    name, (a, b) = case.rule.__name__, case.needs
+    name, needs = case.rule.__name__, inequality(case.facts.needs)
     for f in (1, 5):
         n = case.least(f) - 1
         with pytest.raises(ValueError, match=r".") as error:
             case(jnp.ones((n, 2)), f)
-        assert str(error.value) == f"{name} needs n >= {a}f + {b}; got n={n}, f={f}."
+        assert str(error.value) == f"{name} needs {needs}; got n={n}, f={f}."
     for rule in (
         lambda x: case(x, 1),
         jax.jit(lambda x: case(x, 1)),
@@ -497,12 +392,12 @@ def test_too_few_workers_for_krum_in_full():
         byzjax.krum(jnp.ones((12, 2)), f=5)
 
 
-@over_cases(lambda case: case.takes_f)
+@over_cases(lambda case: case.facts.takes_f)
 def test_f_is_a_static_python_int(case):
     x = jnp.ones((12, 2))
     hyper = case.hyper(12, 1)
     with pytest.raises(TypeError, match=r"^f must be a Python int; got \w*Tracer\.(\n|$)"):
-        jax.jit(lambda f: case.rule(x, f=f, **hyper))(1)
+        jax.jit(lambda f: case.call(x, f=f, **hyper))(1)
     for f, name in (
         (1.0, "float"),
         (True, "bool"),
@@ -510,10 +405,10 @@ def test_f_is_a_static_python_int(case):
         (None, "NoneType"),
     ):
         with pytest.raises(TypeError, match=f"^f must be a Python int; got {name}\\.$"):
-            case.rule(x, f=f, **hyper)
+            case.call(x, f=f, **hyper)
     with pytest.raises(ValueError, match=r"^f must be at least 0; got f=-1\.$"):
-        case.rule(x, f=-1, **hyper)
-    assert case.rule(x, f=np.int32(1), **hyper).shape == (2,)
+        case.call(x, f=-1, **hyper)
+    assert case.call(x, f=np.int32(1), **hyper).shape == (2,)
 
 
 @over_cases()
@@ -522,9 +417,9 @@ def test_unstacked_updates(case):
         with pytest.raises(
             ValueError, match=r"^no worker axis: .* is a scalar; stacked updates have"
         ):
-            case.rule(updates, **case.kwargs(12, 1))
+            case.call(updates, **case.kwargs(12, 1))
     with pytest.raises(ValueError, match=r"^leaves disagree on the number of workers: "):
-        case.rule({"w": jnp.ones((12, 2)), "b": jnp.ones((11,))}, **case.kwargs(12, 1))
+        case.call({"w": jnp.ones((12, 2)), "b": jnp.ones((11,))}, **case.kwargs(12, 1))
 
 
 def test_words_and_other_hyperparameters():
@@ -566,25 +461,26 @@ def lies(rng, good, f):
     yield good.mean(axis=0) + 4 * rng.normal(size=shape)
 
 
-def placements(rng, good, bad):
-    """The liars first, last and scattered: (matrix, byzantine)."""
+def placements(rng, good, bad, trusted=0):
+    """The liars first, last and scattered, after the trusted rows: (matrix, byzantine)."""
     n, f = len(good) + len(bad), len(bad)
-    for places in (range(f), range(n - f, n), rng.choice(n, f, replace=False)):
+    scattered = trusted + rng.choice(n - trusted, f, replace=False)
+    for places in (range(trusted, trusted + f), range(n - f, n), scattered):
         byzantine = np.isin(np.arange(n), np.array(places, int))
         x = np.empty((n, good.shape[1]))
         x[byzantine], x[~byzantine] = bad, good
         yield x, byzantine
 
 
-def attacked(rng, n, f, d=DIM):
-    good = grid(rng, n - f, d)
-    return [p for bad in lies(rng, good, f) for p in placements(rng, good, bad)]
+def attacked(rng, n, f, trusted=0):
+    good = grid(rng, n - f)
+    return [p for bad in lies(rng, good, f) for p in placements(rng, good, bad, trusted)]
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-@over_sizes(keep=promises, least_f=1)
+@over_sizes(keep=promises, least_f=1, all_quick=True)
 def test_promise(case, n, f, seed):
-    matrices = attacked(np.random.default_rng([n, seed]), n, f)
+    matrices = attacked(np.random.default_rng([n, seed]), n, f, case.trusted)
     assert len(matrices) <= BATCH
     for (x, byzantine), out in zip(matrices, apply(case, n, f, [m for m, _ in matrices])):
         good = np.asarray(x, np.float32)[~byzantine].astype(np.float64)
@@ -592,23 +488,24 @@ def test_promise(case, n, f, seed):
         assert np.isfinite(out).all(), sent
         reach, rounding = oracles.diameter(good), 2e-6 * np.abs(good).max()
         distance = np.linalg.norm(out - good.mean(axis=0))
-        if case.promise == "range":
+        if case.facts.promise == "range":
             assert (out >= good.min(axis=0) - rounding).all(), sent
             assert (out <= good.max(axis=0) + rounding).all(), sent
-        if case.constant is not None:
-            assert distance <= case.constant(n, f) * reach + rounding, sent
-        if case.kappa is not None:  # V is at most half the squared diameter
+        if case.facts.constant is not None:
+            assert distance <= case.facts.constant(n, f) * reach + rounding, sent
+        if case.facts.kappa:  # V is at most half the squared diameter
             assert distance**2 <= case.kappa(n, f) * oracles.variance(good) + rounding, sent
             assert oracles.variance(good) <= reach**2 / 2 + rounding
-        if case.promise == "bounded":
-            assert case.constant is not None or case.kappa is not None
+        if case.facts.promise == "bounded":
+            assert case.facts.constant is not None or case.facts.kappa
 
 
-@over_sizes(11, 12, keep=promises)
+@over_sizes(11, 12, keep=promises, all_quick=True)
 def test_bad_rows_are_treated_as_in_the_papers_loop(case, n, f):
-    matrices = [x for x, _ in attacked(np.random.default_rng(12), n, f)]
+    matrices = [x for x, _ in attacked(np.random.default_rng(12), n, f, case.trusted)]
     for x, out in zip(matrices, apply(case, n, f, matrices)):
-        close(out, case.expected(np.asarray(x, np.float32), f), 8)
+        if np.abs(x[np.isfinite(x)]).max() <= case.reach:
+            close(out, case.expected(np.asarray(x, np.float32), f), 8, case.eps)
 
 
 @over_sizes(11, 12, keep=lambda case: case.epsilon is not None)
@@ -629,10 +526,11 @@ def test_constants_are_attained(f):
     mean, variance = good.mean(), oracles.variance(good)
     above = jnp.asarray(np.concatenate([np.full((f, 1), 2.0), good]), jnp.float32)
     for out, kappa in (
-        (byzjax.median(above), kappa_median(n, f)),
-        (byzjax.trimmed_mean(above, f=f), f / (n - 2 * f)),
-        (byzjax.aksel(above, f=f, mode="n-f"), kappa_n_minus_f(n, f)),
+        (byzjax.median(above), FACTS["median"].kappa[0]),
+        (byzjax.trimmed_mean(above, f=f), FACTS["trimmed_mean"].kappa[0]),
+        (byzjax.aksel(above, f=f, mode="n-f"), FACTS["aksel"].kappa[1]),
     ):
+        kappa = kappa.value(n, f)
         np.testing.assert_allclose((out[0] - mean) ** 2, kappa * variance, rtol=1e-5)
 
 
@@ -654,7 +552,7 @@ def test_too_many_bad_rows_do_not_look_healthy(case):
 @over_sizes(3, 4, 5, 6, 11, 12, 25)
 def test_derivatives_equal_finite_differences(case, n, f):
     rng = np.random.default_rng(20)
-    count, step = 6, 1e-6
+    count, step, eps = 6, 1e-6, 2e-6 if X64 else case.slope_eps
     x = [np.asarray(rng.normal(size=(n, DIM)), np.float32) for _ in range(count)]
     dx, dy = rng.normal(size=(count, n, DIM)), rng.normal(size=(count, DIM))
     forward, backward = derivatives(case, n, f, x, dx, dy)
@@ -662,8 +560,8 @@ def test_derivatives_equal_finite_differences(case, n, f):
         wide = x[i].astype(np.float64)
         ahead = case.expected(wide + step * dx[i], f)
         behind = case.expected(wide - step * dx[i], f)
-        np.testing.assert_allclose(forward[i], (ahead - behind) / (2 * step), rtol=2e-5, atol=2e-5)
-        np.testing.assert_allclose(np.sum(backward[i] * dx[i]), forward[i] @ dy[i], atol=2e-5)
+        close(forward[i], (ahead - behind) / (2 * step), eps=eps)
+        close(np.sum(backward[i] * dx[i]), forward[i] @ dy[i], eps=eps)
 
 
 @over_sizes(3, 4, 5, 6, 11, 12)
@@ -676,7 +574,7 @@ def test_derivatives_where_rows_coincide(case, n, f):
     forward, backward = derivatives(case, n, f, matrices, ones, np.ones((len(matrices), DIM)))
     assert np.isfinite(forward).all()
     assert np.isfinite(backward).all()
-    if case.shifts:  # all inputs move by 1
+    if case.facts.shifts:  # all inputs move by 1
         close(forward, 1)
         close(backward.sum(axis=1), 1)
 
@@ -684,15 +582,18 @@ def test_derivatives_where_rows_coincide(case, n, f):
 @over_sizes(3, 4, 5, 6, 11, 12, least_f=1)
 def test_derivatives_with_bad_rows(case, n, f):
     rng = np.random.default_rng(22)
-    matrices = attacked(rng, n, f)
+    matrices = attacked(rng, n, f, case.trusted)
     x = np.stack([m for m, _ in matrices]).astype(np.float32)
     dx, dy = rng.normal(size=x.shape), rng.normal(size=(len(x), DIM))
     forward, backward = derivatives(case, n, f, x, dx, dy)
     assert np.isfinite(forward).all()
     assert np.isfinite(backward).all()
-    close(np.sum(backward * dx, axis=(1, 2)), np.sum(forward * dy, axis=1), 8, eps=1e-5)
     if promises(case):
         assert (backward[~np.isfinite(x)] == 0).all()
+    unique = np.isfinite(x).all(axis=2).sum(axis=1) >= case.unique_from
+    x, dx, dy, forward, backward = (a[unique] for a in (x, dx, dy, forward, backward))
+    close(np.sum(backward * dx, axis=(1, 2)), np.sum(forward * dy, axis=1), 8, eps=1e-5)
+    if promises(case):
         # What the liars replace by does not matter: the loop's own differences are the derivative.
         step = 1e-6
         for i in np.flatnonzero(~np.isfinite(x).all(axis=(1, 2))):

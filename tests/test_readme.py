@@ -7,6 +7,9 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+
+import byzjax
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -38,6 +41,25 @@ def test_the_chain_runs():
     assert names["updates"].shape == params.shape
     assert (names["updates"] != 0).all()
     assert jax.tree.structure(names["state"]) == jax.tree.structure(names["tx"].init(params))
+
+
+@pytest.mark.parametrize(
+    ("mark", "kind"), [("rules", "rule"), ("memory", "memory"), ("mixings", "mixing")]
+)
+def test_the_tables_of_rules_are_the_facts(mark, kind):
+    assert between(mark, f"end of {mark}").strip() == byzjax.facts.table(kind)
+
+
+def test_the_page_of_rules_is_the_facts():
+    assert (ROOT / "docs" / "rules.md").read_text() == byzjax.facts.page()
+
+
+def test_every_rule_has_its_facts():
+    kinds = {name: facts.kind for name, facts in byzjax.facts.FACTS.items()}
+    rules = {name for name in byzjax.rules.__all__}
+    assert rules == {name for name, kind in kinds.items() if kind == "rule"}
+    assert set(kinds) <= set(byzjax.__all__)
+    assert all(facts.promise in byzjax.facts.PROMISES for facts in byzjax.facts.FACTS.values())
 
 
 def test_the_tables_of_the_main_job_are_its_own():

@@ -351,8 +351,8 @@ WRONG = {
     "aggregate: mean has no parameter f; it takes nothing else.": lambda: byzjax.aggregate(
         byzjax.mean, f=1
     ),
-    "aggregate: krum has no parameter key; it takes f, m.": lambda: byzjax.aggregate(
-        byzjax.krum, f=1, key=jax.random.key(0)
+    "aggregate: krum has no parameter key; it takes f, m, neighbors, squared.": lambda: (
+        byzjax.aggregate(byzjax.krum, f=1, key=jax.random.key(0))
     ),
     "aggregate: noisy_mean needs key; write aggregate(noisy_mean, key=...).": (
         lambda: byzjax.aggregate(noisy_mean)

@@ -1,7 +1,46 @@
 """Aggregation rules: functions from stacked updates to one update."""
 
 from byzjax.rules.aksel import aksel
-from byzjax.rules.coordinatewise import mean, median, trimmed_mean
-from byzjax.rules.krum import krum
+from byzjax.rules.clipping import centered_clip
+from byzjax.rules.coordinatewise import (
+    majority_sign,
+    mean,
+    mean_around_median,
+    mean_of_finite,
+    median,
+    phocas,
+    trimmed_mean,
+)
+from byzjax.rules.filters import comparative_elimination, medoid, nearest_to_pivot
+from byzjax.rules.flag import flag
+from byzjax.rules.geometric import geometric_median, geometric_median_of_means, huber
+from byzjax.rules.krum import bulyan, krum
+from byzjax.rules.sign_guard import sign_guard
+from byzjax.rules.spectral import covariance_filter, spectral_filter
+from byzjax.rules.trust import fl_trust, zeno
 
-__all__ = ["aksel", "krum", "mean", "median", "trimmed_mean"]
+__all__ = [
+    "aksel",
+    "bulyan",
+    "centered_clip",
+    "comparative_elimination",
+    "covariance_filter",
+    "fl_trust",
+    "flag",
+    "geometric_median",
+    "geometric_median_of_means",
+    "huber",
+    "krum",
+    "majority_sign",
+    "mean",
+    "mean_around_median",
+    "mean_of_finite",
+    "median",
+    "medoid",
+    "nearest_to_pivot",
+    "phocas",
+    "sign_guard",
+    "spectral_filter",
+    "trimmed_mean",
+    "zeno",
+]

@@ -53,7 +53,7 @@ def aksel(updates: PyTree, *, f: int, mode: str = "mid", axis_name: str | None =
     OPODIS 2020 (LIPIcs 184, 8:1-8:16). `"radius"` is the rule as the abstract describes it, "mid"
     and "n-f" are the forms of public implementations; which one the paper names is open.
     """
-    n, f = enough_workers("aksel", updates, f, twice=2, plus=1)
+    n, f = enough_workers("aksel", updates, f)
     one_of("mode", mode, ("mid", "n-f", "radius"))
     distances = _distances_to_median(updates, axis_name)
     if mode == "radius":

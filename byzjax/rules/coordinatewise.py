@@ -1,5 +1,8 @@
 """Rules that treat every coordinate by itself, and the mean that they replace."""
 
+import jax
+import jax.numpy as jnp
+
 from byzjax import _order, stacked
 from byzjax._checks import enough_workers
 from byzjax.stacked import PyTree
@@ -98,5 +101,159 @@ def trimmed_mean(updates: PyTree, *, f: int, axis_name: str | None = None) -> Py
     Reference: Yin, Chen, Ramchandran and Bartlett, ICML 2018 (arXiv:1803.01498), Definition 2.
     """
     del axis_name
-    _, f = enough_workers("trimmed_mean", updates, f, twice=2, plus=1)
+    _, f = enough_workers("trimmed_mean", updates, f)
     return stacked.coordinatewise(lambda x: _order.trimmed_mean(x, f), updates)
+
+
+def mean_around_median(updates: PyTree, *, f: int, axis_name: str | None = None) -> PyTree:
+    r"""Coordinate-wise mean of the n - f values nearest to the median (MeaMed).
+
+    $$ F_j = \frac{1}{n - f} \sum_{i \in N_j} x_{ij} $$
+
+    where N_j holds the n - f values of coordinate j nearest to their median, the lower one on a
+    tie. After sorting they stand side by side. NaN counts as an end of the column.
+
+    Requirement: n >= 2f + 1. Breakdown: n > 2f.
+    Promise: the distance to the honest mean is bounded by the honest diameter times a constant.
+    Cost: O(n log^2 n d) by a sorting network.
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      f: number of faults to tolerate, a Python int.
+      axis_name: mesh axis over which the coordinates are sliced; makes no difference here.
+
+    Returns:
+      One update; every leaf has shape `[...]` and keeps its dtype.
+
+    Raises:
+      ValueError: the leaves disagree on n, or n < 2f + 1.
+      TypeError: f is not a Python int, or a leaf is not of a float type.
+
+    Example:
+      >>> import byzjax, jax.numpy as jnp
+      >>> byzjax.mean_around_median(jnp.array([[0.0], [1.0], [2.0], [9.0], [jnp.nan]]), f=2)
+      Array([1.], dtype=float32)
+
+    Reference: Xie, Koyejo and Gupta, Generalized Byzantine-tolerant SGD, 2018 (arXiv:1802.10116),
+    "mean around median".
+    """
+    del axis_name
+    n, f = enough_workers("mean_around_median", updates, f)
+    return stacked.coordinatewise(lambda x: _order.mean_around_median(x, n - f), updates)
+
+
+def phocas(updates: PyTree, *, f: int, axis_name: str | None = None) -> PyTree:
+    r"""Coordinate-wise mean of the n - f values nearest to the trimmed mean.
+
+    $$ F_j = \frac{1}{n - f} \sum_{i \in N_j} x_{ij} $$
+
+    where N_j holds the n - f values of coordinate j nearest to their trimmed mean, the lower one on
+    a tie. NaN counts as an end of the column.
+
+    Requirement: n >= 2f + 1. Breakdown: n > 2f.
+    Promise: the distance to the honest mean is bounded by the honest diameter times a constant.
+    Cost: O(n log^2 n d) by a sorting network.
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      f: number of faults to tolerate, a Python int.
+      axis_name: mesh axis over which the coordinates are sliced; makes no difference here.
+
+    Returns:
+      One update; every leaf has shape `[...]` and keeps its dtype.
+
+    Raises:
+      ValueError: the leaves disagree on n, or n < 2f + 1.
+      TypeError: f is not a Python int, or a leaf is not of a float type.
+
+    Example:
+      >>> import byzjax, jax.numpy as jnp
+      >>> byzjax.phocas(jnp.array([[0.0], [1.0], [2.0], [9.0], [jnp.inf]]), f=1)
+      Array([3.], dtype=float32)
+
+    Reference: Xie, Koyejo and Gupta, Phocas: dimensional Byzantine-resilient stochastic gradient
+    descent, 2018 (arXiv:1805.09682).
+    """
+    del axis_name
+    n, f = enough_workers("phocas", updates, f)
+    return stacked.coordinatewise(lambda x: _order.mean_around_trimmed_mean(x, n - f, f), updates)
+
+
+def mean_of_finite(updates: PyTree, *, axis_name: str | None = None) -> PyTree:
+    r"""Coordinate-wise mean of what is finite, for links that lose coordinates.
+
+    $$ F_j = \frac{1}{|A_j|} \sum_{i \in A_j} x_{ij} $$
+
+    where A_j holds the workers whose coordinate j is finite,
+    and 0 where nothing is finite. Lost coordinates arrive as NaN. Values are divided before they
+    are added, so that large ones do not overflow.
+
+    Requirement: n >= 1. Breakdown: one liar that sends finite values moves it anywhere.
+    Promise: finite. Cost: O(nd).
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      axis_name: mesh axis over which the coordinates are sliced; makes no difference here.
+
+    Returns:
+      One update; every leaf has shape `[...]` and keeps its dtype.
+
+    Raises:
+      ValueError: the leaves disagree on n.
+
+    Example:
+      >>> import byzjax, jax.numpy as jnp
+      >>> byzjax.mean_of_finite(jnp.array([[1.0, jnp.nan], [3.0, jnp.nan], [jnp.inf, 4.0]]))
+      Array([2., 4.], dtype=float32)
+
+    Reference: Damaskinos, El-Mhamdi, Guerraoui, Guirguis and Rouault, AggregaThor: Byzantine
+    Machine Learning via Robust Gradient Aggregation, SysML 2019 (its `average-nan`).
+    """
+    del axis_name
+    return stacked.coordinatewise(_mean_of_finite, updates)
+
+
+def majority_sign(updates: PyTree, *, axis_name: str | None = None) -> PyTree:
+    r"""Coordinate-wise majority vote of the signs (signSGD with majority vote).
+
+    $$ F_j = \operatorname{sign} \sum_i \operatorname{sign} x_{ij} $$
+
+    0 where as many vote for 1 as for -1; NaN does not vote, infinities do.
+
+    Requirement: n >= 1; f liars do not turn a vote that honest workers decide by more than f.
+    Breakdown: n > 2f, coordinate by coordinate. Promise: finite. Cost: O(nd).
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      axis_name: mesh axis over which the coordinates are sliced; makes no difference here.
+
+    Returns:
+      One update, of entries -1, 0 and 1; every leaf has shape `[...]` and keeps its dtype.
+
+    Raises:
+      ValueError: the leaves disagree on n.
+
+    Example:
+      >>> import byzjax, jax.numpy as jnp
+      >>> byzjax.majority_sign(jnp.array([[0.1, -2.0], [5.0, jnp.nan], [-9.0, 3.0]]))
+      Array([1., 0.], dtype=float32)
+
+    Reference: Bernstein, Zhao, Azizzadenesheli and Anandkumar, signSGD with Majority Vote is
+    Communication Efficient and Fault Tolerant, ICLR 2019 (arXiv:1810.05291), Algorithm 1.
+    """
+    del axis_name
+    return stacked.coordinatewise(_majority_sign, updates)
+
+
+def _mean_of_finite(x: jax.Array) -> jax.Array:
+    count = sum(jnp.isfinite(row).astype(jnp.int32) for row in x)
+    share = 1 / jnp.maximum(count, 1).astype(stacked.sum_dtype(x.dtype))
+    total = jnp.zeros(x.shape[1:], share.dtype)
+    for row in x:
+        total = total + jnp.where(jnp.isfinite(row), row, 0).astype(share.dtype) * share
+    return total.astype(x.dtype)
+
+
+def _majority_sign(x: jax.Array) -> jax.Array:
+    votes = sum((row > 0).astype(jnp.int32) - (row < 0).astype(jnp.int32) for row in x)
+    return jnp.sign(votes).astype(x.dtype)

@@ -1,16 +1,26 @@
-"""Krum: the update that lies closest to its neighbours."""
+"""Krum and Bulyan: the updates that lie closest to their neighbours."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from byzjax import stacked
-from byzjax._checks import enough_workers, static_int
+from byzjax import _order, stacked
+from byzjax._checks import enough_workers, one_of, static_int
 from byzjax.rules._select import mean_of_selected
 from byzjax.stacked import PyTree
 
 
-def krum(updates: PyTree, *, f: int, m: int = 1, axis_name: str | None = None) -> PyTree:
+def krum(
+    updates: PyTree,
+    *,
+    f: int,
+    m: int = 1,
+    neighbors: str = "n-f-2",
+    squared: bool = True,
+    axis_name: str | None = None,
+) -> PyTree:
     r"""The update with the smallest sum of squared distances to its nearest neighbours.
 
     $$ \mathrm{score}(i) = \sum_{j \in N_i} \|x_i - x_j\|^2, \qquad
@@ -19,10 +29,15 @@ def krum(updates: PyTree, *, f: int, m: int = 1, axis_name: str | None = None) -
     where N_i holds the n - f - 2 updates nearest to x_i among the others, and A the m rows with the
     smallest score, ties to the lower index. `m = 1` is Krum, `m > 1` Multi-Krum.
 
+    Public code differs: `neighbors="n-f-1"` with m = n - f is Multi-Krum as ByzFL computes it (and
+    "Krum*" of several papers), `neighbors="n-f-1", squared=False` with m = n - f - 2 that of
+    ByzantineMomentum.
+
     A distance that is not finite is +inf. If fewer than m rows have a finite score, more than f of
     them are bad and the result is NaN.
 
-    Requirement: n >= 2f + 3 and 1 <= m <= n - f - 2. Breakdown: n > 2f + 2.
+    Requirement: n >= 2f + 3 and 1 <= m <= n - f - 2; with `neighbors="n-f-1"` n >= 2f + 1 and
+    m <= n - f. Breakdown: n > 2f + 2.
     Promise: the distance to the honest mean is bounded by the honest diameter times a constant.
     Cost: O(n^2 d).
 
@@ -30,6 +45,8 @@ def krum(updates: PyTree, *, f: int, m: int = 1, axis_name: str | None = None) -
       updates: stacked updates; every leaf has shape `[n, ...]`.
       f: number of faults to tolerate, a Python int.
       m: number of updates to average, a Python int.
+      neighbors: `"n-f-2"` or `"n-f-1"`, how many neighbours a score counts.
+      squared: whether a score adds squared distances or distances.
       axis_name: mesh axis over which the coordinates are sliced, if they are.
 
     Returns:
@@ -50,16 +67,123 @@ def krum(updates: PyTree, *, f: int, m: int = 1, axis_name: str | None = None) -
     Reference: Blanchard, El-Mhamdi, Guerraoui and Stainer, Machine Learning with Adversaries:
     Byzantine Tolerant Gradient Descent, NeurIPS 2017 (arXiv:1703.02757).
     """
-    n, f = enough_workers("krum", updates, f, twice=2, plus=3)
-    m = static_int("m", m, at_least=1)
-    if m > n - f - 2:
-        raise ValueError(f"krum needs m <= n - f - 2 = {n - f - 2}; got m={m}, n={n}, f={f}.")
-    scores = _scores(updates, n - f - 2, axis_name)
+    one_of("neighbors", neighbors, ("n-f-2", "n-f-1"))
+    of_paper = neighbors == "n-f-2"
+    n, f = enough_workers("krum", updates, f, needs=None if of_paper else (2, 1))
+    m, most = static_int("m", m, at_least=1), n - f - 2 if of_paper else n - f
+    if m > most:
+        bound = "n - f - 2" if of_paper else "n - f"
+        raise ValueError(f"krum needs m <= {bound} = {most}; got m={m}, n={n}, f={f}.")
+    distances = _distances(updates, axis_name)
+    distances = distances if squared else jnp.sqrt(distances)
+    nearest = jnp.sort(distances, axis=1)[:, : n - f - 2 if of_paper else n - f - 1]
+    scores = jnp.sum(nearest, axis=1)
     return mean_of_selected(updates, stacked.ranks(scores) < m, scores)
 
 
-def _scores(updates: PyTree, neighbors: int, axis_name: str | None) -> jax.Array:
+def bulyan(
+    updates: PyTree, *, f: int, rule: Callable | None = None, axis_name: str | None = None
+) -> PyTree:
+    r"""Coordinate-wise mean around the median of the updates that a rule selects one by one.
+
+    $$ F_j = \frac{1}{n - 4f} \sum_{i \in N_j} x_{ij} $$
+
+    where S collects n - 2f updates: n - 2f times, the inner rule runs on the updates that remain,
+    and the one nearest to its output moves to S. N_j holds the n - 4f values of coordinate j among
+    S nearest to their median.
+
+    The inner rule is Krum, rescored after every pick with max(1, n' - f - 2) neighbours for the n'
+    updates that remain, since at the end fewer than Krum's 2f + 3 do; the update with the lowest
+    score is the one nearest to Krum's output. If a pick has to be a row that is not finite, more
+    than f rows are bad and the result is NaN.
+
+    Requirement: n >= 4f + 3. Breakdown: n > 4f + 2.
+    Promise: the distance to the honest mean is bounded by the honest diameter times a constant.
+    Cost: O(n^2 d); with another inner rule n - 2f calls of it, each compiled for its own n'.
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      f: number of faults to tolerate, a Python int.
+      rule: the inner rule, `rule(updates, f=f) -> update`, for as few as 2f + 1 updates; Krum by
+        default.
+      axis_name: mesh axis over which the coordinates are sliced, if they are; handed on to `rule`.
+
+    Returns:
+      One update; every leaf has shape `[...]` and keeps its dtype.
+
+    Raises:
+      ValueError: the leaves disagree on n, or n < 4f + 3.
+      TypeError: f is not a Python int.
+
+    Example:
+      >>> import byzjax, jax.numpy as jnp
+      >>> updates = jnp.array([[0.0], [1.0], [2.0], [3.0], [4.0], [5.0], [90.0]])
+      >>> byzjax.bulyan(updates, f=1)
+      Array([2.], dtype=float32)
+      >>> byzjax.bulyan(updates, f=1, rule=byzjax.aksel)
+      Array([2.], dtype=float32)
+
+    Reference: El-Mhamdi, Guerraoui and Rouault, The Hidden Vulnerability of Distributed Learning in
+    Byzantium, ICML 2018 (arXiv:1802.07927), section 4.
+    """
+    n, f = enough_workers("bulyan", updates, f)
+    if rule is None:
+        picks, hopeless = _picks_by_krum(_distances(updates, axis_name), f, n - 2 * f)
+    else:
+        picks, hopeless = _picks_by_rule(updates, f, n - 2 * f, rule, axis_name)
+    chosen = stacked.take(updates, picks)
+    out = stacked.coordinatewise(lambda x: _order.mean_around_median(x, n - 4 * f), chosen)
+    return jax.tree.map(lambda leaf: jnp.where(hopeless, jnp.nan, leaf), out)
+
+
+def _distances(updates: PyTree, axis_name: str | None) -> jax.Array:
+    """Squared distances to the others; +inf to itself."""
     distances = stacked.pairwise_squared_distances(lax.stop_gradient(updates), axis_name=axis_name)
+    return jnp.where(jnp.eye(distances.shape[0], dtype=bool), jnp.inf, distances)
+
+
+def _picks_by_krum(distances: jax.Array, f: int, count: int) -> tuple[jax.Array, jax.Array]:
+    """The rows of the lowest score, one after another, and whether one has no finite score."""
     n = distances.shape[0]
-    others = jnp.where(jnp.eye(n, dtype=bool), jnp.inf, distances)
-    return jnp.sum(jnp.sort(others, axis=1)[:, :neighbors], axis=1)
+    order = jnp.argsort(distances, axis=1, stable=True)[:, : n - 1]
+    in_order = jnp.take_along_axis(distances, order, axis=1)
+
+    def pick(state, left):
+        remain, hopeless = state
+        neighbors = jnp.maximum(left - f - 2, 1)
+        there = remain[order]
+        counted = there & (jnp.cumsum(there, axis=1, dtype=jnp.int32) <= neighbors)
+        scores = jnp.sum(jnp.where(counted, in_order, 0), axis=1)
+        least = jnp.min(jnp.where(remain, scores, jnp.inf))
+        chosen = jnp.argmax(remain & (scores == least)).astype(jnp.int32)
+        return (remain & (jnp.arange(n) != chosen), hopeless | jnp.isinf(least)), chosen
+
+    everybody = jnp.isfinite(in_order[:, 0]) | True
+    (_, hopeless), picks = lax.scan(
+        pick, (everybody, ~everybody[0]), jnp.arange(n, n - count, -1, dtype=jnp.int32)
+    )
+    return picks, hopeless
+
+
+def _picks_by_rule(
+    updates: PyTree, f: int, count: int, rule: Callable, axis_name: str | None
+) -> tuple[jax.Array, jax.Array]:
+    """The rows nearest to the rule's output, one after another; and whether one is infinitely far.
+
+    Each pick leaves one row less, so this is a loop of Python.
+    """
+    still = lax.stop_gradient(updates)
+    remain = jnp.arange(stacked.num_workers(updates))
+    options = {} if axis_name is None else {"axis_name": axis_name}
+    picks, hopeless = [], jnp.zeros((), bool)
+    for _ in range(count):
+        rows = stacked.take(still, remain)
+        distances = stacked.squared_distances(
+            rows, lax.stop_gradient(rule(rows, f=f, **options)), axis_name=axis_name
+        )
+        nearest = jnp.argmin(distances)
+        picks.append(remain[nearest])
+        hopeless = hopeless | jnp.isinf(distances[nearest])
+        places = jnp.arange(remain.shape[0] - 1)
+        remain = remain[places + (places >= nearest)]
+    return jnp.stack(picks), hopeless

@@ -1,0 +1,604 @@
+"""What is known of each rule and mixing, as data: read by errors, tests and documentation.
+
+`FACTS["krum"]` has the requirement that krum's error states, the laws and the promise that its
+tests hold it to, and what the README's table says of it. `table()` prints that table.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+PROMISES = {
+    "range": "every coordinate stays within the honest range",
+    "bounded": "the distance to the honest mean is at most a constant times the honest diameter",
+    "finite": "f rows cannot make it NaN or infinite",
+    "none": "one row can make it NaN or infinite",
+}
+
+
+class Kappa(NamedTuple):
+    """A constant with ||F - mean(S)||^2 <= kappa V(S) for every set S of n - f rows.
+
+    Attributes:
+      text: the formula.
+      value: the formula as a function of (n, f).
+      variant: the form of the rule that it is proved for.
+      source: `"derived"` (docs/bounds.md) or the paper.
+    """
+
+    text: str
+    value: Callable[[int, int], float]
+    variant: str
+    source: str
+
+
+class Facts(NamedTuple):
+    """What is known of one rule or mixing, in its default form.
+
+    Attributes:
+      kind: `"rule"`, `"memory"` (an optax transformation with memory) or `"mixing"`.
+      needs: (a, b) of the requirement n >= a f + b.
+      cost: order of the time, in n workers, d coordinates and what the note says.
+      breakdown: what it withstands.
+      full: whether it returns a combination of whole updates, not one coordinate at a time.
+      promise: a key of `PROMISES`, against any f rows.
+      reference: authors and year.
+      takes_f: whether f is a hyperparameter; if not, `needs` says how many liars it withstands.
+      permutes: permuting the workers changes nothing (a mixing: permutes the rows).
+      shifts: adding a vector to all updates adds it to the result.
+      scales: multiplying all updates, and hyperparameters in their unit, multiplies the result.
+      repeats: n equal updates give that update.
+      deterministic: it takes no key.
+      memory: what it remembers between steps.
+      workspace: temporaries that it may allocate, in multiples of its input.
+      constant: C of the promise `bounded`, a function of (n, f).
+      kappa: the constants of this kind that are proved; see `Kappa`.
+      note: what a user has to know besides.
+    """
+
+    kind: str
+    needs: tuple[int, int]
+    cost: str
+    breakdown: str
+    full: bool
+    promise: str
+    reference: str
+    takes_f: bool = True
+    permutes: bool = True
+    shifts: bool = True
+    scales: bool = True
+    repeats: bool = True
+    deterministic: bool = True
+    memory: str = "none"
+    workspace: float = 2.0
+    constant: Callable[[int, int], float] | None = None
+    kappa: tuple[Kappa, ...] = ()
+    note: str = ""
+
+
+def inequality(needs: tuple[int, int]) -> str:
+    """The requirement as text.
+
+    Args:
+      needs: (a, b).
+
+    Returns:
+      `n >= a f + b`, as it is written in errors.
+
+    Example:
+      >>> inequality((2, 3))
+      'n >= 2f + 3'
+    """
+    a, b = needs
+    if a == 0:
+        return f"n >= {b}"
+    return f"n >= {'' if a == 1 else a}f + {b}"
+
+
+# --- constants: docs/bounds.md has the proofs of what is called derived -------------------------
+
+
+def _kappa_median(n: int, f: int) -> float:
+    return (n - 1) / (n + 1 - 2 * f) if n % 2 else (n - 2) / (n + 2 - 2 * f)
+
+
+def _kappa_n_minus_f(n: int, f: int) -> float:
+    return 8 * f / (n + 1 - 2 * f) if n % 2 else 8 * f / (n + 2 - 2 * f)
+
+
+def _kappa_mid(n: int, f: int) -> float:
+    one = _kappa_median(n, f)
+    return (math.sqrt(one) + math.sqrt(1 + one)) ** 2
+
+
+def _kappa_radius(n: int, f: int) -> float:
+    one = _kappa_median(n, f)
+    return (math.sqrt(one) + 1 + one) ** 2
+
+
+def _constant_krum(n: int, f: int) -> float:
+    return 1 + math.sqrt((n - f - 2) / (n - 2 * f - 1))
+
+
+def _constant_of_ranges(n: int, f: int) -> float:
+    return 2 * math.sqrt(n - f)
+
+
+def _constant_diameter(n: int, f: int) -> float:
+    return 2 * f / (n - f)
+
+
+def _constant_medoid(n: int, f: int) -> float:
+    return 1 + (n - f) / (n - 2 * f)
+
+
+def _constant_geometric_median(n: int, f: int) -> float:
+    return 2 * (n - f) / (n - 2 * f)
+
+
+def _constant_pivot(n: int, f: int) -> float:
+    return 2.0
+
+
+BLANCHARD = "Blanchard, El-Mhamdi, Guerraoui, Stainer 2017"
+YIN = "Yin, Chen, Ramchandran, Bartlett 2018"
+
+FACTS: dict[str, Facts] = {
+    "mean": Facts(
+        "rule",
+        (0, 1),
+        cost="nd",
+        breakdown="f = 0",
+        full=True,
+        promise="none",
+        reference="",
+        takes_f=False,
+    ),
+    "mean_of_finite": Facts(
+        "rule",
+        (0, 1),
+        cost="nd",
+        breakdown="f = 0 for finite values",
+        full=False,
+        promise="finite",
+        reference="Damaskinos et al. 2019",
+        takes_f=False,
+        note="for links that lose coordinates, not for liars",
+    ),
+    "median": Facts(
+        "rule",
+        (2, 1),
+        cost="nd",
+        breakdown="n > 2f",
+        full=False,
+        promise="range",
+        reference=YIN,
+        takes_f=False,
+        kappa=(
+            Kappa(
+                "(n-1)/(n+1-2f) for odd n, (n-2)/(n+2-2f) for even n",
+                _kappa_median,
+                "mean of the two middle values for even n",
+                "derived",
+            ),
+        ),
+    ),
+    "trimmed_mean": Facts(
+        "rule",
+        (2, 1),
+        cost="nd",
+        breakdown="n > 2f",
+        full=False,
+        promise="range",
+        reference=YIN,
+        kappa=(
+            Kappa("f/(n-2f)", lambda n, f: f / (n - 2 * f), "f values off either end", "derived"),
+        ),
+    ),
+    "mean_around_median": Facts(
+        "rule",
+        (2, 1),
+        cost="nd",
+        breakdown="n > 2f",
+        full=False,
+        promise="bounded",
+        reference="Xie, Koyejo, Gupta 2018 (MeaMed)",
+        constant=_constant_of_ranges,
+    ),
+    "phocas": Facts(
+        "rule",
+        (2, 1),
+        cost="nd",
+        breakdown="n > 2f",
+        full=False,
+        promise="bounded",
+        reference="Xie, Koyejo, Gupta 2018",
+        constant=_constant_of_ranges,
+    ),
+    "aksel": Facts(
+        "rule",
+        (2, 1),
+        cost="nd",
+        breakdown="n > 2f",
+        full=True,
+        promise="bounded",
+        reference="Boussetta, El-Mhamdi, Guerraoui, Maurer, Rouault 2020",
+        kappa=(
+            Kappa("(√κ₁ + √(1+κ₁))², κ₁ the median's", _kappa_mid, 'mode="mid"', "derived"),
+            Kappa(
+                "8f/(n+1-2f) for odd n, 8f/(n+2-2f) for even n",
+                _kappa_n_minus_f,
+                'mode="n-f"',
+                "derived",
+            ),
+            Kappa("(√κ₁ + 1 + κ₁)², κ₁ the median's", _kappa_radius, 'mode="radius"', "derived"),
+        ),
+    ),
+    "krum": Facts(
+        "rule",
+        (2, 3),
+        cost="n²d",
+        breakdown="n > 2f + 2",
+        full=True,
+        promise="bounded",
+        reference=BLANCHARD,
+        constant=_constant_krum,
+        note="m > 1 is Multi-Krum",
+    ),
+    "bulyan": Facts(
+        "rule",
+        (4, 3),
+        cost="n²d",
+        breakdown="n > 4f + 2",
+        full=False,
+        promise="bounded",
+        reference="El-Mhamdi, Guerraoui, Rouault 2018",
+        constant=_constant_of_ranges,
+        note="over Krum, or over any rule",
+    ),
+    "covariance_filter": Facts(
+        "rule",
+        (2, 1),
+        cost="n²d + f n³",
+        breakdown="n > 2f",
+        full=True,
+        promise="finite",
+        reference="Allouah, Guerraoui, Stephan 2025 (CAF)",
+    ),
+    "spectral_filter": Facts(
+        "rule",
+        (2, 1),
+        cost="nd + n²b, b coordinates sampled",
+        breakdown="n > 2f",
+        full=True,
+        promise="finite",
+        reference="Shejwalkar, Houmansadr 2021 (DnC)",
+        deterministic=False,
+    ),
+    "geometric_median": Facts(
+        "rule",
+        (2, 1),
+        cost="n²d, and n² an iteration",
+        breakdown="n > 2f",
+        full=True,
+        promise="bounded",
+        reference="Pillutla, Kakade, Harchaoui 2019 (RFA)",
+        takes_f=False,
+        constant=_constant_geometric_median,
+    ),
+    "geometric_median_of_means": Facts(
+        "rule",
+        (2, 1),
+        cost="nd + k²d",
+        breakdown="k > 2f",
+        full=True,
+        promise="finite",
+        reference="Chen, Su, Xu 2017",
+        takes_f=False,
+        permutes=False,
+        note="k groups of consecutive workers",
+    ),
+    "huber": Facts(
+        "rule",
+        (2, 1),
+        cost="n²d, and n² an iteration",
+        breakdown="n > 2f",
+        full=True,
+        promise="finite",
+        reference="Zhao, Wan, Zhou, Guo, Zhu 2024",
+        takes_f=False,
+    ),
+    "centered_clip": Facts(
+        "rule",
+        (0, 1),
+        cost="nd",
+        breakdown="moves by at most its radius",
+        full=True,
+        promise="finite",
+        reference="Karimireddy, He, Jaggi 2021",
+        takes_f=False,
+        shifts=False,
+        repeats=False,
+        note="takes its centre as data; it shifts with its centre",
+    ),
+    "comparative_elimination": Facts(
+        "rule",
+        (2, 1),
+        cost="nd",
+        breakdown="n > 2f",
+        full=True,
+        promise="finite",
+        reference="Gupta, Liu, Vaidya 2020 (CGE)",
+        shifts=False,
+    ),
+    "nearest_to_pivot": Facts(
+        "rule",
+        (2, 1),
+        cost="nd",
+        breakdown="n > 2f, if the pivot is honest",
+        full=True,
+        promise="bounded",
+        reference="Farhadkhani, Guerraoui, Gupta, Hoang, Pinot, Stephan 2023 (MoNNA)",
+        permutes=False,
+        constant=_constant_pivot,
+        note="the pivot is one worker, trusted",
+    ),
+    "medoid": Facts(
+        "rule",
+        (2, 1),
+        cost="n²d",
+        breakdown="n > 2f",
+        full=True,
+        promise="bounded",
+        reference="Xie, Koyejo, Gupta 2018",
+        takes_f=False,
+        constant=_constant_medoid,
+    ),
+    "majority_sign": Facts(
+        "rule",
+        (2, 1),
+        cost="nd",
+        breakdown="n > 2f, coordinate by coordinate",
+        full=False,
+        promise="finite",
+        reference="Bernstein, Zhao, Azizzadenesheli, Anandkumar 2019 (signSGD)",
+        takes_f=False,
+        shifts=False,
+        scales=False,
+        repeats=False,
+        note="the result has entries -1, 0 and 1",
+    ),
+    "sign_guard": Facts(
+        "rule",
+        (2, 1),
+        cost="nd + n³",
+        breakdown="none proved",
+        full=True,
+        promise="finite",
+        reference="Xu, Huang, Song, Lan 2022",
+        takes_f=False,
+        shifts=False,
+        deterministic=False,
+    ),
+    "flag": Facts(
+        "rule",
+        (2, 1),
+        cost="n²d + n³",
+        breakdown="none proved",
+        full=True,
+        promise="finite",
+        reference="Almasi, Mishra, Vamanan, Ravi 2024",
+        takes_f=False,
+        shifts=False,
+        scales=False,
+        repeats=False,
+    ),
+    "fl_trust": Facts(
+        "rule",
+        (0, 1),
+        cost="nd",
+        breakdown="any f, with a trusted update",
+        full=True,
+        promise="finite",
+        reference="Cao, Fang, Liu, Gong 2021",
+        takes_f=False,
+        shifts=False,
+        repeats=False,
+        note="needs a trusted update as data",
+    ),
+    "zeno": Facts(
+        "rule",
+        (1, 1),
+        cost="nd, and n evaluations of the loss",
+        breakdown="n > f, with a trusted loss",
+        full=True,
+        promise="finite",
+        reference="Xie, Koyejo, Gupta 2019",
+        shifts=False,
+        scales=False,
+        note="needs parameters and a trusted loss as data",
+    ),
+    "centered_clipping": Facts(
+        "memory",
+        (0, 1),
+        cost="nd",
+        breakdown="moves by at most its radius",
+        full=True,
+        promise="finite",
+        reference="Karimireddy, He, Jaggi 2021",
+        takes_f=False,
+        shifts=False,
+        repeats=False,
+        memory="d",
+        note="the centre is its last result",
+    ),
+    "foolsgold": Facts(
+        "memory",
+        (0, 1),
+        cost="n²d",
+        breakdown="sybils that send alike",
+        full=True,
+        promise="finite",
+        reference="Fung, Yoon, Beschastnikh 2018",
+        takes_f=False,
+        shifts=False,
+        repeats=False,
+        memory="nd",
+    ),
+    "concentration_filter": Facts(
+        "memory",
+        (2, 1),
+        cost="n²d",
+        breakdown="n > 2f",
+        full=True,
+        promise="finite",
+        reference="Alistarh, Allen-Zhu, Li 2018 (ByzantineSGD)",
+        takes_f=False,
+        memory="nd",
+    ),
+    "safeguard": Facts(
+        "memory",
+        (2, 1),
+        cost="n²d",
+        breakdown="n > 2f",
+        full=True,
+        promise="finite",
+        reference="Allen-Zhu, Ebrahimian, Li, Alistarh 2021 (SafeguardSGD)",
+        takes_f=False,
+        memory="2nd",
+    ),
+    "nearest_neighbors": Facts(
+        "mixing",
+        (2, 1),
+        cost="n²d",
+        breakdown="that of the rule behind it",
+        full=True,
+        promise="bounded",
+        reference="Allouah, Farhadkhani, Guerraoui, Gupta, Pinot, Stephan 2023 (NNM)",
+    ),
+    "bucketing": Facts(
+        "mixing",
+        (0, 1),
+        cost="nd",
+        breakdown="f s < that of the rule behind it",
+        full=True,
+        promise="none",
+        reference="Karimireddy, He, Jaggi 2022",
+        takes_f=False,
+        permutes=False,
+        deterministic=False,
+        note="leaves ceil(n/s) rows",
+    ),
+    "clip_norms": Facts(
+        "mixing",
+        (0, 1),
+        cost="nd",
+        breakdown="none of its own",
+        full=True,
+        promise="finite",
+        reference="",
+        takes_f=False,
+        shifts=False,
+        repeats=False,
+    ),
+    "adaptive_clipping": Facts(
+        "mixing",
+        (2, 1),
+        cost="nd",
+        breakdown="that of the rule behind it",
+        full=True,
+        promise="finite",
+        reference="Allouah, Guerraoui, Gupta, Jellouli, Rizk, Stephan 2025 (ARC)",
+        shifts=False,
+    ),
+}
+
+
+def table(kind: str = "rule", *, everything: bool = False) -> str:
+    """The facts of all rules, or mixings, as a Markdown table.
+
+    Args:
+      kind: `"rule"`, `"memory"` or `"mixing"`.
+      everything: all facts; otherwise those that the README shows.
+
+    Returns:
+      The table's lines, joined.
+
+    Example:
+      >>> print(table("mixing").splitlines()[2])  # doctest: +ELLIPSIS
+      | `nearest_neighbors` | n >= 2f + 1 | n²d | ...
+    """
+    rows = [
+        _cells(name, facts) | (_more_cells(facts) if everything else {})
+        for name, facts in FACTS.items()
+        if facts.kind == kind
+    ]
+    head = list(rows[0])
+    lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
+    return "\n".join([*lines, *(f"| {' | '.join(row.values())} |" for row in rows)])
+
+
+def _cells(name: str, facts: Facts) -> dict[str, str]:
+    return {
+        "": f"`{name}`",
+        "needs": inequality(facts.needs) if facts.takes_f else f"n >= {min(1, facts.needs[1])}",
+        "time": facts.cost,
+        "withstands": facts.breakdown + (f"; {facts.note}" if facts.note else ""),
+        "promise": facts.promise,
+        "source": facts.reference,
+    }
+
+
+def _more_cells(facts: Facts) -> dict[str, str]:
+    laws = ("permutes", "shifts", "scales", "repeats")
+    kappas = [f"{k.text} ({k.variant}; {k.source})" for k in facts.kappa]
+    return {
+        "whole updates": "yes" if facts.full else "no",
+        "laws": ", ".join(law for law in laws if getattr(facts, law)),
+        "key": "no" if facts.deterministic else "yes",
+        "remembers": facts.memory,
+        "temporaries / input": f"<= {facts.workspace:g}",
+        "κ": "; ".join(kappas),
+    }
+
+
+def page() -> str:
+    """All facts as a Markdown page, `docs/rules.md`.
+
+    Returns:
+      The page.
+
+    Example:
+      >>> page().splitlines()[0]
+      '# Rules and mixings'
+    """
+    promises = "\n".join(f"* `{name}`: {text}." for name, text in PROMISES.items())
+    return f"""# Rules and mixings
+
+Made from `byzjax.facts`, which errors and tests read as well: `python -m byzjax.facts`.
+
+n workers, f faults to tolerate, d coordinates. Promises, against any f rows:
+
+{promises}
+
+Laws: *permutes*, the order of the workers does not matter; *shifts*, a vector added to all updates
+is added to the result; *scales*, so with a factor (and hyperparameters in the unit of the updates);
+*repeats*, equal updates give that update. κ: ‖F - x̄‖² <= κ V for any n - f rows of mean x̄ and
+variance V; `derived` constants are proved in [bounds.md](bounds.md).
+
+## Rules
+
+{table("rule", everything=True)}
+
+## Aggregations with memory
+
+{table("memory", everything=True)}
+
+## Mixings
+
+{table("mixing", everything=True)}
+"""
+
+
+if __name__ == "__main__":
+    print(page(), end="")

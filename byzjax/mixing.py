@@ -1,0 +1,181 @@
+"""Mixings: functions from stacked updates to stacked updates, in front of a rule."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from byzjax import stacked
+from byzjax._checks import enough_workers, positive, static_int
+from byzjax.stacked import PyTree
+
+
+def nearest_neighbors(updates: PyTree, *, f: int, axis_name: str | None = None) -> PyTree:
+    r"""Replaces each update by the mean of the n - f updates nearest to it (NNM).
+
+    $$ y_i = \frac{1}{n - f} \sum_{j \in N_i} x_j $$
+
+    where N_i holds the n - f rows nearest to x_i, itself among them, ties to the lower index. A row
+    that is not finite stays so.
+
+    Requirement: n >= 2f + 1. Promise: for a finite row that of `nearest_to_pivot`.
+    Cost: O(n^2 d).
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      f: number of faults to tolerate, a Python int.
+      axis_name: mesh axis over which the coordinates are sliced, if they are.
+
+    Returns:
+      Stacked updates of the same shapes and dtypes.
+
+    Raises:
+      ValueError: the leaves disagree on n, or n < 2f + 1.
+      TypeError: f is not a Python int.
+
+    Example:
+      >>> import byzjax, jax.numpy as jnp
+      >>> byzjax.nearest_neighbors(jnp.array([[0.0], [1.0], [9.0]]), f=1)
+      Array([[0.5],
+             [0.5],
+             [5. ]], dtype=float32)
+
+    Reference: Allouah, Farhadkhani, Guerraoui, Gupta, Pinot and Stephan, Fixing by Mixing: A Recipe
+    for Optimal Byzantine ML under Heterogeneity, AISTATS 2023 (arXiv:2302.01772).
+    """
+    n, f = enough_workers("nearest_neighbors", updates, f)
+    distances = stacked.pairwise_squared_distances(lax.stop_gradient(updates), axis_name=axis_name)
+    # Itself comes first, also before a twin of a lower index.
+    distances = jnp.where(jnp.eye(n, dtype=bool), -1, distances)
+    near = stacked.lowest(distances, n - f)
+    return stacked.combine(updates, near.astype(distances.dtype) / (n - f))
+
+
+def bucketing(updates: PyTree, *, s: int, key: jax.Array, axis_name: str | None = None) -> PyTree:
+    r"""Means of s updates each, in an order drawn at random.
+
+    $$ y_k = \frac{1}{|B_k|} \sum_{i \in B_k} x_{\pi(i)} $$
+
+    with buckets B_k of s consecutive places; the last one averages what it has. There remain
+    ceil(n / s) rows of which up to f are bad: the rule behind it is given the same f and checks its
+    requirement with the new number of rows.
+
+    Requirement: 1 <= s <= n. Cost: O(nd).
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      s: size of a bucket, a Python int.
+      key: draws the order of the workers.
+      axis_name: mesh axis over which the coordinates are sliced; makes no difference here, if all
+        devices have the same key.
+
+    Returns:
+      Stacked updates of ceil(n / s) rows; every leaf keeps its dtype.
+
+    Raises:
+      ValueError: the leaves disagree on n, or s is out of range.
+      TypeError: s is not a Python int.
+
+    Example:
+      >>> import byzjax, jax, jax.numpy as jnp
+      >>> updates = jnp.array([[0.0], [1.0], [2.0], [3.0], [4.0]])
+      >>> byzjax.bucketing(updates, s=2, key=jax.random.key(0)).shape
+      (3, 1)
+
+    Reference: Karimireddy, He and Jaggi, Byzantine-Robust Learning on Heterogeneous Datasets via
+    Bucketing, ICLR 2022 (arXiv:2006.09365).
+    """
+    del axis_name
+    n, s = stacked.num_workers(updates), static_int("s", s, at_least=1)
+    if s > n:
+        raise ValueError(f"bucketing needs s <= n; got s={s}, n={n}.")
+    place = jnp.argsort(jax.random.permutation(key, n))
+    return stacked.group_means(updates, place // s, math.ceil(n / s))
+
+
+def clip_norms(updates: PyTree, *, max_norm: float, axis_name: str | None = None) -> PyTree:
+    r"""Shortens each update to a norm.
+
+    $$ y_i = \min\Bigl(1, \frac{c}{\|x_i\|}\Bigr) x_i $$
+
+    A row whose norm is not finite becomes 0.
+
+    Requirement: n >= 1. Promise: finite. Cost: O(nd).
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      max_norm: c; may be traced.
+      axis_name: mesh axis over which the coordinates are sliced, if they are.
+
+    Returns:
+      Stacked updates of the same shapes and dtypes.
+
+    Raises:
+      ValueError: the leaves disagree on n, or max_norm is not positive.
+
+    Example:
+      >>> import byzjax, jax.numpy as jnp
+      >>> byzjax.clip_norms(jnp.array([[3.0, 4.0], [0.3, 0.4]]), max_norm=1.0)
+      Array([[0.6, 0.8],
+             [0.3, 0.4]], dtype=float32)
+
+    Reference: as used by Allouah, Guerraoui, Gupta, Jellouli, Rizk and Stephan, Adaptive Gradient
+    Clipping for Robust Federated Learning, ICLR 2025 (arXiv:2405.14432), "static clipping".
+    """
+    stacked.num_workers(updates)
+    positive("max_norm", max_norm)
+    return _clip(updates, stacked.squared_norms(updates, axis_name=axis_name), max_norm)
+
+
+def adaptive_clipping(updates: PyTree, *, f: int, axis_name: str | None = None) -> PyTree:
+    r"""Shortens each update to the norm of one of the longest (ARC).
+
+    $$ y_i = \min\Bigl(1, \frac{c}{\|x_i\|}\Bigr) x_i, \qquad
+       c = \|x\|_{[k+1]}, \quad k = \lfloor 2 (f / n) (n - f) \rfloor $$
+
+    where c is the (k+1)-th largest norm. A row whose norm is not finite becomes 0.
+
+    Requirement: n >= 2f + 1. Promise: finite. Cost: O(nd).
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      f: number of faults to tolerate, a Python int.
+      axis_name: mesh axis over which the coordinates are sliced, if they are.
+
+    Returns:
+      Stacked updates of the same shapes and dtypes.
+
+    Raises:
+      ValueError: the leaves disagree on n, or n < 2f + 1.
+      TypeError: f is not a Python int.
+
+    Example:
+      >>> import byzjax, jax.numpy as jnp
+      >>> byzjax.adaptive_clipping(jnp.array([[3.0], [-2.0], [9.0]]), f=1)
+      Array([[ 3.],
+             [-2.],
+             [ 3.]], dtype=float32)
+
+    Reference: Allouah, Guerraoui, Gupta, Jellouli, Rizk and Stephan, Adaptive Gradient Clipping for
+    Robust Federated Learning, ICLR 2025 (arXiv:2405.14432).
+    """
+    n, f = enough_workers("adaptive_clipping", updates, f)
+    squares = stacked.squared_norms(updates, axis_name=axis_name)
+    place = n - 1 - 2 * f * (n - f) // n
+    limit = squares[jnp.argmax(stacked.ranks(lax.stop_gradient(squares)) == place)]
+    return _clip(updates, squares, _root(limit))
+
+
+def _root(square: jax.Array) -> jax.Array:
+    """A square root with a slope of 0 at 0."""
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+
+
+def _clip(updates: PyTree, squares: jax.Array, norm: jax.Array | float) -> PyTree:
+    """Rows of these squared norms, no longer than `norm`; those without one as 0."""
+    norm = jnp.asarray(norm, squares.dtype)
+    finite = jnp.isfinite(squares)
+    longer = finite & (squares > norm**2)
+    factors = jnp.where(longer, norm / jnp.sqrt(jnp.where(longer, squares, 1)), 1)
+    return stacked.scale(updates, jnp.where(finite, factors, 0))

@@ -1,0 +1,88 @@
+"""Centered clipping: a few short steps from a centre, each as long as the updates agree."""
+
+import jax
+import jax.numpy as jnp
+
+from byzjax import stacked
+from byzjax._checks import positive, static_int
+from byzjax.rules._span import Span, span_about
+from byzjax.stacked import PyTree
+
+
+def centered_clip(
+    updates: PyTree,
+    center: PyTree,
+    *,
+    radius: float,
+    iterations: int = 1,
+    axis_name: str | None = None,
+) -> PyTree:
+    r"""Steps from a centre by the mean of the clipped differences to it.
+
+    $$ v_{l+1} = v_l + \frac{1}{n} \sum_{i=1}^{n} (x_i - v_l)
+       \min\Bigl(1, \frac{\tau}{\|x_i - v_l\|}\Bigr), \qquad F = v_L $$
+
+    from v_0 the centre. `centered_clipping` is the transformation whose centre is its last result.
+    A row whose distance is not finite contributes nothing.
+
+    Requirement: n >= 1. Breakdown: it moves by at most L tau. Promise: finite, if the centre is.
+    Cost: O(nd) for one iteration; O(n^2 d) for more, which are steps in the span of the rows and
+    cost O(n^2) each.
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      center: one update, v_0; every leaf has shape `[...]`.
+      radius: tau, in the unit of the updates' norm; may be traced.
+      iterations: L, a Python int.
+      axis_name: mesh axis over which the coordinates are sliced, if they are.
+
+    Returns:
+      One update; every leaf has shape `[...]` and keeps its dtype.
+
+    Raises:
+      ValueError: the leaves disagree on n, or on the shape of one update with `center`; radius is
+        not positive.
+      TypeError: iterations is not a Python int.
+
+    Example:
+      >>> import byzjax, jax.numpy as jnp
+      >>> updates, center = jnp.array([[1.0], [2.0], [4.0], [97.0]]), jnp.array([1.0])
+      >>> byzjax.centered_clip(updates, center, radius=3.0)
+      Array([2.75], dtype=float32)
+
+    Reference: Karimireddy, He and Jaggi, Learning from History for Byzantine Robust Optimization,
+    ICML 2021 (arXiv:2012.10333), Algorithm 2.
+    """
+    n = stacked.num_workers(updates)
+    positive("radius", radius)
+    if static_int("iterations", iterations, at_least=1) == 1:
+        distances = stacked.squared_distances(updates, center, axis_name=axis_name)
+        weights = _clip_factors(distances, radius) / n
+    else:
+        weights = _weights_in_span(span_about(updates, center, axis_name), radius, iterations)
+    moved = stacked.weighted_sum(stacked.widened(updates), weights)
+    rest = 1 - jnp.sum(weights)
+
+    def add(leaf: jax.Array, start: jax.Array, sent: jax.Array) -> jax.Array:
+        start = jnp.asarray(start).astype(leaf.dtype)
+        return (leaf + rest.astype(leaf.dtype) * start).astype(sent.dtype)
+
+    return jax.tree.map(add, moved, center, updates)
+
+
+def _clip_factors(squared_distances: jax.Array, radius: jax.Array | float) -> jax.Array:
+    """`min(1, tau / r)`, with a slope of 0 where r is 0 or not finite."""
+    radius = jnp.asarray(radius, squared_distances.dtype)
+    finite = jnp.isfinite(squared_distances)
+    longer = finite & (squared_distances > radius**2)
+    factors = radius / jnp.sqrt(jnp.where(longer, squared_distances, radius**2))
+    return jnp.where(finite, factors, 0)
+
+
+def _weights_in_span(span: Span, radius: jax.Array | float, iterations: int) -> jax.Array:
+    """The weights of v after the iterations; no x_i - center enters with more than the radius."""
+    weights = jnp.zeros_like(span.gram[0])
+    for _ in range(iterations):
+        factors = _clip_factors(span.squared_distances(weights), radius) / len(weights)
+        weights = (1 - jnp.sum(factors)) * weights + factors
+    return weights

@@ -1,0 +1,183 @@
+"""Rules that look for the direction in which the updates vary most."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from byzjax import stacked
+from byzjax._checks import enough_workers, static_int
+from byzjax._spectral import top_eigenpair
+from byzjax.rules._select import mean_of_selected
+from byzjax.rules._span import Span, median_of, span_about, times
+from byzjax.stacked import PyTree
+
+_ROUNDING = 4e-6  # of a projection of float32
+
+
+def covariance_filter(updates: PyTree, *, f: int, axis_name: str | None = None) -> PyTree:
+    r"""Weighted mean whose weights a filter lowers along the top direction of the covariance (CAF).
+
+    From c_i = 1, as long as the sum of c exceeds n - 2f,
+
+    $$ \mu_c = \frac{\sum_i c_i x_i}{\sum_i c_i}, \quad (\lambda, v) = \text{top eigenpair of }
+       \frac{1}{\sum_i c_i} \sum_i c_i (x_i - \mu_c)(x_i - \mu_c)^\top, \quad
+       c_i \leftarrow c_i \Bigl(1 - \frac{\langle x_i - \mu_c, v \rangle^2}
+       {\max_{j: c_j > 0} \langle x_j - \mu_c, v \rangle^2}\Bigr) $$
+
+    and the result is the mu_c of the smallest lambda. Eigenpairs come from the n x n Gram matrix,
+    and are exact. Rows that are not finite begin with c_i = 0; if that leaves fewer than n - f,
+    more than f rows are bad and the result is NaN.
+
+    Requirement: n >= 2f + 1. Breakdown: n > 2f. Promise: finite.
+    Cost: O(n^2 d), and at most 2f eigendecompositions of n x n.
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      f: number of faults to tolerate, a Python int; f = 0 gives the mean.
+      axis_name: mesh axis over which the coordinates are sliced, if they are.
+
+    Returns:
+      One update; every leaf has shape `[...]` and keeps its dtype.
+
+    Raises:
+      ValueError: the leaves disagree on n, or n < 2f + 1.
+      TypeError: f is not a Python int.
+
+    Example:
+      >>> import byzjax, jax.numpy as jnp
+      >>> updates = jnp.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [10.0, -10.0]])
+      >>> byzjax.covariance_filter(updates, f=1).round(4)
+      Array([0.5079, 0.4913], dtype=float32)
+
+    Reference: Allouah, Guerraoui and Stephan, Towards Trustworthy Federated Learning with Untrusted
+    Participants, 2025 (arXiv:2505.01874).
+    """
+    n, f = enough_workers("covariance_filter", updates, f)
+    span = span_about(updates, median_of(updates), axis_name)
+    weights = _filtered_weights(span, f)
+    good = jnp.sum(~span.bad, dtype=jnp.int32)
+    return stacked.weighted_mean(updates, jnp.where(good >= n - f, weights, 0))
+
+
+def _filtered_weights(span: Span, f: int) -> jax.Array:
+    """The weights c of the smallest top eigenvalue."""
+    n, all_good = span.gram.shape[0], jnp.where(span.bad, 0, jnp.ones_like(span.gram[0]))
+
+    def step(state, _):
+        def filtered(state):
+            weights, best, least, _ = state
+            total = jnp.sum(weights)
+            top, spread = _top_direction(span.moved_to(weights / total).gram, weights / total)
+            better = top < least
+            best, least = jnp.where(better, weights, best), jnp.where(better, top, least)
+            most = jnp.max(jnp.where(weights > 0, spread, 0))
+            share = spread / jnp.where(most > 0, most, 1)
+            # Less than rounding is nothing: it may be the weight of a row that is very far away.
+            share = jnp.where(share > 1 - _ROUNDING, 1, share)
+            weights = jnp.where(weights > 0, weights * (1 - share), 0)
+            return weights, best, least, (most > 0) & (jnp.sum(weights) > n - 2 * f)
+
+        return lax.cond(state[3], filtered, lambda state: state, state), None
+
+    infinite = jnp.inf + 0 * span.gram[0, 0]
+    going = jnp.sum(all_good) > n - 2 * f
+    state = (all_good, all_good, infinite, going)
+    (_, best, _, _), _ = lax.scan(step, state, None, length=2 * f)
+    return best
+
+
+def _top_direction(gram: jax.Array, shares: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(lambda, <x_i - mu, v>^2) of the covariance with these shares of the rows, of sum 1."""
+    present = shares > 0
+    roots = jnp.where(present, jnp.sqrt(jnp.where(present, shares, 1)), 0)
+    most = lax.stop_gradient(jnp.max(jnp.where(present, jnp.diagonal(gram), 0)))
+    unit = jnp.where(most > 0, most, 1)  # the squares of large squares would overflow
+    gram = gram / unit
+    top, vector = top_eigenpair(roots[:, None] * gram * roots[None])
+    projections = times(gram, roots * vector)
+    spread = jnp.where(top > 0, projections**2 / jnp.where(top > 0, top, 1), 0)
+    return top * unit, spread * unit
+
+
+def spectral_filter(
+    updates: PyTree,
+    *,
+    f: int,
+    key: jax.Array,
+    coordinates: int = 10_000,
+    iterations: int = 5,
+    remove: float = 1.0,
+    axis_name: str | None = None,
+) -> PyTree:
+    r"""Average of the updates that lie least along the top singular direction (DnC).
+
+    A number of times, on some coordinates drawn at random, with the mean mu of the sampled rows and
+    the top right singular vector v of the centred rows,
+
+    $$ s_i = \langle x_i - \mu, v \rangle^2 $$
+
+    and the int(c f) rows with the largest s_i are dropped, ties from the higher index down. The
+    result is the mean of the rows that were never dropped; if there is none, of the one that
+    survived most often, the lowest index on a tie. Singular vectors come from the n x n Gram matrix
+    of the sampled coordinates and are exact. Rows that are not finite, in any coordinate, are
+    dropped first and not counted in mu.
+
+    Requirement: n >= 2f + 1 and c f < n. Breakdown: n > 2f. Promise: finite.
+    Cost: O(nd) to look for what is not finite, O(n^2 b) for each sample of b coordinates.
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      f: number of faults to tolerate, a Python int.
+      key: draws the coordinates; without effect where `coordinates` are all.
+      coordinates: b, how many coordinates are drawn, without replacement; a Python int.
+      iterations: how often, a Python int; once is enough where `coordinates` are all.
+      remove: c, how many rows each iteration drops, in multiples of f; a Python number.
+      axis_name: mesh axis over which the coordinates are sliced, if they are; each device then
+        draws its share.
+
+    Returns:
+      One update; every leaf has shape `[...]` and keeps its dtype.
+
+    Raises:
+      ValueError: the leaves disagree on n, n < 2f + 1, or c f >= n.
+      TypeError: f, coordinates or iterations is not a Python int.
+
+    Example:
+      >>> import byzjax, jax, jax.numpy as jnp
+      >>> updates = jnp.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [10.0, -10.0]])
+      >>> byzjax.spectral_filter(updates, f=1, key=jax.random.key(0))
+      Array([0.5, 0.5], dtype=float32)
+
+    Reference: Shejwalkar and Houmansadr, Manipulating the Byzantine: Optimizing Model Poisoning
+    Attacks and Defenses for Federated Learning, NDSS 2021, Algorithm 2.
+    """
+    n, f = enough_workers("spectral_filter", updates, f)
+    coordinates = static_int("coordinates", coordinates, at_least=1)
+    iterations = static_int("iterations", iterations, at_least=1)
+    dropped = int(remove * f)
+    if not 0 <= dropped < n:
+        raise ValueError(
+            f"spectral_filter needs 0 <= remove * f < n; got remove={remove}, f={f}, n={n}."
+        )
+    still = lax.stop_gradient(updates)
+    good = jnp.isfinite(stacked.squared_norms(still, axis_name=axis_name))
+    samples = [still]
+    if coordinates < stacked.num_coordinates(still, axis_name=axis_name):
+        keys = jax.random.split(key, iterations)
+        samples = [stacked.sample(still, coordinates, k, axis_name=axis_name) for k in keys]
+    survived = jnp.zeros(n, jnp.int32)
+    for rows in samples:
+        scores = _outlier_scores(rows, good, axis_name)
+        survived = survived + (stacked.ranks(scores) < n - dropped).astype(jnp.int32)
+    always = survived == len(samples)
+    selected = jnp.where(jnp.any(always), always, jnp.arange(n) == jnp.argmax(survived))
+    return mean_of_selected(updates, selected, jnp.where(good, 0, jnp.inf))
+
+
+def _outlier_scores(rows: PyTree, good: jax.Array, axis_name: str | None) -> jax.Array:
+    """Squared projections on the top singular direction of the good rows about their mean."""
+    span = span_about(rows, median_of(rows), axis_name)
+    shares = good.astype(span.gram.dtype)
+    shares = shares / jnp.maximum(jnp.sum(shares), 1)
+    _, scores = _top_direction(span.moved_to(shares).gram, shares)
+    return jnp.where(good, scores, jnp.inf)

@@ -1,0 +1,308 @@
+"""The table of rules that the contract tests go through: a new rule is one more `Case`.
+
+Laws, requirement and promise come from `byzjax.facts`, so that the facts are what is tested.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+import byzjax
+from byzjax.facts import FACTS, Facts
+from tests import oracles
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Case:
+    """One rule with its hyperparameters."""
+
+    id: str
+    rule: Callable
+    oracle: Callable  # (matrix [n, d], f, **hyper, **oracle_data(d)) -> [d] in float64
+    hyper: Callable = lambda n, f: {}  # (n, f) -> hyperparameters
+    data: Callable = lambda updates, axis_name: ()  # positional arguments after the updates
+    oracle_data: Callable = lambda d: {}  # the same for the oracle
+    unseen: tuple[str, ...] = ()  # hyperparameters that the oracle does not have
+    units: tuple[str, ...] = ()  # hyperparameters in the unit of the updates
+    change: dict[str, Any] = dataclasses.field(default_factory=dict)  # this variant's own facts
+    name: str = ""  # in the facts; that of the rule by default
+    ties: Callable = lambda n, f: False  # (n, f) where whole rows always tie, so order matters
+    variant: int = 0  # which kappa of the facts is this variant's
+    epsilon: Callable | None = None  # without a liar, at most epsilon V from the mean, squared: T4
+    trusted: int = 0  # the first rows, which never lie
+    unique_from: int = 1  # with fewer good rows the result is not unique, and has no derivative
+    quick: bool = True  # whether it is tried by default in more than its values and its promise
+    most_n: int = 64
+    # Finite lies up to which the rule follows its loop in float32: sums of distances to rows much
+    # farther away hold no digit of the others.
+    reach: float = float(np.finfo(np.float32).max)
+    eps: float = 2e-6
+    slope_eps: float = 2e-5  # of derivatives, in float32
+
+    @property
+    def facts(self) -> Facts:
+        return FACTS[self.name or self.rule.__name__]._replace(**self.change)
+
+    def least(self, f):
+        a, b = self.facts.needs
+        return a * f + b
+
+    def most(self, n):
+        """The largest f that n workers allow."""
+        a, b = self.facts.needs
+        return (n - b) // a if a else 1
+
+    def kwargs(self, n, f):
+        return ({"f": f} if self.facts.takes_f else {}) | self.hyper(n, f)
+
+    def __call__(self, updates, f, scale=1.0, **options):
+        n = jax.tree.leaves(updates)[0].shape[0]
+        kwargs = self.kwargs(n, f)
+        kwargs |= {name: scale * kwargs[name] for name in self.units}
+        return self.call(updates, scale=scale, **kwargs, **options)
+
+    def call(self, updates, scale=1.0, axis_name=None, **kwargs):
+        """The rule with its data and just these hyperparameters."""
+        data = self.data(updates, axis_name)
+        if self.facts.scales:
+            data = jax.tree.map(lambda leaf: scale * leaf, data)
+        return self.rule(updates, *data, **kwargs, axis_name=axis_name)
+
+    def expected(self, x, f):
+        hyper = {k: v for k, v in self.hyper(len(x), f).items() if k not in self.unseen}
+        x = np.asarray(x, np.float64)
+        return self.oracle(x, f, **hyper, **self.oracle_data(x.shape[1]))
+
+    def kappa(self, n, f):
+        return self.facts.kappa[self.variant].value(n, f) if self.facts.kappa else None
+
+
+# --- data: the same in every coordinate, so that it can be sliced --------------------------------
+
+POINT = 0.25
+
+
+def constant(updates, axis_name):
+    del axis_name
+    return (jax.tree.map(lambda leaf: jnp.full(leaf.shape[1:], POINT, jnp.float32), updates),)
+
+
+def params_and_loss(updates, axis_name):
+    def loss(params):
+        parts = [jnp.sum((p - 1.0) ** 2) for p in jax.tree.leaves(params)]
+        return sum(parts) if axis_name is None else lax.psum(sum(parts), axis_name)
+
+    return (*constant(updates, axis_name), loss)
+
+
+def flat_params_and_loss(d):
+    return {"params": np.full(d, POINT), "trusted_loss": lambda w: np.sum((w - 1.0) ** 2)}
+
+
+KEY = jax.random.key(0)
+
+
+def one_neighbor(n, f):
+    """Krum with one neighbour: the two rows nearest to each other have one and the same score."""
+    return n - f - 2 == 1
+
+
+def epsilon_middle(n, f):
+    c = (n + 1) // 2
+    return (n - c) / c
+
+
+def epsilon_median(n, f):
+    k = (n - 1) // 2
+    return k / (n - k)
+
+
+def epsilon_n_minus_f(n, f):
+    return f / (n - f)
+
+
+def constant_of_variant(neighbors, power):
+    """A selected row's score is at most that of some honest row, whose k nearest others are within
+    the honest diameter D; at least k - f + 1 of its own neighbours are honest."""
+
+    def value(n, f):
+        k = neighbors(n, f)
+        return 1 + (k / (k - f + 1)) ** (1 / power)
+
+    return value
+
+
+CASES = [
+    Case("mean", byzjax.mean, oracles.mean),
+    Case("mean_of_finite", byzjax.mean_of_finite, oracles.mean_of_finite),
+    Case("median", byzjax.median, oracles.median, epsilon=epsilon_median),
+    Case("trimmed_mean", byzjax.trimmed_mean, oracles.trimmed_mean, epsilon=epsilon_n_minus_f),
+    Case("mean_around_median", byzjax.mean_around_median, oracles.mean_around_median),
+    Case("phocas", byzjax.phocas, oracles.phocas),
+    Case("majority_sign", byzjax.majority_sign, oracles.majority_sign),
+    Case("aksel-mid", byzjax.aksel, oracles.aksel, epsilon=epsilon_middle),
+    Case(
+        "aksel-n-f",
+        byzjax.aksel,
+        oracles.aksel,
+        hyper=lambda n, f: {"mode": "n-f"},
+        variant=1,
+        epsilon=epsilon_n_minus_f,
+        quick=False,
+    ),
+    Case(
+        "aksel-radius",
+        byzjax.aksel,
+        oracles.aksel,
+        hyper=lambda n, f: {"mode": "radius"},
+        variant=2,
+        epsilon=epsilon_middle,
+        quick=False,
+    ),
+    Case("krum", byzjax.krum, oracles.krum, ties=one_neighbor),
+    Case(
+        "multi-krum",
+        byzjax.krum,
+        oracles.krum,
+        ties=one_neighbor,
+        hyper=lambda n, f: {"m": n - f - 2},
+        quick=False,
+    ),
+    Case(
+        "multi-krum-byzfl",
+        byzjax.krum,
+        oracles.krum,
+        hyper=lambda n, f: {"neighbors": "n-f-1", "m": n - f},
+        change={
+            "needs": (2, 1),
+            "constant": constant_of_variant(lambda n, f: n - f - 1, 2),
+        },
+        ties=lambda n, f: n - f - 1 == 1,
+    ),
+    Case(
+        "krum-plain-distances",
+        byzjax.krum,
+        oracles.krum,
+        hyper=lambda n, f: {"neighbors": "n-f-1", "squared": False},
+        change={
+            "needs": (2, 1),
+            "constant": constant_of_variant(lambda n, f: n - f - 1, 1),
+        },
+        ties=lambda n, f: n - f - 1 == 1,
+        quick=False,
+    ),
+    # The last two of f + 2 rows are each other's only neighbour.
+    Case("bulyan", byzjax.bulyan, oracles.bulyan, ties=lambda n, f: True, most_n=25),
+    Case(
+        "covariance_filter",
+        byzjax.covariance_filter,
+        oracles.covariance_filter,
+        eps=1e-5,
+        slope_eps=1e-3,  # 2f eigenvectors one after the other; the process with 64 bits has 2e-6
+    ),
+    Case(
+        "spectral_filter",
+        byzjax.spectral_filter,
+        oracles.spectral_filter,
+        hyper=lambda n, f: {"key": KEY},
+        unseen=("key",),
+    ),
+    Case(
+        "geometric_median",
+        byzjax.geometric_median,
+        oracles.geometric_median,
+        hyper=lambda n, f: {"smoothing": 1e-6},
+        units=("smoothing",),
+        eps=1e-5,
+        unique_from=3,
+    ),
+    Case(
+        "rfa",
+        byzjax.geometric_median,
+        oracles.geometric_median,
+        hyper=lambda n, f: {"iterations": 3, "start": "median", "smoothing": 0.1},
+        units=("smoothing",),
+        change={"promise": "finite", "constant": None},
+        eps=1e-5,
+    ),
+    Case(
+        "geometric_median_of_means",
+        byzjax.geometric_median_of_means,
+        oracles.geometric_median_of_means,
+        hyper=lambda n, f: {"k": min(n, 2 * f + 1), "smoothing": 1e-6},
+        units=("smoothing",),
+        eps=1e-5,
+        unique_from=3,
+    ),
+    Case(
+        "huber",
+        byzjax.huber,
+        oracles.huber,
+        hyper=lambda n, f: {"threshold": 1.5},
+        units=("threshold",),
+        eps=1e-5,
+        unique_from=3,
+        quick=False,
+    ),
+    Case(
+        "centered_clip",
+        byzjax.centered_clip,
+        oracles.centered_clip,
+        hyper=lambda n, f: {"radius": 1.5},
+        data=constant,
+        oracle_data=lambda d: {"center": np.full(d, POINT)},
+        units=("radius",),
+    ),
+    Case(
+        "centered_clip-5",
+        byzjax.centered_clip,
+        oracles.centered_clip,
+        hyper=lambda n, f: {"radius": 1.5, "iterations": 5},
+        data=constant,
+        oracle_data=lambda d: {"center": np.full(d, POINT)},
+        units=("radius",),
+        eps=1e-5,
+    ),
+    Case(
+        "comparative_elimination", byzjax.comparative_elimination, oracles.comparative_elimination
+    ),
+    Case("nearest_to_pivot", byzjax.nearest_to_pivot, oracles.nearest_to_pivot, trusted=1),
+    Case("medoid", byzjax.medoid, oracles.medoid, reach=1e6),
+    Case(
+        "sign_guard",
+        byzjax.sign_guard,
+        oracles.sign_guard,
+        hyper=lambda n, f: {"key": KEY, "share": 1.0},
+        unseen=("key", "share"),
+        ties=lambda n, f: n < 11,  # clusters of one size
+    ),
+    Case("flag", byzjax.flag, oracles.flag, eps=1e-5, slope_eps=1e-4),
+    Case(
+        "flag-3",
+        byzjax.flag,
+        oracles.flag,
+        hyper=lambda n, f: {"r": min(2, n), "iterations": 3, "pairwise": 0.5, "smoothing": 1e-2},
+        eps=2e-5,
+        slope_eps=1e-4,
+    ),
+    Case(
+        "fl_trust",
+        byzjax.fl_trust,
+        oracles.fl_trust,
+        data=constant,
+        oracle_data=lambda d: {"trusted": np.full(d, POINT)},
+    ),
+    Case(
+        "zeno",
+        byzjax.zeno,
+        oracles.zeno,
+        hyper=lambda n, f: {"learning_rate": 0.1, "rho": 0.01},
+        data=params_and_loss,
+        oracle_data=flat_params_and_loss,
+    ),
+]

@@ -1,0 +1,201 @@
+"""Mixings: the papers' loops, laws, bad rows, derivatives, and any mixing in front of any rule."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+import byzjax
+from tests import oracles
+from tests.rule_cases import CASES
+
+KEY = jax.random.key(5)
+
+
+def order_of(n):
+    """The order in which `bucketing` takes the workers with KEY."""
+    return np.asarray(jax.random.permutation(KEY, n))
+
+
+# name -> (mixing, oracle of a matrix in float64)
+MIXINGS = {
+    "nearest_neighbors": (
+        functools.partial(byzjax.nearest_neighbors, f=3),
+        lambda x: oracles.nearest_neighbors(x, 3),
+    ),
+    "bucketing": (
+        functools.partial(byzjax.bucketing, s=2, key=KEY),
+        lambda x: oracles.bucketing(x, 2, order_of(len(x))),
+    ),
+    "clip_norms": (
+        functools.partial(byzjax.clip_norms, max_norm=4.0),
+        lambda x: oracles.clip_norms(x, 4.0),
+    ),
+    "adaptive_clipping": (
+        functools.partial(byzjax.adaptive_clipping, f=3),
+        lambda x: oracles.adaptive_clipping(x, 3),
+    ),
+}
+over_mixings = pytest.mark.parametrize("name", MIXINGS)
+
+
+def rows(n=11, d=12, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32) * 2
+
+
+@over_mixings
+@pytest.mark.parametrize("n", [7, 8, 11, 25])
+def test_equals_the_papers_loop(name, n):
+    mixing, oracle = MIXINGS[name]
+    for seed in range(4):
+        x = rows(n, seed=seed)
+        np.testing.assert_allclose(jax.jit(mixing)(x), oracle(x), rtol=2e-6, atol=2e-6)
+
+
+@over_mixings
+@pytest.mark.parametrize("value", [math.nan, math.inf, -3.4e38, 1e30])
+def test_bad_rows_stay_where_they_are(name, value):
+    """A bad row is left out of all rows that do not need it."""
+    mixing, oracle = MIXINGS[name]
+    for places in ([0, 1, 2], [8, 9, 10], [1, 5, 7]):
+        x = rows()
+        x[places] = value
+        out = np.asarray(jax.jit(mixing)(x))
+        if name == "bucketing":
+            touched = {int(np.flatnonzero(order_of(11) == p)[0]) // 2 for p in places}
+        elif name == "nearest_neighbors":
+            touched = set(places)
+        else:
+            touched = set()
+            assert (out[places] == 0).all()
+        clean = [k for k in range(len(out)) if k not in touched]
+        assert np.isfinite(out[clean]).all()
+        np.testing.assert_allclose(out[clean], oracle(x)[clean], rtol=2e-6, atol=2e-6)
+
+
+@over_mixings
+def test_trees_dtypes_and_sliced_coordinates(name):
+    mixing, _ = MIXINGS[name]
+    x = rows(11, 24)
+    tree = {"a": jnp.asarray(x[:, :8]), "b": jnp.asarray(x[:, 8:]).reshape(11, 8, 2)}
+    whole, flat = jax.jit(mixing)(tree), jax.jit(mixing)(x)
+    joined = np.concatenate([whole["a"], np.reshape(whole["b"], (len(flat), 16))], axis=1)
+    np.testing.assert_allclose(joined, flat, rtol=2e-6, atol=2e-6)
+    mesh = jax.make_mesh((8,), ("shard",), devices=jax.devices("cpu"), axis_types=(AxisType.Auto,))
+    sliced = jax.shard_map(
+        functools.partial(mixing, axis_name="shard"),
+        mesh=mesh,
+        in_specs=P(None, "shard"),
+        out_specs=P(None, "shard"),
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6),
+        jax.jit(sliced)(tree),
+        whole,
+    )
+    for dtype in (jnp.bfloat16, jnp.float16):
+        out = mixing(jnp.asarray(x, dtype))
+        assert out.dtype == dtype
+        expected = np.asarray(mixing(jnp.asarray(x, dtype).astype(jnp.float32)))
+        np.testing.assert_allclose(np.asarray(out, np.float32), expected, rtol=2e-2, atol=2e-2)
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        jax.eval_shape(mixing, tree)
+
+
+@over_mixings
+def test_derivatives(name):
+    """As finite differences are; finite where rows coincide or are bad."""
+    mixing, oracle = MIXINGS[name]
+    x, rng, step = rows(), np.random.default_rng(1), 1e-6
+    dx = rng.normal(size=x.shape)
+    _, forward = jax.jvp(mixing, (jnp.asarray(x),), (jnp.asarray(dx, jnp.float32),))
+    wide = x.astype(np.float64)
+    slope = (oracle(wide + step * dx) - oracle(wide - step * dx)) / (2 * step)
+    np.testing.assert_allclose(forward, slope, rtol=2e-5, atol=2e-5)
+    bad = x.copy()
+    bad[:3] = [[np.nan], [np.inf], [3e38]]
+    for matrix in (np.zeros_like(x), np.ones_like(x), bad):
+        out, vjp = jax.vjp(mixing, jnp.asarray(matrix))
+        # What comes out of a bad row is not asked for.
+        (back,) = vjp(
+            jnp.where(jnp.isfinite(out).all(axis=1, keepdims=True), 1.0, 0.0) + 0 * out
+            if np.isfinite(out).all()
+            else jnp.where(jnp.isfinite(out), 1.0, 0.0)
+        )
+        assert np.isfinite(back).all()
+
+
+def test_known_values():
+    x = jnp.array([[1.0, 2, 3], [4, 5, 6], [7, 8, 9]])
+    np.testing.assert_allclose(
+        byzjax.nearest_neighbors(x, f=1), [[2.5, 3.5, 4.5], [2.5, 3.5, 4.5], [5.5, 6.5, 7.5]]
+    )
+    clipped = byzjax.clip_norms(x, max_norm=2.0)
+    np.testing.assert_allclose(clipped[0], [0.53452248, 1.06904497, 1.60356745], rtol=1e-6)
+    clipped = byzjax.adaptive_clipping(x, f=1)
+    np.testing.assert_allclose(clipped[2], [4.41004009, 5.04004582, 5.67005155], rtol=1e-6)
+
+
+def test_buckets():
+    x = jnp.arange(5.0)[:, None]
+    out = byzjax.bucketing(x, s=2, key=KEY)
+    assert out.shape == (3, 1)
+    order = order_of(5)
+    np.testing.assert_allclose(out[:, 0], [order[:2].mean(), order[2:4].mean(), order[4]])
+    np.testing.assert_array_equal(byzjax.bucketing(x, s=5, key=KEY), [[2.0]])
+    assert sorted(np.ravel(byzjax.bucketing(x, s=1, key=KEY))) == [0, 1, 2, 3, 4]
+    assert (byzjax.bucketing(x, s=2, key=jax.random.key(1)) != out).any()
+
+
+def test_a_rule_behind_bucketing_counts_the_buckets():
+    x = jnp.ones((12, 3))
+    with pytest.raises(ValueError, match=r"^krum needs n >= 2f \+ 3; got n=6, f=2\.$"):
+        byzjax.krum(byzjax.bucketing(x, s=2, key=KEY), f=2)
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, id=c.id) for c in CASES])
+@over_mixings
+def test_any_mixing_in_front_of_any_rule(name, case):
+    """In a chain and as composition of functions; here their shapes, below also values."""
+    mixing, _ = MIXINGS[name]
+    out = jax.eval_shape(lambda x: case(mixing(x), 1), jnp.ones((25, 6)))
+    assert out.shape == (6,)
+
+
+@pytest.mark.parametrize("rule", [byzjax.krum, byzjax.trimmed_mean, byzjax.covariance_filter])
+@over_mixings
+def test_a_chain_is_a_composition(name, rule):
+    mixing, _ = MIXINGS[name]
+    keywords = {k: v for k, v in mixing.keywords.items() if k != "key"}
+    takes_key = "key" in mixing.keywords
+    x = jnp.asarray(rows(25))
+    tx = optax.chain(
+        byzjax.mix(mixing.func, **keywords, **({"key": KEY} if takes_key else {})),
+        byzjax.aggregate(rule, f=3),
+    )
+    out, _ = tx.update(x, tx.init(jnp.zeros(12)))
+    key = {"key": jax.random.split(KEY)[1]} if takes_key else {}
+    composed = rule(mixing.func(x, **keywords, **key), f=3)
+    np.testing.assert_allclose(out, composed, rtol=1e-6, atol=1e-6)
+
+
+def test_errors():
+    x = jnp.ones((6, 2))
+    with pytest.raises(ValueError, match=r"^nearest_neighbors needs n >= 2f \+ 1; got n=6, f=3\.$"):
+        byzjax.nearest_neighbors(x, f=3)
+    with pytest.raises(ValueError, match=r"^adaptive_clipping needs n >= 2f \+ 1; got n=6, f=3\.$"):
+        byzjax.adaptive_clipping(x, f=3)
+    with pytest.raises(ValueError, match=r"^bucketing needs s <= n; got s=7, n=6\.$"):
+        byzjax.bucketing(x, s=7, key=KEY)
+    with pytest.raises(ValueError, match=r"^s must be at least 1; got s=0\.$"):
+        byzjax.bucketing(x, s=0, key=KEY)
+    with pytest.raises(ValueError, match=r"^max_norm must be positive; got max_norm=0\.0\.$"):
+        byzjax.clip_norms(x, max_norm=0.0)
+    with pytest.raises(TypeError, match=r"^s must be a Python int; got float\.$"):
+        byzjax.bucketing(x, s=2.0, key=KEY)
