@@ -198,6 +198,8 @@ CASES = [
     ),
     # The last two of f + 2 rows are each other's only neighbour.
     Case("bulyan", byzjax.bulyan, oracles.bulyan, ties=lambda n, f: True, most_n=25),
+    Case("minimum_diameter", byzjax.minimum_diameter, oracles.minimum_diameter, most_n=12),
+    Case("minimum_eigenvalue", byzjax.minimum_eigenvalue, oracles.minimum_eigenvalue, most_n=12),
     Case(
         "covariance_filter",
         byzjax.covariance_filter,

@@ -27,7 +27,7 @@ from jax.sharding import PartitionSpec as P
 import byzjax
 from byzjax.facts import FACTS, inequality
 from tests import oracles
-from tests.rule_cases import CASES
+from tests.rule_cases import CASES, KEY
 
 BATCH, DIM = 64, 6
 X64 = jax.config.jax_enable_x64
@@ -432,6 +432,17 @@ def test_words_and_other_hyperparameters():
         byzjax.krum(x, f=1, m=0)
     with pytest.raises(TypeError, match=r"^m must be a Python int; got \w*Tracer\.(\n|$)"):
         jax.jit(lambda m: byzjax.krum(x, f=1, m=m))(1)
+    with pytest.raises(ValueError, match=r"^minimum_diameter needs f <= 32; got f=33, n=67\.$"):
+        byzjax.minimum_diameter(jnp.ones((67, 2)), f=33)
+    with pytest.raises(
+        ValueError,
+        match=r"^minimum_eigenvalue tries at most 100000 subsets; n=25, f=8 have .* = 1081575\.$",
+    ):
+        byzjax.minimum_eigenvalue(jnp.ones((25, 2)), f=8)
+    with pytest.raises(ValueError, match=r"^flag needs r <= n; got r=13, n=12\.$"):
+        byzjax.flag(x, r=13)
+    with pytest.raises(ValueError, match=r"^share must be in \(0, 1\]; got share=0\.$"):
+        byzjax.sign_guard(x, key=KEY, share=0)
     with pytest.raises(TypeError, match=r"^order statistics need leaves of .*; got int32\.(\n|$)"):
         byzjax.median(jnp.ones((12, 2), jnp.int32))
 

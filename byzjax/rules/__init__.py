@@ -17,6 +17,7 @@ from byzjax.rules.geometric import geometric_median, geometric_median_of_means, 
 from byzjax.rules.krum import bulyan, krum
 from byzjax.rules.sign_guard import sign_guard
 from byzjax.rules.spectral import covariance_filter, spectral_filter
+from byzjax.rules.subsets import minimum_diameter, minimum_eigenvalue
 from byzjax.rules.trust import fl_trust, zeno
 
 __all__ = [
@@ -37,6 +38,8 @@ __all__ = [
     "mean_of_finite",
     "median",
     "medoid",
+    "minimum_diameter",
+    "minimum_eigenvalue",
     "nearest_to_pivot",
     "phocas",
     "sign_guard",

@@ -136,12 +136,12 @@ def zeno(x, f, params, trusted_loss, learning_rate, rho):
 # --- subsets -------------------------------------------------------------------------------------
 
 
-def mean_of_best_subset(x, f, score):
+def mean_of_best_subset(x, f, score, rounding=0.0):
     """Over all subsets of n - f rows, the first of the least score; NaN if none is finite."""
     best, least = [], np.inf
     for subset in itertools.combinations(range(len(x)), len(x) - f):
         found = score(list(subset))
-        if found < least:
+        if found < least * (1 - rounding):
             best, least = list(subset), found
     return np.asarray(x, np.float64)[best].mean(axis=0) if best else np.full(np.shape(x)[1], np.nan)
 
@@ -165,7 +165,7 @@ def minimum_eigenvalue(x, f):
     def largest(subset):
         return np.inf if bad[subset].any() else np.linalg.eigvalsh(covariance(x[subset])[1])[-1]
 
-    return mean_of_best_subset(x, f, largest)
+    return mean_of_best_subset(x, f, largest, rounding=4e-6)
 
 
 # --- spectra -------------------------------------------------------------------------------------
