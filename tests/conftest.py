@@ -1,10 +1,12 @@
 """What all tests share. The environment is set before anything imports jax."""
 
+import functools
 import os
 
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"  # for the tests of jax.shard_map
 
 import hypothesis
+import pytest
 
 hypothesis.settings.register_profile(
     "byzjax",
@@ -29,3 +31,39 @@ def pytest_collection_modifyitems(items):
         module = first.setdefault(item.path, i)
         places.append((module, first.setdefault((item.path, groups), i), i))
     items[:] = [items[i] for _, _, i in sorted(places)]
+
+
+DRAWN = "cases drawn by hypothesis"
+drawn: list[int] = []  # one entry for each test
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Counts the cases that hypothesis draws for a test."""
+    handle = getattr(getattr(item, "obj", None), "hypothesis", None)
+    if handle is None:
+        return (yield)
+    inner, count = handle.inner_test, 0
+
+    @functools.wraps(inner)
+    def counted(*args, **kwargs):
+        nonlocal count
+        count += 1
+        return inner(*args, **kwargs)
+
+    handle.inner_test = counted
+    try:
+        return (yield)
+    finally:
+        handle.inner_test = inner
+        item.user_properties.append((DRAWN, count))
+
+
+def pytest_runtest_logreport(report):
+    if report.when == "call":
+        drawn.extend(count for name, count in report.user_properties if name == DRAWN)
+
+
+def pytest_terminal_summary(terminalreporter):
+    if drawn:
+        terminalreporter.write_line(f"{sum(drawn):,} {DRAWN}, in {len(drawn)} tests")
