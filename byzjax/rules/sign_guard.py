@@ -94,9 +94,12 @@ def _sign_shares(updates: PyTree, key: jax.Array, share: float, axis_name: str |
     start = jax.random.randint(key, (), 0, total - size + 1)
     counts, offset = jnp.zeros((3, n), jnp.int32), 0
     for matrix in matrices:
-        place = offset + jnp.arange(matrix.shape[1])
+        width = min(size, matrix.shape[1])  # the window's part of this leaf lies within so many
+        first = jnp.clip(start - offset, 0, matrix.shape[1] - width)
+        part = lax.dynamic_slice(matrix, (0, first), (n, width))
+        place = offset + first + jnp.arange(width)
         inside = (place >= start) & (place < start + size)
-        for i, sign in enumerate((matrix > 0, matrix == 0, matrix < 0)):
+        for i, sign in enumerate((part > 0, part == 0, part < 0)):
             counts = counts.at[i].add(jnp.sum(sign & inside[None], axis=1, dtype=jnp.int32))
         offset += matrix.shape[1]
     if axis_name is not None:

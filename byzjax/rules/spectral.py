@@ -161,15 +161,21 @@ def spectral_filter(
         )
     still = lax.stop_gradient(updates)
     good = jnp.isfinite(stacked.squared_norms(still, axis_name=axis_name))
-    samples = [still]
+
+    def survivors(rows: PyTree) -> jax.Array:
+        scores = _outlier_scores(rows, good, axis_name)
+        return (stacked.ranks(scores) < n - dropped).astype(jnp.int32)
+
     if coordinates < stacked.num_coordinates(still, axis_name=axis_name):
         keys = jax.random.split(key, iterations)
-        samples = [stacked.sample(still, coordinates, k, axis_name=axis_name) for k in keys]
-    survived = jnp.zeros(n, jnp.int32)
-    for rows in samples:
-        scores = _outlier_scores(rows, good, axis_name)
-        survived = survived + (stacked.ranks(scores) < n - dropped).astype(jnp.int32)
-    always = survived == len(samples)
+
+        def of_sample(key: jax.Array) -> jax.Array:
+            return survivors(stacked.sample(still, coordinates, key, axis_name=axis_name))
+
+        survived = jnp.sum(lax.map(of_sample, keys), axis=0, dtype=jnp.int32)
+    else:
+        iterations, survived = 1, survivors(still)
+    always = survived == iterations
     selected = jnp.where(jnp.any(always), always, jnp.arange(n) == jnp.argmax(survived))
     return mean_of_selected(updates, selected, jnp.where(good, 0, jnp.inf))
 
