@@ -1,7 +1,9 @@
 """Timing that can be compared: everything in one process, taking turns."""
 
 import math
+import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -27,6 +29,17 @@ def compile_call(function: Callable, *args: Any) -> Compiled:
     analysis = compiled.memory_analysis()
     temporary = int(analysis.temp_size_in_bytes) if analysis is not None else -1
     return Compiled(lambda: jax.block_until_ready(compiled(*args)), seconds, temporary)
+
+
+def with_huge_pages(module: str) -> None:
+    """Starts the module anew with huge pages for everybody, where the C library can give them.
+
+    A result of 64 MB is fresh memory at every call; mapping it in pages of 4 kB takes longer than
+    computing it. NumPy asks for huge pages itself; for JAX and PyTorch this variable does.
+    """
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        os.execv(sys.executable, [sys.executable, "-m", module, *sys.argv[1:]])
 
 
 def take_turns(calls: Mapping[str, Callable[[], Any]], rounds: int = 9) -> dict[str, float]:
