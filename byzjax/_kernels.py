@@ -373,14 +373,18 @@ def _inner_products_jvp(primals, tangents):
 def combine(x: jax.Array, weights: jax.Array) -> jax.Array:
     """`sum_i w_ki x_ic` as [k, c]; a row of weight 0 is not looked at."""
     weights = weights.astype(sum_dtype(x.dtype))
+    # No slope in a weight of 0, as where its row is cleared.
+    weights = jnp.where(weights != 0, weights, lax.stop_gradient(weights))
+
+    def product(x: jax.Array, weights: jax.Array) -> jax.Array:
+        return jnp.matmul(weights, wide(x), precision=lax.Precision.HIGHEST)
 
     def with_cleared_rows(x: jax.Array, weights: jax.Array) -> jax.Array:
         bad = jnp.any(~jnp.isfinite(x), axis=1)
-        rows = jnp.where(bad[:, None], 0, wide(x))
-        out = jnp.matmul(weights, rows, precision=lax.Precision.HIGHEST)
+        out = product(jnp.where(bad[:, None], 0, x), weights)
         return jnp.where(jnp.any((weights != 0) & bad[None], axis=1)[:, None], jnp.nan, out)
 
-    return _product_if_finite(x, weights, with_cleared_rows)
+    return lax.cond(jnp.all(jnp.isfinite(x)), product, with_cleared_rows, x, weights)
 
 
 def _product_if_finite(x: jax.Array, weights: jax.Array, otherwise: Callable) -> jax.Array:

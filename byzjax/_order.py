@@ -29,7 +29,7 @@ The trimmed mean's network takes 3.4 s to compile at n = 128 and 16 s at n = 160
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -163,22 +163,53 @@ def _kth_keys(key: jax.Array, ranks: tuple[int, ...]) -> list[jax.Array]:
 
     The key of rank k is the largest value with at most k keys below it.
     """
-    bits, dtype = jnp.iinfo(key.dtype).bits, key.dtype
+    dtype = key.dtype
     c, chunk = key.shape[1], 32
     padding = ((0, -key.shape[0] % chunk), (0, 0))  # padded rows are never below a threshold
     rows = jnp.pad(key, padding, constant_values=dtype.type(jnp.iinfo(dtype).max))
     rows = rows.reshape(-1, chunk, c)
 
-    def search(rank: int) -> jax.Array:
-        def set_bit(b: jax.Array, low: jax.Array) -> jax.Array:
-            # The sign bit comes first; adding it to the least integer wraps round to zero.
-            trial = low + (dtype.type(1) << (bits - 1 - b).astype(dtype))
-            return jnp.where(_count(rows, trial) <= rank, trial, low)
+    return [_bisected(lambda trial: _count(rows, trial), rank, (c,), dtype) for rank in ranks]
 
-        least = jnp.full((c,), jnp.iinfo(dtype).min, dtype)
-        return lax.fori_loop(0, bits, set_bit, least)
 
-    return [search(rank) for rank in ranks]
+def _bisected(
+    count_below: Callable, rank: int, shape: tuple[int, ...], dtype: jnp.dtype
+) -> jax.Array:
+    """The largest keys with at most `rank` keys below them, bit by bit from the top."""
+    bits = jnp.iinfo(dtype).bits
+
+    def set_bit(b: jax.Array, low: jax.Array) -> jax.Array:
+        # The sign bit comes first; adding it to the least integer wraps round to zero.
+        trial = low + (dtype.type(1) << (bits - 1 - b).astype(dtype))
+        return jnp.where(count_below(trial) <= rank, trial, low)
+
+    return lax.fori_loop(0, bits, set_bit, jnp.full(shape, jnp.iinfo(dtype).min, dtype))
+
+
+def kth_of_rows(values: jax.Array, k: int) -> jax.Array:
+    """The k-th lowest, from 1, in each row of `values: [..., n]`, as `[..., 1]`; without a slope.
+
+    By bisection on CPU: for 196 rows of 196, 0.2 ms instead of 2.9 by a sort.
+    """
+    return lax.platform_dependent(
+        lax.stop_gradient(values),
+        cpu=lambda values: _kth_by_bisection(values, k),
+        default=lambda values: _kth_by_sort(values, k),
+    )
+
+
+def _kth_by_sort(values: jax.Array, k: int) -> jax.Array:
+    return jnp.sort(values, axis=-1)[..., k - 1 : k]
+
+
+def _kth_by_bisection(values: jax.Array, k: int) -> jax.Array:
+    key = _to_key(values)
+
+    def count_below(trial: jax.Array) -> jax.Array:
+        return jnp.sum(key < trial, axis=-1, keepdims=True, dtype=jnp.int32)
+
+    found = _bisected(count_below, k - 1, (*values.shape[:-1], 1), key.dtype)
+    return _from_key(found, values.dtype)
 
 
 def _select(x: jax.Array, start: int, width: int) -> tuple[jax.Array, jax.Array, jax.Array]:

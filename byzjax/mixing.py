@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from byzjax import stacked
+from byzjax import scores, stacked
 from byzjax._checks import enough_workers, positive, static_int
 from byzjax.stacked import PyTree
 
@@ -48,7 +48,7 @@ def nearest_neighbors(updates: PyTree, *, f: int, axis_name: str | None = None) 
     distances = stacked.pairwise_squared_distances(lax.stop_gradient(updates), axis_name=axis_name)
     # Itself comes first, also before a twin of a lower index.
     distances = jnp.where(jnp.eye(n, dtype=bool), -1, distances)
-    near = stacked.lowest(distances, n - f)
+    near = scores.lowest(distances, n - f)
     return stacked.combine(updates, near.astype(distances.dtype) / (n - f))
 
 
@@ -163,7 +163,7 @@ def adaptive_clipping(updates: PyTree, *, f: int, axis_name: str | None = None) 
     n, f = enough_workers("adaptive_clipping", updates, f)
     squares = stacked.squared_norms(updates, axis_name=axis_name)
     place = n - 1 - 2 * f * (n - f) // n
-    limit = squares[jnp.argmax(stacked.ranks(lax.stop_gradient(squares)) == place)]
+    limit = squares[jnp.argmax(scores.ranks(lax.stop_gradient(squares)) == place)]
     return _clip(updates, squares, _root(limit))
 
 

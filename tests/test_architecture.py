@@ -15,12 +15,13 @@ import byzjax
 ROOT = Path(byzjax.__file__).parent
 
 # What the modules of each room may import of byzjax. A room that does not exist yet waits here.
-ALGEBRA = ["byzjax._kernels", "byzjax._order", "byzjax.stacked"]
+ALGEBRA = ["byzjax._kernels", "byzjax._order", "byzjax.stacked", "byzjax.scores"]
 CHECKS = ["byzjax._checks"]
 ALLOWED = {
     "byzjax._kernels": [],
     "byzjax.stacked": ["byzjax._kernels"],
     "byzjax._order": ["byzjax._kernels"],
+    "byzjax.scores": ["byzjax._order"],
     "byzjax.facts": [],
     "byzjax._checks": ["byzjax.facts", "byzjax.stacked"],
     "byzjax._spectral": [],

@@ -232,15 +232,6 @@ def test_take():
     assert several["b"].tolist() == [3, 0, 3]
 
 
-def test_ranks():
-    rng = np.random.default_rng(0)
-    for n in (1, 2, 13):
-        values = rng.integers(0, 5, size=n).astype(np.float32)
-        values[rng.integers(n)] = np.inf
-        expected = np.argsort(np.argsort(values, kind="stable"), kind="stable")
-        np.testing.assert_array_equal(stacked.ranks(jnp.asarray(values)), expected)
-
-
 def test_sum_dtype():
     wide = {"bfloat16": "float32", "float16": "float32", "float32": "float32", "int32": "float32"}
     for mode in ("standard", "strict"):

@@ -3,14 +3,19 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax import stacked
+from byzjax import scores, stacked
 from byzjax.stacked import PyTree
 
 
-def mean_of_selected(updates: PyTree, selected: jax.Array, scores: jax.Array) -> PyTree:
-    """Mean of the selected rows; NaN if one of them has the score +inf.
+def mean_of_lowest(updates: PyTree, values: jax.Array, k: int) -> PyTree:
+    """Mean of the k rows of the lowest values, ties to the lower index; NaN if one is +inf."""
+    return mean_of_selected(updates, scores.ranks(values) < k, values)
+
+
+def mean_of_selected(updates: PyTree, selected: jax.Array, values: jax.Array) -> PyTree:
+    """Mean of the selected rows; NaN if one of them has the value +inf.
 
     Then more rows are bad than the rule tolerates, and the result must not look healthy.
     """
-    hopeless = jnp.any(selected & jnp.isinf(scores))
+    hopeless = jnp.any(selected & jnp.isinf(values))
     return stacked.mean_of(updates, selected & ~hopeless)

@@ -5,7 +5,7 @@ from jax import lax
 
 from byzjax import _order, stacked
 from byzjax._checks import enough_workers, one_of
-from byzjax.rules._select import mean_of_selected
+from byzjax.rules._select import mean_of_lowest, mean_of_selected
 from byzjax.stacked import PyTree
 
 
@@ -57,10 +57,8 @@ def aksel(updates: PyTree, *, f: int, mode: str = "mid", axis_name: str | None =
     one_of("mode", mode, ("mid", "n-f", "radius"))
     distances = _distances_to_median(updates, axis_name)
     if mode == "radius":
-        selected = distances <= _order.median(distances)
-    else:
-        selected = stacked.ranks(distances) < ((n + 1) // 2 if mode == "mid" else n - f)
-    return mean_of_selected(updates, selected, distances)
+        return mean_of_selected(updates, distances <= _order.median(distances), distances)
+    return mean_of_lowest(updates, distances, (n + 1) // 2 if mode == "mid" else n - f)
 
 
 def _distances_to_median(updates: PyTree, axis_name: str | None) -> jax.Array:

@@ -7,7 +7,7 @@ from jax import lax
 
 from byzjax import stacked
 from byzjax._checks import enough_workers
-from byzjax.rules._select import mean_of_selected
+from byzjax.rules._select import mean_of_lowest
 from byzjax.stacked import PyTree
 
 
@@ -45,7 +45,7 @@ def comparative_elimination(updates: PyTree, *, f: int, axis_name: str | None = 
     """
     n, f = enough_workers("comparative_elimination", updates, f)
     norms = stacked.squared_norms(lax.stop_gradient(updates), axis_name=axis_name)
-    return mean_of_selected(updates, stacked.ranks(norms) < n - f, norms)
+    return mean_of_lowest(updates, norms, n - f)
 
 
 def nearest_to_pivot(
@@ -88,7 +88,7 @@ def nearest_to_pivot(
         raise ValueError(f"nearest_to_pivot needs 0 <= pivot < n; got pivot={pivot}, n={n}.")
     still = lax.stop_gradient(updates)
     distances = stacked.squared_distances(still, stacked.take(still, pivot), axis_name=axis_name)
-    return mean_of_selected(updates, stacked.ranks(distances) < n - f, distances)
+    return mean_of_lowest(updates, distances, n - f)
 
 
 def medoid(updates: PyTree, *, axis_name: str | None = None) -> PyTree:
@@ -131,4 +131,4 @@ def medoid(updates: PyTree, *, axis_name: str | None = None) -> PyTree:
     counts = jnp.sum(infinite, axis=1, dtype=jnp.int32)
     fewest = jnp.min(counts)
     sums = jnp.where((counts == fewest) & (2 * fewest < n), sums, jnp.inf)
-    return mean_of_selected(updates, jnp.arange(n) == jnp.argmin(sums), sums)
+    return mean_of_lowest(updates, sums, 1)

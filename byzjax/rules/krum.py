@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from byzjax import _order, stacked
+from byzjax import _order, scores, stacked
 from byzjax._checks import enough_workers, one_of, static_int
-from byzjax.rules._select import mean_of_selected
+from byzjax.rules._select import mean_of_lowest
 from byzjax.stacked import PyTree
 
 
@@ -76,9 +76,8 @@ def krum(
         raise ValueError(f"krum needs m <= {bound} = {most}; got m={m}, n={n}, f={f}.")
     distances = _distances(updates, axis_name)
     distances = distances if squared else jnp.sqrt(distances)
-    nearest = jnp.sort(distances, axis=1)[:, : n - f - 2 if of_paper else n - f - 1]
-    scores = jnp.sum(nearest, axis=1)
-    return mean_of_selected(updates, stacked.ranks(scores) < m, scores)
+    sums = scores.sum_of_lowest(distances, n - f - 2 if of_paper else n - f - 1)
+    return mean_of_lowest(updates, sums, m)
 
 
 def bulyan(
@@ -153,9 +152,9 @@ def _picks_by_krum(distances: jax.Array, f: int, count: int) -> tuple[jax.Array,
         neighbors = jnp.maximum(left - f - 2, 1)
         there = remain[order]
         counted = there & (jnp.cumsum(there, axis=1, dtype=jnp.int32) <= neighbors)
-        scores = jnp.sum(jnp.where(counted, in_order, 0), axis=1)
-        least = jnp.min(jnp.where(remain, scores, jnp.inf))
-        chosen = jnp.argmax(remain & (scores == least)).astype(jnp.int32)
+        sums = jnp.sum(jnp.where(counted, in_order, 0), axis=1)
+        least = jnp.min(jnp.where(remain, sums, jnp.inf))
+        chosen = jnp.argmax(remain & (sums == least)).astype(jnp.int32)
         return (remain & (jnp.arange(n) != chosen), hopeless | jnp.isinf(least)), chosen
 
     everybody = jnp.isfinite(in_order[:, 0]) | True

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from byzjax import stacked
+from byzjax import scores, stacked
 from byzjax._checks import enough_workers, static_int
 from byzjax._spectral import top_eigenpair
 from byzjax.rules._select import mean_of_selected
@@ -163,8 +163,8 @@ def spectral_filter(
     good = jnp.isfinite(stacked.squared_norms(still, axis_name=axis_name))
 
     def survivors(rows: PyTree) -> jax.Array:
-        scores = _outlier_scores(rows, good, axis_name)
-        return (stacked.ranks(scores) < n - dropped).astype(jnp.int32)
+        outlying = _outlier_scores(rows, good, axis_name)
+        return (scores.ranks(outlying) < n - dropped).astype(jnp.int32)
 
     if coordinates < stacked.num_coordinates(still, axis_name=axis_name):
         keys = jax.random.split(key, iterations)
@@ -185,5 +185,5 @@ def _outlier_scores(rows: PyTree, good: jax.Array, axis_name: str | None) -> jax
     span = span_about(rows, median_of(rows), axis_name)
     shares = good.astype(span.gram.dtype)
     shares = shares / jnp.maximum(jnp.sum(shares), 1)
-    _, scores = _top_direction(span.moved_to(shares).gram, shares)
-    return jnp.where(good, scores, jnp.inf)
+    _, spread = _top_direction(span.moved_to(shares).gram, shares)
+    return jnp.where(good, spread, jnp.inf)

@@ -8,7 +8,7 @@ from jax import lax
 
 from byzjax import stacked
 from byzjax._checks import enough_workers
-from byzjax.rules._select import mean_of_selected
+from byzjax.rules._select import mean_of_lowest
 from byzjax.stacked import PyTree
 
 
@@ -127,4 +127,4 @@ def zeno(
     costs = losses.astype(norms.dtype) + jnp.asarray(rho, norms.dtype) * norms
     costs = costs - lax.stop_gradient(trusted_loss(params)).astype(norms.dtype)
     costs = jnp.where(jnp.isfinite(costs), costs, jnp.inf)
-    return mean_of_selected(updates, stacked.ranks(costs) < n - f, costs)
+    return mean_of_lowest(updates, costs, n - f)

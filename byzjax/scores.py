@@ -1,0 +1,71 @@
+"""Choosing among workers by one score each, such as a distance: the least, and the order of all."""
+
+import jax
+import jax.numpy as jnp
+
+from byzjax import _order
+
+
+def lowest(values: jax.Array, k: int) -> jax.Array:
+    """Which are the k lowest of each row; ties go to the lower index.
+
+    Args:
+      values: `[..., n]` without NaN, such as distances.
+      k: how many, a Python int from 1 to n.
+
+    Returns:
+      `bool[..., n]`. Cost: O(n) a row.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> lowest(jnp.array([3.0, 1.0, 3.0, 2.0]), 3)
+      Array([ True,  True, False,  True], dtype=bool)
+    """
+    limit = _order.kth_of_rows(values, k)
+    below, at = values < limit, values == limit
+    places = k - jnp.sum(below, axis=-1, keepdims=True, dtype=jnp.int32)
+    return below | (at & (jnp.cumsum(at, axis=-1, dtype=jnp.int32) <= places))
+
+
+def sum_of_lowest(values: jax.Array, k: int) -> jax.Array:
+    """The sum of the k lowest of each row.
+
+    Args:
+      values: `[..., n]` without NaN and -inf, such as distances.
+      k: how many, a Python int from 1 to n.
+
+    Returns:
+      `[...]`, without a slope. Cost: O(n) a row.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> sum_of_lowest(jnp.array([3.0, 1.0, 3.0, jnp.inf]), 2)
+      Array(4., dtype=float32)
+    """
+    values = jax.lax.stop_gradient(values)
+    limit = _order.kth_of_rows(values, k)[..., 0]
+    below = values < limit[..., None]
+    places = k - jnp.sum(below, axis=-1, dtype=jnp.int32)
+    return jnp.sum(jnp.where(below, values, 0), axis=-1) + places.astype(values.dtype) * limit
+
+
+def ranks(values: jax.Array) -> jax.Array:
+    """The rank of each of n values, 0 for the least; ties go to the lower index.
+
+    Args:
+      values: `[n]` without NaN, such as distances.
+
+    Returns:
+      `int[n]`, a permutation of 0 .. n-1. Cost: O(n^2), without a sort.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> ranks(jnp.array([3.0, 1.0, 3.0, 2.0]))
+      Array([2, 0, 3, 1], dtype=int32)
+    """
+    n = values.shape[0]
+    index = jnp.arange(n)
+    before = (values[None, :] < values[:, None]) | (
+        (values[None, :] == values[:, None]) & (index[None, :] < index[:, None])
+    )
+    return jnp.sum(before, axis=1, dtype=jnp.int32)
