@@ -337,6 +337,7 @@ def lines() -> list[Line]:
             5,
             lambda b: b.ARC(f=arc),
             clipped(lambda norms: norms.sort(descending=True).values[kept]),
+            "byzfl writes into its input: with a copy",
         ),
         Line(
             "clip_norms max_norm=2",
@@ -346,6 +347,7 @@ def lines() -> list[Line]:
             5,
             lambda b: b.Clipping(c=2.0),
             clipped(lambda norms: 2.0),
+            "byzfl writes into its input: with a copy",
         ),
         Line(
             "minimum_diameter f=5",
@@ -398,8 +400,10 @@ def peers(line: Line, x: np.ndarray, package: Any) -> dict[str, Callable]:
     t, calls = torch.from_numpy(x), {}
     if package is not None and line.byzfl is not None:
         by_numpy, by_torch = line.byzfl(package), line.byzfl(package)  # some have a memory
-        calls["byzfl, NumPy"] = lambda: by_numpy(x)
-        calls["byzfl, PyTorch"] = lambda: by_torch(t)
+        # A mixing that writes into its input is handed a copy: it would clip once and never again.
+        in_place = isinstance(by_numpy, (package.Clipping, package.ARC))
+        calls["byzfl, NumPy"] = lambda: by_numpy(x.copy() if in_place else x)
+        calls["byzfl, PyTorch"] = lambda: by_torch(t.clone() if in_place else t)
     for name, expression in line.torch.items():
         calls[f"PyTorch, {name}"] = lambda expression=expression: expression(t)
     return calls
