@@ -17,7 +17,7 @@ def nearest_neighbors(updates: PyTree, *, f: int, axis_name: str | None = None) 
     $$ y_i = \frac{1}{n - f} \sum_{j \in N_i} x_j $$
 
     where N_i holds the n - f rows nearest to x_i, itself among them, ties to the lower index. A row
-    that is not finite stays so.
+    that is not finite stays so; distances that overflow tie.
 
     Requirement: n >= 2f + 1. Promise: for a finite row that of `nearest_to_pivot`.
     Cost: O(n^2 d).
