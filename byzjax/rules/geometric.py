@@ -42,8 +42,8 @@ def geometric_median(
     differentiation). Where the median is not unique, as for two rows, it is the point between that
     is nearest to the coordinate-wise median's Weiszfeld path.
 
-    Requirement: n >= 1; it withstands any f with n >= 2f + 1. Breakdown: n > 2f; if half of the rows
-    or more are not finite, the result is NaN.
+    Requirement: n >= 1; it withstands any f with n >= 2f + 1. Breakdown: n > 2f; if half of the
+    rows or more are not finite, the result is NaN.
     Promise: the distance to the honest mean is bounded by the honest diameter times a constant (and
     the smoothing); with few iterations, finite only.
     Cost: O(n^2 d), whatever the number of steps; O(nd) each with `iterations`.
