@@ -32,7 +32,7 @@ def sum_of_lowest(values: jax.Array, k: int) -> jax.Array:
 
     Args:
       values: `[..., n]` without NaN and -inf, such as distances.
-      k: how many, a Python int from 1 to n.
+      k: how many, a Python int from 0 to n.
 
     Returns:
       `[...]`, without a slope. Cost: O(n) a row.
@@ -43,6 +43,8 @@ def sum_of_lowest(values: jax.Array, k: int) -> jax.Array:
       Array(4., dtype=float32)
     """
     values = jax.lax.stop_gradient(values)
+    if k == 0:
+        return jnp.zeros_like(values[..., 0])
     limit = _order.kth_of_rows(values, k)[..., 0]
     below = values < limit[..., None]
     places = k - jnp.sum(below, axis=-1, dtype=jnp.int32)

@@ -145,7 +145,8 @@ def _beside(point: PyTree, updates: PyTree) -> list[jax.Array]:
                 f"point{name} has shape {jnp.shape(p)}; the updates have {leaf.shape}, "
                 f"so {leaf.shape[1:]} was expected."
             )
-    flat = [_kernels.wide(jnp.asarray(p)).reshape(-1) for p in points]
+    leaves = jax.tree.leaves(updates)
+    flat = [jnp.asarray(p).astype(sum_dtype(x.dtype)).reshape(-1) for p, x in zip(points, leaves)]
     return [_join([flat[i] for i in group]) for group in _layout(updates)]
 
 

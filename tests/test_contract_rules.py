@@ -322,7 +322,8 @@ def test_float64_in_a_process_of_its_own():
         command, env=environment, cwd=root, timeout=500, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert re.search(rf"^{3 * len(CASES)} passed", done.stdout, re.M), done.stdout[-4000:]
+    (passed,) = re.findall(r"^(\d+) passed", done.stdout, re.MULTILINE)
+    assert int(passed) >= 3 * len(CASES), done.stdout[-4000:]
 
 
 @over_cases()

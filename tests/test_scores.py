@@ -26,6 +26,7 @@ def test_against_a_stable_sort(table):
     rank = np.argsort(order, axis=1, kind="stable")
     np.testing.assert_array_equal(jax.vmap(scores.ranks)(jnp.asarray(table)), rank)
     in_order = np.take_along_axis(table, order, axis=1)
+    np.testing.assert_array_equal(scores.sum_of_lowest(jnp.asarray(table), 0), np.zeros(len(table)))
     for k in sorted({1, (n + 1) // 2, n}):
         for lowest in (scores.lowest, jax.jit(scores.lowest, static_argnums=1)):
             np.testing.assert_array_equal(lowest(jnp.asarray(table), k), rank < k)

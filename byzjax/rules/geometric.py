@@ -11,9 +11,9 @@ from byzjax._checks import one_of, positive, static_int
 from byzjax.rules._span import Span, median_of, span_about, times
 from byzjax.stacked import PyTree
 
-# Iterations in the span of the rows end when a step is this short, relative to the radius; the
-# derivative of the fixed point is as exact. (In float64: the root of its eps.)
-_TOLERANCE = 1e-5
+# Iterations in the span of the rows end when a step is this short, in units of rounding and relative
+# to the radius; the derivative of the fixed point is as exact.
+_TOLERANCE = 8
 _MOST_ITERATIONS = 500
 # A row that lies this close to the point, relative to its distance from the centre, squared, has
 # lost digits: the iterations start again from a Gram matrix about the point itself.
@@ -210,7 +210,7 @@ def _search(rows: PyTree, smoothing: Any, axis_name: str | None) -> tuple[PyTree
 
 def _iterate(span: Span, smoothing: Any) -> jax.Array:
     """Weights of the point that Weiszfeld steps from the centre lead to, until they are short."""
-    tolerance = min(_TOLERANCE, float(jnp.finfo(span.gram.dtype).eps) ** 0.5)
+    tolerance = _TOLERANCE * float(jnp.finfo(span.gram.dtype).eps)
 
     def step(state):
         count, weights, _ = state

@@ -155,7 +155,10 @@ def _picks_by_krum(distances: jax.Array, f: int, count: int) -> tuple[jax.Array,
         sums = jnp.sum(jnp.where(counted, in_order, 0), axis=1)
         least = jnp.min(jnp.where(remain, sums, jnp.inf))
         chosen = jnp.argmax(remain & (sums == least)).astype(jnp.int32)
-        return (remain & (jnp.arange(n) != chosen), hopeless | jnp.isinf(least)), chosen
+        return (
+            remain & (jnp.arange(n, dtype=jnp.int32) != chosen),
+            hopeless | jnp.isinf(least),
+        ), chosen
 
     everybody = jnp.isfinite(in_order[:, 0]) | True
     (_, hopeless), picks = lax.scan(

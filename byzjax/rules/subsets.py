@@ -284,16 +284,17 @@ def _least_eigenvalue(gram: jax.Array, bad: jax.Array, f: int) -> tuple[jax.Arra
     values = jnp.full(count, jnp.inf, gram.dtype)
     _, values, least = lax.while_loop(going, decompose, (0, values, values[0]))
     best = jnp.argmax(values <= least * (1 + _TIE))
-    selected = jnp.all(jnp.arange(n)[:, None] != left_out[best][None], axis=1)
+    selected = jnp.all(jnp.arange(n, dtype=jnp.int32)[:, None] != left_out[best][None], axis=1)
     return selected, jnp.isfinite(least)
 
 
 def _rows_in(left_out: jax.Array, n: int) -> jax.Array:
     """`[b, n - f]`: the rows of subsets from those that are left out, both in order."""
     f = left_out.shape[1]
-    places = jnp.arange(n - f)
-    skipped = jnp.sum((left_out - jnp.arange(f)[None])[:, None] <= places[None, :, None], axis=2)
-    return places[None] + skipped.astype(places.dtype)
+    places = jnp.arange(n - f, dtype=jnp.int32)
+    before = left_out - jnp.arange(f, dtype=jnp.int32)[None]
+    skipped = jnp.sum(before[:, None] <= places[None, :, None], axis=2, dtype=jnp.int32)
+    return places[None] + skipped
 
 
 def _eigenvalues(gram: jax.Array, rows: jax.Array) -> jax.Array:
@@ -311,7 +312,7 @@ def _lower_bounds(gram: jax.Array, bad: jax.Array, left_out: jax.Array) -> jax.A
     subsets side by side: vectors are columns `[n, b]`, 0 in the rows left out.
     """
     n, f = gram.shape[0], left_out.shape[1]
-    inside = jnp.all(jnp.arange(n)[:, None, None] != left_out.T[None], axis=1)
+    inside = jnp.all(jnp.arange(n, dtype=jnp.int32)[:, None, None] != left_out.T[None], axis=1)
     inside = inside.astype(gram.dtype)
 
     def centered(x: jax.Array) -> jax.Array:

@@ -45,7 +45,10 @@ def fl_trust(updates: PyTree, trusted: PyTree, *, axis_name: str | None = None) 
     """
     products = stacked.inner_products(updates, trusted, axis_name=axis_name)
     squares = stacked.squared_norms(updates, axis_name=axis_name)
-    own = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], trusted)
+    own = jax.tree.map(
+        lambda leaf, x: jnp.asarray(leaf).astype(stacked.sum_dtype(x.dtype))[None],
+        *(trusted, updates),
+    )
     length = _root(stacked.squared_norms(own, axis_name=axis_name)[0])
     known = jnp.isfinite(squares) & (squares > 0) & (length > 0)
     lengths = _root(jnp.where(known, squares, 1))
