@@ -180,7 +180,7 @@ def _bisected(
 
     def set_bit(b: jax.Array, low: jax.Array) -> jax.Array:
         # The sign bit comes first; adding it to the least integer wraps round to zero.
-        trial = low + (dtype.type(1) << (bits - 1 - b).astype(dtype))
+        trial = low + (dtype.type(1) << jnp.asarray(bits - 1 - b).astype(dtype))
         return jnp.where(count_below(trial) <= rank, trial, low)
 
     return lax.fori_loop(0, bits, set_bit, jnp.full(shape, jnp.iinfo(dtype).min, dtype))

@@ -11,7 +11,8 @@ Functions take what they need as arguments; transformations remember it. `attack
 * `params` among them are those that optax is given;
 * extra arguments of other names are ignored, also those that name a hyperparameter: optax's own
   transformations are given `value`, for example;
-* `key` is the state's: the verb takes a first key, and each update splits it.
+* `key` is the state's: the verb takes a first key, and each update splits it;
+* an attack's `step` is the state's as well, unless it is among the extra arguments.
 
 A strength may follow a schedule by `optax.inject_hyperparams` around a lambda, which keeps `f` a
 Python int:
@@ -42,6 +43,18 @@ class KeyState(NamedTuple):
     """
 
     key: jax.Array
+
+
+class StepState(NamedTuple):
+    """State of an attack that depends on the step.
+
+    Attributes:
+      step: number of updates so far.
+      inner: what the attack has besides.
+    """
+
+    step: jax.Array
+    inner: Any
 
 
 def per_worker(
@@ -101,13 +114,19 @@ def _own(leaf: Any, worker: jax.Array) -> jax.Array:
 
 
 def attack(
-    function: Callable, byzantine: jax.Array, *, key: jax.Array | None = None, **hyperparameters
+    function: Callable,
+    byzantine: jax.Array | Callable,
+    *,
+    key: jax.Array | None = None,
+    **hyperparameters,
 ) -> optax.GradientTransformationExtraArgs:
     """Lets some workers lie: replaces their rows of the stacked updates.
 
     Args:
-      function: an attack, `function(updates, byzantine, **hyperparameters) -> stacked updates`.
-      byzantine: `bool[n]`, who attacks; may be traced.
+      function: an attack, `function(updates, byzantine, **hyperparameters) -> stacked updates`; a
+        positional `step` is the number of updates so far.
+      byzantine: `bool[n]`, who attacks; may be traced. Or a function of the step, from 0, such as
+        `attacks.sleeping(byzantine, until=100)`.
       key: first key, for an attack that takes one.
       **hyperparameters: the attack's own, such as `f` or `epsilon`.
 
@@ -126,7 +145,35 @@ def attack(
              [-2.]], dtype=float32)
     """
     call = _Call("attack", function, hyperparameters, key, skip=2)
-    return call.transformation(lambda updates, kwargs: function(updates, byzantine, **kwargs))
+    takes_step = "step" in call.from_extra_args
+    if not (takes_step or callable(byzantine)):
+        return call.transformation(lambda updates, kwargs: function(updates, byzantine, **kwargs))
+
+    def apply(updates: PyTree, kwargs: dict) -> PyTree:
+        step = kwargs["step"]
+        who = byzantine(step) if callable(byzantine) else byzantine
+        kwargs = kwargs if takes_step else {k: v for k, v in kwargs.items() if k != "step"}
+        return function(updates, who, **kwargs)
+
+    if not takes_step:
+        call.from_extra_args.append("step")
+    return _counting(call.transformation(apply))
+
+
+def _counting(
+    inner: optax.GradientTransformationExtraArgs,
+) -> optax.GradientTransformationExtraArgs:
+    """Counts the updates, and gives the count as the extra argument `step` if nobody else does."""
+
+    def init(params: PyTree) -> StepState:
+        return StepState(jnp.int32(0), inner.init(params))
+
+    def update(updates, state, params=None, **extra_args):
+        extra_args = {"step": state.step} | extra_args
+        updates, inner_state = inner.update(updates, state.inner, params, **extra_args)
+        return updates, StepState(state.step + 1, inner_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def mix(

@@ -52,3 +52,10 @@ def test_no_slope():
     slope = jax.grad(lambda t: jnp.sum(jnp.where(scores.lowest(t, 2), t, 0)))(table)
     np.testing.assert_array_equal(slope, scores.lowest(table, 2).astype(jnp.float32))
     assert not jnp.any(jax.grad(lambda t: jnp.sum(scores.sum_of_lowest(t, 2)))(table))
+
+
+def test_without_jit():
+    table = jnp.asarray(np.random.default_rng(3).normal(size=(4, 5)), jnp.float32)
+    with jax.disable_jit():
+        plain = scores.lowest(table, 2)
+    np.testing.assert_array_equal(plain, scores.lowest(table, 2))

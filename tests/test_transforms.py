@@ -360,7 +360,7 @@ WRONG = {
     "attack: gaussian needs key; write attack(gaussian, key=...).": lambda: byzjax.attack(
         attacks.gaussian, BYZANTINE
     ),
-    "attack: sign_flip has no parameter f; it takes nothing else.": lambda: byzjax.attack(
+    "attack: sign_flip has no parameter f; it takes of.": lambda: byzjax.attack(
         attacks.sign_flip, BYZANTINE, f=2
     ),
     "mix: pairs has no parameter f; it takes nothing else.": lambda: byzjax.mix(pairs, f=2),

@@ -1,21 +1,52 @@
 """Attacks: functions that replace the liars' rows of stacked updates, and poison their data."""
 
-from byzjax.attacks.data import flip_labels
-from byzjax.attacks.faults import non_finite
+from byzjax.attacks.adaptive import gradient_attack, strongest
+from byzjax.attacks.bounded import min_max, min_sum
+from byzjax.attacks.data import add_trigger, flip_labels
+from byzjax.attacks.faults import drop, flip_bits, lose_coordinates, non_finite
+from byzjax.attacks.over_time import alternating, copy_worker, mimic, rotating, sleeping, stale
+from byzjax.attacks.simple import constant, gambler, gaussian, zero
 from byzjax.attacks.statistical import (
-    gaussian,
     inner_product_manipulation,
     little_is_enough,
     little_is_enough_z,
+    omniscient,
+    relocated,
+    reversed_gradient,
     sign_flip,
 )
+from byzjax.attacks.targeted import anti_cge, fang_krum, fang_trimmed_mean, hidden_vulnerability
 
 __all__ = [
+    "add_trigger",
+    "alternating",
+    "anti_cge",
+    "constant",
+    "copy_worker",
+    "drop",
+    "fang_krum",
+    "fang_trimmed_mean",
+    "flip_bits",
     "flip_labels",
+    "gambler",
     "gaussian",
+    "gradient_attack",
+    "hidden_vulnerability",
     "inner_product_manipulation",
     "little_is_enough",
     "little_is_enough_z",
+    "lose_coordinates",
+    "mimic",
+    "min_max",
+    "min_sum",
     "non_finite",
+    "omniscient",
+    "relocated",
+    "reversed_gradient",
+    "rotating",
     "sign_flip",
+    "sleeping",
+    "stale",
+    "strongest",
+    "zero",
 ]

@@ -53,3 +53,62 @@ def honest_std(updates: PyTree, byzantine: jax.Array, mean: PyTree, ddof: int) -
         return jnp.where(spread, jnp.sqrt(jnp.where(spread, variance, 1)), 0)
 
     return jax.tree.map(std, updates, mean)
+
+
+def honest_sum(updates: PyTree, byzantine: jax.Array) -> PyTree:
+    """Sum of the honest rows, `[1, ...]` in every leaf, at least float32."""
+    weights = (~byzantine).astype(jnp.float32)
+    total = stacked.weighted_sum(jax.tree.map(wide, updates), weights)
+    return jax.tree.map(lambda leaf: leaf[None], total)
+
+
+def times(factor: jax.Array | float, row: PyTree) -> PyTree:
+    """A row, `[1, ...]` in every leaf, times a number."""
+    return jax.tree.map(lambda leaf: jnp.asarray(factor, leaf.dtype) * leaf, row)
+
+
+def plus(row: PyTree, factor: jax.Array | float, other: PyTree) -> PyTree:
+    """`row + factor * other`, `[1, ...]` in every leaf."""
+    return jax.tree.map(jnp.add, row, times(factor, other))
+
+
+def only(row: PyTree) -> PyTree:
+    """The update in `[1, ...]`: every leaf as `[...]`."""
+    return jax.tree.map(lambda leaf: leaf[0], row)
+
+
+def norm(row: PyTree) -> jax.Array:
+    """The norm of a row `[1, ...]`, with a slope of 0 at 0."""
+    square = stacked.squared_norms(row)[0]
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+
+
+def unit(row: PyTree) -> PyTree:
+    """The row `[1, ...]` at length 1; 0 stays 0."""
+    length = norm(row)
+    return times(jnp.where(length > 0, 1 / jnp.where(length > 0, length, 1), 0), row)
+
+
+def first_coordinates(updates: PyTree) -> list[int]:
+    """Where the coordinates of each leaf begin, counted through all leaves in their order."""
+    starts, start = [], 0
+    for leaf in jax.tree.leaves(updates):
+        starts.append(start)
+        start += leaf.size // leaf.shape[0]
+    return starts
+
+
+def coordinates(updates: PyTree) -> PyTree:
+    """The number of each coordinate, `int32[1, ...]` in every leaf."""
+    leaves, structure = jax.tree.flatten(updates)
+    out = [
+        jnp.arange(start, start + leaf.size // leaf.shape[0]).reshape(1, *leaf.shape[1:])
+        for start, leaf in zip(first_coordinates(updates), leaves)
+    ]
+    return jax.tree.unflatten(structure, out)
+
+
+def keys(key: jax.Array, updates: PyTree) -> PyTree:
+    """A key for each leaf."""
+    leaves, structure = jax.tree.flatten(updates)
+    return jax.tree.unflatten(structure, list(jax.random.split(key, len(leaves))))

@@ -6,46 +6,161 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from byzjax._checks import static_int
+from byzjax._checks import one_of, static_int
 from byzjax.attacks import _rows
 
 
 def flip_labels(
-    batch: Mapping[str, Any], byzantine: jax.Array, *, num_classes: int, label: str = "y"
+    batch: Mapping[str, Any],
+    byzantine: jax.Array,
+    *,
+    num_classes: int,
+    label: str = "y",
+    to: str = "reverse",
+    source: int | None = None,
+    target: int | None = None,
+    key: jax.Array | None = None,
 ) -> dict[str, Any]:
-    r"""The liars' labels turned round, $y \mapsto C - 1 - y$.
+    r"""The liars' labels are wrong: turned round, drawn anew, or one class called another.
+
+    $y \mapsto C - 1 - y$ (`"reverse"`); y uniform among the other C - 1 classes (`"random"`); the
+    target where y is the source (`"target"`), and everywhere if there is no source.
 
     Args:
       batch: the workers' batches, every leaf of shape `[n, b, ...]`.
       byzantine: `bool[n]`, who attacks; may be traced.
       num_classes: C, a Python int.
       label: the entry of the batch that holds the labels, integers in 0 .. C-1.
+      to: `"reverse"`, `"random"` or `"target"`.
+      source: the class that is called another, with `"target"`; None for all.
+      target: the class that it is called, with `"target"`.
+      key: draws the labels, with `"random"`.
 
     Returns:
       A new dict; everything but the liars' labels is unchanged.
 
     Raises:
       KeyError: the batch has no such entry.
-      TypeError: num_classes is not a Python int.
-      ValueError: `byzantine` does not fit the labels.
+      TypeError: num_classes, source or target is not a Python int.
+      ValueError: `byzantine` does not fit the labels, `to` is unknown, a class is out of range, or
+        the target or the key is missing.
 
     Example:
       >>> import jax.numpy as jnp
       >>> from byzjax import attacks
       >>> batch = {"x": jnp.zeros((2, 3, 1)), "y": jnp.array([[0, 1, 9], [0, 1, 9]])}
-      >>> attacks.flip_labels(batch, jnp.array([False, True]), num_classes=10)["y"]
+      >>> byzantine = jnp.array([False, True])
+      >>> attacks.flip_labels(batch, byzantine, num_classes=10)["y"]
       Array([[0, 1, 9],
              [9, 8, 0]], dtype=int32)
+      >>> attacks.flip_labels(
+      ...     batch, byzantine, num_classes=10, to="target", source=1, target=7)["y"][1]
+      Array([0, 7, 9], dtype=int32)
 
     Reference: Tolpegin, Truex, Gursoy and Liu, Data Poisoning Attacks Against Federated Learning
-    Systems, ESORICS 2020 (arXiv:2007.08432), for the idea; C - 1 - y is the field's usual form.
+    Systems, ESORICS 2020 (arXiv:2007.08432), for source and target; C - 1 - y is the field's usual
+    form.
     """
+    y, byzantine = _labels(batch, byzantine, label)
+    c = static_int("num_classes", num_classes, at_least=2)
+    one_of("to", to, ("reverse", "random", "target"))
+    if to == "reverse":
+        wrong = c - 1 - y
+    elif to == "random":
+        if key is None:
+            raise ValueError('flip_labels(to="random") needs a key.')
+        wrong = (y + jax.random.randint(key, y.shape, 1, c, y.dtype)) % c
+    else:
+        if target is None:
+            raise ValueError('flip_labels(to="target") needs a target.')
+        new = jnp.full_like(y, _class("target", target, c))
+        wrong = new if source is None else jnp.where(y == _class("source", source, c), new, y)
+    return {**batch, label: _rows.replace(y, byzantine, wrong)}
+
+
+def add_trigger(
+    batch: Mapping[str, Any],
+    byzantine: jax.Array,
+    *,
+    target: int,
+    share: float = 0.5,
+    size: int = 3,
+    value: float = 1.0,
+    image: str = "x",
+    label: str = "y",
+) -> dict[str, Any]:
+    """A backdoor: a small bright square in the liars' images, and the label that it should give.
+
+    The first images of each of the liars' batches get a square in the lower right corner. To
+    measure what the backdoor does, call it on test images with `share=1.0`.
+
+    Args:
+      batch: the workers' batches; images `[n, b, height, width]` or with channels behind.
+      byzantine: `bool[n]`, who attacks; may be traced.
+      target: the label of images with the trigger, a Python int.
+      share: share of each batch that gets it, rounded to whole images; a Python number.
+      size: side of the square in pixels, a Python int.
+      value: of its pixels; may be traced.
+      image: the entry of the batch that holds the images.
+      label: the entry that holds the labels.
+
+    Returns:
+      A new dict; everything but those images and labels is unchanged.
+
+    Raises:
+      KeyError: the batch has no such entry.
+      TypeError: target or size is not a Python int.
+      ValueError: `byzantine` does not fit, the images are no images or smaller than the square, or
+        the share is not between 0 and 1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from byzjax import attacks
+      >>> batch = {"x": jnp.zeros((1, 2, 3, 3)), "y": jnp.array([[4, 5]])}
+      >>> out = attacks.add_trigger(batch, jnp.array([True]), target=0, size=1)
+      >>> out["x"][0, 0, 2], out["y"]
+      (Array([0., 0., 1.], dtype=float32), Array([[0, 5]], dtype=int32))
+
+    Reference: Gu, Dolan-Gavitt and Garg, BadNets: Identifying Vulnerabilities in the Machine
+    Learning Model Supply Chain, 2017 (arXiv:1708.06733).
+    """
+    y, byzantine = _labels(batch, byzantine, label)
+    if image not in batch:
+        raise KeyError(f"the batch has no entry {image!r}; it has {', '.join(map(str, batch))}.")
+    x = jnp.asarray(batch[image])
+    target, size = static_int("target", target), static_int("size", size, at_least=1)
+    if not 0 <= share <= 1:
+        raise ValueError(f"add_trigger needs a share from 0 to 1; got share={share}.")
+    if x.ndim < 4 or min(x.shape[2:4]) < size:
+        raise ValueError(
+            f"add_trigger needs images [n, b, height >= {size}, width >= {size}]; got {x.shape}."
+        )
+    marked = x.at[:, :, -size:, -size:].set(jnp.asarray(value, x.dtype))
+    first = jnp.arange(x.shape[1]) < round(share * x.shape[1])
+    marked = jnp.where(first.reshape(1, -1, *[1] * (x.ndim - 2)), marked, x)
+    named = jnp.where(first[None], jnp.full_like(y, target), y)
+    return {
+        **batch,
+        image: _rows.replace(x, byzantine, marked),
+        label: _rows.replace(y, byzantine, named),
+    }
+
+
+def _labels(
+    batch: Mapping[str, Any], byzantine: jax.Array, label: str
+) -> tuple[jax.Array, jax.Array]:
     if label not in batch:
         raise KeyError(f"the batch has no entry {label!r}; it has {', '.join(map(str, batch))}.")
-    num_classes = static_int("num_classes", num_classes, at_least=2)
     y, byzantine = jnp.asarray(batch[label]), jnp.asarray(byzantine)
     if byzantine.shape != y.shape[:1]:
         raise ValueError(
             f"byzantine has shape {byzantine.shape}; labels of shape {y.shape} need {y.shape[:1]}."
         )
-    return {**batch, label: _rows.replace(y, byzantine, num_classes - 1 - y)}
+    return y, byzantine
+
+
+def _class(name: str, value: int, num_classes: int) -> int:
+    value = static_int(name, value)
+    if value >= num_classes:
+        raise ValueError(f"flip_labels needs {name} < {num_classes}; got {name}={value}.")
+    return value

@@ -1,10 +1,12 @@
-"""Faults that need no malice: what arrives is not a number."""
+"""Faults that need no malice: what arrives is not a number, has other bits, or does not arrive."""
 
 import math
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
+from byzjax._checks import static_int
 from byzjax.attacks import _rows
 from byzjax.stacked import PyTree
 
@@ -38,3 +40,144 @@ def non_finite(updates: PyTree, byzantine: jax.Array, *, value: float = math.nan
         raise ValueError(f"non_finite needs NaN, inf or -inf; got value={value}.")
     lie = jax.tree.map(lambda leaf: jnp.full_like(leaf[:1], value), updates)
     return _rows.replace(updates, byzantine, lie)
+
+
+def flip_bits(
+    updates: PyTree,
+    byzantine: jax.Array,
+    *,
+    bits: tuple[int, ...] = (21, 29, 30, 31),
+    coordinates: int | None = 1000,
+) -> PyTree:
+    """Chosen bits of what the liars send are turned over, as memory and links that fail do.
+
+    Cost: O(nd).
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      byzantine: `bool[n]`, whose updates are hit; may be traced.
+      bits: which bits, Python ints from 0, the least; of a float32 31 is the sign, 23 to 30 are the
+        exponent. Of a shorter or longer float the same places from the top.
+      coordinates: how many coordinates are hit, the first ones counted through all leaves; None
+        for all.
+
+    Returns:
+      Stacked updates; the honest rows are bitwise unchanged.
+
+    Raises:
+      ValueError: `byzantine` is not `bool[n]`, or there is no such bit.
+      TypeError: coordinates or a bit is not a Python int.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from byzjax import attacks
+      >>> updates = jnp.array([[1.0, 2.0], [1.0, 2.0]])
+      >>> attacks.flip_bits(updates, jnp.array([False, True]), bits=(31,), coordinates=1)[1]
+      Array([-1.,  2.], dtype=float32)
+
+    Reference: Xie, Koyejo and Gupta, Generalized Byzantine-tolerant SGD, 2018 (arXiv:1802.10116),
+    with the 22nd, 30th, 31st and 32nd bit of the first 1000 dimensions.
+    """
+    byzantine = _rows.mask(updates, byzantine)
+    bits = tuple(static_int("a bit", bit) for bit in bits)
+    if not all(bit < 32 for bit in bits):
+        raise ValueError(f"flip_bits needs bits from 0 to 31; got bits={bits}.")
+    most = None if coordinates is None else static_int("coordinates", coordinates)
+
+    def flipped(x: jax.Array, number: jax.Array) -> jax.Array:
+        width = 8 * x.dtype.itemsize
+        integer = jnp.dtype(f"uint{width}")
+        places = {bit + width - 32 for bit in bits}
+        turned = sum(1 << place for place in places if place >= 0)
+        lie = lax.bitcast_convert_type(x, integer) ^ integer.type(turned)
+        lie = lax.bitcast_convert_type(lie, x.dtype)
+        return lie if most is None else jnp.where(number < most, lie, x)
+
+    lies = jax.tree.map(flipped, updates, _rows.coordinates(updates))
+    return _rows.replace(updates, byzantine, lies)
+
+
+def lose_coordinates(
+    updates: PyTree,
+    byzantine: jax.Array,
+    *,
+    share: float = 0.1,
+    value: float = math.nan,
+    key: jax.Array,
+) -> PyTree:
+    """Single coordinates do not arrive, as over links that lose packets.
+
+    What is missing stands as NaN, which `mean_of_finite` leaves out and every rule that promises
+    anything survives. Cost: O(nd).
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      byzantine: `bool[n]`, whose links are lossy; may be traced.
+      share: probability of each coordinate to be lost, by itself; may be traced.
+      value: what stands in the place of what is lost; may be traced.
+      key: draws what is lost.
+
+    Returns:
+      Stacked updates; the honest rows are bitwise unchanged.
+
+    Raises:
+      ValueError: `byzantine` is not `bool[n]`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from byzjax import attacks
+      >>> byzantine, key = jnp.array([False, True]), jax.random.key(0)
+      >>> attacks.lose_coordinates(jnp.ones((2, 4)), byzantine, share=0.5, value=0.0, key=key)
+      Array([[1., 1., 1., 1.],
+             [0., 1., 1., 0.]], dtype=float32)
+
+    Reference: the setting of Damaskinos, El-Mhamdi, Guerraoui, Guirguis and Rouault, AggregaThor,
+    MLSys 2019, with unreliable transport.
+    """
+    byzantine = _rows.mask(updates, byzantine)
+
+    def lossy(x: jax.Array, k: jax.Array) -> jax.Array:
+        lost = jax.random.bernoulli(k, share, x.shape)
+        return jnp.where(lost, jnp.asarray(value, x.dtype), x)
+
+    lies = jax.tree.map(lossy, updates, _rows.keys(key, updates))
+    return _rows.replace(updates, byzantine, lies)
+
+
+def drop(
+    updates: PyTree,
+    byzantine: jax.Array,
+    *,
+    probability: float = 1.0,
+    value: float = math.nan,
+    key: jax.Array,
+) -> PyTree:
+    """Workers whose whole update does not arrive, each with a probability. Cost: O(nd).
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      byzantine: `bool[n]`, who may be dropped; may be traced.
+      probability: of each of them to be dropped; may be traced.
+      value: what stands in every coordinate of a dropped update; may be traced.
+      key: draws who is dropped.
+
+    Returns:
+      Stacked updates; the honest rows are bitwise unchanged.
+
+    Raises:
+      ValueError: `byzantine` is not `bool[n]`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from byzjax import attacks
+      >>> attacks.drop(jnp.ones((2, 2)), jnp.array([False, True]), key=jax.random.key(0))
+      Array([[ 1.,  1.],
+             [nan, nan]], dtype=float32)
+
+    Reference: Chen, Wang, Charles and Papailiopoulos, DRACO, ICML 2018 (arXiv:1803.09877), for
+    stragglers; message loss in general.
+    """
+    byzantine = _rows.mask(updates, byzantine)
+    dropped = byzantine & jax.random.bernoulli(key, probability, byzantine.shape)
+    lie = jax.tree.map(lambda x: jnp.full_like(x[:1], value), updates)
+    return _rows.replace(updates, dropped, lie)

@@ -3,6 +3,8 @@
 Each takes `byzantine: bool[n]`, which may be traced, and returns the honest rows bitwise unchanged.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import ndtri
@@ -13,14 +15,83 @@ from byzjax.attacks import _rows
 from byzjax.stacked import PyTree
 
 
-def sign_flip(updates: PyTree, byzantine: jax.Array) -> PyTree:
-    r"""Every liar sends the negative of what it should have sent, $b_i = -x_i$.
+def sign_flip(updates: PyTree, byzantine: jax.Array, *, of: str = "own") -> PyTree:
+    r"""Every liar sends the negative of what it should have sent, $b_i = -x_i$, or $b = -\mu$.
 
     Cost: O(nd).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
       byzantine: `bool[n]`, who attacks; may be traced.
+      of: `"own"` update, or `"mean"` of the honest updates, as some libraries do.
+
+    Returns:
+      Stacked updates; the honest rows are bitwise unchanged.
+
+    Raises:
+      ValueError: `byzantine` is not `bool[n]`, or `of` is unknown.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from byzjax import attacks
+      >>> updates = jnp.array([[1.0], [3.0], [7.0]])
+      >>> byzantine = jnp.array([False, False, True])
+      >>> attacks.sign_flip(updates, byzantine)[2]
+      Array([-7.], dtype=float32)
+      >>> attacks.sign_flip(updates, byzantine, of="mean")[2]
+      Array([-2.], dtype=float32)
+
+    Reference: in common use; the "bit-flip" of Karimireddy, He and Jaggi, Learning from History for
+    Byzantine Robust Optimization, ICML 2021 (arXiv:2012.10333). ByzFL's is that of the mean.
+    """
+    return reversed_gradient(updates, byzantine, kappa=1.0, of=of)
+
+
+def reversed_gradient(
+    updates: PyTree, byzantine: jax.Array, *, kappa: float = 100.0, of: str = "own"
+) -> PyTree:
+    r"""Every liar sends $b_i = -\kappa x_i$, or all send $b = -\kappa \mu$.
+
+    Cost: O(nd).
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      byzantine: `bool[n]`, who attacks; may be traced.
+      kappa: strength; may be traced.
+      of: `"own"` update, or `"mean"` of the honest updates.
+
+    Returns:
+      Stacked updates; the honest rows are bitwise unchanged.
+
+    Raises:
+      ValueError: `byzantine` is not `bool[n]`, or `of` is unknown.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from byzjax import attacks
+      >>> attacks.reversed_gradient(jnp.array([[1.0], [2.0]]), jnp.array([False, True]), kappa=10.0)
+      Array([[  1.],
+             [-20.]], dtype=float32)
+
+    Reference: Chen, Wang, Charles and Papailiopoulos, DRACO, ICML 2018 (arXiv:1803.09877), with
+    kappa = 100; of the mean, the omniscient adversary of Blanchard et al., NeurIPS 2017
+    (arXiv:1703.02757), section 6.
+    """
+    byzantine = _rows.mask(updates, byzantine)
+    one_of("of", of, ("own", "mean"))
+    rows = updates if of == "own" else _rows.honest_mean(updates, byzantine)
+    return _rows.replace(updates, byzantine, _rows.times(-kappa, rows))
+
+
+def omniscient(updates: PyTree, byzantine: jax.Array, *, factor: float = 1e10) -> PyTree:
+    r"""All liars send $b = -c \sum_{i \in H} x_i$, the honest sum turned round and blown up.
+
+    Cost: O(nd).
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      byzantine: `bool[n]`, who attacks; may be traced.
+      factor: c; may be traced.
 
     Returns:
       Stacked updates; the honest rows are bitwise unchanged.
@@ -31,15 +102,16 @@ def sign_flip(updates: PyTree, byzantine: jax.Array) -> PyTree:
     Example:
       >>> import jax.numpy as jnp
       >>> from byzjax import attacks
-      >>> attacks.sign_flip(jnp.array([[1.0], [2.0]]), jnp.array([False, True]))
-      Array([[ 1.],
-             [-2.]], dtype=float32)
+      >>> updates = jnp.array([[1.0], [3.0], [7.0]])
+      >>> attacks.omniscient(updates, jnp.array([False, False, True]), factor=2.0)[2]
+      Array([-8.], dtype=float32)
 
-    Reference: in common use; the "bit-flip" of Karimireddy, He and Jaggi, Learning from History for
-    Byzantine Robust Optimization, ICML 2021 (arXiv:2012.10333).
+    Reference: Xie, Koyejo and Gupta, Generalized Byzantine-tolerant SGD, 2018 (arXiv:1802.10116);
+    1e10 is that of the public code, the paper has 1e20.
     """
     byzantine = _rows.mask(updates, byzantine)
-    return _rows.replace(updates, byzantine, jax.tree.map(jnp.negative, updates))
+    total = _rows.honest_sum(updates, byzantine)
+    return _rows.replace(updates, byzantine, _rows.times(-factor, total))
 
 
 def inner_product_manipulation(
@@ -74,10 +146,7 @@ def inner_product_manipulation(
     Reference: Xie, Koyejo and Gupta, Fall of Empires: Breaking Byzantine-tolerant SGD by Inner
     Product Manipulation, UAI 2019 (arXiv:1903.03936).
     """
-    byzantine = _rows.mask(updates, byzantine)
-    mean = _rows.honest_mean(updates, byzantine)
-    lie = jax.tree.map(lambda mu: -jnp.asarray(epsilon, mu.dtype) * mu, mean)
-    return _rows.replace(updates, byzantine, lie)
+    return reversed_gradient(updates, byzantine, kappa=epsilon, of="mean")
 
 
 def little_is_enough_z(n: int, f: int | jax.Array) -> jax.Array:
@@ -113,11 +182,12 @@ def little_is_enough(
     z: float | jax.Array | None = None,
     direction: str = "minus",
     ddof: int = 1,
+    knowledge: str = "honest",
 ) -> PyTree:
     r"""All liars send $b = \mu - z\sigma$ (or $\mu + z\sigma$), just inside the honest spread.
 
-    $\mu$ and $\sigma$ are the mean and the standard deviation of the honest updates per
-    coordinate. Known as ALIE. Cost: O(nd).
+    $\mu$ and $\sigma$ are the mean and the standard deviation per coordinate of the honest updates,
+    or of what the liars themselves would have sent. Known as ALIE. Cost: O(nd).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
@@ -127,13 +197,15 @@ def little_is_enough(
       z: strength, if given instead; may be traced.
       direction: `"minus"` as in the paper's own code, or `"plus"` as in several libraries.
       ddof: 1 for the sample standard deviation, 0 for the population's.
+      knowledge: whose updates the liars know: the `"honest"` ones, as libraries have it, or the
+        `"liars"` own, as in the paper, whose code has z = 1.5 and ddof = 0.
 
     Returns:
       Stacked updates; the honest rows are bitwise unchanged.
 
     Raises:
       ValueError: `byzantine` is not `bool[n]`, f is not below n, both f and z are given, or the
-        direction is unknown.
+        direction or the knowledge is unknown.
       TypeError: f is not a Python int.
 
     Example:
@@ -149,57 +221,91 @@ def little_is_enough(
     """
     byzantine = _rows.mask(updates, byzantine)
     one_of("direction", direction, ("minus", "plus"))
-    n = stacked.num_workers(updates)
-    if f is not None and z is not None:
-        raise ValueError(f"little_is_enough takes f or z, not both; got f={f}, z={z}.")
-    if f is not None and static_int("f", f) >= n:
-        raise ValueError(f"little_is_enough needs f < n; got n={n}, f={f}.")
-    if z is None:
-        z = little_is_enough_z(n, jnp.sum(byzantine) if f is None else f)
+    one_of("knowledge", knowledge, ("honest", "liars"))
+    z = _strength("little_is_enough", stacked.num_workers(updates), byzantine, f, z)
     sign = -1 if direction == "minus" else 1
-    mean = _rows.honest_mean(updates, byzantine)
-    std = _rows.honest_std(updates, byzantine, mean, ddof)
-    lie = jax.tree.map(lambda mu, sd: mu + sign * jnp.asarray(z, mu.dtype) * sd, mean, std)
-    return _rows.replace(updates, byzantine, lie)
+    unknown = byzantine if knowledge == "honest" else ~byzantine
+    mean = _rows.honest_mean(updates, unknown)
+    std = _rows.honest_std(updates, unknown, mean, ddof)
+    return _rows.replace(updates, byzantine, _rows.plus(mean, sign * z, std))
 
 
-def gaussian(
+def relocated(
     updates: PyTree,
     byzantine: jax.Array,
+    momentum: PyTree,
     *,
-    sigma: float = 200.0,
-    key: jax.Array,
+    reference: float,
+    base: float,
+    theta: float = 90.0,
+    f: int | None = None,
+    z: float | jax.Array | None = None,
 ) -> PyTree:
-    r"""Every liar sends noise of its own, $b_i \sim N(0, \sigma^2 I)$.
+    r"""All liars send a point near the server's momentum, moved across it (ROP).
 
-    Cost: O(nd).
+    $$ b = \pi m + (1 - \pi) \mu + z u, \qquad
+       u = \|\sigma\| (\cos\theta \, \hat r + \sin\theta \, \hat p) $$
+
+    with $\hat r$ the unit vector of the reference $r = \lambda m + (1 - \lambda) \mu$ and $\hat p$
+    that of $1 - \langle 1, \hat r \rangle \hat r$ for the vector 1 of ones, the momentum m, and the
+    honest updates' mean and standard deviation. The plane and the scale of u are our reading: the
+    public code does not document them. Cost: O(nd).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
       byzantine: `bool[n]`, who attacks; may be traced.
-      sigma: standard deviation of each coordinate; may be traced.
-      key: a key of `jax.random.key`; the same key gives the same noise.
+      momentum: m, the server's, one update; every leaf has shape `[...]`.
+      reference: lambda, the share of the momentum in r; may be traced.
+      base: pi, the share of the momentum in the point that is moved; may be traced.
+      theta: angle to the reference, in degrees; may be traced.
+      f: the declared number of faults, from which z follows by `little_is_enough_z`; None takes
+        the number of liars.
+      z: strength, if given instead; may be traced.
 
     Returns:
       Stacked updates; the honest rows are bitwise unchanged.
 
     Raises:
-      ValueError: `byzantine` is not `bool[n]`.
+      ValueError: `byzantine` is not `bool[n]`, f is not below n, or both f and z are given.
+      TypeError: f is not a Python int.
 
     Example:
-      >>> import jax, jax.numpy as jnp
+      >>> import jax.numpy as jnp
       >>> from byzjax import attacks
-      >>> noisy = attacks.gaussian(
-      ...     jnp.zeros((3, 4)), jnp.array([True, True, False]), key=jax.random.key(0))
-      >>> bool((noisy[0] != noisy[1]).all()), noisy[2]
-      (True, Array([0., 0., 0., 0.], dtype=float32))
+      >>> updates = jnp.array([[1.0, 0.0], [3.0, 0.0], [0.0, 0.0]])
+      >>> attacks.relocated(updates, jnp.array([False, False, True]), jnp.array([4.0, 0.0]),
+      ...     reference=1.0, base=0.5, z=2.0)[2].round(4)
+      Array([3.    , 2.8284], dtype=float32)
 
-    Reference: Blanchard et al., NeurIPS 2017 (arXiv:1703.02757), section 6, with sigma = 200.
+    Reference: Ozfatura, Ozfatura, Kupcu and Gunduz, Byzantines can also Learn from History: Fall of
+    Centered Clipping in Federated Learning, IEEE TIFS 2023 (arXiv:2208.09894).
     """
     byzantine = _rows.mask(updates, byzantine)
-    leaves, structure = jax.tree.flatten(updates)
-    noise = [
-        jnp.asarray(sigma, leaf.dtype) * jax.random.normal(k, leaf.shape, leaf.dtype)
-        for k, leaf in zip(jax.random.split(key, len(leaves)), leaves)
-    ]
-    return _rows.replace(updates, byzantine, jax.tree.unflatten(structure, noise))
+    z = _strength("relocated", stacked.num_workers(updates), byzantine, f, z)
+    mean = _rows.honest_mean(updates, byzantine)
+    spread = _rows.norm(_rows.honest_std(updates, byzantine, mean, ddof=1))
+    m = jax.tree.map(lambda leaf, mu: jnp.asarray(leaf).astype(mu.dtype)[None], momentum, mean)
+
+    def between(share: Any) -> PyTree:
+        return _rows.plus(_rows.times(share, m), 1 - share, mean)
+
+    r = _rows.unit(between(reference))
+    ones = jax.tree.map(jnp.ones_like, r)
+    along = stacked.inner_products(ones, _rows.only(r))[0]
+    p = _rows.unit(_rows.plus(ones, -along, r))
+    angle = jnp.deg2rad(theta)
+    u = _rows.plus(_rows.times(jnp.cos(angle), r), jnp.sin(angle), p)
+    return _rows.replace(updates, byzantine, _rows.plus(between(base), z * spread, u))
+
+
+def _strength(
+    name: str, n: int, byzantine: jax.Array, f: int | None, z: float | jax.Array | None
+) -> float | jax.Array:
+    """Z as given, or from f, or from the number of liars."""
+    if f is not None and z is not None:
+        raise ValueError(f"{name} takes f or z, not both; got f={f}, z={z}.")
+    if f is not None and static_int("f", f) >= n:
+        raise ValueError(f"{name} needs f < n; got n={n}, f={f}.")
+    if z is not None:
+        return z
+    return little_is_enough_z(n, jnp.sum(byzantine, dtype=jnp.int32) if f is None else f)

@@ -11,8 +11,8 @@ from byzjax._checks import one_of, positive, static_int
 from byzjax.rules._span import Span, median_of, span_about, times
 from byzjax.stacked import PyTree
 
-# Iterations in the span of the rows end when a step is this short, in units of rounding and relative
-# to the radius; the derivative of the fixed point is as exact.
+# Iterations in the span of the rows end when a step is this short, in units of rounding and
+# relative to the radius; the derivative of the fixed point is as exact.
 _TOLERANCE = 8
 _MOST_ITERATIONS = 500
 # A row that lies this close to the point, relative to its distance from the centre, squared, has

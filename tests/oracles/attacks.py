@@ -37,3 +37,151 @@ def little_is_enough(x, byzantine, f=None, z=None, direction="minus", ddof=1):
 
 def non_finite(x, byzantine, value=math.nan):
     return lie(x, byzantine, np.full(np.shape(x)[1], value))
+
+
+def reversed_gradient(x, byzantine, kappa=100.0, of="own"):
+    if of == "mean":
+        return lie(x, byzantine, -kappa * honest(x, byzantine).mean(axis=0))
+    return np.array([-kappa * np.float64(v) if b else np.float64(v) for v, b in zip(x, byzantine)])
+
+
+def sign_flip_of_mean(x, byzantine, of):
+    return reversed_gradient(x, byzantine, 1.0, of)
+
+
+def little_is_enough_of_liars(x, byzantine, z, direction, ddof, knowledge):
+    own = np.asarray(x, np.float64)[np.asarray(byzantine)]
+    assert (direction, knowledge) == ("minus", "liars")
+    spread = own.std(axis=0, ddof=ddof) if len(own) > ddof else np.zeros(own.shape[1])
+    return lie(x, byzantine, own.mean(axis=0) - z * spread)
+
+
+def omniscient(x, byzantine, factor=1e10):
+    return lie(x, byzantine, -factor * honest(x, byzantine).sum(axis=0))
+
+
+def constant(x, byzantine, value=-100.0):
+    return lie(x, byzantine, np.full(np.shape(x)[1], value))
+
+
+def zero(x, byzantine):
+    return constant(x, byzantine, 0.0)
+
+
+def relocated(x, byzantine, momentum, reference, base, theta=90.0, z=1.0):
+    good = honest(x, byzantine)
+    mean, ones = good.mean(axis=0), np.ones(good.shape[1])
+    r = reference * momentum + (1 - reference) * mean
+    r = r / np.linalg.norm(r)
+    p = ones - (ones @ r) * r
+    p = p / np.linalg.norm(p)
+    angle = math.radians(theta)
+    u = np.linalg.norm(good.std(axis=0, ddof=1)) * (math.cos(angle) * r + math.sin(angle) * p)
+    return lie(x, byzantine, base * momentum + (1 - base) * mean + z * u)
+
+
+def _direction(good, direction):
+    mean = good.mean(axis=0)
+    if direction == "unit":
+        return -mean / np.linalg.norm(mean)
+    return -np.sign(mean) if direction == "sign" else -good.std(axis=0, ddof=1)
+
+
+def _largest(allowed):
+    """The largest gamma that is allowed, by doubling and halving as public code does."""
+    low, high = 0.0, 1.0
+    while allowed(high):
+        low, high = high, 2 * high
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if allowed(middle) else (low, middle)
+    return low
+
+
+def min_max(x, byzantine, direction="std"):
+    good = honest(x, byzantine)
+    mean, p = good.mean(axis=0), _direction(good, direction)
+    limit = max(np.linalg.norm(a - b) for a in good for b in good)
+
+    def allowed(gamma):
+        return max(np.linalg.norm(mean + gamma * p - a) for a in good) <= limit
+
+    return lie(x, byzantine, mean + _largest(allowed) * p)
+
+
+def min_sum(x, byzantine, direction="std", bound="max"):
+    good = honest(x, byzantine)
+    mean, p = good.mean(axis=0), _direction(good, direction)
+    sums = [sum(np.sum((a - b) ** 2) for b in good) for a in good]
+    limit = {"max": max, "min": min}[bound](sums)
+
+    def allowed(gamma):
+        return sum(np.sum((mean + gamma * p - a) ** 2) for a in good) <= limit
+
+    return lie(x, byzantine, mean + _largest(allowed) * p)
+
+
+def hidden_vulnerability(x, byzantine, gamma, coordinate=None):
+    row = honest(x, byzantine).mean(axis=0)
+    row[slice(None) if coordinate is None else coordinate] += gamma
+    return lie(x, byzantine, row)
+
+
+def anti_cge(x, byzantine, margin=1e-3):
+    good = honest(x, byzantine)
+    kept = max(len(good) - sum(byzantine), 1)
+    shortest = sorted(good, key=np.linalg.norm)[:kept]
+    total = np.sum(shortest, axis=0)
+    length = (1 - margin) * np.linalg.norm(shortest[-1])
+    return lie(x, byzantine, -length * total / np.linalg.norm(total))
+
+
+def fang_krum(x, byzantine, krum, f, tolerance=1e-5):
+    """`krum`: (matrix, f) -> the row that Krum chooses."""
+    n, d = np.shape(x)
+    good = honest(x, byzantine)
+    sign = np.sign(good.mean(axis=0))
+    sums = []
+    for i, a in enumerate(good):
+        others = sorted(np.linalg.norm(a - b) for j, b in enumerate(good) if j != i)
+        sums.append(sum(others[: n - f - 2]))
+    strength = min(sums) / ((n - 2 * f - 1) * math.sqrt(d))
+    strength += max(np.linalg.norm(a) for a in good) / math.sqrt(d)
+    while strength >= tolerance:
+        row = -strength * sign
+        if np.allclose(krum(lie(x, byzantine, row), f), row, rtol=1e-5, atol=0):
+            break
+        strength /= 2
+    return lie(x, byzantine, -strength * sign)
+
+
+def copy_worker(x, byzantine, worker=0):
+    good = honest(x, byzantine)
+    return lie(x, byzantine, good[min(worker, len(good) - 1)])
+
+
+def flip_bits(x, byzantine, bits, coordinates):
+    out = np.array(x, np.float32)
+    for i in np.flatnonzero(byzantine):
+        for j in range(min(coordinates, out.shape[1])):
+            pattern = int(out[i, j].view(np.uint32))
+            for bit in bits:
+                pattern ^= 1 << bit
+            out[i, j] = np.uint32(pattern).view(np.float32)
+    return out.astype(np.float64)
+
+
+def mimic(steps, byzantine, first, warmup):
+    """What is sent in each of the steps (matrices), from the first random direction."""
+    out, mean, direction, target = [], np.zeros_like(first), np.zeros_like(first), 0
+    for t, x in enumerate(steps):
+        good = honest(x, byzantine)
+        if t < warmup:
+            mean = (t * mean + good.mean(axis=0)) / (1 + t)
+            z = first if t == 0 else direction
+            pull = sum(((a - mean) @ z) * (a - mean) for a in good)
+            direction = (t * direction + pull / np.linalg.norm(pull)) / (1 + t)
+            direction = direction / np.linalg.norm(direction)
+            target = int(np.argmax([a @ direction for a in good]))
+        out.append(lie(x, byzantine, good[target]))
+    return out

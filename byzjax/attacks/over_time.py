@@ -1,0 +1,320 @@
+"""Liars that change: who lies as a function of the step, attacks in turns, attacks that remember.
+
+A transformation here stands where `byzjax.attack(...)` stands in a chain.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from byzjax import stacked
+from byzjax._checks import static_int
+from byzjax._kernels import wide
+from byzjax.attacks import _rows
+from byzjax.stacked import PyTree
+
+# --- who lies, and how, as functions of the step -------------------------------------------------
+
+
+def sleeping(byzantine: jax.Array, *, until: int | jax.Array) -> Callable:
+    """Liars that behave until a step: a function of the step for `byzjax.attack`.
+
+    Args:
+      byzantine: `bool[n]`, who lies then; may be traced.
+      until: the first step, from 0, in which they lie; may be traced.
+
+    Returns:
+      `step -> bool[n]`.
+
+    Example:
+      >>> import byzjax, jax.numpy as jnp
+      >>> from byzjax import attacks
+      >>> who = attacks.sleeping(jnp.array([False, True]), until=1)
+      >>> tx = byzjax.attack(attacks.sign_flip, who)
+      >>> state = tx.init(jnp.zeros(1))
+      >>> for _ in range(2):
+      ...     sent, state = tx.update(jnp.array([[1.0], [2.0]]), state)
+      ...     print(sent[1])
+      [2.]
+      [-2.]
+    """
+    return lambda step: jnp.asarray(byzantine) & (step >= until)
+
+
+def rotating(byzantine: jax.Array, *, every: int = 1) -> Callable:
+    """Liars that change: the mask moves on by one worker after so many steps.
+
+    Args:
+      byzantine: `bool[n]`, who lies at first; may be traced.
+      every: number of steps between two moves, a Python int.
+
+    Returns:
+      `step -> bool[n]`, for `byzjax.attack`.
+
+    Raises:
+      TypeError: every is not a Python int.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> who = rotating(jnp.array([True, False, False]), every=2)
+      >>> [who(step).tolist().index(True) for step in range(6)]
+      [0, 0, 1, 1, 2, 2]
+    """
+    every = static_int("every", every, at_least=1)
+    return lambda step: jnp.roll(jnp.asarray(byzantine), step // every)
+
+
+def alternating(*attacks: Callable, every: int = 1) -> Callable:
+    """Attacks that take turns.
+
+    Args:
+      *attacks: each `(updates, byzantine) -> stacked updates`; give hyperparameters by
+        `functools.partial`.
+      every: number of steps of each turn, a Python int.
+
+    Returns:
+      An attack `(updates, byzantine, step) -> stacked updates`; `byzjax.attack` counts the steps.
+
+    Raises:
+      TypeError: every is not a Python int.
+      ValueError: there is no attack.
+
+    Example:
+      >>> import byzjax, jax.numpy as jnp
+      >>> from byzjax import attacks
+      >>> both = attacks.alternating(attacks.sign_flip, attacks.zero)
+      >>> tx = byzjax.attack(both, jnp.array([False, True]))
+      >>> state = tx.init(jnp.zeros(1))
+      >>> for _ in range(3):
+      ...     sent, state = tx.update(jnp.array([[1.0], [2.0]]), state)
+      ...     print(sent[1])
+      [-2.]
+      [0.]
+      [-2.]
+    """
+    every = static_int("every", every, at_least=1)
+    if not attacks:
+        raise ValueError("alternating needs at least one attack; got none.")
+
+    def attack_of_step(updates: PyTree, byzantine: jax.Array, step: jax.Array) -> PyTree:
+        return lax.switch((step // every) % len(attacks), attacks, updates, byzantine)
+
+    return attack_of_step
+
+
+# --- attacks that remember -----------------------------------------------------------------------
+
+
+class MimicState(NamedTuple):
+    """What the mimics have seen.
+
+    Attributes:
+      step: number of updates so far.
+      mean: running mean of the honest updates.
+      direction: z, the direction in which they vary most, of length 1.
+      target: the worker that is copied.
+      key: draws the first direction.
+    """
+
+    step: jax.Array
+    mean: PyTree
+    direction: PyTree
+    target: jax.Array
+    key: jax.Array
+
+
+def mimic(
+    byzantine: jax.Array, *, key: jax.Array, warmup: int = 100
+) -> optax.GradientTransformationExtraArgs:
+    r"""All liars copy the honest worker that lies farthest along the main direction of variation.
+
+    $$ b = x_{i^*}, \qquad i^* = \arg\max_{i \in H} \langle z, x_i \rangle $$
+
+    chosen anew in each step of the warm-up and then fixed. No liar looks unusual, yet that worker's
+    data count s + 1 times. z is learned by Oja's rule: with the mean $\mu_t$ of the running means,
+
+    $$ z \leftarrow \frac{t}{1 + t} z + \frac{1}{1 + t} \frac{v}{\|v\|}, \qquad
+       v = \sum_{i \in H} \langle x_i - \mu_t, z \rangle (x_i - \mu_t), $$
+
+    then normalised; it begins as v / ||v|| for a random normal z. Cost: O(nd).
+
+    Args:
+      byzantine: `bool[n]`, who attacks; may be traced.
+      key: draws the first direction.
+      warmup: number of steps in which z is learned, a Python int.
+
+    Returns:
+      A transformation from stacked updates to stacked updates, for the place of `byzjax.attack`.
+
+    Raises:
+      TypeError: warmup is not a Python int.
+      ValueError: at an update, `byzantine` is not `bool[n]`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> tx = mimic(jnp.array([False, False, False, True]), key=jax.random.key(0))
+      >>> state = tx.init(jnp.zeros(1))
+      >>> sent, state = tx.update(jnp.array([[0.0], [5.0], [1.0], [7.0]]), state)
+      >>> bool((sent[3] == 0) | (sent[3] == 5))
+      True
+
+    Reference: Karimireddy, He and Jaggi, Byzantine-Robust Learning on Heterogeneous Datasets via
+    Bucketing, ICLR 2022 (arXiv:2006.09365), section 3.2 and appendix.
+    """
+    warmup = static_int("warmup", warmup, at_least=1)
+
+    def init(params: PyTree) -> MimicState:
+        zeros = jax.tree.map(lambda p: jnp.zeros_like(wide(jnp.asarray(p))), params)
+        return MimicState(jnp.int32(0), zeros, zeros, jnp.int32(0), jnp.asarray(key))
+
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
+        mask = _rows.mask(updates, byzantine)
+        rows = jax.tree.map(wide, updates)
+        good = ~mask & jnp.isfinite(stacked.squared_norms(rows))
+        step, first = state.step, state.step == 0
+        old = step.astype(jnp.float32) / (1 + step.astype(jnp.float32))
+
+        def mixed(before: PyTree, now: PyTree) -> PyTree:
+            def leaf(a: jax.Array, b: jax.Array) -> jax.Array:
+                share = old.astype(a.dtype)
+                return share * a + (1 - share) * b
+
+            return jax.tree.map(leaf, before, now)
+
+        mean = mixed(state.mean, stacked.mean_of(rows, good))
+        noise = jax.tree.map(
+            lambda z, k: jax.random.normal(k, z.shape, z.dtype),
+            *(state.direction, _rows.keys(state.key, state.direction)),
+        )
+        z = jax.tree.map(lambda a, b: jnp.where(first, a, b), noise, state.direction)
+        along = stacked.inner_products(rows, z, center=mean)
+        along = jnp.where(good, along, 0)
+        pull = jax.tree.map(
+            lambda s, mu: s - jnp.sum(along).astype(mu.dtype) * mu,
+            *(stacked.weighted_sum(rows, along), mean),
+        )
+        learned = _unit(mixed(state.direction, _unit(pull)))
+        scores = jnp.where(good, stacked.inner_products(rows, learned), -jnp.inf)
+        learning = step < warmup
+        target = jnp.where(learning, jnp.argmax(scores).astype(jnp.int32), state.target)
+        mean, learned = jax.tree.map(
+            lambda new, before: jnp.where(learning, new, before),
+            *((mean, learned), (state.mean, state.direction)),
+        )
+        lie = stacked.take(updates, target[None])
+        sent = _rows.replace(updates, mask, lie)
+        return sent, MimicState(step + 1, mean, learned, target, state.key)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _unit(point: PyTree) -> PyTree:
+    return _rows.only(_rows.unit(jax.tree.map(lambda leaf: leaf[None], point)))
+
+
+def copy_worker(updates: PyTree, byzantine: jax.Array, *, worker: int = 0) -> PyTree:
+    r"""All liars copy one honest worker, always the same: `mimic` without its warm-up.
+
+    Cost: O(nd).
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      byzantine: `bool[n]`, who attacks; may be traced.
+      worker: which of the honest workers, counted from 0; the last one if there are fewer; may be
+        traced.
+
+    Returns:
+      Stacked updates; the honest rows are bitwise unchanged.
+
+    Raises:
+      ValueError: `byzantine` is not `bool[n]`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> copy_worker(jnp.array([[1.0], [2.0], [3.0]]), jnp.array([True, False, False]), worker=1)
+      Array([[3.],
+             [2.],
+             [3.]], dtype=float32)
+
+    Reference: Karimireddy, He and Jaggi, ICLR 2022 (arXiv:2006.09365), section 3.2.
+    """
+    byzantine = _rows.mask(updates, byzantine)
+    place = jnp.cumsum(~byzantine, dtype=jnp.int32) - 1
+    wanted = jnp.minimum(worker, jnp.max(place))
+    index = jnp.argmax(~byzantine & (place == wanted))
+    return _rows.replace(updates, byzantine, stacked.take(updates, index[None]))
+
+
+class StaleState(NamedTuple):
+    """The updates of the last steps.
+
+    Attributes:
+      step: number of updates so far.
+      before: every leaf `[delay, n, ...]`, a ring.
+    """
+
+    step: jax.Array
+    before: PyTree
+
+
+def stale(byzantine: jax.Array, *, delay: int = 1) -> optax.GradientTransformationExtraArgs:
+    r"""Workers that are slow: what they send is `delay` steps old.
+
+    In the first steps it is what they computed first. A fault, not malice; it stands behind
+    `per_worker`. Memory: delay times the updates of all workers.
+
+    Args:
+      byzantine: `bool[n]`, who is slow; may be traced.
+      delay: number of steps, a Python int.
+
+    Returns:
+      A transformation from stacked updates to stacked updates, for the place of `byzjax.attack`.
+
+    Raises:
+      TypeError: delay is not a Python int.
+      ValueError: at an update, `byzantine` is not `bool[n]`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> tx = stale(jnp.array([False, True]), delay=2)
+      >>> state = tx.init(jnp.zeros(1))
+      >>> for step in range(5):
+      ...     sent, state = tx.update(jnp.full((2, 1), float(step)), state)
+      ...     print(sent[1])
+      [0.]
+      [0.]
+      [0.]
+      [1.]
+      [2.]
+
+    Reference: asynchronous SGD, as in Damaskinos et al., Kardam, ICML 2018 (arXiv:1802.07928).
+    """
+    delay = static_int("delay", delay, at_least=1)
+    n = jnp.shape(byzantine)[0]
+
+    def init(params: PyTree) -> StaleState:
+        ring = jax.tree.map(lambda p: jnp.zeros((delay, n, *jnp.shape(p)), p.dtype), params)
+        return StaleState(jnp.int32(0), ring)
+
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
+        mask = _rows.mask(updates, byzantine)
+        place, first = state.step % delay, state.step == 0
+
+        def filled(ring: jax.Array, x: jax.Array) -> jax.Array:
+            return jnp.where(first, x.astype(ring.dtype)[None], ring)
+
+        ring = jax.tree.map(filled, state.before, updates)
+        old = jax.tree.map(lambda r: lax.dynamic_index_in_dim(r, place, keepdims=False), ring)
+        ring = jax.tree.map(
+            lambda r, x: lax.dynamic_update_index_in_dim(r, x.astype(r.dtype), place, 0),
+            *(ring, updates),
+        )
+        return _rows.replace(updates, mask, old), StaleState(state.step + 1, ring)
+
+    return optax.GradientTransformationExtraArgs(init, update)

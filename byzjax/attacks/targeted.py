@@ -1,0 +1,251 @@
+"""Attacks made against one rule, or one family of rules."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from byzjax import stacked
+from byzjax._checks import one_of, static_int
+from byzjax._kernels import wide
+from byzjax.attacks import _rows
+from byzjax.scores import lowest, ranks
+from byzjax.stacked import PyTree
+
+
+def hidden_vulnerability(
+    updates: PyTree, byzantine: jax.Array, *, gamma: float, coordinate: int | None = None
+) -> PyTree:
+    r"""All liars send the honest mean with one coordinate far off, $b = \mu + \gamma e_j$.
+
+    In high dimension a rule that looks at whole rows lets a gamma of the order of $\sqrt d$ pass.
+    Against rules that bound the norm, all coordinates: $b = \mu + \gamma (1, \dots, 1)$. How large
+    a gamma passes is found by `strongest`. Cost: O(nd).
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      byzantine: `bool[n]`, who attacks; may be traced.
+      gamma: strength; may be traced.
+      coordinate: j, counted through all leaves, a Python int; None for all coordinates.
+
+    Returns:
+      Stacked updates; the honest rows are bitwise unchanged.
+
+    Raises:
+      ValueError: `byzantine` is not `bool[n]`, or there is no such coordinate.
+      TypeError: coordinate is not a Python int.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from byzjax import attacks
+      >>> updates = jnp.array([[1.0, 0.0], [3.0, 0.0], [7.0, 0.0]])
+      >>> byzantine = jnp.array([False, False, True])
+      >>> attacks.hidden_vulnerability(updates, byzantine, gamma=5.0, coordinate=1)[2]
+      Array([2., 5.], dtype=float32)
+
+    Reference: El-Mhamdi, Guerraoui and Rouault, The Hidden Vulnerability of Distributed Learning in
+    Byzantium, ICML 2018 (arXiv:1802.07927), section 3.
+    """
+    byzantine = _rows.mask(updates, byzantine)
+    mean = _rows.honest_mean(updates, byzantine)
+    if coordinate is None:
+        where = jax.tree.map(jnp.ones_like, mean)
+    else:
+        j, d = static_int("coordinate", coordinate), stacked.num_coordinates(updates)
+        if j >= d:
+            raise ValueError(f"hidden_vulnerability needs coordinate < {d}; got coordinate={j}.")
+        where = jax.tree.map(
+            lambda number, mu: (number == j).astype(mu.dtype), _rows.coordinates(mean), mean
+        )
+    return _rows.replace(updates, byzantine, _rows.plus(mean, gamma, where))
+
+
+def anti_cge(updates: PyTree, byzantine: jax.Array, *, margin: float = 1e-3) -> PyTree:
+    r"""All liars turn the sum of what a filter of norms keeps round, just short enough to be kept.
+
+    $$ b = -(1 - \epsilon) \, \|x\|_{(h - s)} \frac{u}{\|u\|}, \qquad u = \sum_{i \in S} x_i $$
+
+    for h honest workers and s liars, where S holds the h - s shortest honest updates and
+    $\|x\|_{(h-s)}$ is the norm of the longest of them: `comparative_elimination` with f = s then
+    keeps all liars and S. Cost: O(nd).
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      byzantine: `bool[n]`, who attacks; may be traced.
+      margin: epsilon; may be traced.
+
+    Returns:
+      Stacked updates; the honest rows are bitwise unchanged.
+
+    Raises:
+      ValueError: `byzantine` is not `bool[n]`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from byzjax import attacks
+      >>> updates = jnp.array([[1.0], [2.0], [4.0], [0.0]])
+      >>> attacks.anti_cge(updates, jnp.array([False, False, False, True]), margin=0.0)[3]
+      Array([-2.], dtype=float32)
+
+    Reference: in the code that accompanies Farhadkhani, Guerraoui, Gupta, Pinot and Stephan,
+    Byzantine Machine Learning Made Easy By Resilient Averaging of Momentums, ICML 2022
+    (arXiv:2205.12173).
+    """
+    byzantine = _rows.mask(updates, byzantine)
+    norms = jnp.where(byzantine, jnp.inf, stacked.squared_norms(updates))
+    liars = jnp.sum(byzantine, dtype=jnp.int32)
+    kept = jnp.maximum(len(byzantine) - 2 * liars, 1)
+    order = ranks(norms)
+    shortest = (order < kept) & ~byzantine
+    total = _rows.honest_sum(updates, ~shortest)
+    longest = jnp.sqrt(jnp.max(jnp.where(shortest, norms, 0)))
+    return _rows.replace(
+        updates, byzantine, _rows.times(-(1 - margin) * longest, _rows.unit(total))
+    )
+
+
+def fang_krum(
+    updates: PyTree,
+    byzantine: jax.Array,
+    *,
+    rule: Callable,
+    f: int,
+    tolerance: float = 1e-5,
+) -> PyTree:
+    r"""All liars send $b = -\lambda \operatorname{sign} \mu$, lambda as large as Krum chooses.
+
+    From an upper bound of what Krum can choose,
+
+    $$ \lambda_0 = \frac{1}{(n - 2f - 1) \sqrt d} \min_{i \in H} \sum_{j \in N_i} \|x_i - x_j\|
+       + \frac{1}{\sqrt d} \max_{i \in H} \|x_i\| $$
+
+    with the n - f - 2 honest updates $N_i$ nearest to $x_i$, lambda is halved until the rule
+    returns the lie, or lambda is below the tolerance. The paper attacks models; here the point that
+    it starts from is 0, no update. Cost: that of some 20 calls of the rule.
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      byzantine: `bool[n]`, who attacks; may be traced.
+      rule: the deployed rule, `rule(updates) -> update`, such as
+        `functools.partial(byzjax.krum, f=f)`.
+      f: the declared number of faults, a Python int.
+      tolerance: where the search gives up; may be traced.
+
+    Returns:
+      Stacked updates; the honest rows are bitwise unchanged.
+
+    Raises:
+      ValueError: `byzantine` is not `bool[n]`, or n < 2f + 2.
+      TypeError: f is not a Python int.
+
+    Example:
+      >>> import byzjax, functools, jax, jax.numpy as jnp
+      >>> from byzjax import attacks
+      >>> updates = 0.5 + jax.random.normal(jax.random.key(0), (7, 20))
+      >>> krum = functools.partial(byzjax.krum, f=2)
+      >>> out = attacks.fang_krum(updates, jnp.arange(7) >= 5, rule=krum, f=2)
+      >>> bool((krum(out) == out[6]).all())
+      True
+
+    Reference: Fang, Cao, Jia and Gong, Local Model Poisoning Attacks to Byzantine-Robust Federated
+    Learning, USENIX Security 2020 (arXiv:1911.11815), section 4.2.
+    """
+    byzantine = _rows.mask(updates, byzantine)
+    n, f = len(byzantine), static_int("f", f)
+    if n < 2 * f + 2:
+        raise ValueError(f"fang_krum needs n >= 2f + 2; got n={n}, f={f}.")
+    mean = _rows.honest_mean(updates, byzantine)
+    sign = jax.tree.map(jnp.sign, mean)
+    squares = stacked.pairwise_squared_distances(jax.tree.map(wide, updates))
+    pair = byzantine[:, None] | byzantine[None] | jnp.eye(n, dtype=bool)
+    distances = jnp.sqrt(jnp.where(pair, jnp.inf, squares))
+    # Where liars are more than declared there are fewer honest neighbours; those then count.
+    distances = jnp.where(
+        jnp.isfinite(distances), distances, jnp.finfo(squares.dtype).max / (2 * n)
+    )
+    counted = lowest(distances, max(1, n - f - 2)) & ~pair
+    nearest = jnp.sum(jnp.where(counted, distances, 0), axis=1)
+    root = stacked.num_coordinates(updates) ** 0.5
+    norms = jnp.sqrt(jnp.where(byzantine, 0, stacked.squared_norms(updates)))
+    nearest = jnp.min(jnp.where(byzantine, jnp.inf, nearest))
+    start = nearest / ((n - 2 * f - 1) * root) + jnp.max(norms) / root
+
+    def lie(strength: jax.Array) -> PyTree:
+        return _rows.replace(updates, byzantine, _rows.times(-strength, sign))
+
+    def going_on(strength: jax.Array) -> jax.Array:
+        out = jax.tree.map(lambda x: x[None], rule(lie(strength)))
+        row = _rows.times(-strength, sign)
+        row = jax.tree.map(lambda x, leaf: wide(x.astype(leaf.dtype)), row, updates)
+        gap = stacked.squared_distances(out, _rows.only(row))[0]
+        return (gap > 1e-10 * stacked.squared_norms(row)[0]) & (strength >= tolerance)
+
+    strength = lax.while_loop(going_on, lambda strength: strength / 2, start)
+    return lie(strength)
+
+
+def fang_trimmed_mean(
+    updates: PyTree,
+    byzantine: jax.Array,
+    *,
+    key: jax.Array,
+    factor: float = 2.0,
+    knowledge: str = "honest",
+) -> PyTree:
+    r"""Every coordinate of a lie lies beyond the honest ones, on the side that the mean leaves.
+
+    With b the factor and $s_j = \operatorname{sign} \mu_j$, drawn uniformly for every liar from
+
+    $$ s_j > 0: \; [\min_j / b, \min_j] \text{ or } [b \min_j, \min_j], \qquad
+       s_j \le 0: \; [\max_j, b \max_j] \text{ or } [\max_j, \max_j / b], $$
+
+    the first where that end of the honest values is positive. Knowing only their own updates, the
+    liars draw from $[\mu_j - 4\sigma_j, \mu_j - 3\sigma_j]$ where s_j > 0 and from
+    $[\mu_j + 3\sigma_j, \mu_j + 4\sigma_j]$ elsewhere. Made against trimmed mean and median.
+    Cost: O(nd).
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      byzantine: `bool[n]`, who attacks; may be traced.
+      key: draws the values.
+      factor: b > 1, how far beyond; may be traced.
+      knowledge: whose updates the liars know, the `"honest"` ones or the `"liars"` own.
+
+    Returns:
+      Stacked updates; the honest rows are bitwise unchanged.
+
+    Raises:
+      ValueError: `byzantine` is not `bool[n]`, or the knowledge is unknown.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from byzjax import attacks
+      >>> updates = jnp.array([[1.0, -3.0], [2.0, -1.0], [0.0, 0.0]])
+      >>> lied = attacks.fang_trimmed_mean(
+      ...     updates, jnp.array([False, False, True]), key=jax.random.key(0))
+      >>> bool((0.5 <= lied[2, 0]) & (lied[2, 0] <= 1.0)), bool(-1.0 <= lied[2, 1])
+      (True, True)
+
+    Reference: Fang, Cao, Jia and Gong, USENIX Security 2020 (arXiv:1911.11815), section 4.3.
+    """
+    byzantine = _rows.mask(updates, byzantine)
+    one_of("knowledge", knowledge, ("honest", "liars"))
+    unknown = byzantine if knowledge == "honest" else ~byzantine
+    mean = _rows.honest_mean(updates, unknown)
+    std = _rows.honest_std(updates, unknown, mean, ddof=1)
+
+    def lies(x: jax.Array, mu: jax.Array, sd: jax.Array, k: jax.Array) -> jax.Array:
+        rows, b = wide(x), jnp.asarray(factor, mu.dtype)
+        out = unknown.reshape(-1, *[1] * (x.ndim - 1))
+        least = jnp.min(jnp.where(out, jnp.inf, rows), axis=0, keepdims=True)
+        most = jnp.max(jnp.where(out, -jnp.inf, rows), axis=0, keepdims=True)
+        below = jnp.where(least > 0, least / b, least * b)
+        above = jnp.where(most > 0, most * b, most / b)
+        if knowledge == "liars":
+            least, below, most, above = mu - 3 * sd, mu - 4 * sd, mu + 3 * sd, mu + 4 * sd
+        u = jax.random.uniform(k, x.shape, mu.dtype)
+        return jnp.where(mu > 0, below + u * (least - below), most + u * (above - most))
+
+    drawn = jax.tree.map(lies, updates, mean, std, _rows.keys(key, updates))
+    return _rows.replace(updates, byzantine, drawn)
