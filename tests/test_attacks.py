@@ -146,7 +146,6 @@ CASES = [
             "low": 0.1,
             "high": 10.0,
             "coarse": 3,
-            "rounds": 1,
         },
     ),
     Case("gradient_attack", best_of_few, None, reads_own=True),

@@ -1,6 +1,6 @@
 """Attacks: functions that replace the liars' rows of stacked updates, and poison their data."""
 
-from byzjax.attacks.adaptive import gradient_attack, strongest
+from byzjax.attacks.adaptive import default_starts, gradient_attack, strongest
 from byzjax.attacks.bounded import min_max, min_sum
 from byzjax.attacks.data import add_trigger, flip_labels
 from byzjax.attacks.faults import drop, flip_bits, lose_coordinates, non_finite
@@ -23,6 +23,7 @@ __all__ = [
     "anti_cge",
     "constant",
     "copy_worker",
+    "default_starts",
     "drop",
     "fang_krum",
     "fang_trimmed_mean",

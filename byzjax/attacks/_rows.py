@@ -1,5 +1,7 @@
 """What attacks share: statistics of the honest rows, and putting the liars' rows in place."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -81,6 +83,15 @@ def norm(row: PyTree) -> jax.Array:
     """The norm of a row `[1, ...]`, with a slope of 0 at 0."""
     square = stacked.squared_norms(row)[0]
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+
+
+def largest(rows: PyTree) -> jax.Array:
+    """The largest absolute value of all, NaN if there is one."""
+    found = [
+        jnp.max(jnp.abs(wide(leaf)), initial=0).astype(jnp.float32)
+        for leaf in jax.tree.leaves(rows)
+    ]
+    return functools.reduce(jnp.maximum, found)
 
 
 def unit(row: PyTree) -> PyTree:

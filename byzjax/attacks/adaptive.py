@@ -2,7 +2,7 @@
 
 What they maximise is the *damage*, a number made of the aggregate and the honest mean:
 
-* `"distance"`: the squared distance of the aggregate to the honest mean;
+* `"distance"`: the distance of the aggregate to the honest mean;
 * `"inner_product"`: minus the inner product of both, so that the step leads uphill;
 * a function `(aggregate, honest_mean) -> number`.
 
@@ -29,6 +29,14 @@ from byzjax.attacks.statistical import (
 from byzjax.stacked import PyTree
 
 OBJECTIVES = ("distance", "inner_product")
+# Where the search for a strength looks around the best so far, in steps of its grid's logarithm.
+# Of twelve ways to spend 20 evaluations this one found the damage of a dense grid within 2 % most
+# often (97 % of 15 rules x 3 attacks x 4 settings x 11 ranges of nearly four decades).
+_REFINEMENTS = (
+    (-2 / 3, -1 / 3, 1 / 3, 2 / 3),
+    (-1 / 6, 1 / 12, 1 / 6, 1 / 4),
+    (1 / 48, 1 / 24, 1 / 16),
+)
 
 
 def strongest(
@@ -40,19 +48,17 @@ def strongest(
     strength: str,
     low: float,
     high: float,
-    coarse: int = 8,
-    rounds: int = 3,
+    coarse: int = 9,
     objective: str | Callable = "distance",
 ) -> PyTree:
     r"""An attack at the strength that does the most damage to the deployed rule.
 
     $$ \lambda^* = \arg\max_\lambda \, D\bigl(F(A_\lambda(x)), \mu\bigr) $$
 
-    First over a geometric grid from `low` to `high`, all its points at once; then, a few times,
-    over four points around the best: three between it and the next larger one, where damage may end
-    at the edge of a selection, and one below. `coarse + 4 rounds` calls of the rule in all.
-    Opt-ALIE and Opt-IPM of the literature are this for `little_is_enough` and
-    `inner_product_manipulation`.
+    First over a geometric grid from `low` to `high`, all its points at once; then, three times,
+    over a few points around the best, ever closer to it and most of them above, since damage often
+    ends at the edge of a selection: `coarse + 11` calls of the rule in all. Opt-ALIE and Opt-IPM of
+    the literature are this for `little_is_enough` and `inner_product_manipulation`.
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
@@ -63,7 +69,6 @@ def strongest(
       low: smallest strength, positive; may be traced.
       high: largest strength; may be traced.
       coarse: points of the grid, a Python int, at least 2.
-      rounds: number of refinements, a Python int.
       objective: `"distance"`, `"inner_product"`, or `(aggregate, honest_mean) -> number`.
 
     Returns:
@@ -72,7 +77,7 @@ def strongest(
 
     Raises:
       ValueError: `byzantine` is not `bool[n]`, low is not positive, or the objective is unknown.
-      TypeError: coarse or rounds is not a Python int.
+      TypeError: coarse is not a Python int.
 
     Example:
       >>> import byzjax, functools, jax.numpy as jnp
@@ -89,7 +94,7 @@ def strongest(
     """
     byzantine = _rows.mask(updates, byzantine)
     positive("low", low)
-    coarse, rounds = static_int("coarse", coarse, at_least=2), static_int("rounds", rounds)
+    coarse = static_int("coarse", coarse, at_least=2)
     damage = _damage(updates, byzantine, rule, objective)
 
     def lie(value: jax.Array) -> PyTree:
@@ -101,14 +106,11 @@ def strongest(
     tried = least + step * jnp.arange(coarse, dtype=jnp.float32)
     values = of_all(tried)
     best, most = tried[jnp.argmax(values)], jnp.max(values)
-    for _ in range(rounds):
-        offsets = jnp.array([-0.5, 0.25, 0.5, 0.75], jnp.float32)
-        tried = jnp.clip(best + step * offsets, least, largest)
+    for offsets in _REFINEMENTS:
+        tried = jnp.clip(best + step * jnp.array(offsets, jnp.float32), least, largest)
         values = of_all(tried)
-        better = jnp.max(values) > most
-        best = jnp.where(better, tried[jnp.argmax(values)], best)
+        best = jnp.where(jnp.max(values) > most, tried[jnp.argmax(values)], best)
         most = jnp.maximum(jnp.max(values), most)
-        step = step / 4
     return _rows.replace(updates, byzantine, lie(jnp.exp(best)))
 
 
@@ -128,11 +130,12 @@ def gradient_attack(
 
     $$ \max_{b_1, \dots, b_s} D\bigl(F(x_1, \dots, x_h, b_1, \dots, b_s), \mu\bigr) $$
 
-    All starts are tried, the most damaging ones and random rows are climbed from side by side, and
-    the most damaging rows ever seen are sent: it is never weaker than any of its starts. Steps go
-    in turn along the gradient, along a random direction and straight away from the honest mean,
-    since rules that select rows are flat between their edges; a kind of step is twice as long after
-    a success and half as long after a failure.
+    All starts are tried. The most damaging ones, random rows, and rows put together of the starts
+    (in every coordinate of the one that moves the aggregate farthest there) are climbed from side
+    by side, and the most damaging rows ever seen are sent: never weaker than any of the starts.
+    Steps go in turn along the gradient, along a random direction and straight away from the honest
+    mean, since rules that select rows are flat between their edges; a kind of step is twice as long
+    after a success and half as long after a failure.
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
@@ -141,7 +144,7 @@ def gradient_attack(
       objective: `"distance"`, `"inner_product"`, or `(aggregate, honest_mean) -> number`.
       steps: number of steps of each ascent, a Python int.
       starts: attacks `(updates, byzantine) -> stacked updates`; by default `default_starts()`.
-      ascents: how many of the starts are climbed from, besides random rows; a Python int.
+      ascents: how many of the starts are climbed from, besides the other rows; a Python int.
       within: None for any row; `"norm"`, no lie longer than the longest honest update;
         `"distance"`, none farther from the honest mean than the farthest honest update. Starts are
         moved there.
@@ -149,7 +152,7 @@ def gradient_attack(
 
     Returns:
       Stacked updates; the honest rows are bitwise unchanged. Memory: that of the gradient of the
-      rule, `ascents + 1` times.
+      rule, `ascents + 2` times.
 
     Raises:
       ValueError: `byzantine` is not `bool[n]`, there is no start, or the objective or `within` is
@@ -192,20 +195,27 @@ def gradient_attack(
 
     begun = [project(jax.tree.map(wide, start(updates, byzantine))) for start in starts]
     begun = lax.stop_gradient(jax.tree.map(lambda *rows: jnp.stack(rows), *begun))
-    values = lax.map(damage_of, begun)
+    values, aggregates = lax.map(lambda rows: (damage_of(rows), rule(sent(rows))), begun)
     _, chosen = lax.top_k(values, ascents)
+    together = project(jax.tree.map(_put_together, begun, aggregates, mean))
     std = _rows.honest_std(still, byzantine, mean, ddof=0)
     noise = _normal(noise_key, still)
     random = project(jax.tree.map(lambda mu, sd, r: mu + sd * r, mean, std, noise))
-    rows = jax.tree.map(
-        lambda found, other: jnp.concatenate([found[chosen], other[None]]), begun, random
-    )
-    values = jnp.concatenate([values[chosen], damage_of(random)[None]])
+    others = jax.tree.map(lambda a, b: jnp.stack([a, b]), random, together)
+    rows = jax.tree.map(lambda found, new: jnp.concatenate([found[chosen], new]), begun, others)
+    values = jnp.concatenate([values[chosen], lax.map(damage_of, others)])
     spread = jnp.maximum(_rows.norm(std), jnp.finfo(jnp.float32).tiny)
     climb = functools.partial(_climb, damage_of, project, mean, byzantine, spread, steps)
-    rows, values = jax.vmap(climb)(rows, values, jax.random.split(steps_key, ascents + 1))
+    rows, values = jax.vmap(climb)(rows, values, jax.random.split(steps_key, ascents + 2))
     best = jnp.argmax(values)
     return sent(jax.tree.map(lambda leaf: leaf[best], rows))
+
+
+def _put_together(rows: jax.Array, aggregates: jax.Array, mean: jax.Array) -> jax.Array:
+    """`[n, ...]` of `rows: [k, n, ...]`, in every coordinate those whose aggregate is farthest."""
+    away = jnp.abs(wide(aggregates) - mean)
+    farthest = jnp.argmax(jnp.where(jnp.isfinite(away), away, 0), axis=0)
+    return jnp.take_along_axis(rows, farthest[None, None], axis=0)[0]
 
 
 def default_starts() -> tuple[Callable, ...]:
@@ -243,11 +253,14 @@ def _damage(
 
     def damage(sent: PyTree) -> jax.Array:
         out = jax.tree.map(lambda leaf: wide(leaf)[None], rule(sent))
-        finite = jnp.isfinite(stacked.squared_norms(lax.stop_gradient(out))[0])
+        finite = jnp.isfinite(_rows.largest(out))
         if callable(objective):
             value = objective(_rows.only(out), mean)
         elif objective == "distance":
-            value = stacked.squared_distances(out, mean)[0]
+            away = jax.tree.map(lambda a, b: a - b[None], out, mean)
+            unit = lax.stop_gradient(_rows.largest(away))  # squares would overflow before the norm
+            unit = jnp.where((unit > 0) & jnp.isfinite(unit), unit, 1)
+            value = unit * _rows.norm(_rows.times(1 / unit, away))
         else:
             value = -stacked.inner_products(out, mean)[0]
         return jnp.where(finite & ~jnp.isnan(value), value, jnp.inf)
@@ -292,10 +305,8 @@ def _climb(
         """Of the liars alone, as long as their updates vary; 0 where it is nowhere."""
         clean = jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(leaf), leaf, 0), direction)
         clean = stacked.scale(clean, byzantine.astype(jnp.float32))
-        largest = functools.reduce(
-            jnp.maximum, [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(clean)]
-        )
         # First by the largest entry: squares of small or large gradients would vanish or overflow.
+        largest = _rows.largest(clean)
         clean = _rows.times(
             jnp.where(largest > 0, 1 / jnp.where(largest > 0, largest, 1), 0), clean
         )
