@@ -1,4 +1,4 @@
-"""The command line: `python -m experiments`."""
+"""The command line: `python -m experiments`, and `python -m experiments worst-case`."""
 
 import os
 import pathlib
@@ -23,6 +23,11 @@ def _keep_compiled_programs() -> None:
 
 def main() -> int:
     """Runs a study; returns the exit status."""
+    if sys.argv[1:2] == ["worst-case"]:
+        from experiments import worst_case  # only here: matplotlib takes a second to import
+
+        _keep_compiled_programs()
+        return worst_case.main(sys.argv[2:])
     config = tyro.cli(configs.Config, prog="python -m experiments")
     begin = time.perf_counter()
     try:

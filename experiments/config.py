@@ -35,8 +35,9 @@ class Config:
         "non_finite",
     )
     """Attacks: none, sign_flip, "little_is_enough(z=1.5)", "inner_product_manipulation(epsilon=2)",
-    "gaussian(sigma=1)", "non_finite(value=-inf)", flip_labels. The declared f is
-    filled in where an attack takes one."""
+    "gaussian(sigma=1)", "non_finite(value=-inf)", flip_labels, strongest_alie, gradient_attack and
+    the others of byzjax.attacks that have no memory. The declared f is filled in where an attack
+    takes one, and the rule where it tries one."""
     n: int = 25
     """Number of workers."""
     f: int = 11

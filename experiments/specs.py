@@ -1,6 +1,7 @@
 """Rules and attacks by name, as written on the command line: `krum`, `krum(f=4, m=3)`."""
 
 import ast
+import functools
 import inspect
 import math
 from collections.abc import Callable
@@ -17,6 +18,33 @@ def multi_krum(updates: Any, *, f: int, axis_name: str | None = None) -> Any:
     """Multi-Krum with its largest selection, `krum` with m = n - f - 2."""
     m = max(1, stacked.num_workers(updates) - f - 2)
     return byzjax.krum(updates, f=f, m=m, axis_name=axis_name)
+
+
+def _strongest(attack: Callable, strength: str) -> Callable:
+    """An attack of the library at the strength that hurts the deployed rule most."""
+
+    def best(
+        updates: Any,
+        byzantine: jax.Array,
+        *,
+        rule: Callable,
+        low: float = 0.01,
+        high: float = 100.0,
+        objective: str = "distance",
+    ) -> Any:
+        return attacks.strongest(
+            updates,
+            byzantine,
+            attack=attack,
+            rule=rule,
+            strength=strength,
+            low=low,
+            high=high,
+            objective=objective,
+        )
+
+    best.__name__ = f"strongest_{attack.__name__}"
+    return best
 
 
 def no_attack(updates: Any, byzantine: jax.Array) -> Any:
@@ -56,6 +84,7 @@ RULES: dict[str, Callable] = {
     "phocas": byzjax.phocas,
     "spectral_filter": byzjax.spectral_filter,
 }
+# All attacks without a memory that need nothing but what the workers send, and the deployed rule.
 ATTACKS: dict[str, Callable] = {
     "none": no_attack,
     "sign_flip": attacks.sign_flip,
@@ -64,6 +93,24 @@ ATTACKS: dict[str, Callable] = {
     "gaussian": attacks.gaussian,
     "non_finite": attacks.non_finite,
     "flip_labels": _honest_updates_of_flipped_labels,
+    "anti_cge": attacks.anti_cge,
+    "constant": attacks.constant,
+    "copy_worker": attacks.copy_worker,
+    "drop": attacks.drop,
+    "fang_krum": attacks.fang_krum,
+    "fang_trimmed_mean": attacks.fang_trimmed_mean,
+    "flip_bits": attacks.flip_bits,
+    "gambler": attacks.gambler,
+    "gradient_attack": attacks.gradient_attack,
+    "hidden_vulnerability": attacks.hidden_vulnerability,
+    "lose_coordinates": attacks.lose_coordinates,
+    "min_max": attacks.min_max,
+    "min_sum": attacks.min_sum,
+    "omniscient": attacks.omniscient,
+    "reversed_gradient": attacks.reversed_gradient,
+    "strongest_alie": _strongest(attacks.little_is_enough, "z"),
+    "strongest_ipm": _strongest(attacks.inner_product_manipulation, "epsilon"),
+    "zero": attacks.zero,
 }
 
 
@@ -142,12 +189,24 @@ def parse(kind: str, text: str, *, f: int) -> Spec:
     return spec
 
 
-def transformation(spec: Spec, *, byzantine: Any, key: Any):
-    """The rule or the attack as an optax transformation."""
-    takes_key = "key" in inspect.signature(spec.function).parameters
+def deployed(rule: Spec) -> Callable:
+    """The rule as an attack is given it, `updates -> update`; of its keys a liar knows none."""
+    takes_key = "key" in inspect.signature(rule.function).parameters
+    key = {"key": jax.random.key(0)} if takes_key else {}
+    return functools.partial(rule.function, **rule.hyperparameters, **key)
+
+
+def transformation(spec: Spec, *, byzantine: Any, key: Any, rule: Callable = byzjax.mean):
+    """The rule or the attack as an optax transformation; `rule` is what an attack may try."""
+    parameters = inspect.signature(spec.function).parameters
+    takes_key = "key" in parameters
     if takes_key and key is None:
         key = jax.random.key(0)
-    kwargs = spec.hyperparameters | ({"key": key} if takes_key else {})
+    kwargs: dict[str, Any] = dict(spec.hyperparameters)
+    if takes_key:
+        kwargs["key"] = key
+    if spec.kind == "attack" and "rule" in parameters:
+        kwargs.setdefault("rule", rule)
     if spec.kind == "rule":
         return byzjax.aggregate(spec.function, **kwargs)
     return byzjax.attack(spec.function, byzantine, **kwargs)

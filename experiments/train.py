@@ -5,7 +5,7 @@ program of a rule serves every attack. A run's outer loop, over evaluations, sta
 moves the progress bar, and its boundaries are where a run can be looked at.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -86,7 +86,7 @@ def program(
     flipping = jnp.asarray([spec.name == "flip_labels" for spec in choices])
 
     def chosen(updates, byzantine, *, attack, key):
-        branches = [_branch(spec) for spec in choices]
+        branches = [_branch(spec, specs.deployed(rule)) for spec in choices]
         return lax.switch(attack, branches, updates, byzantine, key)
 
     def protocol(run: Runs, attack: jax.Array) -> protocols.Protocol:
@@ -131,11 +131,11 @@ def program(
     return Program(start, lambda state, step, attack, run: each(state, step, attack, run, *arrays))
 
 
-def _branch(spec: specs.Spec):
+def _branch(spec: specs.Spec, rule: Callable):
     """An attack as a branch of a switch: `(updates, byzantine, key) -> updates`."""
 
     def branch(updates, byzantine, key):
-        tx = specs.transformation(spec, byzantine=byzantine, key=key)
+        tx = specs.transformation(spec, byzantine=byzantine, key=key, rule=rule)
         return tx.update(updates, tx.init(updates))[0]
 
     return branch

@@ -3,8 +3,12 @@
 import dataclasses
 import math
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+import byzjax
+from byzjax import attacks
 from experiments import specs
 from experiments.config import Config, plan
 
@@ -98,3 +102,29 @@ def test_s_of_zero_alone_and_liars_alone():
     assert [b.s for b in plan(Config(rule=("median",), s=(0,)))] == [(0,)]
     only_liars = plan(Config(rule=("median",), attack=("sign_flip",), s=(2, 4)))
     assert [(b.attack.name, b.s) for b in only_liars] == [("sign_flip", (2, 4))]
+
+
+def test_an_attack_that_tries_the_rule_is_given_the_deployed_one():
+    rng = np.random.default_rng(0)
+    updates = jnp.asarray(rng.normal(size=(11, 5)), jnp.float32)
+    byzantine = jnp.arange(11) >= 8
+    rule = specs.deployed(specs.parse("rule", "trimmed_mean", f=3))
+    np.testing.assert_array_equal(rule(updates), byzjax.trimmed_mean(updates, f=3))
+    spec = specs.parse("attack", "strongest_alie(low=0.1)", f=3)
+    tx = specs.transformation(spec, byzantine=byzantine, key=None, rule=rule)
+    sent, _ = tx.update(updates, tx.init(updates))
+    expected = attacks.strongest(
+        *(updates, byzantine),
+        attack=attacks.little_is_enough,
+        rule=rule,
+        strength="z",
+        low=0.1,
+        high=100.0,
+    )
+    np.testing.assert_array_equal(sent, expected)
+
+
+def test_every_attack_of_the_table_runs():
+    for name in specs.ATTACKS:
+        given = "(gamma=1.0)" if name == "hidden_vulnerability" else ""
+        specs.check(specs.parse("attack", name + given, f=11), 25)

@@ -1,0 +1,70 @@
+"""The table of every attack against every rule."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from experiments import worst_case
+from experiments.worst_case import WorstCase, settings
+
+
+def test_f_is_the_rules_limit_and_half_of_it():
+    config = WorstCase(data=("gaussian",), rule=("median", "krum", "minimum_eigenvalue", "huber"))
+    found = {(s.rule.name, s.n, s.d): [] for s in settings(config)}
+    for s in settings(config):
+        found[s.rule.name, s.n, s.d].append(s.f)
+    assert found["median", 11, 100] == [5, 2]
+    assert found["krum", 25, 10_000] == [11, 5]
+    assert found["minimum_eigenvalue", 11, 100] == [5, 2]
+    assert found["minimum_eigenvalue", 25, 100] == [3, 1]
+    (huber, *_) = (s for s in settings(config) if s.rule.name == "huber")
+    assert huber.rule.hyperparameters == {"threshold": 10.0}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": ("digits",)}, "data must be gaussian or mnist; got 'digits'."),
+        ({"size": ("25",)}, "a size reads as 25x100, workers and coordinates; got '25'."),
+        ({"rule": ("krumm",)}, "unknown rule 'krumm'; known: mean, median"),
+    ],
+)
+def test_wrong_names(change, message, capsys):
+    with pytest.raises(ValueError, match=r".") as error:
+        settings(dataclasses.replace(WorstCase(), **change))
+    assert message in str(error.value)
+
+
+def test_labels_of_cells():
+    values = {math.inf: "∞", 0.0: "0", 1e-9: "0", 0.51: "0.51", 12.3: "12", 8.5e18: "8e18"}
+    assert {value: worst_case._label(value) for value in values} == values
+
+
+@pytest.mark.slow
+def test_a_small_table_is_written_and_continued(tmp_path):
+    config = WorstCase(
+        results=str(tmp_path), data=("gaussian",), size=("5x6",), rule=("mean", "median"), steps=3
+    )
+    table = worst_case.run(config)
+    paths = worst_case.write(config, table)
+    assert [p.name for p in paths] == [
+        "damage.csv",
+        "gaussian-5x6-limit.png",
+        "gaussian-5x6-half.png",
+    ]
+    assert all(p.stat().st_size > 1000 for p in paths)
+    read = pd.read_csv(paths[0])
+    assert len(read) == len(table)
+    of_mean = read[(read["rule"] == "mean") & (read["attack"] == "gradient_attack")]
+    assert np.isinf(of_mean["damage"]).all()
+    median = table[(table["rule"] == "median") & (table["at"] == "limit")]
+    white_box = median.loc[median["attack"] == "gradient_attack", "damage"].item()
+    assert white_box >= median["damage"].max() * (1 - 1e-6)
+    assert white_box <= median["bound"].iloc[0] * (1 + 1e-4)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
+    assert len(before) == 4
+    assert worst_case.run(config).equals(table)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")} == before
