@@ -34,6 +34,7 @@ class Case:
     reads_own: bool = False  # what the liars themselves would have sent matters
     alone: bool = True  # a single liar changes something
     short: bool = True  # the oracle says what is sent in short floats as well
+    searches: bool = False  # tries the rule many times
     eps: float = 1e-5
 
     def __call__(self, updates, byzantine, key=None):
@@ -147,8 +148,9 @@ CASES = [
             "high": 10.0,
             "coarse": 3,
         },
+        searches=True,
     ),
-    Case("gradient_attack", best_of_few, None, reads_own=True),
+    Case("gradient_attack", best_of_few, None, reads_own=True, searches=True),
     Case("ipm", attacks.inner_product_manipulation, oracles.inner_product_manipulation),
     Case(
         "ipm-2",
@@ -177,6 +179,7 @@ CASES = [
     Case("gaussian", attacks.gaussian, None, takes_key=True),
 ]
 SIZES = [(11, 3), (12, 1), (25, 11)]  # n, and how many lie
+FIRST = [SIZES[0], *[pytest.param(*size, marks=[pytest.mark.slow]) for size in SIZES[1:]]]
 
 
 def over_cases(keep=lambda case: True):
@@ -213,7 +216,7 @@ def test_equals_the_papers_loop(case, n, s, seed):
 
 
 @over_cases()
-@pytest.mark.parametrize(("n", "s"), SIZES)
+@pytest.mark.parametrize(("n", "s"), FIRST)
 def test_honest_rows_are_bitwise_unchanged(case, n, s):
     x, byzantine = drawn(1, n, s)
     x[np.flatnonzero(~byzantine)[0]] = [-0.0, 1e-40, math.inf, math.nan, -math.nan, 3e38]
@@ -243,7 +246,10 @@ def test_the_mask_may_be_traced_and_mapped(case):
     once = jax.jit(chex.assert_max_traces(lambda x, mask: case(x, mask, key), n=1))
     for mask, out in zip(masks, mapped):
         np.testing.assert_allclose(out, once(x, mask), rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(out, case(jnp.asarray(x), mask, key), rtol=1e-5, atol=1e-6)
+    if case.searches:
+        return  # one operation after another it takes half a minute
+    eager = case(jnp.asarray(x), masks[2], key)
+    np.testing.assert_allclose(eager, mapped[2], rtol=1e-5, atol=1e-6)
     with jax.disable_jit():
         plain = case(jnp.asarray(x), jnp.asarray(masks[1]), key)
     np.testing.assert_allclose(plain, mapped[1], rtol=1e-5, atol=1e-6)
@@ -268,7 +274,7 @@ def test_few_honest_workers(case, honest):
 
 
 @over_cases()
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_short_floats(case, dtype):
     x, byzantine = drawn(6, 11, 3)
     x = jnp.asarray(x, dtype)
