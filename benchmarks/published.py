@@ -5,7 +5,6 @@ of some plain PyTorch expressions. `--write docs` makes the page. On a quiet mac
 """
 
 import argparse
-import csv
 import functools
 import importlib
 import importlib.util
@@ -25,7 +24,7 @@ import numpy as np
 
 import byzjax
 from benchmarks import timing
-from benchmarks.rules import environment, gaussian, markdown
+from benchmarks.rules import environment, gaussian, markdown, write_csv
 from byzjax.facts import FACTS
 
 # The report has no peers without it.
@@ -501,6 +500,8 @@ def main() -> None:
     parser.add_argument("--only", default="", help="lines whose name contains this")
     parser.add_argument("--write", type=pathlib.Path, help="folder for published.md and CSV files")
     options = parser.parse_args()
+    if options.only and options.write:
+        parser.error("--write makes the whole page; leave out --only.")
     timing.with_huge_pages("benchmarks.published")
     if torch is not None:
         torch.set_num_threads(2)
@@ -534,23 +535,18 @@ WHY = """\
 * Clipping writes as much as it reads; `2 T` below is what that costs alone. Where the input is not
   needed any more, `jax.jit(clip, donate_argnums=0)` writes over it.
 * `centered_clip` and `nearest_to_pivot` read the matrix twice, as everybody does.
-* Sorting depends on the machine: on an Intel Xeon, where NumPy sorts with AVX-512, the trimmed mean
-  was 8 to 13 times as fast as byzfl's and `mean_around_median` 16 to 20 times.
+* Sorting depends on the machine. On an Intel Xeon, where NumPy sorts with AVX-512, a run by hand on
+  2026-11-24 gave 8 to 13 times byzfl's speed for the trimmed mean and 16 to 20 times for
+  `mean_around_median`; its tables were not kept.
 
 A result of 64 MB is fresh memory at every call, and mapping it in pages of 4 kB takes longer than
 computing it: all calls here ran under `GLIBC_TUNABLES=glibc.malloc.hugetlb=1`, which helps other
-jobs on CPUs as well (`clip_norms`: 19 ms without, 6 with)."""
+jobs on CPUs as well (`clip_norms`, tried by hand: a third of the time)."""
 
 
 def write(folder: pathlib.Path, tables: dict[str, list[dict[str, Any]]]) -> None:
     """The page, and beside it every table as CSV."""
-    data = folder / "benchmarks"
-    data.mkdir(parents=True, exist_ok=True)
-    for name, rows in tables.items():
-        with (data / f"{name}.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+    write_csv(folder / "benchmarks", tables)
     page = [
         "# At the shapes on which others publish",
         f"Made by `python -m benchmarks.published --write {folder}` on {environment()}.",

@@ -237,15 +237,19 @@ def main() -> None:
         write(options.write, tables)
 
 
-def write(folder: pathlib.Path, tables: dict[str, list[dict[str, Any]]]) -> None:
-    """The page, and beside it every table as CSV."""
-    data = folder / "benchmarks"
-    data.mkdir(parents=True, exist_ok=True)
+def write_csv(folder: pathlib.Path, tables: dict[str, list[dict[str, Any]]]) -> None:
+    """Every table as a file of its name."""
+    folder.mkdir(parents=True, exist_ok=True)
     for name, rows in tables.items():
-        with (data / f"{name}.csv").open("w", newline="") as file:
+        with (folder / f"{name}.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
+
+
+def write(folder: pathlib.Path, tables: dict[str, list[dict[str, Any]]]) -> None:
+    """The page, and beside it every table as CSV."""
+    write_csv(folder / "benchmarks", tables)
     page = [
         "# Benchmarks",
         f"Made by `python -m benchmarks.rules --write {folder}` on {environment()}.",

@@ -57,6 +57,12 @@ def wide(x: jax.Array) -> jax.Array:
     return x.astype(sum_dtype(x.dtype))
 
 
+def root(square: jax.Array) -> jax.Array:
+    """A square root with a slope of 0 at 0; 0 for what is negative or NaN."""
+    positive = square > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
+
+
 def wall(vector: jax.Array) -> jax.Array:
     """The same vector, behind a wall that XLA's fusion does not cross.
 
@@ -248,12 +254,7 @@ def sum_rows(x: jax.Array, weights: jax.Array | None) -> jax.Array:
     if weights is None or x.dtype != sum_dtype(x.dtype) or x.shape[1] < BLOCKED:
         return _loop_over_rows(x, weights)
     weights = weights.astype(x.dtype)
-    return lax.platform_dependent(
-        x,
-        weights,
-        cpu=lambda x, w: _product_if_finite(x, w, _loop_over_rows),
-        default=_loop_over_rows,
-    )
+    return lax.platform_dependent(x, weights, cpu=_product_or_loop, default=_loop_over_rows)
 
 
 def _loop_over_rows(x: jax.Array, weights: jax.Array | None) -> jax.Array:
@@ -366,27 +367,32 @@ def _inner_products_jvp(primals, tangents):
 
 def combine(x: jax.Array, weights: jax.Array) -> jax.Array:
     """`sum_i w_ki x_ic` as [k, c]; a row of weight 0 is not looked at."""
-    weights = weights.astype(sum_dtype(x.dtype))
-    # No slope in a weight of 0, as where its row is cleared.
-    weights = jnp.where(weights != 0, weights, lax.stop_gradient(weights))
-
-    def product(x: jax.Array, weights: jax.Array) -> jax.Array:
-        return jnp.matmul(weights, wide(x), precision=lax.Precision.HIGHEST)
+    weights = _without_slope_at_0(weights.astype(sum_dtype(x.dtype)))
 
     def with_cleared_rows(x: jax.Array, weights: jax.Array) -> jax.Array:
         bad = jnp.any(~jnp.isfinite(x), axis=1)
-        out = product(jnp.where(bad[:, None], 0, x), weights)
+        out = _product(jnp.where(bad[:, None], 0, x), weights)
         return jnp.where(jnp.any((weights != 0) & bad[None], axis=1)[:, None], jnp.nan, out)
 
-    return lax.cond(jnp.all(jnp.isfinite(x)), product, with_cleared_rows, x, weights)
+    return lax.cond(jnp.all(jnp.isfinite(x)), _product, with_cleared_rows, x, weights)
 
 
-def _product_if_finite(x: jax.Array, weights: jax.Array, otherwise: Callable) -> jax.Array:
-    """`w x` as one product, or what takes care of 0 times infinity where that is not finite."""
-    # No slope in a weight of 0, as where its row is cleared.
-    weights = jnp.where(weights != 0, weights, lax.stop_gradient(weights))
-    out = jnp.matmul(weights, wide(x), precision=lax.Precision.HIGHEST)
-    finite = jnp.all(jnp.isfinite(out))
+def _product_or_loop(x: jax.Array, weights: jax.Array) -> jax.Array:
+    """`w x` as one product; where that is not finite, by the loop, which leaves out 0 times inf."""
+    weights = _without_slope_at_0(weights)
+    out = _product(x, weights)
     return lax.cond(
-        finite, lambda x, w, out: out, lambda x, w, out: otherwise(x, w), x, weights, out
+        jnp.all(jnp.isfinite(out)),
+        lambda x, w, out: out,
+        lambda x, w, out: _loop_over_rows(x, w),
+        *(x, weights, out),
     )
+
+
+def _product(x: jax.Array, weights: jax.Array) -> jax.Array:
+    return jnp.matmul(weights, wide(x), precision=lax.Precision.HIGHEST)
+
+
+def _without_slope_at_0(weights: jax.Array) -> jax.Array:
+    """A weight of 0 has no slope, as where its row is cleared."""
+    return jnp.where(weights != 0, weights, lax.stop_gradient(weights))

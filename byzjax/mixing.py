@@ -8,6 +8,7 @@ from jax import lax
 
 from byzjax import scores, stacked
 from byzjax._checks import enough_workers, positive, static_int
+from byzjax._kernels import root
 from byzjax.stacked import PyTree
 
 
@@ -164,12 +165,7 @@ def adaptive_clipping(updates: PyTree, *, f: int, axis_name: str | None = None) 
     squares = stacked.squared_norms(updates, axis_name=axis_name)
     place = n - 1 - 2 * f * (n - f) // n
     limit = squares[jnp.argmax(scores.ranks(lax.stop_gradient(squares)) == place)]
-    return _clip(updates, squares, _root(limit))
-
-
-def _root(square: jax.Array) -> jax.Array:
-    """A square root with a slope of 0 at 0."""
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+    return _clip(updates, squares, root(limit))
 
 
 def _clip(updates: PyTree, squares: jax.Array, norm: jax.Array | float) -> PyTree:

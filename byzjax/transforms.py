@@ -145,19 +145,14 @@ def attack(
              [-2.]], dtype=float32)
     """
     call = _Call("attack", function, hyperparameters, key, skip=2)
-    takes_step = "step" in call.from_extra_args
-    if not (takes_step or callable(byzantine)):
-        return call.transformation(lambda updates, kwargs: function(updates, byzantine, **kwargs))
 
-    def apply(updates: PyTree, kwargs: dict) -> PyTree:
-        step = kwargs["step"]
-        who = byzantine(step) if callable(byzantine) else byzantine
-        kwargs = kwargs if takes_step else {k: v for k, v in kwargs.items() if k != "step"}
+    def apply(updates: PyTree, kwargs: dict, extra_args: dict) -> PyTree:
+        who = byzantine(extra_args["step"]) if callable(byzantine) else byzantine
         return function(updates, who, **kwargs)
 
-    if not takes_step:
-        call.from_extra_args.append("step")
-    return _counting(call.transformation(apply))
+    transformation = call.transformation(apply)
+    counts = callable(byzantine) or "step" in call.from_extra_args
+    return _counting(transformation) if counts else transformation
 
 
 def _counting(
@@ -202,7 +197,7 @@ def mix(
              [7.]], dtype=float32)
     """
     call = _Call("mix", function, hyperparameters, key, skip=1)
-    return call.transformation(lambda updates, kwargs: function(updates, **kwargs))
+    return call.transformation(lambda updates, kwargs, _: function(updates, **kwargs))
 
 
 def aggregate(
@@ -228,7 +223,7 @@ def aggregate(
       Array([2.], dtype=float32)
     """
     call = _Call("aggregate", rule, hyperparameters, key, skip=1)
-    return call.transformation(lambda updates, kwargs: rule(updates, **kwargs))
+    return call.transformation(lambda updates, kwargs, _: rule(updates, **kwargs))
 
 
 class _Call:
@@ -287,8 +282,8 @@ class _Call:
             stacked.num_workers(updates)
             kwargs = self.arguments(extra_args | ({} if params is None else {"params": params}))
             if self.key is None:
-                return apply(updates, kwargs), state
+                return apply(updates, kwargs, extra_args), state
             following, key = jax.random.split(state.key)
-            return apply(updates, kwargs | {"key": key}), KeyState(following)
+            return apply(updates, kwargs | {"key": key}, extra_args), KeyState(following)
 
         return optax.GradientTransformationExtraArgs(init, update)

@@ -5,6 +5,7 @@ import functools
 import itertools
 import math
 import pathlib
+import sys
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -289,7 +290,7 @@ def main(arguments: list[str]) -> int:
     try:
         table = run(config)
     except (ValueError, TypeError, FileNotFoundError, ImportError) as error:
-        print(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
         return 2
     paths = write(config, table)
     worst = table[table["attack"] == "gradient_attack"]

@@ -77,7 +77,7 @@ CASES = [
         oracles.reversed_gradient,
         {"kappa": 3.0, "of": "mean"},
     ),
-    Case("omniscient", attacks.omniscient, oracles.omniscient, {"factor": 100.0}),
+    Case("omniscient", attacks.omniscient, oracles.omniscient, {"factor": 2.0}),
     Case("zero", attacks.zero, oracles.zero),
     Case("constant", attacks.constant, oracles.constant),
     Case(
@@ -89,14 +89,14 @@ CASES = [
         oracle_hyper={"momentum": 0.5, "reference": 0.9, "base": 0.7, "theta": 60.0, "z": 1.5},
     ),
     *[
-        Case(f"{attack.__name__}-{direction}", attack, oracle, {"direction": direction}, eps=1e-4)
+        Case(f"{attack.__name__}-{direction}", attack, oracle, {"direction": direction})
         for attack, oracle in (
             (attacks.min_max, oracles.min_max),
             (attacks.min_sum, oracles.min_sum),
         )
         for direction in ("unit", "sign", "std")
     ],
-    Case("min_sum-code", attacks.min_sum, oracles.min_sum, {"bound": "min"}, eps=1e-4),
+    Case("min_sum-code", attacks.min_sum, oracles.min_sum, {"bound": "min"}),
     Case("hidden-all", attacks.hidden_vulnerability, oracles.hidden_vulnerability, {"gamma": 3.0}),
     Case(
         "hidden-one",
@@ -210,9 +210,7 @@ def bits(x):
 def test_equals_the_papers_loop(case, n, s, seed):
     x, byzantine = drawn(seed, n, s)
     out = compiled(case)(x, byzantine, jax.random.key(0))
-    expected = case.expected(x, byzantine)
-    scale = max(1, np.abs(expected).max()) if np.isfinite(expected).all() else 1
-    np.testing.assert_allclose(out, expected, rtol=case.eps, atol=case.eps * scale)
+    np.testing.assert_allclose(out, case.expected(x, byzantine), rtol=case.eps, atol=case.eps)
 
 
 @over_cases()

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from byzjax import stacked
-from byzjax._kernels import wide
+from byzjax._kernels import root, wide
 from byzjax.stacked import PyTree
 
 
@@ -81,8 +81,12 @@ def only(row: PyTree) -> PyTree:
 
 def norm(row: PyTree) -> jax.Array:
     """The norm of a row `[1, ...]`, with a slope of 0 at 0."""
-    square = stacked.squared_norms(row)[0]
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+    return root(stacked.squared_norms(row)[0])
+
+
+def ratio(a: jax.Array | float, b: jax.Array) -> jax.Array:
+    """`a / b`, and 0 where b is 0."""
+    return jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0)
 
 
 def largest(rows: PyTree) -> jax.Array:
@@ -96,26 +100,17 @@ def largest(rows: PyTree) -> jax.Array:
 
 def unit(row: PyTree) -> PyTree:
     """The row `[1, ...]` at length 1; 0 stays 0."""
-    length = norm(row)
-    return times(jnp.where(length > 0, 1 / jnp.where(length > 0, length, 1), 0), row)
-
-
-def first_coordinates(updates: PyTree) -> list[int]:
-    """Where the coordinates of each leaf begin, counted through all leaves in their order."""
-    starts, start = [], 0
-    for leaf in jax.tree.leaves(updates):
-        starts.append(start)
-        start += leaf.size // leaf.shape[0]
-    return starts
+    return times(ratio(1, norm(row)), row)
 
 
 def coordinates(updates: PyTree) -> PyTree:
-    """The number of each coordinate, `int32[1, ...]` in every leaf."""
+    """The number of each coordinate, counted through all leaves, `[1, ...]` in every leaf."""
     leaves, structure = jax.tree.flatten(updates)
-    out = [
-        jnp.arange(start, start + leaf.size // leaf.shape[0]).reshape(1, *leaf.shape[1:])
-        for start, leaf in zip(first_coordinates(updates), leaves)
-    ]
+    out, start = [], 0
+    for leaf in leaves:
+        stop = start + leaf.size // leaf.shape[0]
+        out.append(jnp.arange(start, stop).reshape(1, *leaf.shape[1:]))
+        start = stop
     return jax.tree.unflatten(structure, out)
 
 
@@ -123,3 +118,8 @@ def keys(key: jax.Array, updates: PyTree) -> PyTree:
     """A key for each leaf."""
     leaves, structure = jax.tree.flatten(updates)
     return jax.tree.unflatten(structure, list(jax.random.split(key, len(leaves))))
+
+
+def normal(key: jax.Array, like: PyTree) -> PyTree:
+    """Standard normal numbers, of the shapes and dtypes of a tree."""
+    return jax.tree.map(lambda x, k: jax.random.normal(k, x.shape, x.dtype), like, keys(key, like))

@@ -18,7 +18,7 @@ from jax import lax
 
 from byzjax import stacked
 from byzjax._checks import one_of, positive, static_int
-from byzjax._kernels import wide
+from byzjax._kernels import root, wide
 from byzjax.attacks import _rows
 from byzjax.attacks.bounded import min_max, min_sum
 from byzjax.attacks.statistical import (
@@ -95,12 +95,12 @@ def strongest(
     byzantine = _rows.mask(updates, byzantine)
     positive("low", low)
     coarse = static_int("coarse", coarse, at_least=2)
-    damage = _damage(updates, byzantine, rule, objective)
+    damage = _damage(updates, byzantine, objective)
 
     def lie(value: jax.Array) -> PyTree:
         return attack(updates, byzantine, **{strength: value})
 
-    of_all = jax.vmap(lambda logarithm: damage(lie(jnp.exp(logarithm))))
+    of_all = jax.vmap(lambda logarithm: damage(rule(lie(jnp.exp(logarithm)))))
     least, largest = (jnp.log(jnp.asarray(value, jnp.float32)) for value in (low, high))
     step = (largest - least) / (coarse - 1)
     tried = least + step * jnp.arange(coarse, dtype=jnp.float32)
@@ -181,7 +181,7 @@ def gradient_attack(
     if within is not None:
         one_of("within", within, ("norm", "distance"))
     still = lax.stop_gradient(jax.tree.map(wide, updates))
-    damage = _damage(updates, byzantine, rule, objective)
+    damage = _damage(updates, byzantine, objective)
     project = _projection(still, byzantine, within)
     mean = _rows.honest_mean(still, byzantine)
     noise_key, steps_key = jax.random.split(jax.random.key(0) if key is None else key)
@@ -191,15 +191,16 @@ def gradient_attack(
         return _rows.replace(updates, byzantine, rows)
 
     def damage_of(rows: PyTree) -> jax.Array:
-        return damage(sent(rows))
+        return damage(rule(sent(rows)))
 
     begun = [project(jax.tree.map(wide, start(updates, byzantine))) for start in starts]
     begun = lax.stop_gradient(jax.tree.map(lambda *rows: jnp.stack(rows), *begun))
-    values, aggregates = lax.map(lambda rows: (damage_of(rows), rule(sent(rows))), begun)
+    aggregates = lax.map(lambda rows: rule(sent(rows)), begun)
+    values = lax.map(damage, aggregates)
     _, chosen = lax.top_k(values, ascents)
     together = project(jax.tree.map(_put_together, begun, aggregates, mean))
     std = _rows.honest_std(still, byzantine, mean, ddof=0)
-    noise = _normal(noise_key, still)
+    noise = _rows.normal(noise_key, still)
     random = project(jax.tree.map(lambda mu, sd, r: mu + sd * r, mean, std, noise))
     others = jax.tree.map(lambda a, b: jnp.stack([a, b]), random, together)
     rows = jax.tree.map(lambda found, new: jnp.concatenate([found[chosen], new]), begun, others)
@@ -243,16 +244,14 @@ def default_starts() -> tuple[Callable, ...]:
     )
 
 
-def _damage(
-    updates: PyTree, byzantine: jax.Array, rule: Callable, objective: str | Callable
-) -> Callable:
-    """The damage of stacked updates, +inf where the aggregate is not finite."""
+def _damage(updates: PyTree, byzantine: jax.Array, objective: str | Callable) -> Callable:
+    """The damage of an aggregate, +inf where it is not finite."""
     if not callable(objective):
         one_of("objective", objective, OBJECTIVES)
     mean = _rows.only(_rows.honest_mean(lax.stop_gradient(updates), byzantine))
 
-    def damage(sent: PyTree) -> jax.Array:
-        out = jax.tree.map(lambda leaf: wide(leaf)[None], rule(sent))
+    def damage(aggregate: PyTree) -> jax.Array:
+        out = jax.tree.map(lambda leaf: wide(leaf)[None], aggregate)
         finite = jnp.isfinite(_rows.largest(out))
         if callable(objective):
             value = objective(_rows.only(out), mean)
@@ -306,19 +305,15 @@ def _climb(
         clean = jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(leaf), leaf, 0), direction)
         clean = stacked.scale(clean, byzantine.astype(jnp.float32))
         # First by the largest entry: squares of small or large gradients would vanish or overflow.
-        largest = _rows.largest(clean)
-        clean = _rows.times(
-            jnp.where(largest > 0, 1 / jnp.where(largest > 0, largest, 1), 0), clean
-        )
-        square = jnp.sum(stacked.squared_norms(clean))
-        length = jnp.sqrt(jnp.where(square > 0, square, 1))
-        return _rows.times(jnp.where(square > 0, spread / length, 0), clean)
+        clean = _rows.times(_rows.ratio(1, _rows.largest(clean)), clean)
+        length = root(jnp.sum(stacked.squared_norms(clean)))
+        return _rows.times(_rows.ratio(spread, length), clean)
 
     def step(state, inputs):
         rows, value, slope, lengths = state
         index, k = inputs
         kind = index % 3
-        random = _normal(k, rows)
+        random = _rows.normal(k, rows)
         outward = jax.tree.map(lambda x, mu: x - mu, rows, mean)
         direction = jax.tree.map(
             lambda *leaves: lax.select_n(kind, *leaves), slope, random, outward
@@ -332,7 +327,7 @@ def _climb(
         rows = jax.tree.map(lambda a, b: jnp.where(better, a, b), there, rows)
         value = jnp.where(better, reached, value)
         # The slope is that of the rows that are kept.
-        slope = lax.cond(better, lambda r: gradient(r), lambda r: slope, rows)
+        slope = lax.cond(better, gradient, lambda _: slope, rows)
         lengths = lengths.at[kind].multiply(jnp.where(better, 2.0, 0.5))
         return (rows, value, slope, jnp.clip(lengths, 1e-6, 1e6)), None
 
@@ -341,9 +336,3 @@ def _climb(
         step, state, (jnp.arange(steps), jax.random.split(key, steps))
     )
     return rows, value
-
-
-def _normal(key: jax.Array, like: PyTree) -> PyTree:
-    return jax.tree.map(
-        lambda x, k: jax.random.normal(k, x.shape, x.dtype), like, _rows.keys(key, like)
-    )

@@ -56,7 +56,9 @@ def min_max(updates: PyTree, byzantine: jax.Array, *, direction: str = "std") ->
     products = jnp.where(byzantine, 0, products)
     # gamma^2 |p|^2 + 2 gamma <p, mu - x_i> <= room; in the form that does not cancel.
     root = jnp.sqrt(jnp.maximum(products**2 + square * room, 0))
-    gamma = jnp.where(products > 0, _ratio(room, products + root), _ratio(root - products, square))
+    gamma = jnp.where(
+        products > 0, _rows.ratio(room, products + root), _rows.ratio(root - products, square)
+    )
     gamma = jnp.maximum(jnp.min(jnp.where(byzantine, jnp.inf, gamma)), 0)
     return _rows.replace(updates, byzantine, _rows.plus(mean, _finite(gamma), p))
 
@@ -108,7 +110,7 @@ def min_sum(
     away = stacked.squared_distances(updates, _rows.only(mean))
     room = jnp.maximum(limit - jnp.sum(jnp.where(byzantine, 0, away)), 0)
     honest = jnp.sum(~byzantine, dtype=jnp.int32).astype(room.dtype)
-    gamma = jnp.sqrt(_ratio(room, honest * stacked.squared_norms(p)[0]))
+    gamma = jnp.sqrt(_rows.ratio(room, honest * stacked.squared_norms(p)[0]))
     return _rows.replace(updates, byzantine, _rows.plus(mean, _finite(gamma), p))
 
 
@@ -130,11 +132,6 @@ def _honest_distances(updates: PyTree, byzantine: jax.Array) -> jax.Array:
     """Squared distances of honest pairs, `[n, n]`; 0 beside a liar."""
     distances = stacked.pairwise_squared_distances(jax.tree.map(wide, updates))
     return jnp.where(byzantine[:, None] | byzantine[None], 0, distances)
-
-
-def _ratio(a: jax.Array, b: jax.Array) -> jax.Array:
-    """`a / b`, and 0 where b is 0: along no direction there is nowhere to go."""
-    return jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0)
 
 
 def _finite(gamma: jax.Array) -> jax.Array:

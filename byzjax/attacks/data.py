@@ -125,9 +125,7 @@ def add_trigger(
     Learning Model Supply Chain, 2017 (arXiv:1708.06733).
     """
     y, byzantine = _labels(batch, byzantine, label)
-    if image not in batch:
-        raise KeyError(f"the batch has no entry {image!r}; it has {', '.join(map(str, batch))}.")
-    x = jnp.asarray(batch[image])
+    x = _entry(batch, image)
     target, size = static_int("target", target), static_int("size", size, at_least=1)
     if not 0 <= share <= 1:
         raise ValueError(f"add_trigger needs a share from 0 to 1; got share={share}.")
@@ -149,14 +147,18 @@ def add_trigger(
 def _labels(
     batch: Mapping[str, Any], byzantine: jax.Array, label: str
 ) -> tuple[jax.Array, jax.Array]:
-    if label not in batch:
-        raise KeyError(f"the batch has no entry {label!r}; it has {', '.join(map(str, batch))}.")
-    y, byzantine = jnp.asarray(batch[label]), jnp.asarray(byzantine)
+    y, byzantine = _entry(batch, label), jnp.asarray(byzantine)
     if byzantine.shape != y.shape[:1]:
         raise ValueError(
             f"byzantine has shape {byzantine.shape}; labels of shape {y.shape} need {y.shape[:1]}."
         )
     return y, byzantine
+
+
+def _entry(batch: Mapping[str, Any], name: str) -> jax.Array:
+    if name not in batch:
+        raise KeyError(f"the batch has no entry {name!r}; it has {', '.join(map(str, batch))}.")
+    return jnp.asarray(batch[name])
 
 
 def _class(name: str, value: int, num_classes: int) -> int:

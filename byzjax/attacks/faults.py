@@ -8,6 +8,7 @@ from jax import lax
 
 from byzjax._checks import static_int
 from byzjax.attacks import _rows
+from byzjax.attacks.simple import constant
 from byzjax.stacked import PyTree
 
 
@@ -38,8 +39,7 @@ def non_finite(updates: PyTree, byzantine: jax.Array, *, value: float = math.nan
     byzantine = _rows.mask(updates, byzantine)
     if math.isfinite(value):
         raise ValueError(f"non_finite needs NaN, inf or -inf; got value={value}.")
-    lie = jax.tree.map(lambda leaf: jnp.full_like(leaf[:1], value), updates)
-    return _rows.replace(updates, byzantine, lie)
+    return constant(updates, byzantine, value=value)
 
 
 def flip_bits(
@@ -179,5 +179,4 @@ def drop(
     """
     byzantine = _rows.mask(updates, byzantine)
     dropped = byzantine & jax.random.bernoulli(key, probability, byzantine.shape)
-    lie = jax.tree.map(lambda x: jnp.full_like(x[:1], value), updates)
-    return _rows.replace(updates, dropped, lie)
+    return constant(updates, dropped, value=value)

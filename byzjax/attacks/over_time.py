@@ -187,10 +187,7 @@ def mimic(
             return jax.tree.map(leaf, before, now)
 
         mean = mixed(state.mean, stacked.mean_of(rows, good))
-        noise = jax.tree.map(
-            lambda z, k: jax.random.normal(k, z.shape, z.dtype),
-            *(state.direction, _rows.keys(state.key, state.direction)),
-        )
+        noise = _rows.normal(state.key, state.direction)
         z = jax.tree.map(lambda a, b: jnp.where(first, a, b), noise, state.direction)
         along = stacked.inner_products(rows, z, center=mean)
         along = jnp.where(good, along, 0)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from byzjax import stacked
 from byzjax._checks import static_int
 from byzjax.attacks import _rows
 from byzjax.stacked import PyTree
@@ -58,7 +59,7 @@ def constant(updates: PyTree, byzantine: jax.Array, *, value: float = -100.0) ->
     c = -100.
     """
     byzantine = _rows.mask(updates, byzantine)
-    lie = jax.tree.map(lambda x: jnp.zeros_like(x[:1]) + jnp.asarray(value, x.dtype), updates)
+    lie = jax.tree.map(lambda x: jnp.full_like(x[:1], value), updates)
     return _rows.replace(updates, byzantine, lie)
 
 
@@ -96,10 +97,7 @@ def gaussian(
     Reference: Blanchard et al., NeurIPS 2017 (arXiv:1703.02757), section 6, with sigma = 200.
     """
     byzantine = _rows.mask(updates, byzantine)
-    noise = jax.tree.map(
-        lambda x, k: jnp.asarray(sigma, x.dtype) * jax.random.normal(k, x.shape, x.dtype),
-        *(updates, _rows.keys(key, updates)),
-    )
+    noise = _rows.times(sigma, _rows.normal(key, updates))
     return _rows.replace(updates, byzantine, noise)
 
 
@@ -153,7 +151,7 @@ def gambler(
     shards, shard = static_int("shards", shards, at_least=1), static_int("shard", shard)
     if shard >= shards:
         raise ValueError(f"gambler needs shard < shards; got shard={shard}, shards={shards}.")
-    total = sum(leaf.size // leaf.shape[0] for leaf in jax.tree.leaves(updates))
+    total = stacked.num_coordinates(updates)
     start, stop = shard * total // shards, (shard + 1) * total // shards
 
     def hit(x: jax.Array, number: jax.Array, k: jax.Array) -> jax.Array:

@@ -8,6 +8,7 @@ from jax import lax
 
 from byzjax import stacked
 from byzjax._checks import enough_workers
+from byzjax._kernels import root
 from byzjax.rules._select import mean_of_lowest
 from byzjax.stacked import PyTree
 
@@ -49,19 +50,14 @@ def fl_trust(updates: PyTree, trusted: PyTree, *, axis_name: str | None = None) 
         lambda leaf, x: jnp.asarray(leaf).astype(stacked.sum_dtype(x.dtype))[None],
         *(trusted, updates),
     )
-    length = _root(stacked.squared_norms(own, axis_name=axis_name)[0])
+    length = root(stacked.squared_norms(own, axis_name=axis_name)[0])
     known = jnp.isfinite(squares) & (squares > 0) & (length > 0)
-    lengths = _root(jnp.where(known, squares, 1))
+    lengths = root(jnp.where(known, squares, 1))
     cosines = jnp.where(known, products, 0) / (lengths * jnp.where(length > 0, length, 1))
     trust = jnp.maximum(cosines, 0)
     total = jnp.sum(trust)
     weights = trust / jnp.where(total > 0, total, 1) * length / lengths
     return stacked.weighted_sum(updates, weights)
-
-
-def _root(square: jax.Array) -> jax.Array:
-    """A square root with a slope of 0 at 0."""
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
 
 
 def zeno(

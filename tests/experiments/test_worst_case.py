@@ -32,7 +32,7 @@ def test_f_is_the_rules_limit_and_half_of_it():
         ({"rule": ("krumm",)}, "unknown rule 'krumm'; known: mean, median"),
     ],
 )
-def test_wrong_names(change, message, capsys):
+def test_wrong_names(change, message):
     with pytest.raises(ValueError, match=r".") as error:
         settings(dataclasses.replace(WorstCase(), **change))
     assert message in str(error.value)
