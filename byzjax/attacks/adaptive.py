@@ -29,6 +29,9 @@ from byzjax.attacks.statistical import (
 from byzjax.stacked import PyTree
 
 OBJECTIVES = ("distance", "inner_product")
+# Steps of an ascent, in units of how much honest updates vary. Shorter ones would creep to within
+# rounding of a selection's edge, where the same rule in another program may select otherwise.
+_SHORTEST, _LONGEST = 1e-3, 1e6
 # Where the search for a strength looks around the best so far, in steps of its grid's logarithm.
 # Of twelve ways to spend 20 evaluations this one found the damage of a dense grid within 2 % most
 # often (97 % of 15 rules x 3 attacks x 4 settings x 11 ranges of nearly four decades).
@@ -329,7 +332,7 @@ def _climb(
         # The slope is that of the rows that are kept.
         slope = lax.cond(better, gradient, lambda _: slope, rows)
         lengths = lengths.at[kind].multiply(jnp.where(better, 2.0, 0.5))
-        return (rows, value, slope, jnp.clip(lengths, 1e-6, 1e6)), None
+        return (rows, value, slope, jnp.clip(lengths, _SHORTEST, _LONGEST)), None
 
     state = (rows, value, gradient(rows), jnp.ones(3, jnp.float32))
     (rows, value, _, _), _ = lax.scan(
