@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from byzjax._lapack import eigh, one_by_one
+
 
 def _inverse_gaps(gaps: jax.Array, scale: jax.Array) -> jax.Array:
     """`1 / gap`, and 0 for gaps that are rounding, relative to the largest eigenvalue."""
@@ -23,10 +25,11 @@ def _times(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _by_decomposition(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
-    values, vectors = jnp.linalg.eigh(matrix)
+    values, vectors = eigh(matrix)
     return values[-1], vectors[:, -1]
 
 
+@one_by_one
 def _by_squaring(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The matrix to the power 2^16, normalised, is the projector onto its top eigenvector.
 
@@ -66,7 +69,7 @@ def top_eigenpair(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
 @top_eigenpair.defjvp
 def _top_eigenpair_jvp(primals, tangents):
     (matrix,), (slope,) = primals, tangents
-    values, vectors = jnp.linalg.eigh(matrix)
+    values, vectors = eigh(matrix)
     top = vectors[:, -1]
     slope = (slope + slope.T) / 2
     turned = _times(vectors.T, _times(slope, top))
@@ -82,7 +85,7 @@ def inverse_of_rank(matrix: jax.Array, r: int) -> jax.Array:
 
 
 def _largest(matrix: jax.Array, r: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    values, vectors = jnp.linalg.eigh(matrix)
+    values, vectors = eigh(matrix)
     n, top = len(values), values[-1]
     counted = (jnp.arange(n) >= n - r) & (values > n * jnp.finfo(values.dtype).eps * top)
     return values, vectors, jnp.where(counted, 1 / jnp.where(counted, values, 1), 0)

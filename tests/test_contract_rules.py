@@ -357,6 +357,23 @@ def test_lowers_for_every_platform(case):
 
 
 @over_cases()
+def test_no_decomposition_of_a_batch_on_cpu(case):
+    """There it may wait for another one forever: byzjax/_lapack.py."""
+    n = min(case.most_n, 25)
+
+    def value_and_gradient(updates):
+        out, vjp = jax.vjp(lambda u: case(u, case.most(n)), updates)
+        return out, vjp(out)
+
+    once = jax.jit(value_and_gradient).trace(jnp.ones((n, DIM)))
+    if "lapack_" in once.lower(lowering_platforms=("cpu",)).as_text():
+        many = jax.jit(jax.vmap(jax.vmap(value_and_gradient))).trace(jnp.ones((2, 3, n, DIM)))
+        text = many.lower(lowering_platforms=("cpu",)).as_text()
+        assert "lapack_" in text
+        assert not re.findall(r'num_batch_dims = "[1-9]', text)
+
+
+@over_cases()
 def test_strict_promotion(case):
     n, f = 12, case.most(12)
     updates = {"w": jnp.ones((n, 2, 3)), "b": jnp.ones((n,), jnp.bfloat16)}

@@ -6,6 +6,7 @@ from jax import lax
 
 from byzjax import stacked
 from byzjax._checks import not_negative, positive, static_int
+from byzjax._lapack import cholesky
 from byzjax._spectral import inverse_of_rank
 from byzjax.rules._span import times
 from byzjax.stacked import PyTree
@@ -109,7 +110,7 @@ def _projector(
     moment = jnp.diag(row_weights**2 + jnp.sum(squares, axis=1)) - squares
     # Laplacian and diagonal: positive definite but for the rows that are left out.
     present = row_weights > 0
-    root = jnp.linalg.cholesky(moment + jnp.diag((~present).astype(moment.dtype)))
+    root = cholesky(moment + jnp.diag((~present).astype(moment.dtype)))
     root = jnp.where(present[:, None] & present[None], root, 0)
     inverse = inverse_of_rank(times(root.T, times(cosines, root)), r)
     return times(root, times(inverse, root.T))

@@ -9,6 +9,7 @@ from jax import lax
 
 from byzjax import stacked
 from byzjax._checks import enough_workers
+from byzjax._lapack import largest_eigenvalue
 from byzjax.rules._select import mean_of_selected
 from byzjax.rules._span import median_of, span_about, times
 from byzjax.stacked import PyTree
@@ -302,7 +303,7 @@ def _eigenvalues(gram: jax.Array, rows: jax.Array) -> jax.Array:
     part = gram[rows[:, :, None], rows[:, None, :]]
     part = part - jnp.mean(part, axis=1, keepdims=True)
     part = part - jnp.mean(part, axis=2, keepdims=True)
-    return jnp.linalg.eigvalsh(part)[:, -1]
+    return jax.vmap(largest_eigenvalue)(part)
 
 
 def _lower_bounds(gram: jax.Array, bad: jax.Array, left_out: jax.Array) -> jax.Array:
