@@ -2,9 +2,9 @@
 
 On CPU, jaxlib hands a batch of matrices to the thread pool that XLA's own kernels run on and blocks
 a thread of it until the batch is done (JAX 0.10.2). As many batches side by side as the pool has
-threads wait for each other forever: two cores and three geometric medians under `vmap` are enough.
-One matrix is decomposed where it is called. So here a batch is a loop on CPU, and a batch elsewhere.
-A conditional inside such a function stays one, too: only the matrices that need it take the slow
+threads wait for each other forever: two cores and four geometric medians under `vmap` were enough.
+A single matrix is decomposed where it is called. So here a batch is a loop on CPU, and a batch
+elsewhere. A conditional in the loop stays one, too: only the matrices that need it take the slow
 branch.
 """
 
@@ -55,7 +55,7 @@ def cholesky(matrix: jax.Array) -> jax.Array:
 
 @cholesky.defjvp
 def _cholesky_jvp(primals, tangents):
-    """dL = L phi(L^-1 dA L^-T), where phi takes the lower triangle and half of the diagonal."""
+    """L phi(L^-1 dA L^-T), where phi takes the lower triangle and half of the diagonal."""
     (matrix,), (slope,) = primals, tangents
     factor = cholesky(matrix)
     inverse = _inverse_factor(factor)
