@@ -1,10 +1,10 @@
-"""Data sets as plain arrays, and how their samples are dealt out to the workers.
+"""Data sets as plain arrays, what the workers hold of them, and batches.
 
 `digits` comes with scikit-learn. `mnist`, `fashion_mnist` and `cifar10` come from TensorFlow
-Datasets (TFDS), and nothing is fetched from the network unless `download=True`.
+Datasets (TFDS), and nothing is fetched from the network unless `download=True`. `a9a`,
+`mushrooms`, `spambase` and `w8a` are read from their text files.
 """
 
-import ast
 import dataclasses
 import hashlib
 import importlib
@@ -14,20 +14,26 @@ import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import convex
+from experiments.partitions import partition as partition
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 TFDS_NAMES = ("mnist", "fashion_mnist", "cifar10")
-NAMES = ("digits", *TFDS_NAMES)
+NAMES = ("digits", *TFDS_NAMES, *convex.NAMES)
 
 Array = jax.Array | np.ndarray
 _Arrays = dict[str, Any]  # a NumPy array for each of:
 _FIELDS = ("train_x", "train_y", "test_x", "test_y")
 _CHUNK = 5000  # examples decoded at a time
-_MAX_DRAWS = 1000  # of Dirichlet shares
+_MAX_LINES = 30  # workers in a printed table
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,6 +42,8 @@ class Dataset:
 
     Images are float32 `[N, H, W, C]`, less the mean and divided by the standard deviation of the
     training pixels: one scalar for a data set of grey images, one per channel for cifar10.
+    Features are float32 `[N, d]`: those of a9a, mushrooms and w8a are 0 and 1 and stay so, those
+    of spambase are standardised, each by its training mean and standard deviation.
     Labels are int32 `[N]`.
     `checksum` is the start of the sha256 of the raw arrays (before the normalisation).
     """
@@ -56,24 +64,38 @@ def load(name: str, *, data_dir: str | Path | None = None, download: bool = Fals
     default, `~/tensorflow_datasets`. If they are missing, `download` fetches and prepares them,
     which needs TensorFlow.
 
+    The files of a9a, mushrooms, spambase and w8a are looked for in `data_dir`, else in
+    `$BYZJAX_DATA_DIR`, else in `~/.cache/byzjax/convex`; they are never downloaded.
+
     Raises:
-      ValueError: the name is unknown.
-      FileNotFoundError: the data are not prepared and `download` is false.
+      ValueError: the name is unknown, or a file is damaged.
+      FileNotFoundError: the data are not prepared and `download` is false, or a file is missing.
       ImportError: TensorFlow is needed and cannot be imported.
     """
     if name == "digits":
         raw = _read_digits()
     elif name in TFDS_NAMES:
         raw = _read_cached(name, _prepared_folder(name, data_dir, download))
+    elif name in convex.NAMES:
+        raw = convex.read(name, data_dir)
+        checksum = _checksum(raw)
+        if name == "spambase":
+            convex.standardize(raw)
+        return Dataset(name=name, num_classes=2, checksum=checksum, **raw)
     else:
         raise ValueError(f"unknown data set {name!r}; known: {', '.join(NAMES)}.")
     return _finish(name, raw)
 
 
-def _finish(name: str, raw: _Arrays) -> Dataset:
+def _checksum(raw: _Arrays) -> str:
     digest = hashlib.sha256()
     for field in _FIELDS:
         digest.update(raw[field].tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _finish(name: str, raw: _Arrays) -> Dataset:
+    checksum = _checksum(raw)
     # Integer sums: exact, and without a float64 copy of the images (255**2 fits in uint16).
     train, axes = raw["train_x"], (0, 1, 2)
     count = train[..., 0].size
@@ -84,7 +106,7 @@ def _finish(name: str, raw: _Arrays) -> Dataset:
         raw[field] = raw[field] - mean
         raw[field] /= std
     num_classes = int(raw["train_y"].max()) + 1
-    return Dataset(name=name, num_classes=num_classes, checksum=digest.hexdigest()[:16], **raw)
+    return Dataset(name=name, num_classes=num_classes, checksum=checksum, **raw)
 
 
 def _read_digits() -> _Arrays:
@@ -187,66 +209,71 @@ def _write_cache(path: Path, raw: _Arrays) -> None:
         pass
 
 
-def partition(
-    labels: np.ndarray, num_workers: int, kind: str, *, seed: int
-) -> tuple[np.ndarray, ...]:
-    """Deals the samples out to the workers: one array of indices each, no sample twice.
+def label_histogram(
+    labels: np.ndarray, parts: Sequence[np.ndarray], num_classes: int
+) -> np.ndarray:
+    """Counts the labels that each worker holds.
 
-    Kinds: `"iid"`, a random permutation, cut; `"sorted"`, by label, cut (no use of the seed);
-    `"dirichlet(alpha)"`, each class shared out by weights ~ Dirichlet(alpha): small alpha, unlike
-    workers. Cuts are into sizes that differ by at most one; every worker has at least one sample.
+    Args:
+      labels: `int[N]`, each in 0 .. `num_classes` - 1.
+      parts: a partition, the indices of each of n workers.
+      num_classes: C.
+
+    Returns:
+      `int[n, C]`.
 
     Raises:
-      ValueError: an unknown kind, too few samples, or no Dirichlet draw that serves everyone.
+      ValueError: a label is not below `num_classes`.
     """
     labels = np.asarray(labels)
-    name, alpha = _parse_kind(kind)
-    if not 1 <= num_workers <= len(labels):
+    if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
         raise ValueError(
-            f"a partition needs 1 <= workers <= samples; got {num_workers} workers,"
-            f" {len(labels)} samples."
+            f"labels must lie in 0 .. {num_classes - 1}; got {labels.min()} .. {labels.max()}."
         )
-    rng = np.random.default_rng(seed)
-    if name == "dirichlet":
-        return _dirichlet(labels, num_workers, alpha, rng)
-    order = rng.permutation(len(labels)) if name == "iid" else np.argsort(labels, kind="stable")
-    return tuple(np.array_split(order, num_workers))
+    counts = [np.bincount(labels[part], minlength=num_classes) for part in parts]
+    return np.array(counts, int).reshape(len(parts), num_classes)
 
 
-def _parse_kind(kind: str) -> tuple[str, float]:
-    """Returns the kind's name and its alpha (0 where there is none)."""
-    try:
-        match ast.parse(kind, mode="eval").body:
-            case ast.Name(id=("iid" | "sorted") as name):
-                return name, 0.0
-            case ast.Call(
-                func=ast.Name(id="dirichlet"),
-                args=[ast.Constant(value=float() | int() as alpha)],
-                keywords=[],
-            ) if 0 < alpha < float("inf"):
-                return "dirichlet", float(alpha)
-    except (SyntaxError, ValueError, TypeError, OverflowError):
-        pass
-    known = "iid, dirichlet(alpha) with alpha > 0, sorted"
-    raise ValueError(f"unknown kind of partition {kind!r}; known: {known}.")
+def describe(dataset: Dataset, parts: Sequence[np.ndarray]) -> str:
+    """Returns a text table of the training labels that each worker holds, and their sums.
+
+    One line for each of the first 30 workers; a line says how many more there are.
+    """
+    histogram = label_histogram(dataset.train_y, parts, dataset.num_classes)
+    header = ["worker", *map(str, range(dataset.num_classes)), "total"]
+    named = [(str(worker), counts) for worker, counts in enumerate(histogram[:_MAX_LINES])]
+    named.append(("all", histogram.sum(axis=0)))
+    rows = [header, *([name, *map(str, counts), str(counts.sum())] for name, counts in named)]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ["  ".join(cell.rjust(w) for cell, w in zip(row, widths)) for row in rows]
+    if len(parts) > _MAX_LINES:
+        lines.insert(-1, f"... and {len(parts) - _MAX_LINES} more workers, which are not shown")
+    shape = " x ".join(map(str, dataset.train_x.shape[1:]))
+    samples = f"{len(dataset.train_y)} + {len(dataset.test_y)} samples of shape {shape}"
+    return "\n".join([f"{dataset.name}: {samples}, {dataset.num_classes} classes", *lines])
 
 
-def _dirichlet(
-    labels: np.ndarray, num_workers: int, alpha: float, rng: np.random.Generator
-) -> tuple[np.ndarray, ...]:
-    classes = [rng.permutation(np.flatnonzero(labels == c)) for c in np.unique(labels)]
-    sizes = np.array([len(c) for c in classes])
-    for _ in range(_MAX_DRAWS):
-        shares = rng.dirichlet(np.full(num_workers, alpha), size=len(classes))
-        cuts = (np.cumsum(shares, axis=1)[:, :-1] * sizes[:, None]).astype(int)
-        counts = np.diff(cuts, axis=1, prepend=0, append=sizes[:, None])
-        if counts.sum(axis=0).min() >= 1:
-            pieces = zip(*[np.split(c, cut) for c, cut in zip(classes, cuts)])
-            return tuple(np.concatenate(worker) for worker in pieces)
-    raise ValueError(
-        f"dirichlet({alpha:g}) left some of {num_workers} workers without any of {len(labels)}"
-        f" samples in each of {_MAX_DRAWS} draws; take a larger alpha or fewer workers."
-    )
+def histogram_figure(histogram: np.ndarray, title: str) -> "Figure":
+    """Draws a histogram of labels `[n, C]` as a heatmap, workers from left to right."""
+    from matplotlib.figure import Figure  # only here: it takes a second to import
+    from matplotlib.ticker import MaxNLocator
+
+    n, classes = histogram.shape
+    size = (2.5 + min(12.0, max(3.0, 0.4 * n)), 1.5 + min(12.0, max(1.0, 0.32 * classes)))
+    figure = Figure(figsize=size, layout="constrained")
+    ax = figure.subplots()
+    image = ax.imshow(histogram.T, aspect="auto", origin="lower", cmap="Blues", vmin=0)
+    figure.colorbar(image, ax=ax, label="training samples")
+    if n <= _MAX_LINES and classes <= 10:
+        middle = histogram.max() / 2
+        for (worker, label), count in np.ndenumerate(histogram):
+            color = "white" if count > middle else "black"
+            text = str(count) if count else ""
+            ax.text(worker, label, text, ha="center", va="center", fontsize=7, color=color)
+    ax.set(title=title, xlabel="worker", ylabel="label")
+    for axis, count in ((ax.xaxis, n), (ax.yaxis, classes)):
+        axis.set_major_locator(MaxNLocator(min(count, 20), integer=True))
+    return figure
 
 
 def pad_partition(parts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

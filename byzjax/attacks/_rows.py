@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from byzjax import stacked
-from byzjax._kernels import root, wide
+from byzjax._kernels import root, sum_squares, wall, wide
 from byzjax.stacked import PyTree
 
 
@@ -46,13 +46,15 @@ def honest_std(updates: PyTree, byzantine: jax.Array, mean: PyTree, ddof: int) -
     count = jnp.sum(~byzantine)
 
     def std(x: jax.Array, center: jax.Array) -> jax.Array:
-        squares = jnp.square(wide(x) - center)
-        variance = stacked.mean_of(squares, ~byzantine)[None]
-        scale = count / jnp.maximum(count - ddof, 1)
-        variance = jnp.where(count > ddof, variance * scale.astype(variance.dtype), 0)
+        n = x.shape[0]
+        squares = sum_squares(x.reshape(n, -1), center.reshape(-1), ~byzantine)
+        squares = jnp.where(count > ddof, squares, 0)
+        variance = squares / jnp.maximum(count - ddof, 1).astype(squares.dtype)
         # Where the honest rows coincide the root has no slope; it is taken of 1 there.
         spread = variance != 0
-        return jnp.where(spread, jnp.sqrt(jnp.where(spread, variance, 1)), 0)
+        out = jnp.where(spread, jnp.sqrt(jnp.where(spread, variance, 1)), 0)
+        # Without the wall XLA computes it anew for every liar's row: 3.4 honest means, not 2.6.
+        return wall(out).reshape(center.shape)
 
     return jax.tree.map(std, updates, mean)
 

@@ -1,0 +1,211 @@
+"""How the samples of a data set are dealt out to the workers, as functions of their labels."""
+
+import ast
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+_MAX_DRAWS = 1000  # of Dirichlet shares
+
+
+class Kind(NamedTuple):
+    """A kind of partition: `dirichlet(0.3)` is `Kind("dirichlet", 0.3)`; iid has no value."""
+
+    name: str
+    value: float | None = None
+
+
+class _Form(NamedTuple):
+    """How a kind is written, and which values it takes; `accepts` is None without a value."""
+
+    usage: str
+    accepts: Callable[[float], bool] | None = None
+
+
+def _positive(value: float) -> bool:
+    return 0 < value < float("inf")
+
+
+_FORMS = {
+    "iid": _Form("iid"),
+    "sorted": _Form("sorted"),
+    "dirichlet": _Form("dirichlet(alpha) with alpha > 0", _positive),
+    "pathological": _Form(
+        "pathological(k) with an integer k >= 1", lambda k: isinstance(k, int) and k >= 1
+    ),
+    "gamma_similarity": _Form(
+        "gamma_similarity(gamma) with 0 <= gamma <= 1", lambda g: 0 <= g <= 1
+    ),
+    "long_tail": _Form("long_tail(beta) with 0 < beta <= 1", lambda b: 0 < b <= 1),
+    "unequal": _Form("unequal(alpha) with alpha > 0", _positive),
+}
+NAMES = tuple(_FORMS)
+
+
+def parse_partition(kind: str) -> Kind:
+    """Reads a kind of partition as it is written on the command line; needs no data.
+
+    Raises:
+      ValueError: the kind is unknown, or its value is missing, too many or out of range.
+    """
+    try:
+        match ast.parse(kind, mode="eval").body:
+            case ast.Name(id=name) if name in _FORMS and _FORMS[name].accepts is None:
+                return Kind(name)
+            case ast.Call(
+                func=ast.Name(id=name),
+                args=[ast.Constant(value=float() | int() as value)],
+                keywords=[],
+            ) if name in _FORMS and not isinstance(value, bool):
+                accepts = _FORMS[name].accepts
+                if accepts is not None and accepts(value):
+                    return Kind(name, value if name == "pathological" else float(value))
+    except (SyntaxError, ValueError, TypeError, OverflowError, MemoryError, RecursionError):
+        pass
+    known = ", ".join(form.usage for form in _FORMS.values())
+    raise ValueError(f"unknown kind of partition {kind!r}; known: {known}.")
+
+
+def partition(
+    labels: np.ndarray, num_workers: int, kind: str, *, seed: int
+) -> tuple[np.ndarray, ...]:
+    """Deals the samples out to the workers: one array of indices each, no sample twice.
+
+    With N samples and n workers, each kind but `long_tail` deals out all samples. Where nothing
+    else is said, sizes differ by at most one; every worker has at least one sample.
+
+    * `iid`: a random permutation, cut.
+    * `sorted`: by label, cut; no use of the seed.
+    * `dirichlet(alpha)`: each class shared out by weights ~ Dirichlet(alpha); a small alpha makes
+      unlike workers, of unlike sizes (Yurochkin et al. 2019).
+    * `pathological(k)`: sorted by label, cut into n k shards, k of them at random to each worker
+      (McMahan et al. 2017, k = 2). A worker has at most k labels where no shard straddles two;
+      the C - 1 borders between classes add at most C - 1 labels, over all workers. Sizes differ
+      by at most k.
+    * `gamma_similarity(gamma)`: a share gamma of the samples is dealt out iid, the rest sorted by
+      label; each worker has its part of both (Karimireddy et al. 2020). At gamma = 1 this is
+      `iid`, at gamma = 0 `sorted`.
+    * `long_tail(beta)`: of class c = 0, 1, ... (by label) a random share beta**c is kept, rounded
+      down but at least one sample; what is kept is dealt out sorted by label. The exact form is
+      our reading of the long-tail sets of Karimireddy, He, Jaggi 2022, who also deal them out iid.
+    * `unequal(alpha)`: like `iid`, but all samples beyond everybody's first are shared out by
+      weights ~ Dirichlet(alpha); a small alpha makes unlike sizes.
+
+    Args:
+      labels: `int[N]`.
+      num_workers: n.
+      kind: one of the above, with a number in the place of the letter.
+      seed: decides every random choice.
+
+    Returns:
+      n arrays of indices into `labels`.
+
+    Raises:
+      ValueError: an unknown kind, too few samples, or no Dirichlet draw that serves everyone.
+    """
+    labels = np.asarray(labels)
+    name, value = parse_partition(kind)
+    if not 1 <= num_workers <= len(labels):
+        raise ValueError(
+            f"a partition needs 1 <= workers <= samples; got {num_workers} workers,"
+            f" {len(labels)} samples."
+        )
+    rng = np.random.default_rng(seed)
+    if value is None:
+        everyone = np.arange(len(labels))
+        order = rng.permutation(everyone) if name == "iid" else _by_label(labels, everyone)
+        return tuple(np.array_split(order, num_workers))
+    return _DEALERS[name](labels, num_workers, value, rng)
+
+
+def _by_label(labels: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Sorts indices by their labels and, in a class, by themselves."""
+    return indices[np.lexsort((indices, labels[indices]))]
+
+
+def _dirichlet(
+    labels: np.ndarray, num_workers: int, alpha: float, rng: np.random.Generator
+) -> tuple[np.ndarray, ...]:
+    classes = [rng.permutation(np.flatnonzero(labels == c)) for c in np.unique(labels)]
+    sizes = np.array([len(c) for c in classes])
+    for _ in range(_MAX_DRAWS):
+        shares = rng.dirichlet(np.full(num_workers, alpha), size=len(classes))
+        cuts = (np.cumsum(shares, axis=1)[:, :-1] * sizes[:, None]).astype(int)
+        counts = np.diff(cuts, axis=1, prepend=0, append=sizes[:, None])
+        if counts.sum(axis=0).min() >= 1:
+            pieces = zip(*[np.split(c, cut) for c, cut in zip(classes, cuts)])
+            return tuple(np.concatenate(worker) for worker in pieces)
+    raise ValueError(
+        f"dirichlet({alpha:g}) left some of {num_workers} workers without any of {len(labels)}"
+        f" samples in each of {_MAX_DRAWS} draws; take a larger alpha or fewer workers."
+    )
+
+
+def _pathological(
+    labels: np.ndarray, num_workers: int, k: float, rng: np.random.Generator
+) -> tuple[np.ndarray, ...]:
+    k = int(k)
+    if num_workers * k > len(labels):
+        raise ValueError(
+            f"pathological({k}) needs workers * k <= samples; got {num_workers} workers,"
+            f" {len(labels)} samples."
+        )
+    shards = np.array_split(_by_label(labels, np.arange(len(labels))), num_workers * k)
+    hands = rng.permutation(len(shards)).reshape(num_workers, k)
+    return tuple(np.concatenate([shards[shard] for shard in hand]) for hand in hands)
+
+
+def _gamma_similarity(
+    labels: np.ndarray, num_workers: int, gamma: float, rng: np.random.Generator
+) -> tuple[np.ndarray, ...]:
+    order = rng.permutation(len(labels))
+    shared = round(gamma * len(labels))
+    # The sorted part fills up what the iid part leaves open, so that whole sizes are even.
+    filled = _even_sizes(shared, num_workers)
+    left = _even_sizes(len(labels), num_workers) - filled
+    pieces = zip(_cut(order[:shared], filled), _cut(_by_label(labels, order[shared:]), left))
+    return tuple(np.concatenate(pair) for pair in pieces)
+
+
+def _long_tail(
+    labels: np.ndarray, num_workers: int, beta: float, rng: np.random.Generator
+) -> tuple[np.ndarray, ...]:
+    kept = []
+    for c, label in enumerate(np.unique(labels)):
+        indices = rng.permutation(np.flatnonzero(labels == label))
+        kept.append(indices[: max(1, int(len(indices) * beta**c))])
+    order = _by_label(labels, np.concatenate(kept))
+    if len(order) < num_workers:
+        raise ValueError(
+            f"long_tail({beta:g}) keeps {len(order)} of {len(labels)} samples, too few for"
+            f" {num_workers} workers; take a larger beta or fewer workers."
+        )
+    return tuple(np.array_split(order, num_workers))
+
+
+def _unequal(
+    labels: np.ndarray, num_workers: int, alpha: float, rng: np.random.Generator
+) -> tuple[np.ndarray, ...]:
+    order = rng.permutation(len(labels))
+    spare = len(labels) - num_workers
+    ends = (np.cumsum(rng.dirichlet(np.full(num_workers, alpha)))[:-1] * spare).astype(int)
+    return _cut(order, 1 + np.diff(ends, prepend=0, append=spare))
+
+
+def _even_sizes(samples: int, num_workers: int) -> np.ndarray:
+    """The sizes of `np.array_split`: the first workers have one more."""
+    return samples // num_workers + (np.arange(num_workers) < samples % num_workers)
+
+
+def _cut(order: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, ...]:
+    return tuple(np.split(order, np.cumsum(sizes)[:-1]))
+
+
+_DEALERS: dict[str, Callable[..., tuple[np.ndarray, ...]]] = {
+    "dirichlet": _dirichlet,
+    "pathological": _pathological,
+    "gamma_similarity": _gamma_similarity,
+    "long_tail": _long_tail,
+    "unequal": _unequal,
+}
