@@ -82,6 +82,7 @@ RULES: dict[str, Callable] = {
     "minimum_eigenvalue": byzjax.minimum_eigenvalue,
     "nearest_to_pivot": byzjax.nearest_to_pivot,
     "phocas": byzjax.phocas,
+    "sign_guard": byzjax.sign_guard,
     "spectral_filter": byzjax.spectral_filter,
 }
 # All attacks without a memory that need nothing but what the workers send, and the deployed rule.

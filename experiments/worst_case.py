@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import itertools
 import math
 import pathlib
@@ -41,7 +42,10 @@ class WorstCase:
 
     results: str = "results"
     """Folder of all studies."""
-    rule: tuple[str, ...] = tuple(name for name in specs.RULES if name != "multi_krum")
+    rule: tuple[str, ...] = (
+        *(name for name in specs.RULES if name != "multi_krum"),
+        *("centered_clip", "fl_trust", "zeno"),
+    )
     """Rules by name, with hyperparameters where wanted."""
     data: tuple[str, ...] = ("gaussian", "mnist")
     """gaussian (mean 0.3 in every coordinate, deviation 1), mnist (gradients of the mlp at its
@@ -58,7 +62,8 @@ class WorstCase:
 class Setting:
     """One block: a rule on one set of honest updates."""
 
-    rule: specs.Spec
+    rule: str
+    name: str
     data: str
     n: int
     f: int
@@ -70,12 +75,50 @@ class Setting:
 _GIVEN: dict[str, Callable[[int, int, float], dict[str, Any]]] = {
     "huber": lambda n, f, radius: {"threshold": radius},
     "geometric_median_of_means": lambda n, f, radius: {"k": min(n, 2 * f + 1)},
+    "centered_clip": lambda n, f, radius: {"radius": radius},
+    "zeno": lambda n, f, radius: {"learning_rate": 0.1, "rho": 0.01},
 }
 
 
-def listed(key: jax.Array, rule: Callable, n: int, f: int) -> dict[str, Callable]:
-    """The attacks of the table, `(updates, byzantine) -> updates`."""
-    fixed = {
+def _zeno(updates: Any, own: jax.Array, *, f: int, learning_rate: float, rho: float) -> Any:
+    """Zeno by a loss whose gradient here is the server's own update."""
+
+    def loss(params: jax.Array) -> jax.Array:
+        return jnp.sum(own * params) + jnp.sum(params**2) / 2
+
+    params = jnp.zeros_like(own)
+    return byzjax.zeno(updates, params, loss, f=f, learning_rate=learning_rate, rho=rho)
+
+
+# Rules that the server gives something of its own besides: here one honest update more.
+WITH_OWN: dict[str, Callable] = {
+    "fl_trust": byzjax.fl_trust,
+    "zeno": _zeno,
+    "centered_clip": byzjax.centered_clip,
+}
+SEARCHED = {
+    "strongest alie": (attacks.little_is_enough, "z"),
+    "strongest ipm": (attacks.inner_product_manipulation, "epsilon"),
+    "strongest hidden": (few(attacks.hidden_vulnerability, coordinate=0), "gamma"),
+    "strongest hidden all": (attacks.hidden_vulnerability, "gamma"),
+}
+
+
+def fixed(key: jax.Array, byzantine: jax.Array, own: jax.Array) -> dict[str, Callable]:
+    """The attacks that know no rule, `(updates, byzantine) -> updates`."""
+
+    def mimic(updates: jax.Array, byzantine: jax.Array) -> jax.Array:
+        """After a warm-up in which the honest workers always sent this."""
+        tx = attacks.mimic(byzantine, key=key, warmup=10)
+
+        def again(state, _):
+            sent, state = tx.update(updates, state)
+            return state, sent
+
+        _, sent = jax.lax.scan(again, tx.init(own), None, length=10)
+        return sent[-1]
+
+    return {
         "sign_flip": attacks.sign_flip,
         "sign_flip of mean": few(attacks.sign_flip, of="mean"),
         "reversed_gradient": attacks.reversed_gradient,
@@ -83,32 +126,44 @@ def listed(key: jax.Array, rule: Callable, n: int, f: int) -> dict[str, Callable
         "zero": attacks.zero,
         "constant": attacks.constant,
         "gaussian": few(attacks.gaussian, key=key),
+        "gambler": few(attacks.gambler, key=key),
         "non_finite": attacks.non_finite,
         "flip_bits": attacks.flip_bits,
+        "lose_coordinates": few(attacks.lose_coordinates, key=key),
         "copy_worker": attacks.copy_worker,
+        "mimic": mimic,
         "anti_cge": attacks.anti_cge,
         "fang_trimmed_mean": few(attacks.fang_trimmed_mean, key=key),
         "little_is_enough": attacks.little_is_enough,
         "little_is_enough z=1.5": few(attacks.little_is_enough, z=1.5),
         "little_is_enough plus": few(attacks.little_is_enough, z=1.5, direction="plus"),
+        "relocated": few(attacks.relocated, momentum=own, reference=0.5, base=0.5),
         "ipm 0.1": few(attacks.inner_product_manipulation, epsilon=0.1),
         "ipm 2": few(attacks.inner_product_manipulation, epsilon=2.0),
         **{f"min_max {d}": few(attacks.min_max, direction=d) for d in ("unit", "sign", "std")},
         **{f"min_sum {d}": few(attacks.min_sum, direction=d) for d in ("unit", "sign", "std")},
     }
-    if n >= 2 * f + 2:
-        fixed["fang_krum"] = few(attacks.fang_krum, rule=rule, f=f)
-    searched = {
-        "strongest alie": (attacks.little_is_enough, "z"),
-        "strongest ipm": (attacks.inner_product_manipulation, "epsilon"),
-        "strongest hidden": (few(attacks.hidden_vulnerability, coordinate=0), "gamma"),
-        "strongest hidden all": (attacks.hidden_vulnerability, "gamma"),
-    }
-    search = few(attacks.strongest, rule=rule, low=0.01, high=100.0)
-    return fixed | {
-        name: few(search, attack=attack, strength=strength)
-        for name, (attack, strength) in searched.items()
-    }
+
+
+@functools.cache
+def fixed_rows(kind: str, n: int, d: int, f: int, data_dir: str | None) -> dict[str, np.ndarray]:
+    """What is sent under each of the attacks that know no rule."""
+    x, own = updates_of(kind, n, d, data_dir)
+    byzantine = jnp.arange(n) >= n - f
+    table = fixed(jax.random.key(1), byzantine, jnp.asarray(own))
+    sent = jax.jit(lambda x: {name: attack(x, byzantine) for name, attack in table.items()})
+    rows = sent(jnp.asarray(x))
+    return {name: np.asarray(rows[name]) for name in table}  # a compiled function sorts its names
+
+
+def deployed(setting: Setting, own: jax.Array) -> Callable:
+    """The rule, `updates -> update`."""
+    name, given = specs.parse_call(setting.rule)
+    if name not in WITH_OWN:
+        return specs.deployed(specs.parse("rule", setting.rule, f=setting.f))
+    if "f" in inspect.signature(WITH_OWN[name]).parameters:
+        given = {"f": setting.f} | given
+    return lambda updates: WITH_OWN[name](updates, own, **given)
 
 
 def settings(config: WorstCase) -> list[Setting]:
@@ -128,14 +183,16 @@ def settings(config: WorstCase) -> list[Setting]:
         n, d = int(n), int(d)
         name = specs.parse_call(text)[0]
         a, b = FACTS[name].needs if name in FACTS else (2, 1)
-        most = (n - b) // a if a else (n - 1) // 2
+        most = (n - b) // a if a > 1 else (n - 1) // 2
         if name == "minimum_eigenvalue" and n > 16:
             most = min(most, 3)  # of 25 workers: 2,300 subsets at every step; f = 5 has 53,130
         for limit, f in (("limit", most), ("half", max(1, most // 2))):
             if f >= 1:
                 given = _GIVEN.get(name, lambda n, f, radius: {})(n, f, math.sqrt(d))
-                spec = specs.parse("rule", _with(text, given), f=f)
-                out.append(Setting(spec, kind, n, f, d, limit))
+                rule = _with(text, given)
+                if name not in WITH_OWN:
+                    specs.parse("rule", rule, f=f)
+                out.append(Setting(rule, name, kind, n, f, d, limit))
     return out
 
 
@@ -147,57 +204,77 @@ def _with(text: str, given: dict[str, Any]) -> str:
 
 
 @functools.cache
-def updates_of(kind: str, n: int, d: int, data_dir: str | None) -> np.ndarray:
-    """`[n, d]`, what honest workers would send."""
+def updates_of(kind: str, n: int, d: int, data_dir: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """`[n, d]`, what honest workers would send, and `[d]`, one more, the server's own."""
     rng = np.random.default_rng(n * d)
     if kind == "gaussian":
-        return (0.3 + rng.normal(size=(n, d))).astype(np.float32)
+        rows = (0.3 + rng.normal(size=(n + 1, d))).astype(np.float32)
+        return rows[:n], rows[n]
     dataset = data.load("mnist", data_dir=data_dir)
     model = models.build("mlp", dataset.train_x.shape[1:], dataset.num_classes)
     params = model.init(jax.random.key(0))
-    chosen = rng.choice(len(dataset.train_y), (n, 16), replace=False)
+    chosen = rng.choice(len(dataset.train_y), (n + 1, 16), replace=False)
     batch = {"x": jnp.asarray(dataset.train_x[chosen]), "y": jnp.asarray(dataset.train_y[chosen])}
     gradients = jax.vmap(jax.grad(model.loss), in_axes=(None, 0))(params, batch)
     rows = np.concatenate(
-        [np.asarray(leaf).reshape(n, -1) for leaf in jax.tree.leaves(gradients)], axis=1
+        [np.asarray(leaf).reshape(n + 1, -1) for leaf in jax.tree.leaves(gradients)], axis=1
     )
     alive = np.flatnonzero(rows.std(axis=0) > 0)  # most pixels at the rim are never lit
-    return rows[:, rng.choice(alive, d, replace=False)].astype(np.float32)
+    rows = rows[:, rng.choice(alive, d, replace=False)].astype(np.float32)
+    return rows[:n], rows[n]
 
 
-def measure(setting: Setting, x: np.ndarray, steps: int) -> dict[str, Any]:
+def measure(setting: Setting, config: WorstCase) -> dict[str, Any]:
     """The damage of every attack, None where the aggregate is not finite."""
-    rule = specs.deployed(setting.rule)
-    liars = np.arange(setting.n) >= setting.n - setting.f
+    n, f, d = setting.n, setting.f, setting.d
+    x, own = updates_of(setting.data, n, d, config.data_dir)
+    rule, liars = deployed(setting, jnp.asarray(own)), np.arange(n) >= n - f
     byzantine = jnp.asarray(liars)
-    table = listed(jax.random.key(1), rule, setting.n, setting.f)
 
     @jax.jit
-    def sent(x: jax.Array) -> dict[str, jax.Array]:
-        return {name: attack(x, byzantine) for name, attack in table.items()}
+    def searched(x: jax.Array) -> jax.Array:
+        """One program for all attacks whose strength is searched for: the rule is compiled once."""
+
+        def search(kind: jax.Array) -> jax.Array:
+            def lie(updates, byzantine, *, strength):
+                branches = [
+                    lambda value, attack=attack, name=name: attack(
+                        updates, byzantine, **{name: value}
+                    )
+                    for attack, name in SEARCHED.values()
+                ]
+                return jax.lax.switch(kind, branches, strength)
+
+            return attacks.strongest(
+                *(x, byzantine), attack=lie, rule=rule, strength="strength", low=0.01, high=100.0
+            )
+
+        return jax.lax.map(search, jnp.arange(len(SEARCHED)))
 
     @jax.jit
-    def climbed(x: jax.Array, rows: dict[str, jax.Array]) -> jax.Array:
-        starts = [lambda updates, byzantine, row=row: row for row in rows.values()]
-        return attacks.gradient_attack(x, byzantine, rule=rule, starts=starts, steps=steps)
+    def climbed(x: jax.Array, rows: jax.Array) -> jax.Array:
+        starts = [lambda updates, byzantine, row=row: row for row in rows]
+        return attacks.gradient_attack(x, byzantine, rule=rule, starts=starts, steps=config.steps)
 
-    rows = sent(jnp.asarray(x))
-    rows["gradient_attack"] = climbed(jnp.asarray(x), rows)
+    rows = dict(fixed_rows(setting.data, n, d, f, config.data_dir))
+    rows |= zip(SEARCHED, np.asarray(searched(jnp.asarray(x))))
+    if n >= 2 * f + 2:
+        rows["fang_krum"] = np.asarray(
+            jax.jit(few(attacks.fang_krum, rule=rule, f=f))(x, byzantine)
+        )
+    rows["gradient_attack"] = np.asarray(climbed(x, jnp.stack(list(rows.values()))))
+    aggregates = jax.jit(lambda rows: jax.lax.map(rule, rows))(jnp.stack(list(rows.values())))
     honest = x[~liars].astype(np.float64)
     mean, h = honest.mean(axis=0), len(honest)
     spread = float(np.sum((honest - mean) ** 2))
     unit = math.sqrt(spread / (h * (h - 1)))
-    aggregates = jax.jit(lambda rows: {name: rule(row) for name, row in rows.items()})(rows)
     damage = {}
-    for name in [*table, "gradient_attack"]:  # a compiled function sorts its names
-        away = float(np.linalg.norm(np.asarray(aggregates[name], np.float64) - mean))
+    for name, aggregate in zip(rows, np.asarray(aggregates, np.float64)):
+        away = float(np.linalg.norm(aggregate - mean))
         damage[name] = away / unit if math.isfinite(away) else None
-    facts = FACTS.get(setting.rule.name)
-    kappas = [k.value(setting.n, setting.f) for k in facts.kappa[:1]] if facts else []
-    return {
-        "damage": damage,
-        "bound": math.sqrt(kappas[0] * spread / h) / unit if kappas else None,
-    }
+    kappas = FACTS[setting.name].kappa[:1] if setting.name in FACTS else ()
+    bound = [math.sqrt(k.value(n, f) * spread / h) / unit for k in kappas]
+    return {"damage": damage, "bound": bound[0] if bound else None}
 
 
 def run(config: WorstCase) -> pd.DataFrame:
@@ -206,7 +283,7 @@ def run(config: WorstCase) -> pd.DataFrame:
     lines = []
     for setting in tqdm(settings(config), unit="rule"):
         described: dict[str, Any] = {
-            "rule": str(setting.rule),
+            "rule": setting.rule,
             "data": setting.data,
             "n": setting.n,
             "f": setting.f,
@@ -217,8 +294,7 @@ def run(config: WorstCase) -> pd.DataFrame:
         path = sweep.block_path(folder, described)
         found = sweep.read_block(path)
         if found is None:
-            x = updates_of(setting.data, setting.n, setting.d, config.data_dir)
-            found = described | measure(setting, x, config.steps)
+            found = described | measure(setting, config)
             found["environment"] = sweep.environment()
             sweep.write_json(path, found)
             jax.clear_caches()  # every rule is a program of its own
@@ -230,7 +306,7 @@ def run(config: WorstCase) -> pd.DataFrame:
                     "d": setting.d,
                     "f": setting.f,
                     "at": setting.limit,
-                    "rule": setting.rule.name,
+                    "rule": setting.name,
                     "attack": attack,
                     "damage": math.inf if damage is None else damage,
                     "bound": found["bound"],

@@ -16,10 +16,6 @@ from experiments import data
 LABELS = np.repeat(np.arange(10), [30, 31, 32, 33, 34, 35, 36, 37, 38, 39])[::-1].copy()  # 345
 
 
-def class_counts(parts, labels=LABELS):
-    return np.array([np.bincount(labels[part], minlength=10) for part in parts])
-
-
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
     def connect(*args):
@@ -70,8 +66,9 @@ def test_normalization_is_per_channel():
 
 
 def test_unknown_name():
-    message = r"^unknown data set 'mnsit'; known: digits, mnist, fashion_mnist, cifar10\.$"
-    with pytest.raises(ValueError, match=message):
+    known = "digits, mnist, fashion_mnist, cifar10, a9a, mushrooms, spambase, w8a"
+    assert ", ".join(data.NAMES) == known
+    with pytest.raises(ValueError, match=rf"^unknown data set 'mnsit'; known: {known}\.$"):
         data.load("mnsit")
 
 
@@ -248,99 +245,66 @@ def test_real_images(name, cache_home):
     np.testing.assert_array_equal(again.test_x, dataset.test_x)
 
 
-# Partitions
+# What the workers hold
 
 
-@pytest.mark.parametrize("kind", ["iid", "sorted", "dirichlet(0.3)", "dirichlet(100)"])
-@pytest.mark.parametrize("num_workers", [1, 2, 7, 20])
-def test_every_sample_is_dealt_out_once(kind, num_workers):
-    parts = data.partition(LABELS, num_workers, kind, seed=3)
-    assert len(parts) == num_workers
-    assert sorted(np.concatenate(parts)) == list(range(len(LABELS)))
-    assert all(np.issubdtype(part.dtype, np.integer) and part.size for part in parts)
-    if "dirichlet" not in kind:
-        sizes = [len(part) for part in parts]
-        assert max(sizes) - min(sizes) <= 1
+def tiny(train_y, shape=(3,)):
+    train_y = np.asarray(train_y, np.int32)
+    x = np.zeros((len(train_y), *shape), np.float32)
+    return data.Dataset("tiny", x, train_y, x[:2], train_y[:2], 3, "0")
 
 
-@pytest.mark.parametrize("kind", ["iid", "dirichlet(0.3)"])
-def test_partition_follows_the_seed(kind):
-    def dealt(seed):
-        return [part.tolist() for part in data.partition(LABELS, 5, kind, seed=seed)]
-
-    assert dealt(1) == dealt(1)
-    assert dealt(1) != dealt(2)
-
-
-def test_sorted_gives_few_classes_to_each():
-    labels = np.tile(np.arange(10), 6)
-    parts = data.partition(labels, 5, "sorted", seed=0)
-    expected = np.kron(np.eye(5, dtype=int), [6, 6])  # 60 samples: two whole classes each
-    np.testing.assert_array_equal(class_counts(parts, labels), expected)
+def test_label_histogram():
+    labels = np.array([2, 0, 2, 1, 0, 2])
+    parts = (np.array([0, 2, 4]), np.array([3]), np.array([], int))
+    histogram = data.label_histogram(labels, parts, 4)
+    assert histogram.tolist() == [[1, 0, 2, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
+    assert np.issubdtype(histogram.dtype, np.integer)
+    assert data.label_histogram(labels, (), 4).shape == (0, 4)
 
 
-def test_a_smaller_alpha_is_more_skewed():
-    def largest_share(kind):
-        counts = class_counts(data.partition(LABELS, 8, kind, seed=0))
-        return (counts.max(axis=1) / counts.sum(axis=1)).mean()
-
-    skew = [largest_share(f"dirichlet({alpha})") for alpha in (0.1, 1, 1000)]
-    assert skew[0] > skew[1] + 0.1
-    assert skew[1] > skew[2] + 0.1
-    assert skew[2] < 0.2  # nearly even: a tenth each
-
-
-def test_dirichlet_shares_have_the_moments_of_the_law():
-    labels, n, alpha = np.repeat(np.arange(10), 1000), 4, 0.5
-    shares = np.concatenate(
-        [
-            class_counts(data.partition(labels, n, f"dirichlet({alpha})", seed=s), labels).T / 1000
-            for s in range(200)
-        ]
-    )
-    np.testing.assert_allclose(shares.mean(0), 1 / n, atol=0.03)
-    # Var = (1/n)(1 - 1/n) / (n alpha + 1) = 0.0625, over 2000 draws.
-    np.testing.assert_allclose(shares.var(0), 0.0625, atol=0.008)
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "idd",
-        "",
-        "dirichlet",
-        "dirichlet()",
-        "dirichlet(0)",
-        "dirichlet(-1)",
-        "dirichlet(1e999)",
-        "dirichlet(1" + "0" * 400 + ")",
-        "dirichlet('a')",
-        "dirichlet(1, 2)",
-        "dirichlet(0.3, beta=2)",
-        "sorted(2)",
-        "iid; iid",
-        "__import__('os').getcwd()",
-        None,
-    ],
-)
-def test_unknown_kinds(kind):
-    known = r"known: iid, dirichlet\(alpha\) with alpha > 0, sorted\.$"
-    with pytest.raises(ValueError, match=known) as error:
-        data.partition(LABELS, 5, kind, seed=0)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("kind", ["iid", "sorted", "dirichlet(1)"])
-@pytest.mark.parametrize("num_workers", [0, 4])
-def test_too_few_samples(kind, num_workers):
-    with pytest.raises(ValueError, match=rf"1 <= workers <= samples; got {num_workers} workers, 3"):
-        data.partition(np.array([0, 1, 1]), num_workers, kind, seed=0)
-
-
-def test_dirichlet_gives_up_with_the_numbers():
-    message = r"^dirichlet\(0\.001\) left some of 300 workers without any of 345 samples"
+@pytest.mark.parametrize("labels", [[0, 3], [-1, 2]])
+def test_label_histogram_wants_labels_of_the_classes(labels):
+    message = rf"^labels must lie in 0 \.\. 2; got {labels[0]} \.\. {labels[1]}\.$"
     with pytest.raises(ValueError, match=message):
-        data.partition(LABELS, 300, "dirichlet(0.001)", seed=0)
+        data.label_histogram(np.array(labels), (np.array([0]),), 3)
+
+
+def test_describe():
+    dataset = tiny([0] * 12 + [2] * 2, shape=(2, 2, 1))
+    text = data.describe(dataset, (np.arange(11), np.array([11, 13])))
+    assert text.splitlines() == [
+        "tiny: 14 + 2 samples of shape 2 x 2 x 1, 3 classes",
+        "worker   0  1  2  total",
+        "     0  11  0  0     11",
+        "     1   1  0  1      2",
+        "   all  12  0  1     13",
+    ]
+
+
+@pytest.mark.parametrize("num_workers", [30, 33])
+def test_describe_shows_thirty_workers(num_workers):
+    parts = np.array_split(np.arange(66), num_workers)
+    *head, last = data.describe(tiny([1] * 66), parts).splitlines()
+    assert last.split() == ["all", "0", "66", "0", "66"]
+    assert [line.split()[0] for line in head[2:32]] == [str(i) for i in range(30)]
+    more = ["... and 3 more workers, which are not shown"] if num_workers == 33 else []
+    assert head[32:] == more
+
+
+@pytest.mark.parametrize("num_workers", [1, 25, 60])
+def test_histogram_figure(num_workers):
+    histogram = np.arange(num_workers * 3).reshape(num_workers, 3)
+    figure = data.histogram_figure(histogram, "a title")
+    ax = figure.axes[0]
+    assert (ax.get_title(), ax.get_xlabel(), ax.get_ylabel()) == ("a title", "worker", "label")
+    np.testing.assert_array_equal(ax.images[0].get_array(), histogram.T)
+    numbers = {text.get_text() for text in ax.texts}
+    shown = {str(count) for count in histogram.flat if count} | {""}
+    assert numbers == (shown if num_workers <= 30 else set())
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    assert file.getvalue().startswith(b"\x89PNG")
 
 
 # Batches

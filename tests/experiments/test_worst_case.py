@@ -3,25 +3,27 @@
 import dataclasses
 import math
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
 
+import byzjax
 from experiments import worst_case
 from experiments.worst_case import WorstCase, settings
 
 
 def test_f_is_the_rules_limit_and_half_of_it():
     config = WorstCase(data=("gaussian",), rule=("median", "krum", "minimum_eigenvalue", "huber"))
-    found = {(s.rule.name, s.n, s.d): [] for s in settings(config)}
+    found = {(s.name, s.n, s.d): [] for s in settings(config)}
     for s in settings(config):
-        found[s.rule.name, s.n, s.d].append(s.f)
+        found[s.name, s.n, s.d].append(s.f)
     assert found["median", 11, 100] == [5, 2]
     assert found["krum", 25, 10_000] == [11, 5]
     assert found["minimum_eigenvalue", 11, 100] == [5, 2]
     assert found["minimum_eigenvalue", 25, 100] == [3, 1]
-    (huber, *_) = (s for s in settings(config) if s.rule.name == "huber")
-    assert huber.rule.hyperparameters == {"threshold": 10.0}
+    (huber, *_) = (s for s in settings(config) if s.name == "huber")
+    assert huber.rule == "huber(threshold=10.0)"
 
 
 @pytest.mark.parametrize(
@@ -36,6 +38,22 @@ def test_wrong_names(change, message):
     with pytest.raises(ValueError, match=r".") as error:
         settings(dataclasses.replace(WorstCase(), **change))
     assert message in str(error.value)
+
+
+def test_rules_that_have_an_update_of_their_own():
+    rng = np.random.default_rng(0)
+    x, own = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((7, 5), (5,)))
+    config = WorstCase(data=("gaussian",), size=("7x5",), rule=tuple(worst_case.WITH_OWN))
+    found = {s.name: worst_case.deployed(s, own)(x) for s in settings(config) if s.limit == "half"}
+    np.testing.assert_array_equal(found["fl_trust"], byzjax.fl_trust(x, own))
+    clipped = byzjax.centered_clip(x, own, radius=math.sqrt(5))
+    np.testing.assert_array_equal(found["centered_clip"], clipped)
+    # Zeno's loss has the gradient `own`, so that it keeps rows that point there.
+    scores = [float(own @ (0.1 * row)) - float(jnp.sum((0.1 * row) ** 2)) / 2 for row in x]
+    scores -= 0.01 * np.sum(np.asarray(x) ** 2, axis=1)
+    (f,) = {s.f for s in settings(config) if s.name == "zeno" and s.limit == "half"}
+    best = np.argsort(-scores)[: 7 - f]
+    np.testing.assert_allclose(found["zeno"], x[best].mean(axis=0), rtol=1e-5, atol=1e-6)
 
 
 def test_labels_of_cells():
