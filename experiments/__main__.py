@@ -1,16 +1,267 @@
-"""The command line: `python -m experiments`, and `python -m experiments worst-case`."""
+"""The command line: `python -m experiments [run | study | report | worst-case | list | data]`."""
 
+import dataclasses
+import functools
 import os
 import pathlib
 import platform
 import sys
 import time
+from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import jax
 import tyro
 
+import byzjax
 from experiments import config as configs
-from experiments import data, models, sweep
+from experiments import cost, data, models, specs, studies, sweep
+from experiments.config import Config
+
+# What a user can do wrong; anything else is a bug and shows its traceback.
+USER_ERRORS = (ValueError, TypeError, FileNotFoundError, ImportError)
+Command = Annotated[str, tyro.conf.Positional]
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyCommand:
+    """Run a study that is shipped, or continue it.
+
+    Finished blocks lie in <results>/<name>-<edition>/, which an index.html shows.
+    """
+
+    name: Command
+    """Which one; `python -m experiments list` names them."""
+    edition: str = "cpu"
+    """full (the published setting; needs an accelerator or a cluster) or cpu (two cores)."""
+    dry_run: bool = False
+    """Only tell what would run, in how many programs, and about how long it would take."""
+    shard: str = "1/1"
+    """i/N: run the i-th of N parts, for arrays of jobs; report puts them together."""
+    results: str = "results"
+    """Folder of all studies."""
+    data_dir: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
+    """Folder of prepared data sets, as for `run`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportCommand:
+    """Write tables, figures and index.html from the finished blocks of a study."""
+
+    folder: Command
+    """A study's folder, such as results/momentum-cpu."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataCommand:
+    """Show how a data set's labels are dealt out to the workers."""
+
+    dataset: str = "digits"
+    """Its name."""
+    partition: str = "iid"
+    """How samples are dealt out."""
+    n: int = 25
+    """Number of workers."""
+    seed: int = 0
+    """Seed of the partition."""
+    figure: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
+    """Where to draw it, as PNG or SVG."""
+    data_dir: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
+    """Folder of prepared data sets, as for `run`."""
+
+
+def main() -> int:
+    """Runs a command; returns the exit status."""
+    arguments = sys.argv[1:]
+    name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "run"
+    if name not in COMMANDS:
+        known = ", ".join(COMMANDS)
+        print(f"error: unknown command {name!r}; known: {known}.", file=sys.stderr)
+        return 2
+    _keep_compiled_programs()
+    try:
+        return COMMANDS[name](arguments)
+    except USER_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nStopped. Finished blocks are on disk; the same command continues.")
+        return 130
+
+
+def run(arguments: Sequence[str]) -> int:
+    """A grid that is written on the command line."""
+    begin = time.perf_counter()
+    config = tyro.cli(Config, prog="python -m experiments", args=arguments)
+    dataset = _checked([config])(config)
+    folder = pathlib.Path(config.results) / config.study
+    load = functools.cache(lambda _: dataset)
+    tasks = sweep.tasks([config], folder, load)
+    runs = sum(len(task.block.runs) for task in tasks)
+    print(
+        f"{config.dataset} ({len(dataset.train_y)} + {len(dataset.test_y)} samples), "
+        f"{config.model}, n = {config.n}, f = {config.f}: {len(tasks)} blocks, {runs} runs of "
+        f"{config.steps} steps."
+    )
+    return _run_and_report([config], tasks, folder, load, begin)
+
+
+def study(arguments: Sequence[str]) -> int:
+    """A study of `experiments/studies`."""
+    begin = time.perf_counter()
+    command = tyro.cli(StudyCommand, prog="python -m experiments study", args=arguments)
+    shard, shards = _shard(command.shard)
+    grids = [
+        dataclasses.replace(grid, data_dir=command.data_dir, results=command.results)
+        for grid in studies.grids(command.name, command.edition)
+    ]
+    folder = pathlib.Path(command.results) / f"{command.name}-{command.edition}"
+    load = _checked(grids)
+    tasks = sweep.tasks(grids, folder, load)
+    runs = sum(len(task.block.runs) for task in tasks)
+    programs = len({(task.config, task.block.program) for task in tasks})
+    print(
+        f"{command.name}, {command.edition} edition: {len(grids)} grids, {len(tasks)} blocks, "
+        f"{runs} runs, {programs} programs."
+    )
+    if command.dry_run:
+        print(cost.estimate(tasks, load))
+        return 0
+    more = {"study": command.name, "edition": command.edition}
+    return _run_and_report(grids, tasks[shard - 1 :: shards], folder, load, begin, **more)
+
+
+def _run_and_report(grids, tasks, folder: pathlib.Path, load, begin: float, **more: str) -> int:
+    sweep.write_config(grids, folder, **more)
+    finished = sweep.run(tasks, folder, load)
+    if not finished:
+        return 1
+    print(f"\n{_write_report(folder, finished, grids, **more)}\n")
+    print(f"{folder}: index.html, tables as CSV, Markdown and LaTeX, figures as PNG and SVG.")
+    print(f"{time.perf_counter() - begin:.0f} seconds.")
+    return 0 if len(finished) == len(tasks) else 1
+
+
+def _write_report(
+    folder: pathlib.Path, finished: list, grids: Sequence[Config], **more: str
+) -> str:
+    """Writes it, and returns the tables as they are printed."""
+    from experiments import report  # only here: matplotlib takes a second to import
+
+    command, title = "python -m experiments", str(folder.name)
+    about = Config.__doc__ or ""
+    if "study" in more:
+        found = studies.load(more["study"])
+        title, about = found.title, found.about
+        command += f" study {found.name} --edition {more['edition']}"
+    described = report.About(title=title, claim=about, command=command)
+    failures = list(sweep.failures(folder))
+    results = report.write(folder, finished, grids, described, failures)
+    return report.text(results)
+
+
+def report(arguments: Sequence[str]) -> int:
+    """Tables, figures and the page of a study."""
+    command = tyro.cli(ReportCommand, prog="python -m experiments report", args=arguments)
+    folder = pathlib.Path(command.folder)
+    described = sweep.read_block(folder / "config.json")
+    if described is None:
+        raise FileNotFoundError(f"{folder} has no config.json; expected the folder of a study.")
+    paths = sorted((folder / "blocks").glob("*.json"))
+    finished = [block for path in paths if (block := sweep.read_block(path)) is not None]
+    if not finished:
+        raise FileNotFoundError(f"{folder / 'blocks'} has no finished block.")
+    grids = [Config(**_as_tuples(grid)) for grid in described["grids"]]
+    more = {name: described[name] for name in ("study", "edition") if name in described}
+    print(_write_report(folder, finished, grids, **more))
+    print(f"\n{folder / 'index.html'}")
+    return 0
+
+
+def _as_tuples(grid: dict) -> dict:
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in grid.items()}
+
+
+def worst_case(arguments: Sequence[str]) -> int:
+    """Every attack against every rule."""
+    from experiments import worst_case  # only here: matplotlib takes a second to import
+
+    return worst_case.main(list(arguments))
+
+
+def names(arguments: Sequence[str]) -> int:
+    """What there is, by name, one line each."""
+    if arguments:
+        raise ValueError(f"list takes no options; got {' '.join(arguments)}.")
+
+    def first_line(function: Callable) -> str:
+        return (function.__doc__ or "").strip().partition("\n")[0]
+
+    tables = {
+        f"{kind}s": {name: first_line(function) for name, function in table.items()}
+        for kind, table in specs.TABLES.items()
+    }
+    tables["protocols"] = {"parameter_server": first_line(byzjax.protocols.parameter_server)}
+    tables["data sets"] = data.DESCRIPTIONS
+    tables["models"] = models.DESCRIPTIONS
+    tables["studies"] = {name: studies.load(name).title for name in studies.names()}
+    for title, table in tables.items():
+        print(f"{title}:")
+        width = max(map(len, table))
+        for name, line in table.items():
+            print(f"  {name:<{width}}  {line}")
+        print()
+    return 0
+
+
+def show_data(arguments: Sequence[str]) -> int:
+    """Labels of the workers."""
+    command = tyro.cli(DataCommand, prog="python -m experiments data", args=arguments)
+    dataset = data.load(command.dataset, data_dir=command.data_dir)
+    parts = data.partition(dataset.train_y, command.n, command.partition, seed=command.seed)
+    print(data.describe(dataset, parts))
+    if command.figure is not None:
+        histogram = data.label_histogram(dataset.train_y, parts, dataset.num_classes)
+        figure = data.histogram_figure(histogram, f"{command.dataset}, {command.partition}")
+        figure.savefig(command.figure, dpi=130, bbox_inches="tight")
+        print(command.figure)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "run": run,
+    "study": study,
+    "report": report,
+    "worst-case": worst_case,
+    "list": names,
+    "data": show_data,
+}
+
+
+def _checked(grids: Sequence[Config]) -> Callable[[Config], data.Dataset]:
+    """Tries all grids without running anything; returns how to load their data, each set once."""
+
+    @functools.cache
+    def load(name: str, folder: str | None, download: bool) -> data.Dataset:
+        return data.load(name, data_dir=folder, download=download)
+
+    def load_for(grid: Config) -> data.Dataset:
+        return load(grid.dataset, grid.data_dir, grid.download)
+
+    for grid in grids:
+        configs.plan(grid)
+    for grid in grids:
+        dataset = load_for(grid)
+        models.build(grid.model, dataset.train_x.shape[1:], dataset.num_classes)
+        data.partition(dataset.train_y, grid.n, grid.partition, seed=0)
+    return load_for
+
+
+def _shard(text: str) -> tuple[int, int]:
+    i, _, count = text.partition("/")
+    if not (i.isdigit() and count.isdigit() and 1 <= int(i) <= int(count)):
+        raise ValueError(f"a shard reads as i/N with 1 <= i <= N; got {text!r}.")
+    return int(i), int(count)
 
 
 def _keep_compiled_programs() -> None:
@@ -19,47 +270,6 @@ def _keep_compiled_programs() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = cache / "byzjax" / "xla" / platform.node()
         jax.config.update("jax_compilation_cache_dir", str(folder))
-
-
-def main() -> int:
-    """Runs a study; returns the exit status."""
-    if sys.argv[1:2] == ["worst-case"]:
-        from experiments import worst_case  # only here: matplotlib takes a second to import
-
-        _keep_compiled_programs()
-        return worst_case.main(sys.argv[2:])
-    config = tyro.cli(configs.Config, prog="python -m experiments")
-    begin = time.perf_counter()
-    try:
-        blocks = configs.plan(config)
-        dataset = data.load(config.dataset, data_dir=config.data_dir, download=config.download)
-        models.build(config.model, dataset.train_x.shape[1:], dataset.num_classes)
-        data.partition(dataset.train_y, config.n, config.partition, seed=0)
-    except (ValueError, TypeError, FileNotFoundError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    runs = sum(len(block.s) for block in blocks) * config.seeds
-    print(
-        f"{config.dataset} ({len(dataset.train_y)} + {len(dataset.test_y)} images), "
-        f"{config.model}, n = {config.n}, f = {config.f}: {len(blocks)} blocks, {runs} runs of "
-        f"{config.steps} steps."
-    )
-    _keep_compiled_programs()
-    try:
-        finished = sweep.run(config, blocks, dataset)
-    except KeyboardInterrupt:
-        print("\nStopped. Finished blocks are on disk; the same command continues.")
-        return 130
-    from experiments import report  # only here: matplotlib takes a second to import
-
-    results = report.write(config, finished)
-    print(f"\n{report.text(results)}\n")
-    folder = pathlib.Path(config.results) / config.study
-    print(
-        f"{folder}: table.csv, table.md, curves.csv, config.json, blocks/, figures as PNG and SVG."
-    )
-    print(f"{time.perf_counter() - begin:.0f} seconds.")
-    return 0
 
 
 if __name__ == "__main__":

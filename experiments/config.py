@@ -1,16 +1,22 @@
-"""What a study is: one frozen dataclass, which is also the command line."""
+"""What a grid of runs is: one frozen dataclass, which is also the command line, and its blocks."""
 
 import dataclasses
+import itertools
 from typing import Annotated
 
 import tyro
 
-from experiments import specs
+from experiments import optim, specs
+
+# Bytes that the runs of one block may hold at once, by the estimate of `block_bytes`. A number of
+# the plan, not of the machine: which runs train together is part of a block's identity, since the
+# same run in a batch of another size differs in bits.
+BUDGET = 2 * 2**30
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Train one model for every (rule, attack, number of liars, seed) and compare.
+    """Train one model for every (rule, mixing, attack, number of liars, seed) and compare.
 
     n workers send what they learnt from their own data to one server; s of them lie; the server
     aggregates with a rule that tolerates f. Without options this is the main job: digits, 25
@@ -21,12 +27,17 @@ class Config:
     study: str = "main"
     """Name of the study: results go to <results>/<study>/."""
     dataset: str = "digits"
-    """digits (comes with scikit-learn), mnist, fashion_mnist or cifar10 (through TFDS)."""
+    """digits (comes with scikit-learn), mnist, fashion_mnist or cifar10 (through TFDS), a9a,
+    mushrooms, spambase or w8a (from files)."""
     model: str = "mlp"
-    """softmax (softmax regression), mlp (100 hidden units) or cnn (small)."""
+    """softmax, logistic (two classes), mlp (100 hidden units), cnn (small), cnn_mnist, cnn_cifar
+    or resnet20."""
     rule: tuple[str, ...] = ("mean", "median", "trimmed_mean", "krum", "multi_krum", "aksel")
     """Rules, with hyperparameters where wanted: aksel "krum(f=4, m=3)". The declared
     f is filled in."""
+    mixing: tuple[str, ...] = ("none",)
+    """What stands in front of the rule: none, nearest_neighbors, "bucketing(s=2)",
+    "clip_norms(radius=1)", adaptive_clipping."""
     attack: tuple[str, ...] = (
         "none",
         "sign_flip",
@@ -35,9 +46,9 @@ class Config:
         "non_finite",
     )
     """Attacks: none, sign_flip, "little_is_enough(z=1.5)", "inner_product_manipulation(epsilon=2)",
-    "gaussian(sigma=1)", "non_finite(value=-inf)", flip_labels, strongest_alie, gradient_attack and
-    the others of byzjax.attacks that have no memory. The declared f is filled in where an attack
-    takes one, and the rule where it tries one."""
+    "gaussian(sigma=1)", "non_finite(value=-inf)", flip_labels, strongest_alie, gradient_attack,
+    mimic and the others of byzjax.attacks. The declared f is filled in where an attack takes one,
+    and mixing and rule where it tries them."""
     n: int = 25
     """Number of workers."""
     f: int = 11
@@ -52,57 +63,125 @@ class Config:
     batch_size: int = 16
     """Samples that a worker draws, with replacement from its own, for each gradient."""
     learning_rate: float = 0.5
-    """The server's step size (plain SGD)."""
+    """The server's step size at first."""
+    schedule: str = "constant"
+    """How the step size goes on: constant, "hyperbolic(k)" (lr / (1 + t / k)), cosine, or
+    "steps(a, b)" (a tenth from step a, a hundredth from step b)."""
     momentum: float = 0.9
-    """beta of each worker's momentum m = beta m + (1 - beta) g; 0 sends gradients."""
+    """beta of the momentum; 0 for none."""
+    momentum_at: str = "worker"
+    """worker (each keeps its own and sends it), server (which keeps one for each worker, of what
+    it received) or update (of what the rule returned)."""
+    momentum_kind: str = "damped"
+    """damped (m = beta m + (1 - beta) g), undamped (m = beta m + g) or nesterov (undamped)."""
+    weight_decay: float = 0.0
+    """lambda: each worker's gradient gains lambda times the parameters."""
+    clip: float = 0.0
+    """Largest norm of a worker's gradient, which is clipped before momentum; 0 for any."""
+    average: bool = False
+    """Evaluate the average of all models since the start (Polyak), not the last one."""
     partition: str = "iid"
-    """How samples are dealt out to workers: iid, "dirichlet(0.3)" or sorted (by label)."""
+    """How samples are dealt out to workers: iid, "dirichlet(0.3)", sorted, "pathological(2)",
+    "gamma_similarity(0.5)", "long_tail(0.5)" or "unequal(1)"."""
     eval_every: int = 25
-    """Steps between evaluations on the full test set; divides the number of steps."""
+    """Steps between evaluations on the test set; divides the number of steps."""
+    eval_samples: int = 0
+    """Test samples of an evaluation before the last, the first ones; 0 for all. The last one is on
+    all of them."""
     results: str = "results"
     """Folder of all studies."""
     data_dir: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
-    """TFDS folder of prepared data sets; default $TFDS_DATA_DIR, then TFDS's own."""
+    """Folder of prepared data sets; default $TFDS_DATA_DIR, then TFDS's own, and for the convex
+    sets $BYZJAX_DATA_DIR."""
     download: bool = False
     """Let TFDS download and prepare a data set that is missing (needs TensorFlow)."""
 
 
+# What says where things lie, or which other blocks there are: not what a block's numbers come from.
+_ELSEWHERE = ("study", "rule", "mixing", "attack", "s", "seeds", "results", "data_dir", "download")
+IDENTITY = tuple(field.name for field in dataclasses.fields(Config) if field.name not in _ELSEWHERE)
+
+
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """Runs that train together in one program: one rule, one attack, several s and all seeds."""
+    """Runs that train together in one program: one rule behind one mixing, under one attack.
+
+    Attributes:
+      runs: (seed, s) of each run.
+    """
 
     rule: specs.Spec
+    mixing: specs.Spec
     attack: specs.Spec
-    s: tuple[int, ...]
+    runs: tuple[tuple[int, int], ...]
+
+    @property
+    def program(self) -> tuple[str, str, bool, int]:
+        """Blocks with the same are served by one compiled program."""
+        return str(self.rule), str(self.mixing), self.attack.name == "none", len(self.runs)
 
 
-def plan(config: Config) -> list[Block]:
-    """The blocks of a study, in the order in which they run.
+def plan(config: Config, parameters: int = 0) -> list[Block]:
+    """The blocks of a grid, in the order in which they run.
+
+    Args:
+      config: the grid.
+      parameters: numbers in the model, which decide how many runs train together.
 
     Raises:
       ValueError: a name, a number or a pair (n, f) is impossible.
       TypeError: a hyperparameter is unknown or missing.
     """
     _check_numbers(config)
-    rules = [specs.parse("rule", text, f=config.f) for text in config.rule]
-    wanted = [specs.parse("attack", text, f=config.f) for text in config.attack]
-    for spec in (*rules, *wanted):
-        specs.check(spec, config.n)
-    for kind, found in (("rule", rules), ("attack", wanted)):
-        names = [str(spec) for spec in found]
-        if len(set(names)) < len(names):
-            raise ValueError(f"a {kind} is given twice: {', '.join(names)}.")
+    optim.check(config)
+    rules = _parsed("rule", config.rule, config.f)
+    mixings = _parsed("mixing", config.mixing, config.f)
+    wanted = _parsed("attack", config.attack, config.f)
+    for mixing in mixings:
+        specs.check(mixing, config.n)
+        for rule in rules:
+            specs.check(rule, config.n, mixing)
+    for attack in wanted:
+        specs.check(attack, config.n)
     liars = tuple(s for s in config.s if s > 0)
     none = specs.parse("attack", "none", f=config.f)
+    most = max(1, BUDGET // max(1, run_bytes(config, parameters)))
     blocks = []
-    for rule in rules:
+    for rule, mixing in itertools.product(rules, mixings):
         if 0 in config.s or none in wanted:
-            blocks.append(Block(rule, none, (0,)))
-        if liars:
-            blocks += [Block(rule, attack, liars) for attack in wanted if attack != none]
+            blocks += _cut(rule, mixing, none, _runs(config, (0,)), most)
+        for attack in wanted:
+            if attack != none and liars:
+                blocks += _cut(rule, mixing, attack, _runs(config, liars), most)
     if not blocks:
         raise ValueError(f"nothing to run: s={config.s}, attack={config.attack}.")
     return blocks
+
+
+def run_bytes(config: Config, parameters: int) -> int:
+    """About what one run holds: momenta, gradients, lies and some copies, in float32."""
+    return 4 * parameters * config.n * 5
+
+
+def _runs(config: Config, liars: tuple[int, ...]) -> list[tuple[int, int]]:
+    return [(seed, s) for seed in range(config.seeds) for s in liars]
+
+
+def _cut(rule, mixing, attack, runs: list[tuple[int, int]], most: int) -> list[Block]:
+    """Blocks of at most so many runs, of sizes as equal as can be."""
+    pieces = -(-len(runs) // most)
+    size = -(-len(runs) // pieces)
+    return [
+        Block(rule, mixing, attack, tuple(runs[i : i + size])) for i in range(0, len(runs), size)
+    ]
+
+
+def _parsed(kind: str, texts: tuple[str, ...], f: int) -> list[specs.Spec]:
+    found = [specs.parse(kind, text, f=f) for text in texts]
+    names = [str(spec) for spec in found]
+    if len(set(names)) < len(names):
+        raise ValueError(f"a {kind} is given twice: {', '.join(names)}.")
+    return found
 
 
 def _check_numbers(config: Config) -> None:
@@ -113,6 +192,7 @@ def _check_numbers(config: Config) -> None:
         ("steps", 1),
         ("batch_size", 1),
         ("eval_every", 1),
+        ("eval_samples", 0),
     ):
         value = getattr(config, name)
         if value < least:
@@ -122,8 +202,6 @@ def _check_numbers(config: Config) -> None:
             f"eval_every must divide steps; got steps={config.steps}, "
             f"eval_every={config.eval_every}."
         )
-    if not 0 <= config.momentum < 1:
-        raise ValueError(f"momentum must lie in [0, 1); got {config.momentum}.")
     if not config.s or len(set(config.s)) < len(config.s):
         raise ValueError(f"s needs one or more different numbers; got {config.s}.")
     for s in config.s:

@@ -28,6 +28,17 @@ if TYPE_CHECKING:
 
 TFDS_NAMES = ("mnist", "fashion_mnist", "cifar10")
 NAMES = ("digits", *TFDS_NAMES, *convex.NAMES)
+DESCRIPTIONS = {
+    "digits": "1,797 images of 8 x 8, 10 classes; comes with scikit-learn",
+    "mnist": "70,000 images of 28 x 28, 10 classes; through TFDS",
+    "fashion_mnist": "70,000 images of 28 x 28, 10 classes; through TFDS",
+    "cifar10": "60,000 images of 32 x 32 x 3, 10 classes; through TFDS",
+    "a9a": "48,842 samples of 123 binary features, 2 classes; LIBSVM files",
+    "mushrooms": "8,124 samples of 112 binary features, 2 classes; a LIBSVM file",
+    "spambase": "4,601 samples of 57 features, 2 classes; a CSV file",
+    "w8a": "49,749 samples of 300 binary features, 2 classes; a LIBSVM file",
+}
+"""One line about each data set."""
 
 Array = jax.Array | np.ndarray
 _Arrays = dict[str, Any]  # a NumPy array for each of:

@@ -1,4 +1,4 @@
-"""Rules and attacks by name, as written on the command line: `krum`, `krum(f=4, m=3)`."""
+"""Rules, mixings and attacks by name, as on the command line: `krum`, `krum(f=4, m=3)`."""
 
 import ast
 import functools
@@ -44,6 +44,7 @@ def _strongest(attack: Callable, strength: str) -> Callable:
         )
 
     best.__name__ = f"strongest_{attack.__name__}"
+    best.__doc__ = f"`{attack.__name__}` at the strength that hurts the deployed server most."
     return best
 
 
@@ -59,7 +60,25 @@ def _honest_updates_of_flipped_labels(updates: Any, byzantine: jax.Array) -> Any
     return updates
 
 
-# All rules that need nothing but what the workers sent.
+def alternating(
+    updates: Any,
+    byzantine: jax.Array,
+    step: jax.Array,
+    *,
+    f: int,
+    every: int = 1,
+    epsilon: float = 0.5,
+) -> Any:
+    """`little_is_enough` and `inner_product_manipulation` in turns."""
+    both = attacks.alternating(
+        functools.partial(attacks.little_is_enough, f=f),
+        functools.partial(attacks.inner_product_manipulation, epsilon=epsilon),
+        every=every,
+    )
+    return both(updates, byzantine, step)
+
+
+# All rules that need nothing but what the workers sent; those that remember are transformations.
 RULES: dict[str, Callable] = {
     "mean": byzjax.mean,
     "median": byzjax.median,
@@ -84,8 +103,27 @@ RULES: dict[str, Callable] = {
     "phocas": byzjax.phocas,
     "sign_guard": byzjax.sign_guard,
     "spectral_filter": byzjax.spectral_filter,
+    "centered_clipping": byzjax.centered_clipping,
+    "concentration_filter": byzjax.concentration_filter,
+    "foolsgold": byzjax.foolsgold,
+    "safeguard": byzjax.safeguard,
 }
-# All attacks without a memory that need nothing but what the workers send, and the deployed rule.
+
+
+def no_mixing(updates: Any) -> Any:
+    """Nothing between the workers and the rule."""
+    return updates
+
+
+MIXINGS: dict[str, Callable] = {
+    "none": no_mixing,
+    "nearest_neighbors": byzjax.nearest_neighbors,
+    "bucketing": byzjax.bucketing,
+    "clip_norms": byzjax.clip_norms,
+    "adaptive_clipping": byzjax.adaptive_clipping,
+}
+# All attacks that need nothing but what the workers send, and the deployed rule; those that
+# remember are transformations.
 ATTACKS: dict[str, Callable] = {
     "none": no_attack,
     "sign_flip": attacks.sign_flip,
@@ -94,6 +132,7 @@ ATTACKS: dict[str, Callable] = {
     "gaussian": attacks.gaussian,
     "non_finite": attacks.non_finite,
     "flip_labels": _honest_updates_of_flipped_labels,
+    "alternating": alternating,
     "anti_cge": attacks.anti_cge,
     "constant": attacks.constant,
     "copy_worker": attacks.copy_worker,
@@ -107,19 +146,24 @@ ATTACKS: dict[str, Callable] = {
     "lose_coordinates": attacks.lose_coordinates,
     "min_max": attacks.min_max,
     "min_sum": attacks.min_sum,
+    "mimic": attacks.mimic,
     "omniscient": attacks.omniscient,
     "reversed_gradient": attacks.reversed_gradient,
+    "stale": attacks.stale,
     "strongest_alie": _strongest(attacks.little_is_enough, "z"),
     "strongest_ipm": _strongest(attacks.inner_product_manipulation, "epsilon"),
     "zero": attacks.zero,
 }
 
 
+TABLES: dict[str, dict[str, Callable]] = {"rule": RULES, "mixing": MIXINGS, "attack": ATTACKS}
+
+
 class Spec(NamedTuple):
     """A function of a table and its hyperparameters.
 
     Attributes:
-      kind: `"rule"` or `"attack"`.
+      kind: `"rule"`, `"mixing"` or `"attack"`.
       name: its name in the table.
       given: what was written, `{"m": 3}`.
       hyperparameters: what it is called with: the given, and the declared f where it takes one.
@@ -133,7 +177,12 @@ class Spec(NamedTuple):
     @property
     def function(self) -> Callable:
         """The function itself."""
-        return (RULES if self.kind == "rule" else ATTACKS)[self.name]
+        return TABLES[self.kind][self.name]
+
+    @property
+    def remembers(self) -> bool:
+        """Whether it is a transformation with a memory, not a function of the updates."""
+        return "updates" not in inspect.signature(self.function).parameters
 
     def __str__(self) -> str:
         """The specification as it is written on the command line."""
@@ -171,13 +220,13 @@ def _literal(node: ast.expr) -> Any:
 
 
 def parse(kind: str, text: str, *, f: int) -> Spec:
-    """A rule or an attack by what was written, with the declared f where it takes one.
+    """A rule, a mixing or an attack by what was written, with the declared f where it takes one.
 
     Raises:
       ValueError: the name is unknown or the text cannot be read.
       TypeError: a hyperparameter is unknown or missing.
     """
-    table = RULES if kind == "rule" else ATTACKS
+    table = TABLES[kind]
     name, given = parse_call(text)
     if name not in table:
         raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(table)}.")
@@ -186,38 +235,100 @@ def parse(kind: str, text: str, *, f: int) -> Spec:
     if "f" in inspect.signature(table[name]).parameters and "z" not in given:
         hyperparameters.setdefault("f", f)
     spec = Spec(kind, name, given, hyperparameters)
-    transformation(spec, byzantine=None, key=None)  # raises for a wrong hyperparameter
+    if spec.remembers:
+        _check_arguments(spec)
+    else:
+        transformation(spec, byzantine=None, key=None)  # raises for a wrong hyperparameter
     return spec
 
 
-def deployed(rule: Spec) -> Callable:
-    """The rule as an attack is given it, `updates -> update`; of its keys a liar knows none."""
-    takes_key = "key" in inspect.signature(rule.function).parameters
-    key = {"key": jax.random.key(0)} if takes_key else {}
-    return functools.partial(rule.function, **rule.hyperparameters, **key)
+def parameters_of(spec: Spec) -> tuple[str, ...]:
+    """The names that its function takes."""
+    return tuple(inspect.signature(spec.function).parameters)
 
 
-def transformation(spec: Spec, *, byzantine: Any, key: Any, rule: Callable = byzjax.mean):
-    """The rule or the attack as an optax transformation; `rule` is what an attack may try."""
+# What a transformation with a memory is given by the run; all else is a hyperparameter.
+_FROM_RUN = ("byzantine", "num_workers", "key", "axis_name")
+
+
+def _check_arguments(spec: Spec) -> None:
     parameters = inspect.signature(spec.function).parameters
-    takes_key = "key" in parameters
-    if takes_key and key is None:
-        key = jax.random.key(0)
+    known = [name for name in parameters if name not in _FROM_RUN]
+    unknown = [name for name in spec.given if name not in known]
+    if unknown:
+        raise TypeError(
+            f"{spec.name} has no parameter {', '.join(unknown)}; it takes {', '.join(known)}."
+        )
+    missing = [
+        name
+        for name in known
+        if name not in spec.given and parameters[name].default is inspect.Parameter.empty
+    ]
+    if missing:
+        text = ", ".join(f"{name}=..." for name in missing)
+        raise TypeError(f"{spec.name} needs {', '.join(missing)}; write {spec.name}({text}).")
+
+
+def deployed(rule: Spec, mixing: Spec | None = None) -> Callable:
+    """The mixing and the rule as an attack is given them, `updates -> update`.
+
+    Of their keys a liar knows none. Of a rule that remembers it knows the first step.
+    """
+    stages = [spec for spec in (mixing, rule) if spec is not None]
+
+    def server(updates: Any) -> Any:
+        for spec in stages:
+            n = stacked.num_workers(updates)
+            tx = transformation(spec, byzantine=None, key=jax.random.key(0), n=n)
+            like = jax.tree.map(lambda leaf: leaf[0], updates)
+            updates, _ = tx.update(updates, tx.init(like))
+        return updates
+
+    return server
+
+
+def transformation(
+    spec: Spec, *, byzantine: Any, key: Any, rule: Callable = byzjax.mean, n: int | None = None
+):
+    """What was specified as an optax transformation.
+
+    Args:
+      spec: a rule, a mixing or an attack.
+      byzantine: who lies, for an attack.
+      key: where numbers are drawn; `jax.random.key(0)` where it is None.
+      rule: what an attack may try, `updates -> update`.
+      n: number of workers, for what remembers each of them.
+    """
+    parameters = parameters_of(spec)
+    key = jax.random.key(0) if key is None else key
     kwargs: dict[str, Any] = dict(spec.hyperparameters)
-    if takes_key:
+    if "key" in parameters:
         kwargs["key"] = key
     if spec.kind == "attack" and "rule" in parameters:
         kwargs.setdefault("rule", rule)
-    if spec.kind == "rule":
-        return byzjax.aggregate(spec.function, **kwargs)
+    if spec.remembers:
+        run = {"byzantine": byzantine, "num_workers": n}
+        return spec.function(
+            *[value for name, value in run.items() if name in parameters], **kwargs
+        )
+    verbs = {"rule": byzjax.aggregate, "mixing": byzjax.mix}
+    if spec.kind in verbs:
+        return verbs[spec.kind](spec.function, **kwargs)
     return byzjax.attack(spec.function, byzantine, **kwargs)
 
 
-def check(spec: Spec, n: int) -> None:
-    """Tries the shapes without computing anything: impossible (n, f) raises here."""
+def check(spec: Spec, n: int, mixing: Spec | None = None) -> None:
+    """Tries the shapes without computing anything: impossible (n, f) raises here.
 
-    def try_it(updates, byzantine):
-        tx = transformation(spec, byzantine=byzantine, key=None)
-        return tx.update(updates, tx.init(updates))[0]
+    Behind a mixing a rule sees as many rows as that leaves.
+    """
+
+    def try_it(updates: Any, byzantine: jax.Array) -> Any:
+        for each in (mixing, spec):
+            if each is not None:
+                rows = stacked.num_workers(updates)
+                tx = transformation(each, byzantine=byzantine, key=None, n=rows)
+                updates, _ = tx.update(updates, tx.init(updates[0]))
+        return updates
 
     jax.eval_shape(try_it, jnp.zeros((n, 2)), jnp.zeros((n,), bool))

@@ -1,4 +1,9 @@
-"""Runs a study block by block; what is finished is on disk and is not run again."""
+"""Runs grids block by block; what is finished is on disk and is not run again.
+
+A study's folder holds `blocks/<hash>.json` (finished, each written under another name, flushed and
+renamed), `failed/<hash>.json` (what could not be run, and why), `log.jsonl` (one line for each
+evaluation, to look at while it runs) and `config.json`.
+"""
 
 import dataclasses
 import datetime
@@ -7,9 +12,12 @@ import json
 import os
 import pathlib
 import platform
+import subprocess
+import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,33 +25,38 @@ import numpy as np
 from tqdm import tqdm
 
 import byzjax
-from experiments import data, models, train
+from experiments import config as configs
+from experiments import data, diagnostics, models, train
 from experiments.config import Block, Config
 
-# What decides the numbers of a block. The rest of the config says where things lie, or which other
-# blocks there are.
-_IDENTITY = (
-    "dataset",
-    "model",
-    "n",
-    "f",
-    "seeds",
-    "steps",
-    "batch_size",
-    "learning_rate",
-    "momentum",
-    "partition",
-    "eval_every",
-)
+# Versions and device that decide the bits of a result; another one is worth a warning.
+DECISIVE = ("byzjax", "jax", "jaxlib", "flax", "optax", "device")
+
+
+class Task(NamedTuple):
+    """A block of a grid, and where its results lie.
+
+    Attributes:
+      config: the grid that it is of.
+      block: the runs.
+      described: all that decides its numbers.
+      path: its file, named by the hash of that.
+    """
+
+    config: Config
+    block: Block
+    described: dict[str, Any]
+    path: pathlib.Path
 
 
 def identity(config: Config, block: Block, checksum: str) -> dict[str, Any]:
     """Everything that decides the results of a block."""
     return {
-        **{name: getattr(config, name) for name in _IDENTITY},
+        **{name: getattr(config, name) for name in configs.IDENTITY},
         "rule": str(block.rule),
+        "mixing": str(block.mixing),
         "attack": str(block.attack),
-        "s": list(block.s),
+        "members": [list(run) for run in block.runs],
         "data": checksum,
         "byzjax": byzjax.__version__,
     }
@@ -75,7 +88,7 @@ def read_block(path: pathlib.Path) -> dict[str, Any] | None:
 
 
 def environment() -> dict[str, str]:
-    """Versions, machine and date, to stand beside every result."""
+    """Versions, machine, date and commit, to stand beside every result."""
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
     return {
         "byzjax": byzjax.__version__,
@@ -84,82 +97,217 @@ def environment() -> dict[str, str]:
         "device": f"{jax.devices()[0].device_kind} x {jax.device_count()}",
         "cores": str(os.cpu_count()),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": _commit(),
     }
 
 
-def run(config: Config, blocks: list[Block], dataset: data.Dataset) -> list[dict[str, Any]]:
-    """Runs what is missing of a study and returns all its blocks."""
-    folder = pathlib.Path(config.results) / config.study
+def _commit() -> str:
+    """The commit of this checkout, with a `+` if something is changed; empty outside of one."""
+    folder = pathlib.Path(__file__).parent
+    try:
+        found = [
+            subprocess.run(
+                ["git", *command],
+                cwd=folder,
+                capture_output=True,
+                text=True,
+                timeout=10,
+                check=True,
+            ).stdout.strip()
+            for command in (
+                ("rev-parse", "--short=12", "HEAD"),
+                ("status", "--porcelain", "--untracked-files=no"),
+            )
+        ]
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return found[0] + ("+" if found[1] else "")
+
+
+def tasks(
+    grids: Sequence[Config], folder: pathlib.Path, load: Callable[[Config], data.Dataset]
+) -> list[Task]:
+    """All blocks of all grids; a block that two grids share is there once."""
+    found: dict[pathlib.Path, Task] = {}
+    for config in grids:
+        dataset = load(config)
+        blocks = configs.plan(config, parameters(config, dataset))
+        for block in blocks:
+            described = identity(config, block, dataset.checksum)
+            path = block_path(folder, described)
+            found.setdefault(path, Task(config, block, described, path))
+    return list(found.values())
+
+
+def parameters(config: Config, dataset: data.Dataset) -> int:
+    """How many numbers the model has."""
     model = models.build(config.model, dataset.train_x.shape[1:], dataset.num_classes)
-    described = [identity(config, block, dataset.checksum) for block in blocks]
-    paths = [block_path(folder, d) for d in described]
-    write_json(
-        folder / "config.json",
-        {"config": dataclasses.asdict(config), "data": dataset.checksum, **environment()},
-    )
-    found = [read_block(path) for path in paths]
-    done = sum(content is not None for content in found)
-    if done:
-        print(f"{done} of {len(blocks)} blocks are in {folder} already.")
-    left = sum(
-        len(block.s) * config.seeds * config.steps
-        for block, content in zip(blocks, found)
-        if content is None
-    )
-    programs: dict[tuple, train.Program] = {}
-    choices = list({str(b.attack): b.attack for b in blocks if b.attack.name != "none"}.values())
-    with tqdm(total=left, unit="step", unit_scale=True, disable=left == 0) as bar:
-        for i, block in enumerate(blocks):
-            if found[i] is not None:
-                continue
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def warn_of_other_versions(found: Sequence[dict[str, Any]]) -> None:
+    """Says on stderr what differs between this machine and those that finished blocks come from."""
+    here = environment()
+    for name in DECISIVE:
+        there = {block["environment"].get(name, "") for block in found} - {here[name]}
+        if there:
+            print(
+                f"warning: finished blocks have {name} {', '.join(sorted(there))}, here it is "
+                f"{here[name]}; results may differ in digits.",
+                file=sys.stderr,
+            )
+
+
+def run(
+    todo: Sequence[Task], folder: pathlib.Path, load: Callable[[Config], data.Dataset]
+) -> list[dict[str, Any]]:
+    """Runs what is missing and returns all finished blocks; what fails is written down."""
+    found = {task.path: content for task in todo if (content := read_block(task.path)) is not None}
+    if found:
+        print(f"{len(found)} of {len(todo)} blocks are in {folder} already.")
+        warn_of_other_versions(list(found.values()))
+    missing = [task for task in todo if task.path not in found]
+    choices: dict[Config, list] = {}
+    for task in todo:
+        wanted = choices.setdefault(task.config, [])
+        if task.block.attack.name != "none" and task.block.attack not in wanted:
+            wanted.append(task.block.attack)
+    steps = sum(task.config.steps * len(task.block.runs) for task in missing)
+    begin, programs, compiling, failed = time.perf_counter(), 0, 0.0, 0
+    held: tuple[Any, train.Program | None] = (None, None)
+    with tqdm(total=steps, unit="step", unit_scale=True, disable=not missing) as bar:
+        for task in missing:
+            config, block = task.config, task.block
             bar.set_postfix_str(f"{block.rule} under {block.attack}")
-            # Without an attack there is one s, so the shapes differ, and the switch is not needed.
-            among = [block.attack] if block.attack.name == "none" else choices
-            key = (str(block.rule), block.attack.name == "none")
-            if key not in programs:
-                programs = {key: train.program(config, dataset, model, block.rule, among)}
-            content = _train(config, block, dataset, programs[key], among.index(block.attack), bar)
-            found[i] = {**described[i], **content, "environment": environment()}
-            write_json(paths[i], found[i])
-    return [content for content in found if content is not None]
+            before = bar.n
+            # Without an attack the switch is not needed.
+            among = [block.attack] if block.attack.name == "none" else choices[config]
+            try:
+                key = (config, block.program)
+                if held[0] != key:
+                    dataset = load(config)
+                    model = models.build(
+                        config.model, dataset.train_x.shape[1:], dataset.num_classes
+                    )
+                    held = (
+                        key,
+                        train.program(config, dataset, model, block.rule, block.mixing, among),
+                    )
+                program = held[1]
+                assert program is not None
+                known = len(program.compiled)
+                content = _train(
+                    task, load(config), program, among.index(block.attack), bar, folder
+                )
+                programs += known == 0
+                compiling += sum(program.compiled[known:])
+            except Exception as error:
+                failed += 1
+                bar.update(before + config.steps * len(block.runs) - bar.n)
+                text = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+                write_json(
+                    folder / "failed" / task.path.name,
+                    task.described | {"error": text, "environment": environment()},
+                )
+                continue
+            found[task.path] = task.described | content | {"environment": environment()}
+            write_json(task.path, found[task.path])
+            (folder / "failed" / task.path.name).unlink(missing_ok=True)
+    if missing:
+        _say(missing, programs, compiling, time.perf_counter() - begin, failed, folder)
+    return [found[task.path] for task in todo if task.path in found]
+
+
+def _say(missing, programs: int, compiling: float, seconds: float, failed: int, folder) -> None:
+    """What was run, and where the time went."""
+    runs = sum(len(task.block.runs) for task in missing)
+    print(
+        f"{runs} runs in {programs} programs and {seconds:.0f} s: {seconds / runs:.2f} s a run, "
+        f"{100 * compiling / seconds:.0f} % of the time spent compiling."
+    )
+    if failed:
+        print(f"{failed} blocks failed; {folder / 'failed'} says why.", file=sys.stderr)
+
+
+def failures(folder: pathlib.Path) -> Iterator[dict[str, Any]]:
+    """What could not be run."""
+    for path in sorted((folder / "failed").glob("*.json")):
+        content = read_block(path)
+        if content is not None:
+            yield content
 
 
 def _train(
-    config: Config,
-    block: Block,
+    task: Task,
     dataset: data.Dataset,
     program: train.Program,
     attack: int,
     bar: tqdm,
+    folder: pathlib.Path,
 ) -> dict[str, Any]:
     """Trains all runs of a block."""
+    config, block = task.config, task.block
     begin = time.perf_counter()
-    runs = train.runs(config, dataset.train_y, block.s)
+    runs = train.runs(config, dataset.train_y, block.runs)
     index = jnp.asarray(attack, jnp.int32)
     states = program.start(index, runs)
     curves = []
-    for step in range(0, config.steps, config.eval_every):
-        states, metrics = program.advance(states, jnp.asarray(step, jnp.int32), index, runs)
-        curves.append(jax.tree.map(np.asarray, metrics))
-        bar.update(config.eval_every * runs.key.shape[0])
-    labels = [(seed, s) for seed in range(config.seeds) for s in block.s]
-    steps = list(range(config.eval_every, config.steps + 1, config.eval_every))
+    for step in range(config.eval_every, config.steps + 1, config.eval_every):
+        first = jnp.asarray(step - config.eval_every, jnp.int32)
+        states, found = program.advance(states, first, index, runs)
+        metrics = program.evaluate(states, step == config.steps)
+        curves.append(jax.tree.map(np.asarray, (metrics, found)))
+        _log(task, step, curves[-1], time.perf_counter() - begin, folder)
+        bar.update(config.eval_every * len(block.runs))
     return {
-        "runs": [
-            {
-                "seed": seed,
-                "s": s,
-                "step": steps,
-                "accuracy": [round(float(m.accuracy[r]), 6) for m in curves],
-                # JSON knows no NaN: a model that is not finite has no loss.
-                "loss": [_number(m.loss[r]) for m in curves],
-                "finite": [bool(m.finite[r]) for m in curves],
-            }
-            for r, (seed, s) in enumerate(labels)
-        ],
+        "runs": [_run(config, seed, s, r, curves) for r, (seed, s) in enumerate(block.runs)],
         "seconds": round(time.perf_counter() - begin, 2),
     }
 
 
+def _run(config: Config, seed: int, s: int, place: int, curves: list) -> dict[str, Any]:
+    """What is kept of one run."""
+    finite = [bool(metrics.finite[place]) for metrics, _ in curves]
+    steps = list(range(config.eval_every, config.steps + 1, config.eval_every))
+    return {
+        "seed": seed,
+        "s": s,
+        "step": steps,
+        "accuracy": [round(float(metrics.accuracy[place]), 6) for metrics, _ in curves],
+        # JSON knows no NaN: a model that is not finite has no loss.
+        "loss": [_number(metrics.loss[place]) for metrics, _ in curves],
+        "finite": finite,
+        "diverged": None if all(finite) else steps[finite.index(False)],
+        "per_class": [round(float(v), 4) for v in curves[-1][0].per_class[place]],
+        **{
+            name: [_number(found[name][place]) for _, found in curves] for name in diagnostics.NAMES
+        },
+    }
+
+
+def _log(task: Task, step: int, found: tuple, seconds: float, folder: pathlib.Path) -> None:
+    """One line for each evaluation."""
+    metrics, _ = found
+    line = {
+        "block": task.path.stem,
+        "rule": str(task.block.rule),
+        "mixing": str(task.block.mixing),
+        "attack": str(task.block.attack),
+        "step": step,
+        "accuracy": [round(float(a), 4) for a in metrics.accuracy],
+        "seconds": round(seconds, 2),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def write_config(grids: Sequence[Config], folder: pathlib.Path, **more: Any) -> None:
+    """The grids of a study with versions, device and commit, as `config.json`."""
+    content = [dataclasses.asdict(config) for config in grids]
+    write_json(folder / "config.json", {"grids": content, **more, **environment()})
+
+
 def _number(value: np.ndarray) -> float | None:
-    return float(value) if np.isfinite(value) else None
+    return float(f"{float(value):.6g}") if np.isfinite(value) else None

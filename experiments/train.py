@@ -1,10 +1,11 @@
-"""Training as a program: all runs of a block, that is all seeds and all s, in one vmap.
+"""Training as a program: all runs of a block, that is seeds and numbers of liars, in one vmap.
 
 The attack is chosen inside the program by an index that is not vmapped, so that one compiled
 program of a rule serves every attack. A run's outer loop, over evaluations, stays on the host: it
 moves the progress bar, and its boundaries are where a run can be looked at.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,9 +15,8 @@ import numpy as np
 import optax
 from jax import lax
 
-import byzjax
 from byzjax import attacks, protocols
-from experiments import data, models, specs
+from experiments import data, diagnostics, models, optim, specs
 from experiments.config import Config
 
 
@@ -36,40 +36,69 @@ class Runs(NamedTuple):
     sizes: jax.Array
 
 
+class State(NamedTuple):
+    """What a run carries from one evaluation to the next.
+
+    Attributes:
+      protocol: state of the protocol.
+      average: average of the models so far, or None.
+      count: how many they are.
+    """
+
+    protocol: Any
+    average: Any
+    count: jax.Array
+
+
 class Metrics(NamedTuple):
-    """Evaluation on the full test set, one entry for each run."""
+    """An evaluation, one entry for each run.
+
+    Attributes:
+      accuracy: share of samples whose largest logit is that of their label.
+      loss: mean cross entropy.
+      per_class: the accuracy on each class, `[runs, num_classes]`.
+      finite: whether the model is.
+    """
 
     accuracy: jax.Array
     loss: jax.Array
+    per_class: jax.Array
     finite: jax.Array
 
 
-def runs(config: Config, labels: np.ndarray, s: Sequence[int]) -> Runs:
-    """The runs of a block, seed by seed and, in a seed, by s."""
-    dealt = []
-    for seed in range(config.seeds):
-        parts = data.partition(labels, config.n, config.partition, seed=seed)
-        dealt.append(data.pad_partition(parts))
-    most = max(indices.shape[1] for indices, _ in dealt)
+def runs(config: Config, labels: np.ndarray, members: Sequence[tuple[int, int]]) -> Runs:
+    """The runs of a block; `members` are (seed, s)."""
+    dealt = {}
+    for seed, _ in members:
+        if seed not in dealt:
+            parts = data.partition(labels, config.n, config.partition, seed=seed)
+            dealt[seed] = data.pad_partition(parts)
+    most = max(indices.shape[1] for indices, _ in dealt.values())
     out = []
-    for seed, (indices, sizes) in enumerate(dealt):
+    for seed, s in members:
         key = jax.random.key(seed)
         order = jax.random.permutation(jax.random.fold_in(key, 1), config.n)
+        indices, sizes = dealt[seed]
         indices = np.pad(indices, ((0, 0), (0, most - indices.shape[1])))
-        out += [Runs(key, order < liars, jnp.asarray(indices), jnp.asarray(sizes)) for liars in s]
+        out.append(Runs(key, order < s, jnp.asarray(indices), jnp.asarray(sizes)))
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *out)
 
 
 class Program(NamedTuple):
-    """Two compiled functions.
+    """Compiled functions of a rule behind a mixing.
 
     Attributes:
       start: `start(attack, runs) -> states`.
-      advance: `advance(states, step, attack, runs) -> (states, metrics)`, over `eval_every` steps.
+      advance: `advance(states, step, attack, runs) -> (states, diagnostics)`, over `eval_every`
+        steps; the diagnostics are of the last.
+      evaluate: `evaluate(states, last) -> metrics`, on all test samples if `last`.
+      compiled: seconds spent compiling so far, a list.
     """
 
-    start: Any
-    advance: Any
+    start: Callable
+    advance: Callable
+    evaluate: Callable
+    compiled: list[float]
 
 
 def program(
@@ -77,65 +106,138 @@ def program(
     dataset: data.Dataset,
     model: models.Model,
     rule: specs.Spec,
+    mixing: specs.Spec,
     choices: Sequence[specs.Spec],
 ) -> Program:
-    """The program of one rule, in which `attack` is an index into `choices`."""
-    arrays = tuple(
-        jnp.asarray(a) for a in (dataset.train_x, dataset.train_y, dataset.test_x, dataset.test_y)
-    )
+    """The program of one rule and mixing, in which `attack` is an index into `choices`."""
+    train_x, train_y = jnp.asarray(dataset.train_x), jnp.asarray(dataset.train_y)
     flipping = jnp.asarray([spec.name == "flip_labels" for spec in choices])
-
-    def chosen(updates, byzantine, *, attack, key):
-        branches = [_branch(spec, specs.deployed(rule)) for spec in choices]
-        return lax.switch(attack, branches, updates, byzantine, key)
+    deployed = specs.deployed(rule, mixing)
+    # What a rule remembers or draws, and momenta that the server keeps, are not seen from outside.
+    opaque = rule.remembers or config.momentum_at == "server"
+    seen = None if opaque or takes_key(rule) or takes_key(mixing) else deployed
+    stages = optim.stages(config)
 
     def protocol(run: Runs, attack: jax.Array) -> protocols.Protocol:
-        momentum = optax.ema(config.momentum, debias=False)
-        lie = byzjax.attack(
-            chosen, run.byzantine, attack=attack, key=jax.random.fold_in(run.key, 2)
-        )
+        def fold(place: int) -> jax.Array:
+            return jax.random.fold_in(run.key, place)
+
+        mix = specs.transformation(mixing, byzantine=None, key=fold(5), n=config.n)
+        if stages["receive"] is not None:
+            mix = optax.chain(stages["receive"], mix)
         return protocols.parameter_server(
             model.loss,
-            send=byzjax.per_worker(momentum, config.n) if config.momentum else None,
-            attack=lie,
-            rule=specs.transformation(rule, byzantine=None, key=jax.random.fold_in(run.key, 3)),
-            server=optax.sgd(config.learning_rate),
+            send=stages["send"],
+            attack=_one_of(choices, attack, run.byzantine, fold(2), deployed, config.n),
+            mix=mix,
+            rule=specs.transformation(rule, byzantine=None, key=fold(3), n=config.n),
+            server=stages["server"],
         )
 
-    def start(attack, run):
+    def start(attack: jax.Array, run: Runs) -> State:
         params = model.init(jax.random.fold_in(run.key, 0))
-        return protocol(run, attack).init(params, run.key)
+        average = jax.tree.map(jnp.zeros_like, params) if config.average else None
+        return State(protocol(run, attack).init(params, run.key), average, jnp.float32(0))
 
-    def advance(state, first, attack, run, train_x, train_y, test_x, test_y):
+    def advance(state, first, attack, run, train_x, train_y):
         server = protocol(run, attack)
 
-        def one(state, step):
+        def look(info: protocols.Info) -> dict[str, jax.Array]:
+            return diagnostics.of_step(info, run.byzantine, seen)
+
+        def one(state: State, step: jax.Array):
             key = jax.random.fold_in(jax.random.fold_in(run.key, 4), step)
             batch = data.sample_batch(
                 key, run.indices, run.sizes, train_x, train_y, config.batch_size
             )
             flipped = attacks.flip_labels(batch, run.byzantine, num_classes=dataset.num_classes)
             batch["y"] = jnp.where(flipping[attack], flipped["y"], batch["y"])
-            state, _ = server.step(state, {"workers": batch}, jax.random.fold_in(key, 1))
-            return state, None
+            after, info = server.step(
+                state.protocol, {"workers": batch}, jax.random.fold_in(key, 1)
+            )
+            count, average = state.count + 1, state.average
+            if config.average:
+                model_now = jax.tree.map(lambda leaf: leaf[0], server.models(after))
+                average = jax.tree.map(lambda a, p: a + (p - a) / count, average, model_now)
+            # All runs of a block are at the same step, so this stays a conditional under vmap.
+            found = lax.cond(
+                step == first + config.eval_every - 1,
+                look,
+                lambda info: dict.fromkeys(diagnostics.NAMES, jnp.float32(jnp.nan)),
+                info,
+            )
+            return State(after, average, count), found
 
-        state, _ = lax.scan(one, state, first + jnp.arange(config.eval_every))
-        params = jax.tree.map(lambda leaf: leaf[0], server.models(state))
+        state, found = lax.scan(one, state, first + jnp.arange(config.eval_every))
+        return state, jax.tree.map(lambda values: values[-1], found)
+
+    def evaluate(state: State, x: jax.Array, y: jax.Array) -> Metrics:
+        params = state.average if config.average else state.protocol.params
         finite = jnp.all(jnp.asarray([jnp.isfinite(p).all() for p in jax.tree.leaves(params)]))
-        loss = model.loss(params, {"x": test_x, "y": test_y})
-        return state, Metrics(model.accuracy(params, test_x, test_y), loss, finite)
+        return Metrics(*models.evaluate(model, params, x, y, dataset.num_classes), finite)
 
-    start = jax.jit(jax.vmap(start, in_axes=(None, 0)))
-    each = jax.vmap(advance, in_axes=(0, None, None, 0, None, None, None, None))
-    each = jax.jit(each, donate_argnums=0)
-    return Program(start, lambda state, step, attack, run: each(state, step, attack, run, *arrays))
+    compiled: list[float] = []
+    start_all = _timed(jax.vmap(start, in_axes=(None, 0)), compiled)
+    each = jax.vmap(advance, in_axes=(0, None, None, 0, None, None))
+    advance_all = _timed(each, compiled, donate_argnums=0)
+    evaluate_all = _timed(jax.vmap(evaluate, in_axes=(0, None, None)), compiled)
+    test = jnp.asarray(dataset.test_x), jnp.asarray(dataset.test_y)
+    some = [a[: config.eval_samples] for a in test] if config.eval_samples else test
+    return Program(
+        start_all,
+        lambda states, step, attack, run: advance_all(states, step, attack, run, train_x, train_y),
+        lambda states, last: evaluate_all(states, *(test if last else some)),
+        compiled,
+    )
 
 
-def _branch(spec: specs.Spec, rule: Callable):
-    """An attack as a branch of a switch: `(updates, byzantine, key) -> updates`."""
+def takes_key(spec: specs.Spec) -> bool:
+    """Whether it draws numbers."""
+    return "key" in specs.parameters_of(spec)
 
-    def branch(updates, byzantine, key):
-        tx = specs.transformation(spec, byzantine=byzantine, key=key, rule=rule)
-        return tx.update(updates, tx.init(updates))[0]
 
-    return branch
+def _one_of(
+    choices: Sequence[specs.Spec],
+    attack: jax.Array,
+    byzantine: jax.Array,
+    key: jax.Array,
+    deployed: Callable,
+    n: int,
+) -> optax.GradientTransformationExtraArgs:
+    """The attack with this index, chosen when it runs; the state is that of all of them."""
+    stages = [
+        optax.with_extra_args_support(
+            specs.transformation(spec, byzantine=byzantine, key=key, rule=deployed, n=n)
+        )
+        for spec in choices
+    ]
+
+    def init(params: Any) -> tuple:
+        return tuple(stage.init(params) for stage in stages)
+
+    def update(updates, state, params=None, **extra_args):
+        def branch(place: int) -> Callable:
+            def run(updates, states):
+                out, own = stages[place].update(updates, states[place], params, **extra_args)
+                return out, (*states[:place], own, *states[place + 1 :])
+
+            return run
+
+        return lax.switch(attack, [branch(i) for i in range(len(stages))], updates, state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _timed(function: Callable, compiled: list[float], **options: Any) -> Callable:
+    """The compiled function; what compiling took, for each set of shapes, is appended."""
+    jitted, programs = jax.jit(function, **options), {}
+
+    def call(*args: Any) -> Any:
+        shapes = str(jax.tree.map(jnp.shape, args))
+        if shapes not in programs:
+            begin = time.perf_counter()
+            programs[shapes] = jitted.lower(*args).compile()
+            compiled.append(time.perf_counter() - begin)
+        return programs[shapes](*args)
+
+    return call

@@ -2,6 +2,7 @@
 
 import atexit
 import csv
+import dataclasses
 import json
 import os
 import pathlib
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 
 from experiments import data, models, specs, sweep, train
-from experiments.config import Block, Config, plan
+from experiments.config import Block, Config
 
 ROOT = pathlib.Path(__file__).parents[2]
 CACHE = tempfile.mkdtemp(prefix="byzjax-xla-")  # compiled programs, shared by these tests only
@@ -77,8 +78,17 @@ def results_of(folder):
 # --- runs and programs ---------------------------------------------------------------------------
 
 
+MEAN_ALONE = (("rule", "mean"), ("mixing", "none"), ("attack", "none"))
+
+
+def swept(config, dataset):
+    folder = pathlib.Path(config.results) / config.study
+    load = lambda _: dataset  # noqa: E731
+    return sweep.run(sweep.tasks([config], folder, load), folder, load)
+
+
 def test_runs_lie_as_many_as_they_should_and_the_same_ones(digits):
-    runs = train.runs(SMALL, digits.train_y, (1, 2))
+    runs = train.runs(SMALL, digits.train_y, [(0, 1), (0, 2), (1, 1), (1, 2)])
     liars = np.asarray(runs.byzantine).reshape(2, 2, 7)
     assert (liars.sum(axis=2) == [[1, 2], [1, 2]]).all()
     assert (liars[:, 0] <= liars[:, 1]).all()
@@ -88,26 +98,30 @@ def test_runs_lie_as_many_as_they_should_and_the_same_ones(digits):
 
 
 def final(program, runs, attack, config=SMALL):
+    """The model and its evaluation at the end."""
     states = program.start(jnp.int32(attack), runs)
     for step in range(0, config.steps, config.eval_every):
-        states, metrics = program.advance(states, jnp.int32(step), jnp.int32(attack), runs)
-    return states, metrics
+        states, _ = program.advance(states, jnp.int32(step), jnp.int32(attack), runs)
+    return states.protocol.params, program.evaluate(states, True)
 
 
 def test_the_switch_runs_the_attack_that_was_chosen(digits, softmax):
-    rule = specs.parse("rule", "median", f=2)
-    texts = ("sign_flip", "gaussian(sigma=5.0)", "flip_labels", "non_finite", "none")
+    rule, mixing = specs.parse("rule", "median", f=2), specs.parse("mixing", "none", f=2)
+    texts = (
+        *("sign_flip", "gaussian(sigma=5.0)", "flip_labels", "non_finite", "none"),
+        *("mimic(warmup=2)", "stale(delay=2)", "alternating"),
+    )
     attacks = [specs.parse("attack", text, f=2) for text in texts]
-    runs = train.runs(SMALL, digits.train_y, (2,))
-    together = train.program(SMALL, digits, softmax, rule, attacks)
+    runs = train.runs(SMALL, digits.train_y, [(0, 2), (1, 2)])
+    together = train.program(SMALL, digits, softmax, rule, mixing, attacks)
     seen = []
     for i, attack in enumerate(attacks):
-        alone = train.program(SMALL, digits, softmax, rule, [attack])
+        alone = train.program(SMALL, digits, softmax, rule, mixing, [attack])
         expected, _ = final(alone, runs, 0)
         found, _ = final(together, runs, i)
-        for a, b in zip(jax.tree.leaves(found.params), jax.tree.leaves(expected.params)):
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-        seen.append(np.concatenate([np.ravel(p) for p in jax.tree.leaves(found.params)]))
+        seen.append(np.concatenate([np.ravel(p) for p in jax.tree.leaves(found)]))
     for i in range(len(seen)):
         for j in range(i):
             assert not np.allclose(seen[i], seen[j], atol=1e-4), (texts[i], texts[j])
@@ -115,10 +129,10 @@ def test_the_switch_runs_the_attack_that_was_chosen(digits, softmax):
 
 def test_training_is_plain_sgd_on_the_union_batch_when_nobody_lies(digits, softmax):
     config = Config(model="softmax", n=7, f=2, s=(0,), seeds=1, steps=2, eval_every=2, momentum=0.0)
-    mean, none = specs.parse("rule", "mean", f=2), specs.parse("attack", "none", f=2)
-    runs = train.runs(config, digits.train_y, (0,))
-    program = train.program(config, digits, softmax, mean, [none])
-    states, metrics = final(program, runs, 0, config)
+    mean, mixing, none = (specs.parse(*words, f=2) for words in MEAN_ALONE)
+    runs = train.runs(config, digits.train_y, [(0, 0)])
+    program = train.program(config, digits, softmax, mean, mixing, [none])
+    found, metrics = final(program, runs, 0, config)
 
     run = jax.tree.map(lambda leaf: leaf[0], runs)
     params = softmax.init(jax.random.fold_in(run.key, 0))
@@ -129,7 +143,7 @@ def test_training_is_plain_sgd_on_the_union_batch_when_nobody_lies(digits, softm
         union = {name: leaf.reshape(-1, *leaf.shape[2:]) for name, leaf in batch.items()}
         grads = jax.grad(softmax.loss)(params, union)
         params = jax.tree.map(lambda p, g: p - config.learning_rate * g, params, grads)
-    for a, b in zip(jax.tree.leaves(states.params), jax.tree.leaves(params)):
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(params)):
         np.testing.assert_allclose(a[0], b, rtol=1e-4, atol=1e-6)
     expected = softmax.accuracy(params, digits.test_x, digits.test_y)
     assert float(metrics.accuracy[0]) == pytest.approx(float(expected), abs=1 / 360)
@@ -140,21 +154,25 @@ def test_a_model_that_is_not_finite_is_a_result(digits, softmax, tmp_path):
         model="softmax", n=7, f=2, s=(1,), seeds=1, steps=2, eval_every=1, rule=("mean",),
         attack=("non_finite",), results=str(tmp_path),
     )  # fmt: skip
-    (block,) = sweep.run(config, plan(config), digits)
+    (block,) = swept(config, digits)
     (found,) = block["runs"]
     assert found["finite"] == [False, False]
     assert found["loss"] == [None, None]
+    assert found["diverged"] == 1
+    assert found["distance"] == [None, None]
 
 
 def test_the_identity_of_a_block_is_what_decides_its_numbers():
-    spec = specs.parse("rule", "krum", f=2), specs.parse("attack", "sign_flip", f=2)
-    block = Block(*spec, (1, 2))
+    words = (("rule", "krum"), ("mixing", "none"), ("attack", "sign_flip"))
+    spec = [specs.parse(*each, f=2) for each in words]
+    block = Block(*spec, ((0, 1), (0, 2)))
     same = sweep.identity(SMALL, block, "data")
     folder = pathlib.Path()
     assert sweep.block_path(folder, same) == sweep.block_path(folder, dict(reversed(same.items())))
     for other in (
         sweep.identity(SMALL, block, "other data"),
-        sweep.identity(SMALL, Block(*spec, (1,)), "data"),
+        sweep.identity(SMALL, Block(*spec, ((0, 1),)), "data"),
+        sweep.identity(dataclasses.replace(SMALL, clip=1.0), block, "data"),
         sweep.identity(Config(), block, "data"),
     ):
         assert sweep.block_path(folder, same) != sweep.block_path(folder, other)

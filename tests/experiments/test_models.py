@@ -1,3 +1,6 @@
+import functools
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,9 +8,46 @@ import optax
 import pytest
 from flax import nnx
 
-from experiments import models
+from experiments import layers, models
 
 SHAPES = [(8, 8, 1), (28, 28, 1), (32, 32, 3)]
+ON_FEATURES = ["softmax", "logistic", "mlp"]
+DROPOUTS = {"cnn_mnist": 2, "cnn_cifar": 3}
+DEEP = ["cnn_cifar", "resnet20"]  # each of their programs takes seconds to compile
+SLOW_IF_DEEP = [
+    pytest.param(name, marks=pytest.mark.slow if name in DEEP else ()) for name in models.MODELS
+]
+
+
+def build(name, shape):
+    """The model with as many classes as most tests give it."""
+    return models.build(name, shape, num_classes(name))
+
+
+def num_classes(name):
+    return 2 if name == "logistic" else 10
+
+
+def labels(name, *shape):
+    return jnp.arange(np.prod(shape)).reshape(shape) % num_classes(name)
+
+
+@functools.cache
+def parameters(name):
+    """Of the model for images of 8 x 8 pixels."""
+    return jax.jit(build(name, (8, 8, 1)).init)(jax.random.key(0))
+
+
+@functools.cache
+def per_worker(name):
+    """Three workers' gradients, compiled once: of their own batches, and of their own keys."""
+    grads = jax.vmap(jax.grad(build(name, (8, 8, 1)).loss), in_axes=(None, 0, 0))
+    return jax.jit(grads)
+
+
+def batches(name):
+    x = images((8, 8, 1), 15).reshape(3, 5, 8, 8, 1)
+    return {"x": x, "y": labels(name, 3, 5)}
 
 
 def images(shape, count=4, seed=0):
@@ -20,40 +60,84 @@ def num_parameters(params):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", models.MODELS)
-def test_shapes_and_gradients(name, shape):
-    model = models.build(name, shape, 10)
-    params = jax.jit(model.init)(jax.random.key(0))
-    batch = {"x": images(shape), "y": jnp.array([0, 3, 9, 3])}
-    assert jax.eval_shape(model.apply, params, batch["x"]).shape == (4, 10)
-    loss, grads = jax.jit(jax.value_and_grad(model.loss))(params, batch)
+def test_shapes(name, shape):
+    model = build(name, shape)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    batch = {"x": images(shape), "y": labels(name, 4)}
+    logits = jax.eval_shape(model.apply, params, batch["x"])
+    assert logits.shape == (4, num_classes(name))
+    loss, grads = jax.eval_shape(jax.value_and_grad(model.loss), params, batch)
     assert loss.shape == ()
     assert loss.dtype == jnp.float32
     assert jax.tree.structure(grads) == jax.tree.structure(params)
     for grad, param in zip(jax.tree.leaves(grads), jax.tree.leaves(params)):
         assert grad.shape == param.shape
         assert grad.dtype == param.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_every_parameter_has_a_gradient(name):
+    keys = jax.random.split(jax.random.key(0), 3)
+    grads = per_worker(name)(parameters(name), batches(name), keys)
+    for grad, param in zip(jax.tree.leaves(grads), jax.tree.leaves(parameters(name))):
+        assert grad.shape == (3, *param.shape)
         assert jnp.isfinite(grad).all()
         assert jnp.abs(grad).max() > 0
 
 
+# Kernels of four convolutions with their biases, scales and shifts of four normalizations.
+CIFAR = 27 * 64 + 576 * 64 + 576 * 128 + 1152 * 128 + (1 + 2) * (64 + 64 + 128 + 128)
+# A first convolution, three stages with six each, without biases; what normalizes each; the rest.
+RESNET = (
+    (9 * 3 * 16 + 9 * 16 * (6 * 16) + 9 * 32 * (16 + 5 * 32) + 9 * 64 * (32 + 5 * 64))
+    + 2 * (7 * 16 + 6 * 32 + 6 * 64)
+    + (64 * 10 + 10)
+)
+
+
 @pytest.mark.parametrize(
-    ("name", "shape", "count"),
+    ("name", "shape", "classes", "count"),
     [
-        ("softmax", (28, 28, 1), 784 * 10 + 10),
-        ("mlp", (28, 28, 1), 784 * 100 + 100 + 100 * 10 + 10),
-        ("cnn", (28, 28, 1), 9 * 16 + 16 + 9 * 16 * 32 + 32 + 7 * 7 * 32 * 10 + 10),
-        ("cnn", (32, 32, 3), 27 * 16 + 16 + 9 * 16 * 32 + 32 + 8 * 8 * 32 * 10 + 10),
-        ("cnn", (8, 8, 1), 9 * 16 + 16 + 9 * 16 * 32 + 32 + 2 * 2 * 32 * 10 + 10),
+        ("softmax", (28, 28, 1), 10, 784 * 10 + 10),
+        ("softmax", (68,), 2, 68 * 2 + 2),
+        ("logistic", (68,), 2, 69),
+        ("logistic", (28, 28, 1), 2, 785),
+        ("mlp", (28, 28, 1), 10, 784 * 100 + 100 + 100 * 10 + 10),
+        ("mlp", (68,), 3, 68 * 100 + 100 + 100 * 3 + 3),
+        ("cnn", (28, 28, 1), 10, 9 * 16 + 16 + 9 * 16 * 32 + 32 + 7 * 7 * 32 * 10 + 10),
+        ("cnn", (32, 32, 3), 10, 27 * 16 + 16 + 9 * 16 * 32 + 32 + 8 * 8 * 32 * 10 + 10),
+        ("cnn", (8, 8, 1), 10, 9 * 16 + 16 + 9 * 16 * 32 + 32 + 2 * 2 * 32 * 10 + 10),
+        ("cnn_mnist", (28, 28, 1), 10, 1_199_882),
+        ("cnn_mnist", (6, 7, 1), 10, 320 + 288 * 64 + 64 + 64 * 128 + 128 + 128 * 10 + 10),
+        ("cnn_cifar", (32, 32, 3), 10, CIFAR + 8192 * 128 + 128 + 128 * 10 + 10),
+        ("cnn_cifar", (32, 32, 3), 100, CIFAR + 8192 * 256 + 256 + 256 * 100 + 100),
+        ("resnet20", (32, 32, 3), 10, RESNET),
+        ("resnet20", (32, 32, 3), 10, 269_722),
     ],
 )
-def test_number_of_parameters(name, shape, count):
-    params = models.build(name, shape, 10).init(jax.random.key(0))
+def test_number_of_parameters(name, shape, classes, count):
+    params = jax.eval_shape(models.build(name, shape, classes).init, jax.random.key(0))
     assert num_parameters(params) == count
 
 
-def test_parameters_are_a_plain_dict():
+@pytest.mark.parametrize("name", models.MODELS)
+def test_parameters_are_a_plain_dict(name):
+    params = jax.eval_shape(build(name, (8, 8, 1)).init, jax.random.key(0))
+
+    def check(tree):
+        if isinstance(tree, jax.ShapeDtypeStruct):
+            assert tree.dtype == jnp.float32
+            return
+        assert type(tree) is dict
+        for key, value in tree.items():
+            assert type(key) is str
+            check(value)
+
+    check(params)
+
+
+def test_parameters_of_the_cnn():
     params = models.build("cnn", (8, 8, 1), 10).init(jax.random.key(0))
-    assert type(params) is dict
     assert params["conv1"]["kernel"].shape == (3, 3, 1, 16)
     assert params["conv2"]["kernel"].shape == (3, 3, 16, 32)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(params))
@@ -86,6 +170,35 @@ def test_softmax_and_mlp_equal_numpy():
     np.testing.assert_allclose(model.apply(p, x), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ON_FEATURES)
+def test_features_are_images_in_one_row(name):
+    on_images, on_features = build(name, (8, 8, 1)), build(name, (64,))
+    params = on_features.init(jax.random.key(0))
+    x = images((8, 8, 1))
+    jax.tree.map(np.testing.assert_array_equal, params, on_images.init(jax.random.key(0)))
+    logits = on_features.apply(params, x.reshape(4, 64))
+    assert logits.shape == (4, num_classes(name))
+    np.testing.assert_array_equal(logits, on_images.apply(params, x))
+
+
+def test_logistic_regression_by_hand():
+    model = models.build("logistic", (2,), 2)
+    params = {"linear": {"kernel": jnp.array([[1.0], [-2.0]]), "bias": jnp.array([0.5])}}
+    x = jnp.array([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0]])
+    z = np.array([1.5, -1.5, -1.5])
+    np.testing.assert_allclose(model.apply(params, x), np.stack([0 * z, z], 1), rtol=1e-6)
+    y = jnp.array([1, 0, 1])
+    np.testing.assert_allclose(model.accuracy(params, x, y), 2 / 3, rtol=1e-6)
+    losses = np.log1p(np.exp(-z * np.array([1, -1, 1])))  # log(1 + exp(-z)) of labels -1 and 1
+    np.testing.assert_allclose(model.loss(params, {"x": x, "y": y}), losses.mean(), rtol=1e-6)
+    grads = jax.grad(model.loss)(params, {"x": x, "y": y})
+    residual = 1 / (1 + np.exp(-z)) - np.asarray(y)
+    np.testing.assert_allclose(grads["linear"]["bias"][0], residual.mean(), rtol=1e-5)
+    np.testing.assert_allclose(
+        grads["linear"]["kernel"][:, 0], (residual[:, None] * np.asarray(x)).mean(0), rtol=1e-5
+    )
+
+
 def test_loss_and_accuracy():
     model = models.build("softmax", (1, 2, 1), 2)
     params = {"linear": {"kernel": jnp.eye(2), "bias": jnp.zeros(2)}}  # the logits are the pixels
@@ -98,9 +211,9 @@ def test_loss_and_accuracy():
     np.testing.assert_allclose(with_key, losses.mean(), rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("name", SLOW_IF_DEEP)
 def test_init_follows_the_key_and_vmaps(name):
-    model = models.build(name, (8, 8, 1), 10)
+    model = build(name, (8, 8, 1))
     keys = jax.random.split(jax.random.key(0), 3)
     stacked, init = jax.jit(jax.vmap(model.init))(keys), jax.jit(model.init)
     for i in range(3):
@@ -110,29 +223,30 @@ def test_init_follows_the_key_and_vmaps(name):
     kernel = np.asarray(stacked["linear"]["kernel"])
     assert (kernel[0] != kernel[1]).mean() > 0.99
     assert (kernel[1] != kernel[2]).mean() > 0.99
-    logits = jax.jit(jax.vmap(model.apply, in_axes=(0, None)))(stacked, images((8, 8, 1)))
-    assert logits.shape == (3, 4, 10)
+    vmapped = jax.vmap(model.apply, in_axes=(0, None))
+    logits = jax.eval_shape(vmapped, stacked, images((8, 8, 1)))
+    assert logits.shape == (3, 4, num_classes(name))
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("name", SLOW_IF_DEEP)
 def test_per_worker_gradients(name):
-    model = models.build(name, (8, 8, 1), 10)
-    params = model.init(jax.random.key(0))
-    y = jax.random.randint(jax.random.key(1), (3, 5), 0, 10)
-    batch = {"x": images((8, 8, 1), 15).reshape(3, 5, 8, 8, 1), "y": y}
-    grads = jax.jit(jax.vmap(jax.grad(model.loss), in_axes=(None, 0)))(params, batch)
-    union = {"x": batch["x"].reshape(15, 8, 8, 1), "y": y.reshape(15)}
+    model, params, batch = build(name, (8, 8, 1)), parameters(name), batches(name)
+    if name in DROPOUTS:
+        grads = jax.jit(jax.vmap(jax.grad(model.loss), in_axes=(None, 0)))(params, batch)
+    else:
+        grads = per_worker(name)(params, batch, jax.random.split(jax.random.key(0), 3))
+    union = {"x": batch["x"].reshape(15, 8, 8, 1), "y": batch["y"].reshape(15)}
     expected = jax.jit(jax.grad(model.loss))(params, union)
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(expected)):
         assert a.shape == (3, *b.shape)
         np.testing.assert_allclose(a.mean(0), b, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("name", SLOW_IF_DEEP)
 def test_sgd_in_scan_fits_a_batch(name):
-    model = models.build(name, (8, 8, 1), 10)
-    batch = {"x": images((8, 8, 1), 20), "y": jnp.arange(20) % 10}
-    tx = optax.sgd(0.1, momentum=0.9)
+    model = build(name, (8, 8, 1))
+    batch = {"x": images((8, 8, 1), 20), "y": labels(name, 20)}
+    tx = optax.sgd(0.1 if name in ["cnn", *ON_FEATURES] else 0.02, momentum=0.9)
 
     def step(carry, _):
         params, state = carry
@@ -140,7 +254,7 @@ def test_sgd_in_scan_fits_a_batch(name):
         updates, state = tx.update(grads, state, params)
         return (optax.apply_updates(params, updates), state), loss
 
-    params = model.init(jax.random.key(0))
+    params = parameters(name)
     (params, _), losses = jax.jit(
         lambda params: jax.lax.scan(step, (params, tx.init(params)), None, length=60)
     )(params)
@@ -148,33 +262,108 @@ def test_sgd_in_scan_fits_a_batch(name):
     np.testing.assert_allclose(model.accuracy(params, batch["x"], batch["y"]), 1.0)
 
 
-@pytest.mark.parametrize("shape", [*SHAPES, (5, 7, 2)], ids=str)
-def test_convolution_equals_flax_and_lax(shape):
-    ours = models.Conv3x3(shape[-1], 6, rngs=nnx.Rngs(0))
-    flax = nnx.Conv(shape[-1], 6, (3, 3), rngs=nnx.Rngs(1))
-    bias = jnp.arange(6.0)
-    params = {"kernel": ours.kernel[...], "bias": bias}
+@pytest.mark.parametrize("name", models.MODELS)
+def test_only_the_loss_with_a_key_draws(name):
+    model, x, y = build(name, (8, 8, 1)), images((8, 8, 1)), labels(name, 4)
+    params, key = jax.eval_shape(model.init, jax.random.key(0)), jax.random.key(0)
+
+    def draws(function, *args):
+        return str(jax.make_jaxpr(function)(*args)).count("random_bits[")
+
+    assert draws(model.loss, params, {"x": x, "y": y}, key) == DROPOUTS.get(name, 0)
+    assert draws(model.loss, params, {"x": x, "y": y}) == 0
+    assert draws(model.apply, params, x) == 0
+    assert draws(model.accuracy, params, x, y) == 0
+
+
+def test_the_loss_follows_its_key():
+    name = "cnn_mnist"
+    model, params = build(name, (8, 8, 1)), parameters(name)
+    batch = {"x": images((8, 8, 1)), "y": labels(name, 4)}
+    loss = jax.jit(model.loss)
+    keys = jax.random.split(jax.random.key(0), 2)
+    plain, first, second = (float(loss(params, batch, key)) for key in (None, *keys))
+    assert len({plain, first, second}) == 3
+    assert first == float(loss(params, batch, keys[0]))
+    logits = jax.jit(model.apply)(params, batch["x"])
+    entropies = optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"])
+    np.testing.assert_allclose(plain, entropies.mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", DROPOUTS)
+def test_workers_draw_their_own_dropout(name):
+    same = jax.tree.map(lambda a: jnp.stack([a[0]] * 3), batches(name))
+    keys = jax.random.split(jax.random.key(0), 2)[jnp.array([0, 1, 0])]
+    for leaf in jax.tree.leaves(per_worker(name)(parameters(name), same, keys)):
+        assert (leaf[0] != leaf[1]).any()
+        np.testing.assert_allclose(leaf[0], leaf[2], atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [0.25, 0.5, 0.3])
+def test_dropout(rate):
+    x = jnp.ones((999, 1001))
+    out = layers.dropout(x, rate, jax.random.key(0), 0)
+    assert out.shape == x.shape
+    assert out.dtype == x.dtype
+    dropped = round(256 * rate) / 256
+    kept = np.float32(1 / (1 - dropped))
+    np.testing.assert_allclose(np.unique(out), [0, kept], rtol=1e-6)
+    deviation = np.sqrt(dropped / (1 - dropped) / x.size)  # of the mean
+    assert abs(out.mean() - 1) < 4 * deviation
+    for axis in (0, 1):  # no row and no column is favoured
+        assert jnp.abs(out.mean(axis) - 1).max() < 6 * deviation * np.sqrt(x.shape[1 - axis])
+    # Neighbours, which may share a random word, and two dropouts of a network are independent.
+    zero = np.asarray(out == 0)
+    both = [zero[:, i:-4] & zero[:, i + j : -4 + j or None] for i in range(2) for j in range(1, 4)]
+    both.append(zero & np.asarray(layers.dropout(x, rate, jax.random.key(0), 1) == 0))
+    for pairs in both:
+        np.testing.assert_allclose(pairs.mean(), dropped**2, atol=3e-3)
+
+
+def test_dropout_is_linear_in_its_input_and_off_without_a_key():
+    x = images((3, 5), 2)
+    assert layers.dropout(x, 0.5, None, 0) is x
+    key = jax.random.key(3)
+    mask = layers.dropout(jnp.ones_like(x), 0.5, key, 0)
+    np.testing.assert_array_equal(layers.dropout(x, 0.5, key, 0), x * mask)
+    infinite = layers.dropout(jnp.full_like(x, jnp.inf), 0.5, key, 0)
+    np.testing.assert_array_equal(infinite, jnp.where(mask == 0, 0.0, jnp.inf))
+
+
+@pytest.mark.parametrize(
+    ("stride", "padding", "use_bias"),
+    [(1, 1, True), (1, 1, False), (1, 0, True), (2, 1, False), (2, 0, True)],
+)
+@pytest.mark.parametrize("shape", [(8, 8, 1), (3, 5, 2)], ids=str)
+def test_convolution_equals_flax(shape, stride, padding, use_bias):
+    ours = layers.Conv3x3(
+        shape[-1], 6, stride=stride, padding=padding, use_bias=use_bias, rngs=nnx.Rngs(0)
+    )
+    names = [padding]
+    if stride == 1:
+        names.append("SAME" if padding else "VALID")
+    params = {"kernel": ours.kernel[...]}
+    if use_bias:
+        params["bias"] = jnp.arange(6.0)
     x = images(shape)
 
-    def run(module, params):
-        return nnx.merge(nnx.graphdef(module), params)(x)
-
-    expected = jax.lax.conv_general_dilated(
-        x, params["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-    np.testing.assert_allclose(run(ours, params), expected + bias, atol=1e-5)
-    np.testing.assert_allclose(run(ours, params), run(flax, params), atol=1e-5)
-
     def scalar(params, module):
-        return jnp.sin(run(module, params)).sum()
+        out = nnx.merge(nnx.graphdef(module), params)(x)
+        return jnp.sin(out).sum(), out
 
-    grads = jax.grad(scalar)(params, ours), jax.grad(scalar)(params, flax)
-    for a, b in zip(jax.tree.leaves(grads[0]), jax.tree.leaves(grads[1])):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
+    for name in names:
+        flax = nnx.Conv(
+            shape[-1], 6, (3, 3), stride, padding=name, use_bias=use_bias, rngs=nnx.Rngs(1)
+        )
+        grad = jax.jit(jax.grad(scalar, has_aux=True), static_argnums=1)
+        (grads, out), (expected_grads, expected) = grad(params, ours), grad(params, flax)
+        np.testing.assert_allclose(out, expected, atol=1e-5)
+        for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(expected_grads)):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
 
 
 def test_convolution_starts_like_flax():
-    ours = models.Conv3x3(8, 500, rngs=nnx.Rngs(0)).kernel[...]
+    ours = layers.Conv3x3(8, 500, rngs=nnx.Rngs(0)).kernel[...]
     flax = nnx.Conv(8, 500, (3, 3), rngs=nnx.Rngs(1)).kernel[...]
     np.testing.assert_allclose(ours.std(), flax.std(), rtol=0.02)
     np.testing.assert_allclose(ours.std(), np.sqrt(1 / 72), rtol=0.02)
@@ -184,32 +373,188 @@ def test_convolution_starts_like_flax():
 def test_max_pool_equals_flax(shape):
     x = images(shape)
     expected = nnx.max_pool(x, (2, 2), strides=(2, 2))
-    np.testing.assert_array_equal(models.max_pool(x), expected)
+    np.testing.assert_array_equal(layers.max_pool(x), expected)
 
 
-def test_cnn_equals_the_same_network_in_lax():
-    model = models.build("cnn", (8, 8, 1), 10)
-    params = model.init(jax.random.key(0))
-    x = h = images((8, 8, 1))
+def test_group_norm_by_hand():
+    x = images((3, 5, 16)) * 2 + 1000
+    norm = layers.group_norm(16, rngs=nnx.Rngs(0))
+    scale, bias = jnp.arange(1.0, 17.0), jnp.arange(16.0)
+    out = nnx.merge(nnx.graphdef(norm), {"scale": scale, "bias": bias})(x)
+    groups = np.asarray(x, np.float64).reshape(4, 15, 8, 2)  # two neighbouring channels each
+    mean, variance = groups.mean((1, 3), keepdims=True), groups.var((1, 3), keepdims=True)
+    expected = ((groups - mean) / np.sqrt(variance + 1e-6)).reshape(x.shape)
+    np.testing.assert_allclose(out, expected * scale + bias, rtol=1e-3, atol=1e-2)
+
+
+def conv(x, params, padding="SAME", stride=1):
+    out = jax.lax.conv_general_dilated(
+        x, params["kernel"], (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return out + params["bias"] if "bias" in params else out
+
+
+def pool(x):
+    return nnx.max_pool(x, (2, 2), strides=(2, 2))
+
+
+def norm(x, params):
+    layer = nnx.GroupNorm(x.shape[-1], num_groups=8, rngs=nnx.Rngs(0))
+    return nnx.merge(nnx.graphdef(layer), params)(x)
+
+
+def dense(x, params):
+    return x.reshape(len(x), -1) @ params["kernel"] + params["bias"]
+
+
+def cnn(p, x):
     for name in ("conv1", "conv2"):
-        h = jax.lax.conv_general_dilated(
-            h, params[name]["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-        h = nnx.max_pool(jax.nn.relu(h + params[name]["bias"]), (2, 2), strides=(2, 2))
-    expected = h.reshape(4, -1) @ params["linear"]["kernel"] + params["linear"]["bias"]
-    np.testing.assert_allclose(model.apply(params, x), expected, atol=1e-5)
+        x = pool(jax.nn.relu(conv(x, p[name])))
+    return dense(x, p["linear"])
+
+
+def cnn_mnist(p, x):
+    x = jax.nn.relu(conv(x, p["conv1"], "VALID"))
+    x = pool(jax.nn.relu(conv(x, p["conv2"], "VALID")))
+    return dense(jax.nn.relu(dense(x, p["hidden"])), p["linear"])
+
+
+def cnn_cifar(p, x):
+    for i in (1, 2, 3, 4):
+        x = norm(jax.nn.relu(conv(x, p[f"conv{i}"])), p[f"norm{i}"])
+        x = pool(x) if i % 2 == 0 else x
+    return dense(jax.nn.relu(dense(x, p["hidden"])), p["linear"])
+
+
+def resnet20(p, x):
+    x = jax.nn.relu(norm(conv(x, p["conv"]), p["norm"]))
+    for i in range(9):
+        block, stride = p[f"block{i}"], 2 if i in (3, 6) else 1
+        y = jax.nn.relu(norm(conv(x, block["conv1"], [(1, 1), (1, 1)], stride), block["norm1"]))
+        y = norm(conv(y, block["conv2"]), block["norm2"])
+        if stride == 2:
+            x = jnp.concatenate([x[:, ::2, ::2], jnp.zeros_like(x[:, ::2, ::2])], -1)
+        x = jax.nn.relu(x + y)
+    return dense(x.mean((1, 2)), p["linear"])
+
+
+@pytest.mark.parametrize("network", [cnn, cnn_mnist, cnn_cifar, resnet20])
+def test_networks_equal_the_same_in_lax(network):
+    model = models.build(network.__name__, (9, 8, 3), 10)
+    params = jax.jit(model.init)(jax.random.key(0))
+    # Scales and biases that are not 1 and 0.
+    params = jax.tree.map(lambda a: a + 0.1 * jnp.sin(jnp.arange(a.size)).reshape(a.shape), params)
+    x = images((9, 8, 3))
+    logits, expected = jax.jit(model.apply)(params, x), jax.jit(network)(params, x)
+    np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "size"),
+    [
+        ("softmax", (6,), 24),
+        ("softmax", (6,), 27),
+        ("softmax", (6,), 5),
+        ("cnn_mnist", (6, 6, 1), 27),
+    ],
+)
+def test_evaluation_in_chunks_equals_that_at_once(name, shape, size):
+    model = build(name, shape)
+    params = jax.vmap(model.init)(jax.random.split(jax.random.key(0), 2))
+    x, y = images(shape, size), labels(name, size)
+
+    def whole(params):
+        return model.accuracy(params, x, y), model.loss(params, {"x": x, "y": y})
+
+    def chunked(params):
+        return models.evaluate(model, params, x, y, chunk=8)
+
+    accuracy, loss = jax.jit(jax.vmap(chunked))(params)
+    expected = jax.jit(jax.vmap(whole))(params)
+    np.testing.assert_allclose(accuracy, expected[0], rtol=1e-6)
+    np.testing.assert_allclose(loss, expected[1], rtol=1e-5)
+    assert accuracy.dtype == loss.dtype == jnp.float32
+
+
+def test_evaluation_keeps_one_chunk_in_memory():
+    model = models.build("cnn_mnist", (28, 28, 1), 10)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    x = jax.ShapeDtypeStruct((10_000, 28, 28, 1), jnp.float32)
+    y = jax.ShapeDtypeStruct((10_000,), jnp.int32)
+    program = jax.jit(lambda *a: models.evaluate(model, *a)).lower(params, x, y).compile()
+    assert program.memory_analysis().temp_size_in_bytes < 300e6
 
 
 def test_strict_promotion():
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
         for name in models.MODELS:
-            model = models.build(name, (8, 8, 1), 10)
-            batch = {"x": images((8, 8, 1)), "y": jnp.array([0, 1, 2, 3], jnp.int32)}
+            model = build(name, (8, 8, 1))
+            batch = {"x": images((8, 8, 1)), "y": labels(name, 4)}
             params = jax.eval_shape(model.init, jax.random.key(0))
-            grads = jax.eval_shape(jax.grad(model.loss), params, batch)  # tracing is enough
+            grad = jax.grad(model.loss)
+            grads = jax.eval_shape(grad, params, batch, jax.random.key(0))  # tracing is enough
             assert num_parameters(grads) > 0
+            jax.eval_shape(
+                lambda *a, m=model: models.evaluate(m, *a, chunk=3), params, *batch.values()
+            )
+
+
+def test_descriptions():
+    assert list(models.DESCRIPTIONS) == list(models.MODELS)
+    assert models.DESCRIPTIONS["softmax"] == "Softmax regression."
+    for line in models.DESCRIPTIONS.values():
+        assert line.endswith(".")
+        assert len(line) < 100
 
 
 def test_unknown_model():
-    with pytest.raises(ValueError, match=r"^unknown model 'resnet'; known: softmax, mlp, cnn\.$"):
+    known = "softmax, logistic, mlp, cnn, cnn_mnist, cnn_cifar, resnet20"
+    with pytest.raises(ValueError, match=rf"^unknown model 'resnet'; known: {known}\.$"):
         models.build("resnet", (8, 8, 1), 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "classes", "message"),
+    [
+        ("logistic", (5,), 3, "logistic needs num_classes = 2; got 3."),
+        (
+            "cnn",
+            (30,),
+            10,
+            "cnn needs images [h, w, channels] of at least 4 x 4 pixels; got shape (30,).",
+        ),
+        (
+            "cnn_mnist",
+            (28, 5, 1),
+            10,
+            "cnn_mnist needs images [h, w, channels] of at least 6 x 6 pixels; "
+            "got shape (28, 5, 1).",
+        ),
+        (
+            "cnn_cifar",
+            (32, 32),
+            10,
+            "cnn_cifar needs images [h, w, channels] of at least 4 x 4 pixels; got shape (32, 32).",
+        ),
+        (
+            "resnet20",
+            (3, 3, 3),
+            10,
+            "resnet20 needs images [h, w, channels] of at least 4 x 4 pixels; got shape (3, 3, 3).",
+        ),
+    ],
+)
+def test_data_that_a_model_cannot_take(name, shape, classes, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        models.build(name, shape, classes)
+
+
+@pytest.mark.parametrize(
+    ("name", "smallest"), [("cnn", 4), ("cnn_mnist", 6), ("cnn_cifar", 4), ("resnet20", 4)]
+)
+def test_the_smallest_image(name, smallest):
+    model = models.build(name, (smallest, smallest, 2), 10)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    assert all(0 not in leaf.shape for leaf in jax.tree.leaves(params))
+    logits = jax.eval_shape(model.apply, params, images((smallest, smallest, 2)))
+    assert logits.shape == (4, 10)

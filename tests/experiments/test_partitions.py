@@ -141,7 +141,7 @@ def test_pathological_borders_add_few_labels(num_workers, k):
 def test_pathological_shards_are_runs_of_the_sorted_samples():
     labels = np.array([1, 0, 1, 0, 1, 0])
     dealt = lists(labels, 3, "pathological(1)", seed=0)
-    assert sorted(dealt) == [[0, 2], [1, 3], [4, 5]] or sorted(dealt) == [[1, 3], [2, 4], [5, 0]]
+    assert sorted(dealt) == [[1, 3], [2, 4], [5, 0]]
 
 
 def test_pathological_needs_a_sample_in_each_shard():
@@ -208,13 +208,9 @@ def test_long_tail_needs_enough_that_is_kept():
 
 def test_unequal_sizes_are_those_of_the_law():
     n, alpha, samples = 4, 0.5, 10_004
-    sizes = np.array(
-        [
-            [len(part) for part in partitions.partition(np.zeros(samples, int), n, kind, seed=s)]
-            for kind in (f"unequal({alpha})",)
-            for s in range(1000)
-        ]
-    )
+    labels = np.zeros(samples, int)
+    dealt = [partitions.partition(labels, n, f"unequal({alpha})", seed=s) for s in range(1000)]
+    sizes = np.array([[len(part) for part in parts] for parts in dealt])
     assert (sizes.sum(axis=1) == samples).all()
     assert sizes.min() >= 1
     shares = (sizes - 1) / (samples - n)
@@ -294,7 +290,7 @@ def test_unknown_kinds(kind):
         lambda: partitions.parse_partition(kind),
         lambda: partitions.partition(LABELS, 5, kind, seed=0),
     ):
-        with pytest.raises(ValueError, match="^unknown kind of partition") as error:
+        with pytest.raises(ValueError, match=r"^unknown kind of partition") as error:
             fails()
         assert str(error.value) == f"unknown kind of partition {kind!r}; {known}"
         assert "\n" not in str(error.value)

@@ -10,7 +10,7 @@ import pytest
 import byzjax
 from byzjax import attacks
 from experiments import specs
-from experiments.config import Config, plan
+from experiments.config import BUDGET, Config, plan, run_bytes
 
 
 @pytest.mark.parametrize(
@@ -77,6 +77,16 @@ def test_the_declared_f_is_filled_in_where_it_is_taken():
         ({"steps": 30}, "eval_every must divide steps; got steps=30, eval_every=25."),
         ({"seeds": 0}, "seeds must be at least 1; got 0."),
         ({"momentum": 1.0}, "momentum must lie in [0, 1); got 1.0."),
+        ({"momentum_at": "home"}, "momentum_at must be one of worker, server, update; got 'home'."),
+        ({"momentum_kind": "heavy"}, "momentum_kind must be one of damped, undamped, nester"),
+        ({"clip": -1.0}, "clip must be at least 0; got -1.0."),
+        ({"schedule": "linear"}, "unknown schedule 'linear'; known: constant, hyperbolic(k)"),
+        ({"schedule": "steps()"}, "unknown schedule 'steps()'; known: constant, hyperbolic(k)"),
+        ({"mixing": ("nnm",)}, "unknown mixing 'nnm'; known: none, nearest_neighbors, bucketing"),
+        ({"mixing": ("bucketing(s=2)",)}, "trimmed_mean needs n >= 2f + 1; got n=13, f=11."),
+        ({"rule": ("centered_clipping",)}, "centered_clipping needs radius; write centered_clip"),
+        ({"rule": ("centered_clipping(tau=1)",)}, "centered_clipping has no parameter tau; it"),
+        ({"attack": ("stale(delay=0)",)}, "delay must be at least 1; got delay=0."),
         ({"rule": ("krum", "krum()")}, "a rule is given twice: krum, krum."),
         ({"n": 5, "f": 5, "s": (1,), "rule": ("mean",)}, "f must be below n; got n=5, f=5."),
         ({"s": (3,), "attack": ("none",), "rule": ()}, "nothing to run"),
@@ -94,14 +104,26 @@ def test_without_liars_a_rule_runs_once():
     assert len(blocks) == 6 * (1 + 4)
     none = [block for block in blocks if block.attack.name == "none"]
     assert [str(block.rule) for block in none] == list(Config().rule)
-    assert {block.s for block in none} == {(0,)}
-    assert {block.s for block in blocks if block.attack.name != "none"} == {(1, 5, 11)}
+    assert {block.runs for block in none} == {((0, 0), (1, 0), (2, 0))}
+    with_liars = {block.runs for block in blocks if block.attack.name != "none"}
+    assert with_liars == {tuple((seed, s) for seed in range(3) for s in (1, 5, 11))}
 
 
 def test_s_of_zero_alone_and_liars_alone():
-    assert [b.s for b in plan(Config(rule=("median",), s=(0,)))] == [(0,)]
-    only_liars = plan(Config(rule=("median",), attack=("sign_flip",), s=(2, 4)))
-    assert [(b.attack.name, b.s) for b in only_liars] == [("sign_flip", (2, 4))]
+    one = Config(rule=("median",), attack=("sign_flip",), seeds=1)
+    alone = plan(dataclasses.replace(one, s=(0,)))
+    assert [(b.attack.name, b.runs) for b in alone] == [("none", ((0, 0),))]
+    only_liars = plan(dataclasses.replace(one, s=(2, 4)))
+    assert [(b.attack.name, b.runs) for b in only_liars] == [("sign_flip", ((0, 2), (0, 4)))]
+
+
+def test_a_block_is_cut_by_the_budget_alone():
+    config = Config(rule=("median",), attack=("sign_flip",), s=(1, 2), seeds=4)
+    of_three = BUDGET // (3 * run_bytes(config, 1))
+    sizes = [len(block.runs) for block in plan(config, of_three)]
+    assert sizes == [3, 3, 2]
+    assert sum((block.runs for block in plan(config, of_three)), ()) == plan(config)[0].runs
+    assert [len(block.runs) for block in plan(config, 10**9)] == [1] * 8
 
 
 def test_an_attack_that_tries_the_rule_is_given_the_deployed_one():

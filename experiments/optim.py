@@ -1,0 +1,89 @@
+"""The optimizer of a run: momentum and where it stands, the step size, decay and clipping."""
+
+import ast
+from typing import TYPE_CHECKING, Any
+
+import optax
+
+import byzjax
+
+if TYPE_CHECKING:
+    from experiments.config import Config
+
+PLACES = ("worker", "server", "update")
+KINDS = ("damped", "undamped", "nesterov")
+
+
+def check(config: "Config") -> None:
+    """Raises a `ValueError` for an option that does not exist or a number out of range."""
+    for name, known in (("momentum_at", PLACES), ("momentum_kind", KINDS)):
+        if getattr(config, name) not in known:
+            raise ValueError(
+                f"{name} must be one of {', '.join(known)}; got {getattr(config, name)!r}."
+            )
+    if not 0 <= config.momentum < 1:
+        raise ValueError(f"momentum must lie in [0, 1); got {config.momentum}.")
+    for name in ("weight_decay", "clip"):
+        if getattr(config, name) < 0:
+            raise ValueError(f"{name} must be at least 0; got {getattr(config, name)}.")
+    schedule(config)
+
+
+def schedule(config: "Config") -> optax.Schedule | float:
+    """The step size: a number, or a function of the step.
+
+    Raises:
+      ValueError: the schedule cannot be read.
+    """
+    rate, text = config.learning_rate, config.schedule
+    try:
+        match ast.parse(text, mode="eval").body:
+            case ast.Name(id="constant"):
+                return rate
+            case ast.Name(id="cosine"):
+                return optax.cosine_decay_schedule(rate, config.steps)
+            case ast.Call(
+                func=ast.Name(id="hyperbolic"), args=[ast.Constant(value=int() | float() as k)]
+            ) if k > 0:
+                return lambda step: rate / (1 + step / k)
+            case ast.Call(func=ast.Name(id="steps"), args=[_, *_] as args):
+                places = [ast.literal_eval(arg) for arg in args]
+                if all(isinstance(place, int) and place > 0 for place in places):
+                    return optax.piecewise_constant_schedule(rate, dict.fromkeys(places, 0.1))
+    except (SyntaxError, ValueError):
+        pass
+    known = "constant, hyperbolic(k) with k > 0, cosine, steps(a, b, ...)"
+    raise ValueError(f"unknown schedule {text!r}; known: {known}.")
+
+
+def stages(config: "Config") -> dict[str, Any]:
+    """What an honest worker, and the server, make of what they get: `send`, `receive`, `server`.
+
+    `send` and `receive` map stacked updates to stacked updates (`receive` stands behind the
+    attack), or are None; `server` maps the aggregate to a step.
+    """
+    send: list[optax.GradientTransformation] = []
+    if config.weight_decay:
+        send.append(optax.add_decayed_weights(config.weight_decay))
+    if config.clip:
+        send.append(optax.clip_by_global_norm(config.clip))
+    momentum, receive, server = _momentum(config), None, []
+    if momentum is not None and config.momentum_at == "worker":
+        send.append(momentum)
+    elif momentum is not None and config.momentum_at == "server":
+        receive = byzjax.per_worker(momentum, config.n)
+    elif momentum is not None:
+        server.append(momentum)
+    return {
+        "send": byzjax.per_worker(optax.chain(*send), config.n) if send else None,
+        "receive": receive,
+        "server": optax.chain(*server, optax.scale_by_learning_rate(schedule(config))),
+    }
+
+
+def _momentum(config: "Config") -> optax.GradientTransformation | None:
+    if not config.momentum:
+        return None
+    if config.momentum_kind == "damped":
+        return optax.ema(config.momentum, debias=False)
+    return optax.trace(config.momentum, nesterov=config.momentum_kind == "nesterov")

@@ -1,0 +1,58 @@
+"""Diagnostics of a step, against NumPy."""
+
+import functools
+import math
+
+import jax.numpy as jnp
+import numpy as np
+
+import byzjax
+from byzjax.protocols import Info
+from experiments import diagnostics
+
+
+def test_of_a_step():
+    rng = np.random.default_rng(0)
+    honest = rng.normal(size=(7, 5)) + 1
+    byzantine = np.arange(7) >= 5
+    sent = np.where(byzantine[:, None], 50.0, honest)
+    rule = functools.partial(byzjax.trimmed_mean, f=2)
+    aggregate = rule(jnp.asarray(sent, jnp.float32))
+    info = Info(*(jnp.asarray(a, jnp.float32) for a in (honest, sent, aggregate)))
+    found = {k: float(v) for k, v in diagnostics.of_step(info, byzantine, rule).items()}
+    assert tuple(found) == diagnostics.NAMES
+
+    good = honest[:5]
+    mean, out = good.mean(axis=0), np.asarray(aggregate, np.float64)
+    variance = np.sum((good - mean) ** 2) / 4
+    cosine = out @ mean / np.linalg.norm(out) / np.linalg.norm(mean)
+    expected = {
+        "honest_norm": np.linalg.norm(mean),
+        "variance_to_norm": math.sqrt(variance) / np.linalg.norm(mean),
+        "distance": np.linalg.norm(out - mean),
+        "angle": math.degrees(math.acos(cosine)),
+        "liars_influence": 0.0,
+        "liars_excluded": 1.0,
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_influence_of_the_mean_and_without_liars():
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(4, 3)), jnp.float32)
+    info = Info(x, x, byzjax.mean(x))
+    found = diagnostics.of_step(info, jnp.array([True, False, False, False]), byzjax.mean)
+    np.testing.assert_allclose(found["liars_influence"], 0.25, rtol=1e-5)
+    assert found["liars_excluded"] == 0
+    none = diagnostics.of_step(info, jnp.zeros(4, bool), byzjax.mean)
+    assert none["liars_influence"] == 0
+    assert math.isnan(none["liars_excluded"])
+    np.testing.assert_allclose(none["distance"], 0, atol=1e-6)
+
+
+def test_nobody_can_tell_whose_influence():
+    x = jnp.ones((4, 3))
+    found = diagnostics.of_step(Info(x, x, x[0]), jnp.zeros(4, bool), None)
+    assert math.isnan(found["liars_influence"])
+    assert math.isnan(found["honest_excluded"])
+    assert not math.isnan(found["distance"])
