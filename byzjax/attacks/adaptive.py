@@ -33,12 +33,12 @@ OBJECTIVES = ("distance", "inner_product")
 # rounding of a selection's edge, where the same rule in another program may select otherwise.
 _SHORTEST, _LONGEST = 1e-3, 1e6
 # Where the search for a strength looks around the best so far, in steps of its grid's logarithm.
-# Of twelve ways to spend 20 evaluations this one found the damage of a dense grid within 2 % most
-# often (97 % of 15 rules x 3 attacks x 4 settings x 11 ranges of nearly four decades).
+# Most of the points lie above, since damage often ends at the edge of a selection. Of 162 cases (9
+# rules, 3 attacks, 6 settings) this finds the damage of a grid of 200 within 2 % in 156.
 _REFINEMENTS = (
     (-2 / 3, -1 / 3, 1 / 3, 2 / 3),
     (-1 / 6, 1 / 12, 1 / 6, 1 / 4),
-    (1 / 48, 1 / 24, 1 / 16),
+    (-1 / 48, 1 / 48, 1 / 24, 1 / 16),
 )
 
 
@@ -51,7 +51,7 @@ def strongest(
     strength: str,
     low: float,
     high: float,
-    coarse: int = 9,
+    coarse: int = 8,
     objective: str | Callable = "distance",
 ) -> PyTree:
     r"""An attack at the strength that does the most damage to the deployed rule.
@@ -60,7 +60,7 @@ def strongest(
 
     First over a geometric grid from `low` to `high`, all its points at once; then, three times,
     over a few points around the best, ever closer to it and most of them above, since damage often
-    ends at the edge of a selection: `coarse + 11` calls of the rule in all. Opt-ALIE and Opt-IPM of
+    ends at the edge of a selection: `coarse + 12` calls of the rule in all. Opt-ALIE and Opt-IPM of
     the literature are this for `little_is_enough` and `inner_product_manipulation`.
 
     Args:
@@ -108,12 +108,16 @@ def strongest(
     step = (largest - least) / (coarse - 1)
     tried = least + step * jnp.arange(coarse, dtype=jnp.float32)
     values = of_all(tried)
-    best, most = tried[jnp.argmax(values)], jnp.max(values)
-    for offsets in _REFINEMENTS:
-        tried = jnp.clip(best + step * jnp.array(offsets, jnp.float32), least, largest)
+
+    def refine(state, offsets):
+        best, most = state
+        tried = jnp.clip(best + step * offsets, least, largest)
         values = of_all(tried)
         best = jnp.where(jnp.max(values) > most, tried[jnp.argmax(values)], best)
-        most = jnp.maximum(jnp.max(values), most)
+        return (best, jnp.maximum(jnp.max(values), most)), None
+
+    start = tried[jnp.argmax(values)], jnp.max(values)
+    (best, _), _ = lax.scan(refine, start, jnp.array(_REFINEMENTS, jnp.float32))
     return _rows.replace(updates, byzantine, lie(jnp.exp(best)))
 
 

@@ -5,9 +5,10 @@ without training, are what `python -m experiments worst-case` ranks.
 
     python -m experiments study attacks --edition cpu
 
-MNIST, MLP 784-100-10, n = 25, s = f = 11, damped worker momentum of 0.9, step size 0.5. The white box
-(`gradient_attack`) takes three steps of ascent from the best of its starts in every training step. The
-CPU edition has batch 16, 200 steps and 3 seeds, and is meant to end within half an hour on 2 cores.
+MNIST, MLP 784-100-10, n = 25, s = f = 11, damped worker momentum of 0.9, step size 0.5. The white
+box (`gradient_attack`) takes three steps of ascent from the best of its starts in every training
+step. The CPU edition has batch 16, 200 steps and 3 seeds, and is meant to end within half an hour
+on 2 cores.
 """
 
 from typing import Any

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -238,6 +239,27 @@ def test_killed_half_way_it_keeps_what_was_finished(tmp_path):
     assert results_of(folder) == results_of(undisturbed / "main")
 
 
+@pytest.mark.slow
+def test_killed_ten_times_it_ends_as_if_nothing_had_happened(tmp_path):
+    folder, rng = tmp_path / "results" / "main", np.random.default_rng(0)
+    more = ("--steps", "60", "--eval-every", "3")
+    for _ in range(10):
+        process = start(options(tmp_path / "results", *more))
+        try:
+            process.communicate(timeout=float(rng.uniform(3, 12)))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+        finally:
+            process.kill()
+            process.communicate(timeout=30)
+        results_of(folder)  # raises where a file is half-written
+    status, _, err = run(options(tmp_path / "results", *more))
+    assert status == 0, err
+    undisturbed = tmp_path / "undisturbed"
+    assert run(options(undisturbed, *more))[0] == 0
+    assert results_of(folder) == results_of(undisturbed / "main")
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -259,6 +281,95 @@ def test_a_users_error_is_one_line(tmp_path, more, message):
     assert "Traceback" not in err
     assert out == ""
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["studdy"],
+            "unknown command 'studdy'; known: run, study, report, worst-case, list, data.",
+        ),
+        (["study", "aksell"], "unknown study 'aksell'; known: aksel,"),
+        (
+            ["study", "aksel", "--edition", "gpu"],
+            "study aksel has no edition 'gpu'; it has full, cpu.",
+        ),
+        (["study", "aksel", "--shard", "3/2"], "a shard reads as i/N with 1 <= i <= N; got '3/2'."),
+        (["study", "aksel", "--data-dir", "nowhere"], "mnist is not prepared in nowhere"),
+        (["report", "nowhere"], "nowhere has no config.json; expected the folder of a study."),
+        (["data", "--partition", "zipf"], "unknown kind of partition 'zipf'"),
+        (["list", "everything"], "list takes no options; got everything."),
+    ],
+)
+def test_a_wrong_command_is_one_line(arguments, message):
+    status, out, err = run(arguments)
+    assert status == 2
+    assert message in err.strip().splitlines()[-1]
+    assert "Traceback" not in err
+    assert out == ""
+
+
+def test_what_there_is():
+    status, out, _ = run(["list"])
+    assert status == 0
+    for table in (specs.RULES, specs.MIXINGS, specs.ATTACKS, models.MODELS, data.NAMES):
+        for name in table:
+            assert re.search(rf"^  {name}\s+\S", out, re.MULTILINE), name
+
+
+def test_labels_of_the_workers(tmp_path):
+    drawn = tmp_path / "labels.png"
+    status, out, err = run(
+        ["data", "--n", "5", "--partition", "pathological(2)", "--figure", str(drawn)]
+    )
+    assert status == 0, err
+    assert len(out.splitlines()) >= 7
+    assert drawn.read_bytes().startswith(b"\x89PNG")
+
+
+def test_shards_are_the_whole_study(digits, tmp_path):
+    folder = tmp_path / "study"
+    config = dataclasses.replace(SMALL, rule=("median", "mean"), attack=("sign_flip",))
+
+    def load(_):
+        return digits
+
+    tasks = sweep.tasks([config, config], folder, load)
+    assert len(tasks) == 4  # the second grid is the same
+    assert [len(sweep.run(tasks[i::2], folder, load)) for i in (0, 1)] == [2, 2]
+    assert {task.path for task in tasks} == set((folder / "blocks").iterdir())
+
+
+def test_what_fails_is_written_down_and_does_not_stop_the_rest(digits, tmp_path, monkeypatch):
+    folder = tmp_path / "study"
+    config = dataclasses.replace(SMALL, rule=("median", "mean"), attack=("none",))
+    tasks = sweep.tasks([config], folder, lambda _: digits)
+    build = train.program
+
+    def failing(config, dataset, model, rule, *more):
+        if rule.name == "median":
+            raise RuntimeError("no such luck\nand more")
+        return build(config, dataset, model, rule, *more)
+
+    monkeypatch.setattr(train, "program", failing)
+    assert [b["rule"] for b in sweep.run(tasks, folder, lambda _: digits)] == ["mean"]
+    (failure,) = sweep.failures(folder)
+    assert failure["error"] == "RuntimeError: no such luck"
+    assert failure["rule"] == "median"
+    monkeypatch.undo()
+    assert len(sweep.run(tasks, folder, lambda _: digits)) == 2
+    assert not list(sweep.failures(folder))
+
+
+def test_results_of_another_version_are_told(digits, tmp_path, capsys):
+    folder = tmp_path / "study"
+    config = dataclasses.replace(SMALL, rule=("mean",), attack=("none",), seeds=1)
+    tasks = sweep.tasks([config], folder, lambda _: digits)
+    (block,) = sweep.run(tasks, folder, lambda _: digits)
+    sweep.write_json(tasks[0].path, block | {"environment": block["environment"] | {"jax": "0.1"}})
+    sweep.run(tasks, folder, lambda _: digits)
+    assert f"finished blocks have jax 0.1, here it is {jax.__version__};" in capsys.readouterr().err
 
 
 def test_help_tells_every_option():

@@ -1,0 +1,48 @@
+"""The studies that are shipped: their grids are possible, and their pages say what they are."""
+
+import dataclasses
+
+import pytest
+
+from experiments import cost, data, models, studies, sweep
+from experiments.config import Config, plan
+
+ALL = [(name, edition) for name in studies.names() for edition in studies.load(name).editions]
+
+
+@pytest.mark.parametrize("name", studies.names())
+def test_a_study_says_what_it_is(name):
+    study = studies.load(name)
+    assert study.title
+    assert "Claim" in study.about
+    assert f"python -m experiments study {name} --edition cpu" in study.about
+    assert set(study.editions) == {"full", "cpu"}
+
+
+@pytest.mark.parametrize(
+    ("name", "edition"), [pytest.param(*each, marks=pytest.mark.slow) for each in ALL]
+)
+def test_every_grid_is_possible(name, edition):
+    for grid in studies.grids(name, edition):
+        assert grid.study == name
+        assert grid.dataset in data.NAMES
+        assert grid.model in models.MODELS
+        assert plan(grid)
+
+
+def test_what_it_would_cost(tmp_path):
+    """Softmax regression: two products forward and backward, 2 * 64 * 10 operations each."""
+    digits = data.load("digits")
+    config = Config(
+        model="softmax", rule=("mean",), attack=("none",), s=(0,), n=10, f=1, seeds=2, steps=50,
+        batch_size=8,
+    )  # fmt: skip
+    flops = cost.gradient_flops(config, digits)
+    assert 2 * 8 * 2 * 64 * 10 <= flops <= 1.5 * 2 * 8 * 2 * 64 * 10
+    tasks = sweep.tasks(
+        [config, dataclasses.replace(config, n=20)], tmp_path, lambda config: digits
+    )
+    text = cost.estimate(tasks, lambda config: digits)
+    assert text.count("2 runs") == 2
+    assert "minutes on 2 CPU cores" in text
+    assert "2 programs" in text
