@@ -80,6 +80,9 @@ class Config:
     """Largest norm of a worker's gradient, which is clipped before momentum; 0 for any."""
     average: bool = False
     """Evaluate the average of all models since the start (Polyak), not the last one."""
+    optimum: bool = False
+    """Also measure how far the model is from the minimiser of the training loss, of which weight
+    decay is a part; for the model logistic."""
     partition: str = "iid"
     """How samples are dealt out to workers: iid, "dirichlet(0.3)", sorted, "pathological(2)",
     "gamma_similarity(0.5)", "long_tail(0.5)" or "unequal(1)"."""
@@ -204,6 +207,11 @@ def _check_numbers(config: Config) -> None:
         )
     if not config.s or len(set(config.s)) < len(config.s):
         raise ValueError(f"s needs one or more different numbers; got {config.s}.")
+    if config.optimum and (config.model != "logistic" or config.weight_decay <= 0):
+        raise ValueError(
+            "optimum needs model logistic and weight_decay > 0; got "
+            f"{config.model}, weight_decay={config.weight_decay}."
+        )
     for s in config.s:
         if not 0 <= s <= config.f:
             raise ValueError(f"s must lie in 0 .. f; got s={s}, f={config.f}.")

@@ -215,6 +215,8 @@ MODELS: dict[str, Callable[..., nnx.Module]] = {
     "resnet20": ResNet20,
 }
 
+CONVOLUTIONAL = ("cnn", "cnn_mnist", "cnn_cifar", "resnet20")
+
 DESCRIPTIONS: dict[str, str] = {
     name: (module.__doc__ or "").partition("\n")[0] for name, module in MODELS.items()
 }

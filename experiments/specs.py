@@ -78,7 +78,14 @@ def alternating(
     return both(updates, byzantine, step)
 
 
-# All rules that need nothing but what the workers sent; those that remember are transformations.
+# Rules that remember: transformations.
+REMEMBERING: dict[str, Callable] = {
+    "centered_clipping": byzjax.centered_clipping,
+    "concentration_filter": byzjax.concentration_filter,
+    "foolsgold": byzjax.foolsgold,
+    "safeguard": byzjax.safeguard,
+}
+# All rules that need nothing but what the workers sent.
 RULES: dict[str, Callable] = {
     "mean": byzjax.mean,
     "median": byzjax.median,
@@ -103,10 +110,7 @@ RULES: dict[str, Callable] = {
     "phocas": byzjax.phocas,
     "sign_guard": byzjax.sign_guard,
     "spectral_filter": byzjax.spectral_filter,
-    "centered_clipping": byzjax.centered_clipping,
-    "concentration_filter": byzjax.concentration_filter,
-    "foolsgold": byzjax.foolsgold,
-    "safeguard": byzjax.safeguard,
+    **REMEMBERING,
 }
 
 

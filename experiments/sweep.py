@@ -270,6 +270,9 @@ def _run(config: Config, seed: int, s: int, place: int, curves: list) -> dict[st
     """What is kept of one run."""
     finite = [bool(metrics.finite[place]) for metrics, _ in curves]
     steps = list(range(config.eval_every, config.steps + 1, config.eval_every))
+    asked = {}
+    if config.optimum:
+        asked["to_optimum"] = [_number(metrics.to_optimum[place]) for metrics, _ in curves]
     return {
         "seed": seed,
         "s": s,

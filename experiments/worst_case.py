@@ -43,7 +43,7 @@ class WorstCase:
     results: str = "results"
     """Folder of all studies."""
     rule: tuple[str, ...] = (
-        *(name for name in specs.RULES if name != "multi_krum"),
+        *(name for name in specs.RULES if name not in ("multi_krum", *specs.REMEMBERING)),
         *("centered_clip", "fl_trust", "zeno"),
     )
     """Rules by name, with hyperparameters where wanted."""

@@ -147,6 +147,22 @@ def test_workers_draw_different_keys():
     np.testing.assert_allclose(info.sent["w"][3], expected["w"], rtol=1e-6)
 
 
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_fewer_workers_at_once_are_the_same(at_once):
+    all_at_once = protocols.parameter_server(noisy_loss_fn, **stages())
+    few = protocols.parameter_server(noisy_loss_fn, **stages(), workers_at_once=at_once)
+    state, _ = jax.jit(all_at_once.step)(all_at_once.init(PARAMS, KEY), batch_of(0), KEY)
+    found, _ = jax.jit(few.step)(few.init(PARAMS, KEY), batch_of(0), KEY)
+    chex.assert_trees_all_close(found.params, state.params, rtol=1e-6, atol=1e-6)
+
+
+def test_workers_at_once_is_a_number():
+    with pytest.raises(
+        ValueError, match=r"^workers_at_once must be at least 1; got workers_at_onc"
+    ):
+        protocols.parameter_server(loss_fn, **stages(), workers_at_once=0)
+
+
 def test_a_sweep_over_masks_and_keys_in_one_scan():
     """No liar, one, and as many as are tolerated: one program, mapped over masks."""
     steps = 120

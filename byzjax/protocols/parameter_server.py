@@ -5,8 +5,10 @@ from typing import NamedTuple
 
 import jax
 import optax
+from jax import lax
 
 from byzjax import stacked
+from byzjax._checks import static_int
 from byzjax.protocols._protocol import Info, Protocol
 from byzjax.stacked import PyTree
 
@@ -31,6 +33,7 @@ def parameter_server(
     send: optax.GradientTransformation | None = None,
     attack: optax.GradientTransformation | None = None,
     mix: optax.GradientTransformation | None = None,
+    workers_at_once: int | None = None,
 ) -> Protocol:
     """Workers send updates to one server, which aggregates them and takes a step.
 
@@ -45,10 +48,16 @@ def parameter_server(
         `byzjax.per_worker(optax.ema(0.9, debias=False), num_workers=n)`; None sends the gradient.
       attack: what the liars make of all that, as `byzjax.attack(attacks.sign_flip, byzantine)`.
       mix: what the server does before the rule; None does nothing.
+      workers_at_once: how many workers' gradients are computed side by side, a Python int; None for
+        all of them. One by one saves memory, and convolutional models time on CPU.
 
     Returns:
       A `Protocol`. Its `step` draws worker i's loss key as `fold_in(key, i)`; a `trusted` batch
       becomes the extra argument `trusted`, its gradient. Its `models` holds one model.
+
+    Raises:
+      TypeError: workers_at_once is not a Python int.
+      ValueError: it is not positive.
 
     Example:
       >>> import byzjax, jax, jax.numpy as jnp, optax
@@ -63,8 +72,16 @@ def parameter_server(
       >>> server.models(state)
       Array([2.], dtype=float32)
     """
+    if workers_at_once is not None:
+        workers_at_once = static_int("workers_at_once", workers_at_once, at_least=1)
     chosen = (send, attack, mix, rule, server)
     stages = [optax.with_extra_args_support(s or optax.identity()) for s in chosen]
+
+    def each_worker(function: Callable, *args: PyTree) -> PyTree:
+        if workers_at_once is None:
+            return jax.vmap(function)(*args)
+        size = None if workers_at_once == 1 else workers_at_once
+        return lax.map(lambda each: function(*each), args, batch_size=size)
 
     def init(params: PyTree, key: jax.Array) -> ServerState:
         del key  # transformations that draw numbers were given their keys when they were made
@@ -75,7 +92,7 @@ def parameter_server(
         grad = jax.grad(loss_fn)
         n = stacked.num_workers(batch["workers"])
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jax.numpy.arange(n))
-        updates = jax.vmap(lambda b, k: grad(params, b, key=k))(batch["workers"], keys)
+        updates = each_worker(lambda b, k: grad(params, b, key=k), batch["workers"], keys)
         extra_args = {}
         if "trusted" in batch:
             trusted_key = jax.random.fold_in(key, n)
