@@ -128,7 +128,9 @@ def study(arguments: Sequence[str]) -> int:
         print(cost.estimate(tasks, load))
         return 0
     more = {"study": command.name, "edition": command.edition}
-    return _run_and_report(grids, tasks[shard - 1 :: shards], folder, load, begin, **more)
+    # One stretch each: neighbours share compiled programs.
+    first, last = (len(tasks) * part // shards for part in (shard - 1, shard))
+    return _run_and_report(grids, tasks[first:last], folder, load, begin, **more)
 
 
 def _run_and_report(grids, tasks, folder: pathlib.Path, load, begin: float, **more: str) -> int:

@@ -1,8 +1,8 @@
 """Runs grids block by block; what is finished is on disk and is not run again.
 
 A study's folder holds `blocks/<hash>.json` (finished, each written under another name, flushed and
-renamed), `failed/<hash>.json` (what could not be run, and why), `log.jsonl` (one line for each
-evaluation, to look at while it runs) and `config.json`.
+renamed), `failed/<hash>.json` (what could not be run, and why), `checkpoints/` (of blocks that take
+long), `log.jsonl` (one line for each evaluation, to look at while it runs) and `config.json`.
 """
 
 import dataclasses
@@ -27,8 +27,11 @@ from tqdm import tqdm
 import byzjax
 from experiments import config as configs
 from experiments import data, diagnostics, models, train
+from experiments.checkpoint import Checkpoints
 from experiments.config import Block, Config
 
+# A block that takes longer is kept half-way, as often as this.
+CHECKPOINT_SECONDS = 300.0
 # Versions and device that decide the bits of a result; another one is worth a warning.
 DECISIVE = ("byzjax", "jax", "jaxlib", "flax", "optax", "device")
 
@@ -251,15 +254,26 @@ def _train(
     begin = time.perf_counter()
     runs = train.runs(config, dataset.train_y, block.runs)
     index = jnp.asarray(attack, jnp.int32)
-    states = program.start(index, runs)
-    curves = []
-    for step in range(config.eval_every, config.steps + 1, config.eval_every):
+    states, done, curves = program.start(index, runs), 0, []
+    # Not gone on from with other versions: a block's digits all come from one of them.
+    here = environment()
+    versions = hashlib.sha256("".join(here[name] for name in DECISIVE).encode()).hexdigest()[:8]
+    kept = Checkpoints(folder / "checkpoints" / f"{task.path.stem}-{versions}")
+    if (found := kept.restore(states)) is not None:
+        done, states, curves = found
+        bar.update(done * len(block.runs))
+    saved = time.perf_counter()
+    for step in range(done + config.eval_every, config.steps + 1, config.eval_every):
         first = jnp.asarray(step - config.eval_every, jnp.int32)
         states, found = program.advance(states, first, index, runs)
         metrics = program.evaluate(states, step == config.steps)
         curves.append(jax.tree.map(np.asarray, (metrics, found)))
         _log(task, step, curves[-1], time.perf_counter() - begin, folder)
         bar.update(config.eval_every * len(block.runs))
+        if step < config.steps and time.perf_counter() - saved > CHECKPOINT_SECONDS:
+            kept.save(step, states, curves)
+            saved = time.perf_counter()
+    kept.forget()
     return {
         "runs": [_run(config, seed, s, r, curves) for r, (seed, s) in enumerate(block.runs)],
         "seconds": round(time.perf_counter() - begin, 2),

@@ -341,6 +341,35 @@ def test_shards_are_the_whole_study(digits, tmp_path):
     assert {task.path for task in tasks} == set((folder / "blocks").iterdir())
 
 
+def test_a_long_block_goes_on_from_its_checkpoint(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "CHECKPOINT_SECONDS", 0.0)
+    # Attacks that remember and draw numbers, and a momentum: all that a state may hold.
+    config = dataclasses.replace(
+        SMALL, rule=("median",), attack=("mimic", "gaussian(sigma=1.0)"), s=(1, 2), eval_every=2
+    )
+    undisturbed = swept(dataclasses.replace(config, results=str(tmp_path / "one")), digits)
+    folder = tmp_path / "two" / "main"
+    tasks = sweep.tasks([config], folder, lambda _: digits)
+    logged, calls = sweep._log, []
+
+    def killed(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        logged(*args)
+
+    monkeypatch.setattr(sweep, "_log", killed)
+    with pytest.raises(KeyboardInterrupt):
+        sweep.run(tasks, folder, lambda _: digits)
+    assert len(list((folder / "checkpoints").iterdir())) == 1
+    steps = []
+    monkeypatch.setattr(sweep, "_log", lambda task, step, *rest: steps.append(step))
+    found = sweep.run(tasks, folder, lambda _: digits)
+    assert steps == [4, 6, 2, 4, 6]  # the first block goes on after its second step
+    assert [block["runs"] for block in found] == [block["runs"] for block in undisturbed]
+    assert not list((folder / "checkpoints").iterdir())
+
+
 def test_what_fails_is_written_down_and_does_not_stop_the_rest(digits, tmp_path, monkeypatch):
     folder = tmp_path / "study"
     config = dataclasses.replace(SMALL, rule=("median", "mean"), attack=("none",))
