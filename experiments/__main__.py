@@ -1,4 +1,4 @@
-"""The command line: `python -m experiments [run | study | report | worst-case | list | data]`."""
+"""The command line: `python -m experiments [run | study | report | choose | ...]`."""
 
 import dataclasses
 import functools
@@ -50,6 +50,14 @@ class ReportCommand:
 
     folder: Command
     """A study's folder, such as results/momentum-cpu."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ChooseCommand:
+    """Print the best setting of each rule: that of the best worst case on held-out samples."""
+
+    folder: Command
+    """A study's folder; the study must have been run with --validation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,15 +177,30 @@ def report(arguments: Sequence[str]) -> int:
     described = sweep.read_block(folder / "config.json")
     if described is None:
         raise FileNotFoundError(f"{folder} has no config.json; expected the folder of a study.")
-    paths = sorted((folder / "blocks").glob("*.json"))
-    finished = [block for path in paths if (block := sweep.read_block(path)) is not None]
-    if not finished:
-        raise FileNotFoundError(f"{folder / 'blocks'} has no finished block.")
+    finished = _finished(folder)
     grids = [Config(**_as_tuples(grid)) for grid in described["grids"]]
     more = {name: described[name] for name in ("study", "edition") if name in described}
     print(_write_report(folder, finished, grids, **more))
     print(f"\n{folder / 'index.html'}")
     return 0
+
+
+def choose(arguments: Sequence[str]) -> int:
+    """The best setting of each rule, by the worst case on held-out samples."""
+    command = tyro.cli(ChooseCommand, prog="python -m experiments choose", args=arguments)
+    from experiments.choose import best_settings  # only here: pandas takes a second to import
+
+    table = best_settings(_finished(pathlib.Path(command.folder)))
+    print(table.to_string(index=False, float_format="%.3f"))
+    return 0
+
+
+def _finished(folder: pathlib.Path) -> list[dict]:
+    paths = sorted((folder / "blocks").glob("*.json"))
+    finished = [block for path in paths if (block := sweep.read_block(path)) is not None]
+    if not finished:
+        raise FileNotFoundError(f"{folder / 'blocks'} has no finished block.")
+    return finished
 
 
 def _as_tuples(grid: dict) -> dict:
@@ -234,6 +257,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": run,
     "study": study,
     "report": report,
+    "choose": choose,
     "worst-case": worst_case,
     "list": names,
     "data": show_data,

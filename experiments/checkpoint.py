@@ -32,7 +32,7 @@ class Checkpoints:
             manager.save(
                 step,
                 args=ocp.args.Composite(
-                    states=ocp.args.StandardSave(states), curves=ocp.args.JsonSave(flat)
+                    states=ocp.args.StandardSave(states), curves=ocp.args.JsonSave({"all": flat})
                 ),
             )
             manager.wait_until_finished()
@@ -58,7 +58,7 @@ class Checkpoints:
                     states=ocp.args.StandardRestore(shapes), curves=ocp.args.JsonRestore()
                 ),
             )
-        return step, found["states"], [_whole(each) for each in found["curves"]]
+        return step, found["states"], [_whole(each) for each in found["curves"]["all"]]
 
     def forget(self) -> None:
         """Removes all of it."""

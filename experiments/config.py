@@ -86,6 +86,9 @@ class Config:
     partition: str = "iid"
     """How samples are dealt out to workers: iid, "dirichlet(0.3)", sorted, "pathological(2)",
     "gamma_similarity(0.5)", "long_tail(0.5)" or "unequal(1)"."""
+    validation: int = 0
+    """Training samples that no worker gets: the accuracy on them is what settings are chosen by
+    (`python -m experiments choose`)."""
     eval_every: int = 25
     """Steps between evaluations on the test set; divides the number of steps."""
     eval_samples: int = 0
@@ -196,6 +199,7 @@ def _check_numbers(config: Config) -> None:
         ("batch_size", 1),
         ("eval_every", 1),
         ("eval_samples", 0),
+        ("validation", 0),
     ):
         value = getattr(config, name)
         if value < least:

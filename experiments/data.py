@@ -287,6 +287,23 @@ def histogram_figure(histogram: np.ndarray, title: str) -> "Figure":
     return figure
 
 
+def hold_out(dataset: Dataset, samples: int) -> tuple[Dataset, np.ndarray, np.ndarray]:
+    """The data set with fewer training samples, and those that were held out, `(x, y)`.
+
+    Which ones is the same for all seeds. The checksum stays that of the whole.
+
+    Raises:
+      ValueError: nothing would be left to train on.
+    """
+    size = len(dataset.train_y)
+    if samples >= size:
+        raise ValueError(f"validation must be below the {size} training samples; got {samples}.")
+    order = np.random.RandomState(0).permutation(size)
+    held, rest = np.sort(order[:samples]), np.sort(order[samples:])
+    x, y = dataset.train_x, dataset.train_y
+    return dataclasses.replace(dataset, train_x=x[rest], train_y=y[rest]), x[held], y[held]
+
+
 def pad_partition(parts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Stacks a partition as `(indices int32 [n, max], sizes int32 [n])`, to live on the device.
 

@@ -1,48 +1,125 @@
-"""What a study found: tables as CSV and on the terminal, curves, and figures."""
+"""What a study found: curves, tables as CSV, Markdown and LaTeX, figures, and a page of it all."""
 
 import pathlib
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-import matplotlib as mpl
+import numpy as np
 import pandas as pd
-import seaborn as sns
-from matplotlib.figure import Figure
+from scipy import stats
 
+from experiments import config as configs
+from experiments import diagnostics, figures, page, specs
 from experiments.config import Config
 
-mpl.use("Agg")
+
+class About(NamedTuple):
+    """What a study is about.
+
+    Attributes:
+      title: one line.
+      claim: which claim it tests, as plain text: paragraphs, indented commands, `code`.
+      command: what starts it.
+    """
+
+    title: str
+    claim: str
+    command: str
 
 
-def curves(blocks: list[dict[str, Any]]) -> pd.DataFrame:
-    """One line for each evaluation of each run."""
-    rows = []
+def ordered(blocks: Sequence[dict[str, Any]], grids: Sequence[Config]) -> list[dict[str, Any]]:
+    """Finished blocks in the order in which the grids name them, wherever they were read from."""
+    places = []
+    for grid in grids:
+        identity = {name: getattr(grid, name) for name in configs.IDENTITY}
+        ranks = {
+            kind: {str(specs.Spec(kind, *specs.parse_call(text), {})): i for i, text in enumerate(texts)}
+            for kind, texts in (("rule", grid.rule), ("mixing", grid.mixing), ("attack", grid.attack))
+        }
+        places.append((identity, ranks))
+
+    def place(block: dict[str, Any]) -> tuple:
+        for i, (identity, ranks) in enumerate(places):
+            if all(block.get(name, value) == value for name, value in identity.items()):
+                kinds = [ranks[kind].get(block[kind], len(ranks[kind])) for kind in ("rule", "mixing")]
+                attack = block["attack"]
+                order = -1 if attack == "none" else ranks["attack"].get(attack, len(ranks["attack"]))
+                if all(block[kind] in ranks[kind] for kind in ("rule", "mixing")):
+                    return i, *kinds, order, block.get("members", [])
+        return len(places), 0, 0, 0, []
+
+    return sorted(blocks, key=place)
+
+
+def varied(blocks: Sequence[dict[str, Any]]) -> list[str]:
+    """The settings of the grids that differ between blocks."""
+    return [
+        name for name in configs.IDENTITY if len({repr(block.get(name)) for block in blocks}) > 1
+    ]
+
+
+def curves(blocks: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """One line for each evaluation of each run.
+
+    Args:
+      blocks: finished ones, of one or of more grids.
+
+    Returns:
+      rule, mixing, attack, s, seed, the settings that differ between the blocks, step, accuracy,
+      loss, finite, and the diagnostics; NaN where there is no number.
+    """
+    names = varied(blocks)
+    measured = ("accuracy", "loss", *diagnostics.NAMES)
+    columns: dict[str, list] = {
+        name: []
+        for name in (
+            *("rule", "mixing", "attack", "s", "seed", *names, "step", "accuracy", "loss"),
+            *("finite", *diagnostics.NAMES),
+        )
+    }
     for block in blocks:
+        of_block = {"rule": block["rule"], "mixing": block["mixing"], "attack": block["attack"]}
+        of_block |= {name: block.get(name) for name in names}
         for run in block["runs"]:
-            columns = zip(run["step"], run["accuracy"], run["loss"], run["finite"])
-            for step, accuracy, loss, finite in columns:
-                rows.append(
-                    {
-                        "rule": block["rule"],
-                        "attack": block["attack"],
-                        "s": run["s"],
-                        "seed": run["seed"],
-                        "step": step,
-                        "accuracy": accuracy,
-                        "loss": loss,
-                        "finite": finite,
-                    }
-                )
-    return pd.DataFrame(rows)
+            count = len(run["step"])
+            for name, value in (of_block | {"s": run["s"], "seed": run["seed"]}).items():
+                columns[name] += [value] * count
+            for name in ("step", "finite"):
+                columns[name] += run[name]
+            for name in measured:
+                columns[name] += run.get(name) or [None] * count
+    data = pd.DataFrame(columns)
+    numbers = {name: "float64" for name in measured}
+    return data.astype({**numbers, "step": int, "s": int, "seed": int, "finite": bool})
 
 
 def table(data: pd.DataFrame) -> pd.DataFrame:
-    """Final test accuracy: mean, standard deviation, least and most over the seeds."""
-    last = data[data["step"] == data["step"].max()]
-    groups = last.groupby(["rule", "attack", "s"], sort=False)
+    """Final test accuracy over the seeds.
+
+    Args:
+      data: the curves.
+
+    Returns:
+      One line for each rule, mixing (where there is any), attack, s and setting: mean, standard
+      deviation, least and most over the seeds; number of seeds; how many of their models are not
+      finite in the end; `low` and `high`, the 95 % confidence interval of the mean by Student's t,
+      empty for one seed; and the first evaluation at which a model was not finite.
+    """
+    mixing = ["mixing"] if (data["mixing"] != "none").any() else []
+    keys = ["rule", *mixing, "attack", "s", *figures.settings(data)]
+    groups = figures.final(data).groupby(keys, sort=False, dropna=False)
     out = groups["accuracy"].agg(["mean", "std", "min", "max"]).reset_index()
     out["seeds"] = groups["seed"].nunique().to_numpy()
-    out["diverged"] = groups["finite"].agg(lambda finite: int((~finite).sum())).to_numpy()
-    return out
+    out["diverged"] = (groups["finite"].count() - groups["finite"].sum()).to_numpy().astype(int)
+    count = groups["accuracy"].count().to_numpy()
+    quantile = stats.t.ppf(0.975, np.maximum(count - 1, 1))
+    half = np.where(count > 1, quantile * out["std"] / np.sqrt(np.maximum(count, 1)), np.nan)
+    out["low"], out["high"] = out["mean"] - half, out["mean"] + half
+    where = data["step"].where(~data["finite"])
+    first = where.groupby([data[key] for key in keys], sort=False, dropna=False).min()
+    lines = pd.MultiIndex.from_frame(out[keys])
+    out["diverged_at"] = first.reindex(lines).astype("Int64").to_numpy()
+    return out.astype({"diverged_at": "Int64"})
 
 
 def _cell(row: pd.Series) -> str:
@@ -53,112 +130,129 @@ def _cell(row: pd.Series) -> str:
 
 
 def wide_table(results: pd.DataFrame, s: int) -> pd.DataFrame:
-    """Rules against attacks for one number of liars, as text in per cent."""
+    """Rules against attacks for one number of liars, as text in per cent; of one setting."""
     chosen = results[(results["s"] == s) | (results["attack"] == "none")].copy()
+    if "mixing" in chosen:
+        chosen["rule"] = [figures.defence(*pair) for pair in zip(chosen["rule"], chosen["mixing"])]
     chosen["text"] = chosen.apply(_cell, axis=1)
     out = chosen.pivot(index="rule", columns="attack", values="text")
-    out = out.reindex(index=chosen["rule"].unique(), columns=chosen["attack"].unique())
+    out = out.reindex(index=chosen["rule"].unique(), columns=_none_first(chosen["attack"].unique()))
     return out.fillna("")
 
 
+def _none_first(attacks: Sequence[str]) -> list[str]:
+    return sorted(attacks, key=lambda attack: attack != "none")
+
+
+def wide_tables(results: pd.DataFrame) -> list[tuple[dict[str, Any], int, pd.DataFrame]]:
+    """Setting, number of liars and `wide_table` of each part of a study."""
+    out = []
+    for setting, part in figures.split(results):
+        some = sorted(s for s in part["s"].unique() if s > 0)
+        out += [(setting, int(s), wide_table(part, s)) for s in some or [0] if len(part)]
+    return out
+
+
+def _heading(setting: dict[str, Any], s: int) -> str:
+    where = f"{figures.say(setting)}, " if setting else ""
+    return f"Final test accuracy in per cent, mean ± standard deviation, {where}s = {s} liars"
+
+
+_NOT_FINITE = "(NaN): the model of at least one seed is not finite."
+
+
 def text(results: pd.DataFrame) -> str:
-    """The tables as they are printed: one for each number of liars."""
-    some = sorted(s for s in results["s"].unique() if s > 0)
+    """The tables as they are printed: one for each setting and number of liars."""
     parts = []
-    for s in some or [0]:
-        parts.append(f"Final test accuracy in per cent, mean ± standard deviation, s = {s} liars:")
-        parts.append(wide_table(results, s).to_markdown())
+    for setting, s, wide in wide_tables(results):
+        parts += [f"{_heading(setting, s)}:", wide.to_markdown()]
     if results["diverged"].any():
-        parts.append("(NaN): the model of at least one seed is not finite.")
-    return "\n\n".join(parts)
+        parts.append(_NOT_FINITE)
+    return "\n\n".join(parts or ["No run is finished."])
 
 
-def write(config: Config, blocks: list[dict[str, Any]]) -> pd.DataFrame:
-    """Writes table.csv, curves.csv, table.md and the figures; returns the table."""
-    folder = pathlib.Path(config.results) / config.study
+_SPECIAL = {
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": r"$\pm$",
+}
+
+
+def latex_escape(value: str) -> str:
+    """Text as LaTeX prints it."""
+    return "".join(_SPECIAL.get(sign, sign) for sign in value)
+
+
+def latex(results: pd.DataFrame) -> str:
+    r"""The tables as LaTeX floats, one for each setting and number of liars; `\usepackage{booktabs}`."""
+    parts = [r"% needs \usepackage{booktabs}"]
+    for setting, s, wide in wide_tables(results):
+        lines = [["rule", *wide.columns], *([name, *row] for name, row in wide.iterrows())]
+        rows = [" & ".join(latex_escape(str(cell)) for cell in line) + r" \\" for line in lines]
+        caption = f"{_heading(setting, s)}."
+        if any("NaN" in line for line in rows[1:]):
+            caption += f" {_NOT_FINITE}"
+        parts.append(
+            "\n".join(
+                [
+                    r"\begin{table}",
+                    r"\centering\small",
+                    rf"\caption{{{latex_escape(caption)}}}",
+                    rf"\begin{{tabular}}{{l{'r' * len(wide.columns)}}}",
+                    r"\toprule",
+                    rows[0],
+                    r"\midrule",
+                    *rows[1:],
+                    r"\bottomrule",
+                    r"\end{tabular}",
+                    r"\end{table}",
+                ]
+            )
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def write(
+    folder: pathlib.Path,
+    blocks: Sequence[dict[str, Any]],
+    grids: Sequence[Config],
+    about: About,
+    failures: Sequence[dict[str, Any]] = (),
+) -> pd.DataFrame:
+    """Writes everything that a study found into its folder.
+
+    These are table.csv, table.md, table.tex, curves.csv, index.html, and the figures as PNG and
+    SVG.
+
+    Args:
+      folder: where to; it is made where there is none.
+      blocks: the finished ones, in any order.
+      grids: the grids that they are of.
+      about: title, claim and command.
+      failures: what could not be run: the settings of a block and `error`.
+
+    Returns:
+      The table.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    blocks = ordered(blocks, grids)
     data = curves(blocks)
     results = table(data)
     results.round(6).to_csv(folder / "table.csv", index=False)
     data.to_csv(folder / "curves.csv", index=False)
     (folder / "table.md").write_text(text(results) + "\n")
-    for name, figure in figures(config, data).items():
-        for ending in ("png", "svg"):
-            figure.savefig(folder / f"{name}.{ending}", dpi=130, bbox_inches="tight")
+    (folder / "table.tex").write_text(latex(results))
+    pictures = []
+    with figures.style():
+        for name, drawing in figures.make(data, grids).items():
+            vector, raster = figures.render(drawing.figure)
+            (folder / f"{name}.svg").write_text(vector)
+            (folder / f"{name}.png").write_bytes(raster)
+            pictures.append(page.Picture(name, drawing.caption, drawing.setting, vector, raster))
+    study = page.Study(*about, grids, blocks, results, pictures, failures)
+    (folder / "index.html").write_text(page.html(study))
     return results
-
-
-def figures(config: Config, data: pd.DataFrame) -> dict[str, Figure]:
-    """The figures by name: accuracy against s, and accuracy against step, for each attack."""
-    sns.set_theme(style="whitegrid", context="notebook")
-    rules = list(dict.fromkeys(data["rule"]))
-    palette = [sns.color_palette("colorblind")[i] for i in (0, 1, 2, 4, 9, 3, 7, 8, 5, 6)]
-    colors = {rule: palette[i % len(palette)] for i, rule in enumerate(rules)}
-    last = data[data["step"] == data["step"].max()]
-    attacks = [a for a in dict.fromkeys(data["attack"]) if a != "none"]
-    out = {}
-    if attacks:
-        out["accuracy_against_s"] = _against_s(config, last, attacks, rules, colors)
-    out["accuracy_against_step"] = _against_step(config, data, attacks, rules, colors)
-    return out
-
-
-def _title(config: Config) -> str:
-    return f"{config.dataset}, {config.model}, n = {config.n}, f = {config.f}"
-
-
-def _legend(figure: Figure, ax: Any) -> None:
-    handles, labels = ax.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncol=len(labels))
-
-
-def _against_s(config: Config, last: pd.DataFrame, attacks, rules, colors) -> Figure:
-    figure = Figure(figsize=(4.0 * len(attacks), 3.6), layout="constrained")
-    axes = figure.subplots(1, len(attacks), sharey=True, squeeze=False)[0]
-    for ax, attack in zip(axes, attacks):
-        for i, rule in enumerate(rules):
-            chosen = last[(last["rule"] == rule) & ((last["attack"] == attack) | (last["s"] == 0))]
-            groups = chosen.groupby("s")["accuracy"]
-            middle, low, high = groups.mean(), groups.min(), groups.max()
-            shift = 0.06 * (i - (len(rules) - 1) / 2)  # so that bars of equal rules stay visible
-            ax.errorbar(
-                middle.index + shift,
-                100 * middle,
-                yerr=[100 * (middle - low).clip(0), 100 * (high - middle).clip(0)],
-                label=rule,
-                color=colors[rule],
-                marker="osD^vP*X"[i % 8],
-                markersize=5,
-                capsize=2,
-                linewidth=1.5,
-            )
-        ax.set(title=attack, xlabel="liars s", ylim=(0, 102))
-        ax.set_xticks(sorted(last["s"].unique()))
-    axes[0].set_ylabel("final test accuracy (%)")
-    figure.suptitle(f"{_title(config)}: bars span {config.seeds} seeds")
-    _legend(figure, axes[0])
-    return figure
-
-
-def _against_step(config: Config, data: pd.DataFrame, attacks, rules, colors) -> Figure:
-    some = sorted(s for s in data["s"].unique() if s > 0) if attacks else []
-    panels = [(a, s) for s in some for a in attacks] or [("none", 0)]
-    columns = max(1, len(attacks))
-    lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(3.6 * columns + 0.6, 2.8 * lines + 0.8), layout="constrained")
-    axes = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
-    for ax, (attack, s) in zip(axes.flat, panels):
-        for rule in rules:
-            chosen = data[(data["rule"] == rule) & (data["attack"] == attack) & (data["s"] == s)]
-            groups = chosen.groupby("step")["accuracy"]
-            ax.plot(100 * groups.mean(), label=rule, color=colors[rule], linewidth=1.5)
-            low, high = 100 * groups.min(), 100 * groups.max()
-            ax.fill_between(low.index, low, high, color=colors[rule], alpha=0.15, linewidth=0)
-        ax.set_title(f"{attack}, s = {s}", fontsize=10)
-        ax.set_ylim(0, 102)
-    for ax in axes[-1]:
-        ax.set_xlabel("step")
-    for ax in axes[:, 0]:
-        ax.set_ylabel("test accuracy (%)")
-    figure.suptitle(f"{_title(config)}: lines are means, bands span {config.seeds} seeds")
-    _legend(figure, axes[0, 0])
-    return figure

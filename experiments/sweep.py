@@ -252,7 +252,8 @@ def _train(
     """Trains all runs of a block."""
     config, block = task.config, task.block
     begin = time.perf_counter()
-    runs = train.runs(config, dataset.train_y, block.runs)
+    dealt, _, _ = data.hold_out(dataset, config.validation)
+    runs = train.runs(config, dealt.train_y, block.runs)
     index = jnp.asarray(attack, jnp.int32)
     states, done, curves = program.start(index, runs), 0, []
     # Not gone on from with other versions: a block's digits all come from one of them.
@@ -285,6 +286,8 @@ def _run(config: Config, seed: int, s: int, place: int, curves: list) -> dict[st
     finite = [bool(metrics.finite[place]) for metrics, _ in curves]
     steps = list(range(config.eval_every, config.steps + 1, config.eval_every))
     asked = {}
+    if config.validation:
+        asked["validation"] = [_number(metrics.validation[place]) for metrics, _ in curves]
     if config.optimum:
         asked["to_optimum"] = [_number(metrics.to_optimum[place]) for metrics, _ in curves]
     return {

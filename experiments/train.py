@@ -59,17 +59,19 @@ class Metrics(NamedTuple):
       per_class: the accuracy on each class, `[runs, num_classes]`.
       finite: whether the model is.
       to_optimum: distance of the model to the minimiser; NaN where nobody asked for it.
+      validation: accuracy on the samples that were held out; NaN where there are none.
     """
 
-    accuracy: jax.Array
-    loss: jax.Array
-    per_class: jax.Array
-    finite: jax.Array
-    to_optimum: jax.Array
+    accuracy: data.Array
+    loss: data.Array
+    per_class: data.Array
+    finite: data.Array
+    to_optimum: data.Array
+    validation: data.Array
 
 
 def runs(config: Config, labels: np.ndarray, members: Sequence[tuple[int, int]]) -> Runs:
-    """The runs of a block; `members` are (seed, s)."""
+    """The runs of a block; `labels` are those that are dealt out, `members` are (seed, s)."""
     dealt = {}
     for seed, _ in members:
         if seed not in dealt:
@@ -112,6 +114,7 @@ def program(
     choices: Sequence[specs.Spec],
 ) -> Program:
     """The program of one rule and mixing, in which `attack` is an index into `choices`."""
+    dataset, held_x, held_y = data.hold_out(dataset, config.validation)
     train_x, train_y = jnp.asarray(dataset.train_x), jnp.asarray(dataset.train_y)
     flipping = jnp.asarray([spec.name == "flip_labels" for spec in choices])
     deployed = specs.deployed(rule, mixing)
@@ -179,25 +182,29 @@ def program(
         state, found = lax.scan(one, state, first + jnp.arange(config.eval_every))
         return state, jax.tree.map(lambda values: values[-1], found)
 
-    def evaluate(state: State, x: jax.Array, y: jax.Array) -> Metrics:
+    def evaluate(state: State, x, y, held_x, held_y) -> Metrics:
         params = state.average if config.average else state.protocol.params
         finite = jnp.all(jnp.asarray([jnp.isfinite(p).all() for p in jax.tree.leaves(params)]))
         away = jnp.float32(jnp.nan)
         if best is not None:
             away = optax.tree.norm(jax.tree.map(jnp.subtract, params, best))
-        return Metrics(*models.evaluate(model, params, x, y), finite, away)
+        held = jnp.float32(jnp.nan)
+        if config.validation:
+            held = models.evaluate(model, params, held_x, held_y).accuracy
+        return Metrics(*models.evaluate(model, params, x, y), finite, away, held)
 
     compiled: list[float] = []
     start_all = _timed(jax.vmap(start, in_axes=(None, 0)), compiled)
     each = jax.vmap(advance, in_axes=(0, None, None, 0, None, None))
     advance_all = _timed(each, compiled, donate_argnums=0)
-    evaluate_all = _timed(jax.vmap(evaluate, in_axes=(0, None, None)), compiled)
+    evaluate_all = _timed(jax.vmap(evaluate, in_axes=(0, None, None, None, None)), compiled)
+    held = jnp.asarray(held_x), jnp.asarray(held_y)
     test = jnp.asarray(dataset.test_x), jnp.asarray(dataset.test_y)
     some = [a[: config.eval_samples] for a in test] if config.eval_samples else test
     return Program(
         start_all,
         lambda states, step, attack, run: advance_all(states, step, attack, run, train_x, train_y),
-        lambda states, last: evaluate_all(states, *(test if last else some)),
+        lambda states, last: evaluate_all(states, *(test if last else some), *held),
         compiled,
     )
 

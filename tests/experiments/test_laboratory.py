@@ -288,7 +288,7 @@ def test_a_users_error_is_one_line(tmp_path, more, message):
     [
         (
             ["studdy"],
-            "unknown command 'studdy'; known: run, study, report, worst-case, list, data.",
+            "unknown command 'studdy'; known: run, study, report, choose,",
         ),
         (["study", "aksell"], "unknown study 'aksell'; known: aksel,"),
         (
@@ -298,6 +298,7 @@ def test_a_users_error_is_one_line(tmp_path, more, message):
         (["study", "aksel", "--shard", "3/2"], "a shard reads as i/N with 1 <= i <= N; got '3/2'."),
         (["study", "aksel", "--data-dir", "nowhere"], "mnist is not prepared in nowhere"),
         (["report", "nowhere"], "nowhere has no config.json; expected the folder of a study."),
+        (["choose", "nowhere"], "nowhere/blocks has no finished block."),
         (["data", "--partition", "zipf"], "unknown kind of partition 'zipf'"),
         (["list", "everything"], "list takes no options; got everything."),
     ],
@@ -345,14 +346,15 @@ def test_a_long_block_goes_on_from_its_checkpoint(digits, tmp_path, monkeypatch)
     monkeypatch.setattr(sweep, "CHECKPOINT_SECONDS", 0.0)
     # Attacks that remember and draw numbers, and a momentum: all that a state may hold.
     config = dataclasses.replace(
-        SMALL, rule=("median",), attack=("mimic", "gaussian(sigma=1.0)"), s=(1, 2), eval_every=2
-    )
+        SMALL, rule=("median",), attack=("mimic", "gaussian(sigma=1.0)"), s=(1, 2), eval_every=2,
+        validation=100, average=True,
+    )  # fmt: skip
     undisturbed = swept(dataclasses.replace(config, results=str(tmp_path / "one")), digits)
     folder = tmp_path / "two" / "main"
     tasks = sweep.tasks([config], folder, lambda _: digits)
     logged, calls = sweep._log, []
 
-    def killed(*args):
+    def killed(*args: object) -> None:
         calls.append(args)
         if len(calls) == 2:
             raise KeyboardInterrupt

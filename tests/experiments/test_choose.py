@@ -1,0 +1,60 @@
+"""The choice of settings, on made-up blocks."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from experiments import choose, data
+from experiments.config import Config
+
+
+def block(rule, rate, attack, held, test=0.5, **more):
+    settings = dataclasses.asdict(Config(learning_rate=rate, validation=100))
+    runs = [{"s": 2, "validation": [0.0, h], "accuracy": [0.0, test]} for h in held]
+    return settings | {"rule": rule, "mixing": "none", "attack": attack, "runs": runs} | more
+
+
+def test_the_best_of_the_worst():
+    blocks = [
+        block("median", 0.1, "sign_flip", [0.9, 0.7]),
+        block("median", 0.1, "zero", [0.5, 0.7], test=0.61),
+        block("median", 0.5, "sign_flip", [1.0, 1.0]),
+        block("median", 0.5, "zero", [0.5, 0.5]),
+        block("krum", 0.1, "sign_flip", [0.2, None]),
+        block("krum", 0.5, "sign_flip", [0.3, 0.3], test=0.25),
+    ]
+    found = choose.best_settings(blocks).set_index("rule")
+    assert found.loc["median", "learning_rate"] == 0.1
+    assert found.loc["median", "worst attack"] == "zero"
+    assert found.loc["median", "worst held out"] == pytest.approx(0.6)
+    assert found.loc["median", "test there"] == pytest.approx(0.61)
+    assert found.loc["krum", "learning_rate"] == 0.5
+    assert "momentum" not in found
+    assert "dataset" not in found
+
+
+def test_each_f_has_a_choice_of_its_own():
+    blocks = [
+        block("median", rate, "zero", [held], f=f)
+        for f, rate, held in ((2, 0.1, 0.5), (2, 0.5, 0.6), (4, 0.1, 0.4), (4, 0.5, 0.3))
+    ]
+    found = choose.best_settings(blocks)
+    assert list(zip(found["f"], found["learning_rate"])) == [(2, 0.5), (4, 0.1)]
+
+
+def test_nothing_to_choose_by():
+    with pytest.raises(ValueError, match=r"^nothing to choose by: run the study with --validation"):
+        choose.best_settings([block("median", 0.1, "zero", [0.5], validation=0)])
+
+
+def test_what_is_held_out_is_not_trained_on():
+    digits = data.load("digits")
+    rest, x, y = data.hold_out(digits, 137)
+    assert len(y) == 137
+    assert len(rest.train_y) == 1300
+    together = np.concatenate([rest.train_x, x]).reshape(1437, -1)
+    whole = digits.train_x.reshape(1437, -1)
+    np.testing.assert_array_equal(together[np.lexsort(together.T)], whole[np.lexsort(whole.T)])
+    with pytest.raises(ValueError, match=r"^validation must be below the 1437 training samples"):
+        data.hold_out(digits, 1437)
