@@ -59,7 +59,10 @@ def honest_mean(updates: jax.Array, byzantine: jax.Array) -> jax.Array:
 
 
 class _InPlace:
-    """A compiled attack that may write over its argument, called on its own last result."""
+    """A compiled attack that may write over its argument, called on its own last result.
+
+    Lies of lies soon overflow, which takes no other time.
+    """
 
     def __init__(self, attack: Callable, x: jax.Array, byzantine: jax.Array):
         self.compiled = jax.jit(attack, donate_argnums=0).lower(x, byzantine).compile()

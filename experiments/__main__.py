@@ -15,11 +15,13 @@ import tyro
 
 import byzjax
 from experiments import config as configs
-from experiments import cost, data, models, specs, studies, sweep
+from experiments import cost, data, export, models, specs, studies, sweep
 from experiments.config import Config
 
 # What a user can do wrong; anything else is a bug and shows its traceback.
-USER_ERRORS = (ValueError, TypeError, FileNotFoundError, ImportError)
+USER_ERRORS = (ValueError, TypeError, OSError, ImportError)
+# Results that are committed, each study in a folder of its name and edition.
+STUDIES = pathlib.Path(__file__).parent.parent / "docs" / "studies"
 Command = Annotated[str, tyro.conf.Positional]
 
 
@@ -35,7 +37,7 @@ class StudyCommand:
     edition: str = "cpu"
     """full (the published setting; needs an accelerator or a cluster) or cpu (two cores)."""
     dry_run: bool = False
-    """Only tell what would run, in how many programs, and about how long it would take."""
+    """Only tell what is missing, in how many programs, and about how long it would take."""
     shard: str = "1/1"
     """i/N: run the i-th of N parts, for arrays of jobs; report puts them together."""
     results: str = "results"
@@ -50,6 +52,9 @@ class ReportCommand:
 
     folder: Command
     """A study's folder, such as results/momentum-cpu."""
+    export: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
+    """Also write its blocks, tables and figures there, small enough to be committed; such as
+    docs/studies. A study that is shipped goes on from what it finds in docs/studies."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +130,8 @@ def study(arguments: Sequence[str]) -> int:
     ]
     folder = pathlib.Path(command.results) / f"{command.name}-{command.edition}"
     load = _checked(grids)
+    if new := export.bring_in(STUDIES / folder.name, folder):
+        print(f"{new} blocks come from {STUDIES / folder.name}.")
     tasks = sweep.tasks(grids, folder, load)
     runs = sum(len(task.block.runs) for task in tasks)
     programs = len({(task.config, task.block.program) for task in tasks})
@@ -132,13 +139,18 @@ def study(arguments: Sequence[str]) -> int:
         f"{command.name}, {command.edition} edition: {len(grids)} grids, {len(tasks)} blocks, "
         f"{runs} runs, {programs} programs."
     )
+    tasks = sweep.stretch(tasks, shard, shards)
     if command.dry_run:
-        print(cost.estimate(tasks, load))
+        missing = [task for task in tasks if sweep.read_block(task.path) is None]
+        print(cost.estimate(missing, load) if missing else "Nothing is missing.")
         return 0
     more = {"study": command.name, "edition": command.edition}
-    # One stretch each: neighbours share compiled programs.
-    first, last = (len(tasks) * part // shards for part in (shard - 1, shard))
-    return _run_and_report(grids, tasks[first:last], folder, load, begin, **more)
+    if shards == 1:
+        return _run_and_report(grids, tasks, folder, load, begin, **more)
+    sweep.write_config(grids, folder, **more)
+    finished = sweep.run(tasks, folder, load)
+    print(f"Shard {shard} of {shards}: {len(finished)} of {len(tasks)} blocks are finished.")
+    return 0 if len(finished) == len(tasks) else 1
 
 
 def _run_and_report(grids, tasks, folder: pathlib.Path, load, begin: float, **more: str) -> int:
@@ -174,14 +186,15 @@ def report(arguments: Sequence[str]) -> int:
     """Tables, figures and the page of a study."""
     command = tyro.cli(ReportCommand, prog="python -m experiments report", args=arguments)
     folder = pathlib.Path(command.folder)
-    described = sweep.read_block(folder / "config.json")
-    if described is None:
-        raise FileNotFoundError(f"{folder} has no config.json; expected the folder of a study.")
-    finished = _finished(folder)
+    described, finished = _finished(folder)
     grids = [Config(**_as_tuples(grid)) for grid in described["grids"]]
     more = {name: described[name] for name in ("study", "edition") if name in described}
     print(_write_report(folder, finished, grids, **more))
     print(f"\n{folder / 'index.html'}")
+    if command.export is not None:
+        target = pathlib.Path(command.export) / folder.name
+        export.write(folder, finished, target)
+        print(f"{target}: blocks.csv, tables and figures.")
     return 0
 
 
@@ -190,17 +203,22 @@ def choose(arguments: Sequence[str]) -> int:
     command = tyro.cli(ChooseCommand, prog="python -m experiments choose", args=arguments)
     from experiments.choose import best_settings  # only here: pandas takes a second to import
 
-    table = best_settings(_finished(pathlib.Path(command.folder)))
+    table = best_settings(_finished(pathlib.Path(command.folder))[1])
     print(table.to_string(index=False, float_format="%.3f"))
     return 0
 
 
-def _finished(folder: pathlib.Path) -> list[dict]:
-    paths = sorted((folder / "blocks").glob("*.json"))
-    finished = [block for path in paths if (block := sweep.read_block(path)) is not None]
+def _finished(folder: pathlib.Path) -> tuple[dict, list[dict]]:
+    """What config.json says, and the finished blocks of its grids."""
+    described = sweep.read_block(folder / "config.json")
+    if described is None or "grids" not in described:
+        raise FileNotFoundError(f"{folder} has no config.json; expected the folder of a study.")
+    grids = [Config(**_as_tuples(grid)) for grid in described["grids"]]
+    finished = sweep.finished(grids, folder)
     if not finished:
-        raise FileNotFoundError(f"{folder / 'blocks'} has no finished block.")
-    return finished
+        raise FileNotFoundError(f"{folder / 'blocks'} has no finished block of these grids.")
+    sweep.warn_of_other_versions(finished)
+    return described, finished
 
 
 def _as_tuples(grid: dict) -> dict:
@@ -277,7 +295,7 @@ def _checked(grids: Sequence[Config]) -> Callable[[Config], data.Dataset]:
     for grid in grids:
         configs.plan(grid)
     for grid in grids:
-        dataset = load_for(grid)
+        dataset, _, _ = data.hold_out(load_for(grid), grid.validation)
         models.build(grid.model, dataset.train_x.shape[1:], dataset.num_classes)
         data.partition(dataset.train_y, grid.n, grid.partition, seed=0)
     return load_for

@@ -1,6 +1,5 @@
 """Half-way states of long blocks, by Orbax; a block that is finished needs none."""
 
-import json
 import pathlib
 import shutil
 from typing import Any
@@ -68,7 +67,7 @@ class Checkpoints:
 def _flat(metrics: train.Metrics, found: dict[str, np.ndarray]) -> dict[str, list]:
     """An evaluation as JSON, which writes a float32 with all digits that tell it from others."""
     arrays = metrics._asdict() | found
-    return {name: json.loads(json.dumps(np.asarray(a).tolist())) for name, a in arrays.items()}
+    return {name: np.asarray(a).tolist() for name, a in arrays.items()}
 
 
 def _whole(flat: dict[str, list]) -> tuple[train.Metrics, dict[str, np.ndarray]]:

@@ -37,7 +37,7 @@ class Config:
     f is filled in."""
     mixing: tuple[str, ...] = ("none",)
     """What stands in front of the rule: none, nearest_neighbors, "bucketing(s=2)",
-    "clip_norms(radius=1)", adaptive_clipping."""
+    "clip_norms(max_norm=1)", adaptive_clipping."""
     attack: tuple[str, ...] = (
         "none",
         "sign_flip",
@@ -122,9 +122,9 @@ class Block:
     runs: tuple[tuple[int, int], ...]
 
     @property
-    def program(self) -> tuple[str, str, bool, int]:
-        """Blocks with the same are served by one compiled program."""
-        return str(self.rule), str(self.mixing), self.attack.name == "none", len(self.runs)
+    def program(self) -> tuple[str, str, bool]:
+        """Blocks with the same, of as many runs, are served by one compiled program."""
+        return str(self.rule), str(self.mixing), self.attack.name == "none"
 
 
 def plan(config: Config, parameters: int = 0) -> list[Block]:
@@ -164,8 +164,16 @@ def plan(config: Config, parameters: int = 0) -> list[Block]:
     return blocks
 
 
+def attacks(config: Config) -> list[specs.Spec]:
+    """The attacks among which the programs of a grid choose: all but none."""
+    return [spec for spec in _parsed("attack", config.attack, config.f) if spec.name != "none"]
+
+
 def run_bytes(config: Config, parameters: int) -> int:
-    """About what one run holds: momenta, gradients, lies and some copies, in float32."""
+    """About what one run holds: momenta, gradients, lies and some copies, in float32.
+
+    What searching attacks try at once, and what layers of convolutions hold, is not in it.
+    """
     return 4 * parameters * config.n * 5
 
 
@@ -176,10 +184,8 @@ def _runs(config: Config, liars: tuple[int, ...]) -> list[tuple[int, int]]:
 def _cut(rule, mixing, attack, runs: list[tuple[int, int]], most: int) -> list[Block]:
     """Blocks of at most so many runs, of sizes as equal as can be."""
     pieces = -(-len(runs) // most)
-    size = -(-len(runs) // pieces)
-    return [
-        Block(rule, mixing, attack, tuple(runs[i : i + size])) for i in range(0, len(runs), size)
-    ]
+    ends = [len(runs) * i // pieces for i in range(pieces + 1)]
+    return [Block(rule, mixing, attack, tuple(runs[i:j])) for i, j in itertools.pairwise(ends)]
 
 
 def _parsed(kind: str, texts: tuple[str, ...], f: int) -> list[specs.Spec]:
@@ -219,5 +225,14 @@ def _check_numbers(config: Config) -> None:
     for s in config.s:
         if not 0 <= s <= config.f:
             raise ValueError(f"s must lie in 0 .. f; got s={s}, f={config.f}.")
+    if config.learning_rate <= 0:
+        raise ValueError(f"learning_rate must be positive; got {config.learning_rate}.")
+    if config.momentum and config.momentum_at == "server":
+        searching = [a.name for a in attacks(config) if "rule" in specs.parameters_of(a)]
+        if searching:
+            raise ValueError(
+                f"{', '.join(searching)} cannot try a server that keeps momenta; expected "
+                "momentum_at worker or update."
+            )
     if config.f >= config.n:
         raise ValueError(f"f must be below n; got n={config.n}, f={config.f}.")

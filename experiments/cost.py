@@ -30,7 +30,10 @@ def gradient_flops(config: Config, dataset: data.Dataset) -> float:
 
 
 def estimate(tasks: Sequence[Task], load: Callable[[Config], data.Dataset]) -> str:
-    """One line for each grid and their sum: runs, operations, and hours on some machines."""
+    """One line for each grid and their sum: runs, operations, and minutes on some machines.
+
+    Operations are those of the gradients; what attacks that search try comes on top.
+    """
     flops: dict[Config, float] = {}
     runs: dict[Config, int] = {}
     for task in tasks:
@@ -40,7 +43,7 @@ def estimate(tasks: Sequence[Task], load: Callable[[Config], data.Dataset]) -> s
         runs[config] = runs.get(config, 0) + len(task.block.runs)
     lines = [
         f"  {config.dataset}, {config.model}, n = {config.n}, f = {config.f}, "
-        f"{config.partition}, {config.momentum_at}: {count} runs, "
+        f"{config.partition}, {config.momentum_at}, lr {config.learning_rate:g}: {count} runs, "
         f"{count * flops[config] / 1e12:,.1f} TFLOP"
         for config, count in runs.items()
     ]

@@ -296,6 +296,8 @@ def hold_out(dataset: Dataset, samples: int) -> tuple[Dataset, np.ndarray, np.nd
       ValueError: nothing would be left to train on.
     """
     size = len(dataset.train_y)
+    if not samples:
+        return dataset, dataset.train_x[:0], dataset.train_y[:0]
     if samples >= size:
         raise ValueError(f"validation must be below the {size} training samples; got {samples}.")
     order = np.random.RandomState(0).permutation(size)

@@ -25,7 +25,7 @@ COLUMNS = frozenset((*CURVE, *diagnostics.NAMES, *TABLE))
 
 _WIDTH = 15.0  # inches that a figure takes at most, if its panels allow it
 _PALETTE = [sns.color_palette("colorblind")[i] for i in (0, 1, 2, 4, 9, 3, 7, 8, 5, 6)]
-_DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)))  # one for each round through the palette
+_DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)))
 _MARKERS = "osD^vP*X"
 _EMPTY = "0.85"  # grey of a cell that no run belongs to
 
@@ -170,12 +170,12 @@ def make(data: pd.DataFrame, grids: Sequence[Config]) -> dict[str, Drawing]:
         "influence": _influence,
         "variance_to_norm": _variance_to_norm,
     }
+    out |= _setting_heatmaps(data, grids)
     for scene in _scenes(data, grids):
         for name, draw in kinds.items():
             drawing = draw(scene)
             if drawing is not None:
                 out[_file_name(name, scene.setting)] = drawing
-    out.update(_setting_heatmaps(data, grids))
     return out
 
 
@@ -187,8 +187,13 @@ def _file_name(kind: str, setting: dict[str, Any]) -> str:
 def _scenes(data: pd.DataFrame, grids: Sequence[Config]) -> Iterator[_Scene]:
     names = [defence(rule, mixing) for rule, mixing in zip(data["rule"], data["mixing"])]
     data = data.assign(defence=names)
-    defences = _looks(dict.fromkeys(names))
-    attacks = _looks(a for a in dict.fromkeys(data["attack"]) if a != "none")
+    rules, mixings = list(dict.fromkeys(data["rule"])), list(dict.fromkeys(data["mixing"]))
+    defences = {
+        defence(rule, mixing): _look(rules.index(rule), mixings.index(mixing), len(mixings))
+        for rule, mixing in dict.fromkeys(zip(data["rule"], data["mixing"]))
+    }
+    tried = [attack for attack in dict.fromkeys(data["attack"]) if attack != "none"]
+    attacks = {attack: _look(i) for i, attack in enumerate(tried)}
     for setting, part in split(data.drop(columns="defence")):
         part = part.assign(defence=data.loc[part.index, "defence"])
         known = {name: setting.get(name, getattr(grids[0], name)) for name in ("n", "f")}
@@ -203,15 +208,20 @@ def _scenes(data: pd.DataFrame, grids: Sequence[Config]) -> Iterator[_Scene]:
         )
 
 
-def _looks(names: Any) -> dict[str, _Look]:
-    return {
-        name: _Look(
-            _PALETTE[i % len(_PALETTE)],
-            _DASHES[i // len(_PALETTE) % len(_DASHES)],
-            _MARKERS[i % len(_MARKERS)],
-        )
-        for i, name in enumerate(names)
-    }
+def _look(place: int, kind: int = 0, kinds: int = 1) -> _Look:
+    """The look of the name at a place: its colour, and dashes once the colours are used up.
+
+    Args:
+      place: of a rule, or of an attack.
+      kind: of a mixing: what differs in nothing else has one colour and other dashes.
+      kinds: how many of them there are.
+    """
+    dashes = kind + kinds * (place // len(_PALETTE))
+    return _Look(
+        _PALETTE[place % len(_PALETTE)],
+        _DASHES[dashes % len(_DASHES)],
+        _MARKERS[(place + kind) % len(_MARKERS)],
+    )
 
 
 def _title(setting: dict[str, Any], grids: Sequence[Config], without: Sequence[str] = ()) -> str:
@@ -258,10 +268,26 @@ def _panels(panels: Sequence[Any], columns: int, size: tuple[float, float], **la
     return figure, axes
 
 
+def _along(axes: Sequence[Any], found: dict[Any, pd.DataFrame], low: float, high: float) -> None:
+    """Sets the limits of all panels, steps across and `low` to `high` upwards, before any line.
+
+    Each line would look for them anew, in all panels: a third of the time of a large figure.
+    """
+    steps = pd.concat(found.values()).index
+    margin = 0.04 * max(1, np.ptp(steps))
+    axes[0].set(xlim=(steps.min() - margin, steps.max() + margin), ylim=(low, high))
+
+
 def _columns(count: int, width: float) -> int:
     """How many panels stand side by side: as many as fit, in lines of equal length."""
     lines = -(-count // max(1, int(_WIDTH / width)))
     return -(-count // lines)
+
+
+def _fitted(count: int) -> tuple[int, float]:
+    """Columns for so many panels of curves, and the width of each in inches."""
+    columns = _columns(count, 2.8)
+    return columns, min(3.6, _WIDTH / columns)
 
 
 def _padded(lines: Sequence[Sequence[Any]], columns: int) -> list[Any]:
@@ -273,13 +299,22 @@ def _padded(lines: Sequence[Sequence[Any]], columns: int) -> list[Any]:
 
 
 def _wrap(text: str, width: int) -> str:
-    """Breaks a long name, with hyperparameters, behind `_`, `(`, `,` or a space."""
+    """Breaks a long name, with hyperparameters, before `(` or behind `_`, `,` or a space."""
     lines = [""]
-    for piece in re.split(r"(?<=[_(, ])", text):
+    for piece in re.split(r"(?<=[_, ])|(?=[(])", text):
         if lines[-1] and len(lines[-1]) + len(piece.rstrip()) > width:
             lines.append("")
         lines[-1] += piece
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _name(ax: Any, name: str, width: float, more: str = "") -> None:
+    """The title of a panel so wide: in one line where it fits."""
+    most = int(11.5 * width)
+    whole = f"{name}, {more}" if more else name
+    if len(whole) > most:
+        whole = "\n".join([_wrap(name, most), *([more] if more else [])])
+    ax.set_title(whole, fontsize=10)
 
 
 def _head(figure: Figure, text: str) -> None:
@@ -326,9 +361,10 @@ def _line(ax: Any, found: pd.DataFrame, look: _Look, scale: float = 1.0) -> None
     ax.fill_between(steps, low, high, color=look.color, alpha=0.15, linewidth=0)
 
 
-def _seeds(scene: _Scene) -> str:
+def _spans(scene: _Scene, what: str) -> str:
+    """`bars span 3 seeds`."""
     count = scene.data["seed"].nunique()
-    return f"{count} seeds" if count > 1 else "1 seed"
+    return f"{what} {count} seeds" if count > 1 else "1 seed"
 
 
 # --- kinds of figures ----------------------------------------------------------------------------
@@ -340,9 +376,9 @@ def _against_s(scene: _Scene) -> Drawing | None:
     names = [attack for attack in scene.attacks if any(attack == key[1] for key in found)]
     if not names or len(every) < 2:
         return None
-    columns = _columns(len(names), 3.7)
+    columns, width = _fitted(len(names))
     figure, axes = _panels(
-        names, columns, (3.7, 3.4), xlabel="liars s", ylabel="final test accuracy (%)"
+        names, columns, (width, 3.2), xlabel="liars s", ylabel="final test accuracy (%)"
     )
     # Bars of equal rules stand beside each other and stay visible.
     room = min(0.03 * np.ptp(every), 0.5 * np.diff(every).min())
@@ -367,10 +403,10 @@ def _against_s(scene: _Scene) -> Drawing | None:
                 linewidth=1.5,
             )
             shown[name] = _handle(name, look, markers=True)
-        ax.set_title(_wrap(attack, 38), fontsize=11)
+        _name(ax, attack, width)
         ax.set_ylim(0, 102)
         ax.set_xticks(every)
-    _head(figure, f"{scene.title}: bars span {_seeds(scene)}")
+    _head(figure, f"{scene.title}: {_spans(scene, 'bars span')}")
     _below(figure, [shown[name] for name in scene.defences if name in shown])
     caption = (
         "Final test accuracy against the number of liars s. Points are means over the seeds, "
@@ -384,18 +420,20 @@ def _against_step(scene: _Scene) -> Drawing | None:
     if not found or scene.data["step"].nunique() < 2:
         return None
     some = sorted({key[1] for key in found if key[1] > 0})
-    lines = [[(a, s) for a in scene.attacks if any(key[:2] == (a, s) for key in found)] for s in some]
+    lines = [
+        [(a, s) for a in scene.attacks if any(key[:2] == (a, s) for key in found)] for s in some
+    ]
     lines = lines or [[("none", 0)]]
-    columns = _columns(max(map(len, lines)), 3.6)
+    columns, width = _fitted(max(map(len, lines)))
     panels = _padded(lines, columns)
-    figure, axes = _panels(panels, columns, (3.6, 2.7), xlabel="step", ylabel="test accuracy (%)")
+    figure, axes = _panels(panels, columns, (width, 2.7), xlabel="step", ylabel="test accuracy (%)")
+    _along(axes, found, 0, 102)
     for ax, (attack, s) in zip(axes, (panel for panel in panels if panel)):
         for name, look in scene.defences.items():
             if (attack, s, name) in found:
                 _line(ax, found[attack, s, name], look, scale=100)
-        ax.set_title(_wrap(f"{attack}, s = {s}", 42), fontsize=10)
-        ax.set_ylim(0, 102)
-    _head(figure, f"{scene.title}: lines are means, bands span {_seeds(scene)}")
+        _name(ax, attack, width, f"s = {s}")
+    _head(figure, f"{scene.title}: {_spans(scene, 'lines are means, bands span')}")
     _below(figure, [_handle(name, look) for name, look in scene.defences.items()])
     caption = (
         "Test accuracy against the step, for each attack and number of liars s. Lines are means "
@@ -412,11 +450,10 @@ def _heatmap(scene: _Scene) -> Drawing | None:
     by_s = {s: means[means.index.isin([0, s], level="s")].droplevel("s").unstack() for s in some}
     attacks = [a for a in ("none", *scene.attacks) if any(a in by_s[s].columns for s in some)]
     tables = {
-        f"s = {s} liars": by_s[s].reindex(index=list(scene.defences), columns=attacks)
-        for s in some
+        f"s = {s} liars": by_s[s].reindex(index=list(scene.defences), columns=attacks) for s in some
     }
     figure = _tables(tables, fmt=".1f")
-    _head(figure, f"{scene.title}: final test accuracy (%), mean of {_seeds(scene)}")
+    _head(figure, f"{scene.title}: final test accuracy (%), {_spans(scene, 'mean of')}")
     caption = "Final test accuracy in per cent, mean over the seeds, for each number of liars s."
     return Drawing(figure, caption, scene.setting)
 
@@ -469,7 +506,7 @@ def _tables(tables: dict[str, pd.DataFrame], fmt: str, **labels: str) -> Figure:
 
 
 def _setting_heatmaps(data: pd.DataFrame, grids: Sequence[Config]) -> dict[str, Drawing]:
-    """f against partition for each rule, where both vary; one figure for each other setting."""
+    """Tables of f against partition, where both vary; one figure for each other setting."""
     if not {"f", "partition"} <= set(settings(data)):
         return {}
     others = [name for name in settings(data) if name not in ("f", "partition")]
@@ -509,27 +546,25 @@ def _influence(scene: _Scene) -> Drawing | None:
     if attacked.empty or scene.data["step"].nunique() < 2:
         return None
     s = int(attacked["s"].max())
-    found = _spread(
-        attacked[attacked["s"] == s], "liars_influence", "step", ["attack", "defence"]
-    )
+    found = _spread(attacked[attacked["s"] == s], "liars_influence", "step", ["attack", "defence"])
     names = [attack for attack in scene.attacks if any(key[0] == attack for key in found)]
     if not names:
         return None
-    columns = _columns(len(names), 3.6)
+    columns, width = _fitted(len(names))
     figure, axes = _panels(
-        names, columns, (3.6, 2.7), xlabel="step", ylabel="influence of the liars"
+        names, columns, (width, 2.7), xlabel="step", ylabel="influence of the liars"
     )
+    # Shares may be any number where they cancel; the axis keeps to what can be read.
+    means = pd.concat(found.values())["mean"]
+    low, high = min(0.0, means.min()), max(1.0, means.max())
+    _along(axes, found, max(low, -1) - 0.05, min(high, 2) + 0.05)
     for ax, attack in zip(axes, names):
         ax.axhline(s / scene.n, color="0.35", linewidth=1.2, linestyle=(0, (2, 2)))
         for name, look in scene.defences.items():
             if (attack, name) in found:
                 _line(ax, found[attack, name], look)
-        ax.set_title(_wrap(attack, 42), fontsize=10)
-    # Shares may be any number where they cancel; the axis keeps to what can be read.
-    means = pd.concat(found.values())["mean"]
-    low, high = min(0.0, means.min()), max(1.0, means.max())
-    axes[0].set_ylim(max(low, -1) - 0.05, min(high, 2) + 0.05)
-    _head(figure, f"{scene.title}, s = {s} liars: lines are means, bands span {_seeds(scene)}")
+        _name(ax, attack, width)
+    _head(figure, f"{scene.title}, s = {s} liars: {_spans(scene, 'lines are means, bands span')}")
     shown = [name for name in scene.defences if any(key[1] == name for key in found)]
     even = Line2D([], [], color="0.35", linewidth=1.2, linestyle=(0, (2, 2)), label="s / n")
     _below(figure, [*(_handle(name, scene.defences[name]) for name in shown), even])
@@ -548,13 +583,19 @@ def _variance_to_norm(scene: _Scene) -> Drawing | None:
     names = [name for name in scene.defences if any(key[0] == name for key in found)]
     if not names or scene.data["step"].nunique() < 2:
         return None
-    columns = _columns(len(names), 3.6)
-    figure, axes = _panels(names, columns, (3.6, 2.7), xlabel="step", ylabel="deviation / norm")
+    columns, width = _fitted(len(names))
+    figure, axes = _panels(names, columns, (width, 2.7), xlabel="step", ylabel="deviation / norm")
     looks = {"none": _Look("0.25", "-", "o"), **scene.attacks}
     bounds = {
         defence(rule, mixing): threshold(rule, scene.n, scene.f) if mixing == "none" else None
         for rule, mixing in set(zip(scene.data["rule"], scene.data["mixing"]))
     }
+    every = pd.concat(found.values())
+    proved = [bounds[name] for name in names if bounds[name] is not None]
+    axes[0].set_yscale("log")
+    low = min([every["min"].min(), *proved])
+    high = max([every["max"].max(), *proved])
+    _along(axes, found, low / 1.4, high * 1.4)
     for ax, name in zip(axes, names):
         for attack, look in looks.items():
             if (name, attack) in found:
@@ -562,16 +603,15 @@ def _variance_to_norm(scene: _Scene) -> Drawing | None:
         bound = bounds[name]
         if bound is not None:
             ax.axhline(bound, color="black", linewidth=1.4, linestyle=(0, (2, 2)))
-        ax.set_title(_wrap(name, 42), fontsize=10)
-        ax.set_yscale("log")
-    _head(figure, f"{scene.title}, s = {s} liars: lines are means, bands span {_seeds(scene)}")
+        _name(ax, name, width)
+    _head(figure, f"{scene.title}, s = {s} liars: {_spans(scene, 'lines are means, bands span')}")
     shown = [attack for attack in looks if any(key[1] == attack for key in found)]
     handles = [_handle(attack, looks[attack]) for attack in shown]
     caption = (
         "Standard deviation of the honest updates over the norm of their mean, against the step, "
         "for each rule. "
     )
-    if any(bounds[name] is not None for name in names):
+    if proved:
         label = "proved up to here"
         handles.append(
             Line2D([], [], color="black", linewidth=1.4, linestyle=(0, (2, 2)), label=label)

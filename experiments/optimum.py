@@ -1,18 +1,29 @@
 """The minimiser of a logistic regression, to measure how far from it training ends."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from experiments.data import Dataset
 
 
-def logistic(dataset: Dataset, weight_decay: float) -> dict[str, dict[str, np.ndarray]]:
-    r"""The parameters of the model `logistic` that minimise its loss on all training samples.
+def logistic(
+    dataset: Dataset, weight_decay: float, workers: Sequence[np.ndarray]
+) -> dict[str, dict[str, np.ndarray]]:
+    r"""The parameters of the model `logistic` that minimise the mean of the workers' losses.
 
-    $$ \min_{w, b} \frac{1}{N} \sum_i \log(1 + e^{-t_i (\langle w, x_i \rangle + b)})
+    $$ \min_{w, b} \frac{1}{h} \sum_{k=1}^h \frac{1}{|P_k|} \sum_{i \in P_k}
+       \log(1 + e^{-t_i (\langle w, x_i \rangle + b)})
        + \frac{\lambda}{2} (\|w\|^2 + b^2), \qquad t_i = \pm 1 $$
 
-    solved by scikit-learn, whose objective is N C times this one for C = 1 / (N lambda), with a
-    column of ones for b, since weight decay shrinks b as well.
+    Workers count alike, however many samples they have: that is what training by the mean of their
+    gradients minimises. Solved by scikit-learn, with C = 1 / lambda, samples weighted by
+    1 / (h |P_k|), and a column of ones for b, since weight decay shrinks b as well.
+
+    Args:
+      dataset: with two classes.
+      weight_decay: lambda.
+      workers: indices of the samples of each honest worker.
 
     Raises:
       ValueError: there is no weight decay (the minimiser may lie at infinity), or not two classes.
@@ -24,11 +35,11 @@ def logistic(dataset: Dataset, weight_decay: float) -> dict[str, dict[str, np.nd
             "the optimum of a logistic regression needs two classes and weight_decay > 0; got "
             f"{dataset.num_classes} classes, weight_decay={weight_decay}."
         )
-    x = dataset.train_x.reshape(len(dataset.train_x), -1).astype(np.float64)
+    chosen = np.concatenate(workers)
+    weights = np.concatenate([np.full(len(p), 1 / (len(workers) * len(p))) for p in workers])
+    x = dataset.train_x.reshape(len(dataset.train_x), -1)[chosen].astype(np.float64)
     x = np.concatenate([x, np.ones((len(x), 1))], axis=1)
-    solver = LogisticRegression(
-        C=1 / (len(x) * weight_decay), fit_intercept=False, tol=1e-10, max_iter=10_000
-    )
-    found = solver.fit(x, dataset.train_y).coef_[0]
+    solver = LogisticRegression(C=1 / weight_decay, fit_intercept=False, tol=1e-10, max_iter=10_000)
+    found = solver.fit(x, dataset.train_y[chosen], sample_weight=weights).coef_[0]
     found = found.astype(np.float32)
     return {"linear": {"kernel": found[:-1, None], "bias": found[-1:]}}

@@ -33,17 +33,28 @@ def ordered(blocks: Sequence[dict[str, Any]], grids: Sequence[Config]) -> list[d
     for grid in grids:
         identity = {name: getattr(grid, name) for name in configs.IDENTITY}
         ranks = {
-            kind: {str(specs.Spec(kind, *specs.parse_call(text), {})): i for i, text in enumerate(texts)}
-            for kind, texts in (("rule", grid.rule), ("mixing", grid.mixing), ("attack", grid.attack))
+            kind: {
+                str(specs.Spec(kind, *specs.parse_call(text), {})): i
+                for i, text in enumerate(texts)
+            }
+            for kind, texts in (
+                ("rule", grid.rule),
+                ("mixing", grid.mixing),
+                ("attack", grid.attack),
+            )
         }
         places.append((identity, ranks))
 
     def place(block: dict[str, Any]) -> tuple:
         for i, (identity, ranks) in enumerate(places):
             if all(block.get(name, value) == value for name, value in identity.items()):
-                kinds = [ranks[kind].get(block[kind], len(ranks[kind])) for kind in ("rule", "mixing")]
+                kinds = [
+                    ranks[kind].get(block[kind], len(ranks[kind])) for kind in ("rule", "mixing")
+                ]
                 attack = block["attack"]
-                order = -1 if attack == "none" else ranks["attack"].get(attack, len(ranks["attack"]))
+                order = (
+                    -1 if attack == "none" else ranks["attack"].get(attack, len(ranks["attack"]))
+                )
                 if all(block[kind] in ranks[kind] for kind in ("rule", "mixing")):
                     return i, *kinds, order, block.get("members", [])
         return len(places), 0, 0, 0, []
@@ -136,12 +147,9 @@ def wide_table(results: pd.DataFrame, s: int) -> pd.DataFrame:
         chosen["rule"] = [figures.defence(*pair) for pair in zip(chosen["rule"], chosen["mixing"])]
     chosen["text"] = chosen.apply(_cell, axis=1)
     out = chosen.pivot(index="rule", columns="attack", values="text")
-    out = out.reindex(index=chosen["rule"].unique(), columns=_none_first(chosen["attack"].unique()))
+    attacks = sorted(chosen["attack"].unique(), key=lambda attack: attack != "none")
+    out = out.reindex(index=chosen["rule"].unique(), columns=attacks)
     return out.fillna("")
-
-
-def _none_first(attacks: Sequence[str]) -> list[str]:
-    return sorted(attacks, key=lambda attack: attack != "none")
 
 
 def wide_tables(results: pd.DataFrame) -> list[tuple[dict[str, Any], int, pd.DataFrame]]:
@@ -188,7 +196,7 @@ def latex_escape(value: str) -> str:
 
 
 def latex(results: pd.DataFrame) -> str:
-    r"""The tables as LaTeX floats, one for each setting and number of liars; `\usepackage{booktabs}`."""
+    r"""The tables as LaTeX floats, one for each setting and s; with `\usepackage{booktabs}`."""
     parts = [r"% needs \usepackage{booktabs}"]
     for setting, s, wide in wide_tables(results):
         lines = [["rule", *wide.columns], *([name, *row] for name, row in wide.iterrows())]

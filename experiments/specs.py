@@ -20,7 +20,7 @@ def multi_krum(updates: Any, *, f: int, axis_name: str | None = None) -> Any:
     return byzjax.krum(updates, f=f, m=m, axis_name=axis_name)
 
 
-def _strongest(attack: Callable, strength: str) -> Callable:
+def _strongest(attack: Callable, strength: str, short: str) -> Callable:
     """An attack of the library at the strength that hurts the deployed rule most."""
 
     def best(
@@ -43,7 +43,7 @@ def _strongest(attack: Callable, strength: str) -> Callable:
             objective=objective,
         )
 
-    best.__name__ = f"strongest_{attack.__name__}"
+    best.__name__ = f"strongest_{short}"
     best.__doc__ = f"`{attack.__name__}` at the strength that hurts the deployed server most."
     return best
 
@@ -154,8 +154,8 @@ ATTACKS: dict[str, Callable] = {
     "omniscient": attacks.omniscient,
     "reversed_gradient": attacks.reversed_gradient,
     "stale": attacks.stale,
-    "strongest_alie": _strongest(attacks.little_is_enough, "z"),
-    "strongest_ipm": _strongest(attacks.inner_product_manipulation, "epsilon"),
+    "strongest_alie": _strongest(attacks.little_is_enough, "z", "alie"),
+    "strongest_ipm": _strongest(attacks.inner_product_manipulation, "epsilon", "ipm"),
     "zero": attacks.zero,
 }
 
@@ -210,7 +210,7 @@ def parse_call(text: str) -> tuple[str, dict[str, Any]]:
             given = {str(k.arg): _literal(k.value) for k in node.keywords if k.arg is not None}
             if len(given) == len(node.keywords):
                 return node.func.id, given
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, TypeError):
         pass
     raise ValueError(f"cannot read {text!r}; {expected}.")
 
@@ -239,6 +239,9 @@ def parse(kind: str, text: str, *, f: int) -> Spec:
     if "f" in inspect.signature(table[name]).parameters and "z" not in given:
         hyperparameters.setdefault("f", f)
     spec = Spec(kind, name, given, hyperparameters)
+    reserved = [name for name in given if name in _FROM_RUN]
+    if reserved:
+        raise TypeError(f"{name} is given {', '.join(reserved)} by the run; leave it out.")
     if spec.remembers:
         _check_arguments(spec)
     else:
@@ -251,8 +254,8 @@ def parameters_of(spec: Spec) -> tuple[str, ...]:
     return tuple(inspect.signature(spec.function).parameters)
 
 
-# What a transformation with a memory is given by the run; all else is a hyperparameter.
-_FROM_RUN = ("byzantine", "num_workers", "key", "axis_name")
+# What functions are given by the run; all else is a hyperparameter.
+_FROM_RUN = ("byzantine", "num_workers", "key", "axis_name", "rule", "updates", "step")
 
 
 def _check_arguments(spec: Spec) -> None:

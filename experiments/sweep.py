@@ -7,6 +7,7 @@ long), `log.jsonl` (one line for each evaluation, to look at while it runs) and 
 
 import dataclasses
 import datetime
+import functools
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ import platform
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from typing import Any, NamedTuple
@@ -30,10 +32,12 @@ from experiments import data, diagnostics, models, train
 from experiments.checkpoint import Checkpoints
 from experiments.config import Block, Config
 
+# What a block holds beside its identity.
+RESULTS = ("runs", "seconds", "environment")
 # A block that takes longer is kept half-way, as often as this.
 CHECKPOINT_SECONDS = 300.0
 # Versions and device that decide the bits of a result; another one is worth a warning.
-DECISIVE = ("byzjax", "jax", "jaxlib", "flax", "optax", "device")
+DECISIVE = ("byzjax", "jax", "jaxlib", "flax", "optax", "device", "commit")
 
 
 class Task(NamedTuple):
@@ -104,6 +108,7 @@ def environment() -> dict[str, str]:
     }
 
 
+@functools.cache
 def _commit() -> str:
     """The commit of this checkout, with a `+` if something is changed; empty outside of one."""
     folder = pathlib.Path(__file__).parent
@@ -142,6 +147,41 @@ def tasks(
     return list(found.values())
 
 
+def stretch(tasks: Sequence[Task], shard: int, shards: int) -> list[Task]:
+    """The tasks of one shard, from 1: neighbours, which share compiled programs."""
+    first, last = (len(tasks) * part // shards for part in (shard - 1, shard))
+    return list(tasks[first:last])
+
+
+def finished(grids: Sequence[Config], folder: pathlib.Path) -> list[dict[str, Any]]:
+    """The blocks in a folder that are of these grids, each run once.
+
+    A study that was changed leaves blocks of its former grids behind; of two blocks that hold the
+    same runs, as with more seeds than before, the larger one counts.
+    """
+    wanted: dict[tuple, None] = {}  # in the order of the plan
+    for config in grids:
+        for block in configs.plan(config):
+            settings = _settings(identity(config, block, ""))
+            wanted |= dict.fromkeys((settings, run) for run in block.runs)
+    paths = sorted((folder / "blocks").glob("*.json"))
+    blocks = [block for path in paths if (block := read_block(path)) is not None]
+    kept, seen = [], set()
+    for block in sorted(blocks, key=lambda block: -len(block["members"])):
+        runs = {(_settings(block), tuple(run)) for run in block["members"]}
+        if runs <= wanted.keys() and not runs & seen:
+            kept.append(block)
+            seen |= runs
+    places = {settings: i for i, (settings, _) in enumerate(wanted)}
+    return sorted(kept, key=lambda block: places[_settings(block)])
+
+
+def _settings(block: dict[str, Any]) -> str:
+    """What two runs of the same seed and s have in common, as text."""
+    names = (*configs.IDENTITY, "rule", "mixing", "attack", "byzjax")
+    return json.dumps([block.get(name) for name in names])
+
+
 def parameters(config: Config, dataset: data.Dataset) -> int:
     """How many numbers the model has."""
     model = models.build(config.model, dataset.train_x.shape[1:], dataset.num_classes)
@@ -171,11 +211,6 @@ def run(
         print(f"{len(found)} of {len(todo)} blocks are in {folder} already.")
         warn_of_other_versions(list(found.values()))
     missing = [task for task in todo if task.path not in found]
-    choices: dict[Config, list] = {}
-    for task in todo:
-        wanted = choices.setdefault(task.config, [])
-        if task.block.attack.name != "none" and task.block.attack not in wanted:
-            wanted.append(task.block.attack)
     steps = sum(task.config.steps * len(task.block.runs) for task in missing)
     begin, programs, compiling, failed = time.perf_counter(), 0, 0.0, 0
     held: tuple[Any, train.Program | None] = (None, None)
@@ -185,7 +220,8 @@ def run(
             bar.set_postfix_str(f"{block.rule} under {block.attack}")
             before = bar.n
             # Without an attack the switch is not needed.
-            among = [block.attack] if block.attack.name == "none" else choices[config]
+            without = block.attack.name == "none"
+            among = [block.attack] if without else configs.attacks(config)
             try:
                 key = (config, block.program)
                 if held[0] != key:
@@ -200,22 +236,26 @@ def run(
                 program = held[1]
                 assert program is not None
                 known = len(program.compiled)
+                kept = _checkpoints(task, folder)
                 content = _train(
-                    task, load(config), program, among.index(block.attack), bar, folder
+                    task, load(config), program, among.index(block.attack), bar, folder, kept
                 )
                 programs += known == 0
                 compiling += sum(program.compiled[known:])
             except Exception as error:
                 failed += 1
                 bar.update(before + config.steps * len(block.runs) - bar.n)
-                text = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-                write_json(
-                    folder / "failed" / task.path.name,
-                    task.described | {"error": text, "environment": environment()},
-                )
+                first_line = (str(error).strip() or "no more is known").splitlines()[0]
+                failure = {
+                    "error": f"{type(error).__name__}: {first_line}",
+                    "traceback": traceback.format_exc(),
+                    "environment": environment(),
+                }
+                write_json(folder / "failed" / task.path.name, task.described | failure)
                 continue
             found[task.path] = task.described | content | {"environment": environment()}
             write_json(task.path, found[task.path])
+            kept.forget()
             (folder / "failed" / task.path.name).unlink(missing_ok=True)
     if missing:
         _say(missing, programs, compiling, time.perf_counter() - begin, failed, folder)
@@ -248,18 +288,14 @@ def _train(
     attack: int,
     bar: tqdm,
     folder: pathlib.Path,
+    kept: Checkpoints,
 ) -> dict[str, Any]:
-    """Trains all runs of a block."""
+    """Trains all runs of a block, from its checkpoint if there is one."""
     config, block = task.config, task.block
     begin = time.perf_counter()
-    dealt, _, _ = data.hold_out(dataset, config.validation)
-    runs = train.runs(config, dealt.train_y, block.runs)
+    runs = train.runs(config, dataset, block.runs)
     index = jnp.asarray(attack, jnp.int32)
     states, done, curves = program.start(index, runs), 0, []
-    # Not gone on from with other versions: a block's digits all come from one of them.
-    here = environment()
-    versions = hashlib.sha256("".join(here[name] for name in DECISIVE).encode()).hexdigest()[:8]
-    kept = Checkpoints(folder / "checkpoints" / f"{task.path.stem}-{versions}")
     if (found := kept.restore(states)) is not None:
         done, states, curves = found
         bar.update(done * len(block.runs))
@@ -267,18 +303,24 @@ def _train(
     for step in range(done + config.eval_every, config.steps + 1, config.eval_every):
         first = jnp.asarray(step - config.eval_every, jnp.int32)
         states, found = program.advance(states, first, index, runs)
-        metrics = program.evaluate(states, step == config.steps)
+        metrics = program.evaluate(states, step == config.steps, runs)
         curves.append(jax.tree.map(np.asarray, (metrics, found)))
         _log(task, step, curves[-1], time.perf_counter() - begin, folder)
         bar.update(config.eval_every * len(block.runs))
         if step < config.steps and time.perf_counter() - saved > CHECKPOINT_SECONDS:
             kept.save(step, states, curves)
             saved = time.perf_counter()
-    kept.forget()
     return {
         "runs": [_run(config, seed, s, r, curves) for r, (seed, s) in enumerate(block.runs)],
         "seconds": round(time.perf_counter() - begin, 2),
     }
+
+
+def _checkpoints(task: Task, folder: pathlib.Path) -> Checkpoints:
+    """Not gone on from with other versions: a block's digits all come from one of them."""
+    here = environment()
+    versions = hashlib.sha256("".join(here[name] for name in DECISIVE).encode()).hexdigest()[:8]
+    return Checkpoints(folder / "checkpoints" / f"{task.path.stem}-{versions}")
 
 
 def _run(config: Config, seed: int, s: int, place: int, curves: list) -> dict[str, Any]:

@@ -28,12 +28,14 @@ class Runs(NamedTuple):
       byzantine: `bool[runs, n]`, the liars; those of a small s also lie at a larger one.
       indices: `int32[runs, n, most]`, the samples of each worker.
       sizes: `int32[runs, n]`, how many they are.
+      best: the minimiser of the honest workers' mean loss, a model, or None if nobody asked.
     """
 
     key: jax.Array
     byzantine: jax.Array
     indices: jax.Array
     sizes: jax.Array
+    best: Any = None
 
 
 class State(NamedTuple):
@@ -70,12 +72,13 @@ class Metrics(NamedTuple):
     validation: data.Array
 
 
-def runs(config: Config, labels: np.ndarray, members: Sequence[tuple[int, int]]) -> Runs:
-    """The runs of a block; `labels` are those that are dealt out, `members` are (seed, s)."""
+def runs(config: Config, dataset: data.Dataset, members: Sequence[tuple[int, int]]) -> Runs:
+    """The runs of a block; `members` are (seed, s)."""
+    dataset, _, _ = data.hold_out(dataset, config.validation)
     dealt = {}
     for seed, _ in members:
         if seed not in dealt:
-            parts = data.partition(labels, config.n, config.partition, seed=seed)
+            parts = data.partition(dataset.train_y, config.n, config.partition, seed=seed)
             dealt[seed] = data.pad_partition(parts)
     most = max(indices.shape[1] for indices, _ in dealt.values())
     out = []
@@ -83,8 +86,12 @@ def runs(config: Config, labels: np.ndarray, members: Sequence[tuple[int, int]])
         key = jax.random.key(seed)
         order = jax.random.permutation(jax.random.fold_in(key, 1), config.n)
         indices, sizes = dealt[seed]
+        best = None
+        if config.optimum:
+            honest = [row[:size] for row, size in zip(indices[order >= s], sizes[order >= s])]
+            best = optimum.logistic(dataset, config.weight_decay, honest)
         indices = np.pad(indices, ((0, 0), (0, most - indices.shape[1])))
-        out.append(Runs(key, order < s, jnp.asarray(indices), jnp.asarray(sizes)))
+        out.append(Runs(key, order < s, jnp.asarray(indices), jnp.asarray(sizes), best))
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *out)
 
 
@@ -95,7 +102,7 @@ class Program(NamedTuple):
       start: `start(attack, runs) -> states`.
       advance: `advance(states, step, attack, runs) -> (states, diagnostics)`, over `eval_every`
         steps; the diagnostics are of the last.
-      evaluate: `evaluate(states, last) -> metrics`, on all test samples if `last`.
+      evaluate: `evaluate(states, last, runs) -> metrics`, on all test samples if `last`.
       compiled: seconds spent compiling so far, a list.
     """
 
@@ -118,11 +125,10 @@ def program(
     train_x, train_y = jnp.asarray(dataset.train_x), jnp.asarray(dataset.train_y)
     flipping = jnp.asarray([spec.name == "flip_labels" for spec in choices])
     deployed = specs.deployed(rule, mixing)
-    # What a rule remembers or draws, and momenta that the server keeps, are not seen from outside.
-    opaque = rule.remembers or config.momentum_at == "server"
-    seen = None if opaque or takes_key(rule) or takes_key(mixing) else deployed
     stages = optim.stages(config)
-    best = optimum.logistic(dataset, config.weight_decay) if config.optimum else None
+    # What a rule remembers or draws, and momenta that the server keeps, are not seen from outside.
+    opaque = rule.remembers or stages["receive"] is not None
+    seen = None if opaque or takes_key(rule) or takes_key(mixing) else deployed
     # Under vmap over the weights a convolution is a grouped one: on CPU, one worker after another
     # takes half of the time and a twentieth of the memory (experiments/layers.py).
     convolutional = config.model in models.CONVOLUTIONAL
@@ -163,9 +169,9 @@ def program(
             )
             flipped = attacks.flip_labels(batch, run.byzantine, num_classes=dataset.num_classes)
             batch["y"] = jnp.where(flipping[attack], flipped["y"], batch["y"])
-            after, info = server.step(
-                state.protocol, {"workers": batch}, jax.random.fold_in(key, 1)
-            )
+            # A stream of its own: `key` folded with a worker's number is where batches come from.
+            own = jax.random.fold_in(jax.random.fold_in(run.key, 6), step)
+            after, info = server.step(state.protocol, {"workers": batch}, own)
             count, average = state.count + 1, state.average
             if config.average:
                 model_now = jax.tree.map(lambda leaf: leaf[0], server.models(after))
@@ -182,7 +188,7 @@ def program(
         state, found = lax.scan(one, state, first + jnp.arange(config.eval_every))
         return state, jax.tree.map(lambda values: values[-1], found)
 
-    def evaluate(state: State, x, y, held_x, held_y) -> Metrics:
+    def evaluate(state: State, best, x, y, held_x, held_y) -> Metrics:
         params = state.average if config.average else state.protocol.params
         finite = jnp.all(jnp.asarray([jnp.isfinite(p).all() for p in jax.tree.leaves(params)]))
         away = jnp.float32(jnp.nan)
@@ -197,14 +203,15 @@ def program(
     start_all = _timed(jax.vmap(start, in_axes=(None, 0)), compiled)
     each = jax.vmap(advance, in_axes=(0, None, None, 0, None, None))
     advance_all = _timed(each, compiled, donate_argnums=0)
-    evaluate_all = _timed(jax.vmap(evaluate, in_axes=(0, None, None, None, None)), compiled)
+    axes = (0, 0, None, None, None, None)
+    evaluate_all = _timed(jax.vmap(evaluate, in_axes=axes), compiled)
     held = jnp.asarray(held_x), jnp.asarray(held_y)
     test = jnp.asarray(dataset.test_x), jnp.asarray(dataset.test_y)
     some = [a[: config.eval_samples] for a in test] if config.eval_samples else test
     return Program(
         start_all,
         lambda states, step, attack, run: advance_all(states, step, attack, run, train_x, train_y),
-        lambda states, last: evaluate_all(states, *(test if last else some), *held),
+        lambda states, last, run: evaluate_all(states, run.best, *(test if last else some), *held),
         compiled,
     )
 

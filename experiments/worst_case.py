@@ -64,6 +64,7 @@ class Setting:
 
     rule: str
     name: str
+    label: str
     data: str
     n: int
     f: int
@@ -181,7 +182,11 @@ def settings(config: WorstCase) -> list[Setting]:
         if not (n.isdigit() and d.isdigit()):
             raise ValueError(f"a size reads as 25x100, workers and coordinates; got {size!r}.")
         n, d = int(n), int(d)
-        name = specs.parse_call(text)[0]
+        name, options = specs.parse_call(text)
+        if "f" in options:
+            raise ValueError(
+                f"f is the rule's limit here, and half of it; leave it out of {text!r}."
+            )
         a, b = FACTS[name].needs if name in FACTS else (2, 1)
         most = (n - b) // a if a > 1 else (n - 1) // 2
         if name == "minimum_eigenvalue" and n > 16:
@@ -192,7 +197,7 @@ def settings(config: WorstCase) -> list[Setting]:
                 rule = _with(text, given)
                 if name not in WITH_OWN:
                     specs.parse("rule", rule, f=f)
-                out.append(Setting(rule, name, kind, n, f, d, limit))
+                out.append(Setting(rule, name, text, kind, n, f, d, limit))
     return out
 
 
@@ -272,7 +277,9 @@ def measure(setting: Setting, config: WorstCase) -> dict[str, Any]:
     for name, aggregate in zip(rows, np.asarray(aggregates, np.float64)):
         away = float(np.linalg.norm(aggregate - mean))
         damage[name] = away / unit if math.isfinite(away) else None
-    kappas = FACTS[setting.name].kappa[:1] if setting.name in FACTS else ()
+    # The first constant is that of the rule as it is without options.
+    plain = setting.label == setting.name and setting.name in FACTS
+    kappas = FACTS[setting.name].kappa[:1] if plain else ()
     bound = [math.sqrt(k.value(n, f) * spread / h) / unit for k in kappas]
     return {"damage": damage, "bound": bound[0] if bound else None}
 
@@ -306,7 +313,7 @@ def run(config: WorstCase) -> pd.DataFrame:
                     "d": setting.d,
                     "f": setting.f,
                     "at": setting.limit,
-                    "rule": setting.name,
+                    "rule": setting.label,
                     "attack": attack,
                     "damage": math.inf if damage is None else damage,
                     "bound": found["bound"],
@@ -318,14 +325,40 @@ def run(config: WorstCase) -> pd.DataFrame:
 def write(config: WorstCase, table: pd.DataFrame) -> list[pathlib.Path]:
     """The table as CSV and one heatmap for each set of updates; returns the paths."""
     folder = pathlib.Path(config.results) / "worst-case"
-    paths = [folder / "damage.csv"]
+    paths = [folder / "damage.csv", folder / "summary.md"]
     table.to_csv(paths[0], index=False, float_format="%.5g")
+    paths[1].write_text(summary(table))
     for (kind, n, d, at), part in table.groupby(["data", "n", "d", "at"], sort=False):
         path = folder / f"{kind}-{n}x{d}-{at}.png"
         half = "" if at == "limit" else "half "
         heatmap(part, f"{kind}, n = {n}, d = {d}, f at {half}the limit").savefig(path, dpi=110)
         paths.append(path)
     return paths
+
+
+def summary(table: pd.DataFrame) -> str:
+    """For each rule the worst of the listed attacks, and the white box, as Markdown."""
+    parts = []
+    for (kind, n, d), part in table.groupby(["data", "n", "d"], sort=False):
+        lines = []
+        for (rule, at), cells in part.groupby(["rule", "at"], sort=False):
+            cells = cells.set_index("attack")["damage"]
+            white_box, listed = cells["gradient_attack"], cells.drop("gradient_attack")
+            bound = part[(part["rule"] == rule) & (part["at"] == at)].iloc[0]
+            lines.append(
+                {
+                    "rule": rule,
+                    "f": bound["f"],
+                    "worst listed attack": "unbounded"
+                    if math.isinf(listed.max())
+                    else listed.idxmax(),
+                    "its damage": _label(listed.max()),
+                    "white box": _label(white_box),
+                    "proved bound": "" if pd.isna(bound["bound"]) else _label(bound["bound"]),
+                }
+            )
+        parts += [f"### {kind}, n = {n}, d = {d}", pd.DataFrame(lines).to_markdown(index=False)]
+    return "\n\n".join(parts) + "\n"
 
 
 def heatmap(part: pd.DataFrame, title: str) -> Figure:

@@ -41,7 +41,7 @@ def honest_mean(updates: PyTree, byzantine: jax.Array) -> PyTree:
 def honest_std(updates: PyTree, byzantine: jax.Array, mean: PyTree, ddof: int) -> PyTree:
     """Standard deviation of the honest rows per coordinate, `[1, ...]` in every leaf.
 
-    The mean of squares of differences; 0 where there are not more than `ddof` honest rows.
+    The root of the sum of squares over the number less `ddof`; 0 where that is not positive.
     """
     count = jnp.sum(~byzantine)
 

@@ -8,11 +8,10 @@ ends away from the optimum with s = 0, and no number of steps helps.
     python -m experiments study convex --edition cpu
 
 a9a and mushrooms, dealt out by Dirichlet(0.3), n = 25, f in {5, 11}, s in {0, f}; l2 0.01, batch
-64, step size 0.5 to zero along a cosine, damped worker momentum of 0.9. The optimum of the loss
-with its l2 term is solved by scikit-learn. The column `to_optimum` is the distance to it;
-`distance` over the spread of the honest updates, squared, stands beside f / (n - f). The CPU
-edition has 1,000 steps and 3 seeds, and is meant to end within ten minutes on 2 cores; the full
-edition has 10,000 steps, 10 seeds, and spambase too.
+64, step size 0.5 to zero along a cosine, damped worker momentum of 0.9. The optimum is that of the
+mean of the honest workers' losses and the l2 term, each worker counting alike; the column
+`to_optimum` is the distance to it. The CPU edition has 1,000 steps and 3 seeds, and is meant to end
+within ten minutes on 2 cores; the full edition has 10,000 steps, 10 seeds, and spambase too.
 """
 
 from typing import Any

@@ -7,11 +7,11 @@ than with the classical momentum of the update.
 
     python -m experiments study momentum --edition cpu
 
-MNIST, MLP 784-100-10, n = 51, f in {12, 24}, s = f; undamped momentum of 0.9 (m = 0.9 m + g) at
-both places, so that step sizes mean the same; l2 1e-4, gradients clipped at 2, 300 steps. The full
-edition is the paper's setting for MNIST: batch 83, step sizes 0.5 and 0.02, 5 seeds. The CPU
-edition has batch 16, step size 0.02 and 3 seeds, and is meant to end within half an hour on 2
-cores.
+MNIST, MLP 784-100-10, n = 51, f in {12, 24}, s in {0, f}; undamped momentum of 0.9 (m = 0.9 m + g)
+at both places, so that step sizes mean the same; l2 1e-4, gradients clipped at 2, 300 steps. The
+full edition has the paper's batch of 83, step sizes 0.5 and 0.02, and 5 seeds; Aksel and the
+geometric median are added, Nesterov's momentum and Bulyan are left out. The CPU edition has batch
+16, step size 0.02 and 3 seeds, and is meant to end within half an hour on 2 cores.
 """
 
 from typing import Any

@@ -89,7 +89,7 @@ def swept(config, dataset):
 
 
 def test_runs_lie_as_many_as_they_should_and_the_same_ones(digits):
-    runs = train.runs(SMALL, digits.train_y, [(0, 1), (0, 2), (1, 1), (1, 2)])
+    runs = train.runs(SMALL, digits, [(0, 1), (0, 2), (1, 1), (1, 2)])
     liars = np.asarray(runs.byzantine).reshape(2, 2, 7)
     assert (liars.sum(axis=2) == [[1, 2], [1, 2]]).all()
     assert (liars[:, 0] <= liars[:, 1]).all()
@@ -103,7 +103,7 @@ def final(program, runs, attack, config=SMALL):
     states = program.start(jnp.int32(attack), runs)
     for step in range(0, config.steps, config.eval_every):
         states, _ = program.advance(states, jnp.int32(step), jnp.int32(attack), runs)
-    return states.protocol.params, program.evaluate(states, True)
+    return states.protocol.params, program.evaluate(states, True, runs)
 
 
 def test_the_switch_runs_the_attack_that_was_chosen(digits, softmax):
@@ -113,7 +113,7 @@ def test_the_switch_runs_the_attack_that_was_chosen(digits, softmax):
         *("mimic(warmup=2)", "stale(delay=2)", "alternating"),
     )
     attacks = [specs.parse("attack", text, f=2) for text in texts]
-    runs = train.runs(SMALL, digits.train_y, [(0, 2), (1, 2)])
+    runs = train.runs(SMALL, digits, [(0, 2), (1, 2)])
     together = train.program(SMALL, digits, softmax, rule, mixing, attacks)
     seen = []
     for i, attack in enumerate(attacks):
@@ -131,7 +131,7 @@ def test_the_switch_runs_the_attack_that_was_chosen(digits, softmax):
 def test_training_is_plain_sgd_on_the_union_batch_when_nobody_lies(digits, softmax):
     config = Config(model="softmax", n=7, f=2, s=(0,), seeds=1, steps=2, eval_every=2, momentum=0.0)
     mean, mixing, none = (specs.parse(*words, f=2) for words in MEAN_ALONE)
-    runs = train.runs(config, digits.train_y, [(0, 0)])
+    runs = train.runs(config, digits, [(0, 0)])
     program = train.program(config, digits, softmax, mean, mixing, [none])
     found, metrics = final(program, runs, 0, config)
 
@@ -199,7 +199,7 @@ def test_a_study_writes_what_it_promises_and_continues_with_what_is_missing(tmp_
         curves = list(csv.DictReader(file))
     assert len(curves) == 2 * (1 + 2 * 2) * 2 * 2  # rules, (attack, s), seeds, evaluations
     config = json.loads((folder / "config.json").read_text())
-    assert config["config"]["n"] == 7
+    assert config["grids"][0]["n"] == 7
     assert config["jax"] == jax.__version__
     assert "| median" in out
     assert "s = 2 liars" in out
@@ -298,7 +298,9 @@ def test_a_users_error_is_one_line(tmp_path, more, message):
         (["study", "aksel", "--shard", "3/2"], "a shard reads as i/N with 1 <= i <= N; got '3/2'."),
         (["study", "aksel", "--data-dir", "nowhere"], "mnist is not prepared in nowhere"),
         (["report", "nowhere"], "nowhere has no config.json; expected the folder of a study."),
-        (["choose", "nowhere"], "nowhere/blocks has no finished block."),
+        (["choose", "nowhere"], "nowhere has no config.json; expected the folder of a study."),
+        (["--validation", "2000"], "validation must be below the 1437 training samples; got 2000."),
+        (["--results", "/dev/null/here"], "Not a directory"),
         (["data", "--partition", "zipf"], "unknown kind of partition 'zipf'"),
         (["list", "everything"], "list takes no options; got everything."),
     ],
@@ -338,7 +340,9 @@ def test_shards_are_the_whole_study(digits, tmp_path):
 
     tasks = sweep.tasks([config, config], folder, load)
     assert len(tasks) == 4  # the second grid is the same
-    assert [len(sweep.run(tasks[i::2], folder, load)) for i in (0, 1)] == [2, 2]
+    shards = [sweep.stretch(tasks, i, 3) for i in (1, 2, 3)]
+    assert [task for part in shards for task in part] == tasks
+    assert [len(sweep.run(part, folder, load)) for part in shards] == [1, 1, 2]
     assert {task.path for task in tasks} == set((folder / "blocks").iterdir())
 
 
@@ -391,6 +395,19 @@ def test_what_fails_is_written_down_and_does_not_stop_the_rest(digits, tmp_path,
     monkeypatch.undo()
     assert len(sweep.run(tasks, folder, lambda _: digits)) == 2
     assert not list(sweep.failures(folder))
+
+
+def test_a_study_that_has_changed_leaves_no_run_twice(digits, tmp_path):
+    folder = tmp_path / "study"
+    few = dataclasses.replace(SMALL, rule=("mean", "median"), attack=("none",), s=(0,), seeds=1)
+    more = dataclasses.replace(few, rule=("median",), seeds=2)
+    for config in (few, more):
+        sweep.run(sweep.tasks([config], folder, lambda _: digits), folder, lambda _: digits)
+    assert len(list((folder / "blocks").iterdir())) == 3
+    found = {str(c.rule): sweep.finished([c], folder) for c in (few, more)}
+    assert [b["rule"] for b in found[str(few.rule)]] == ["mean", "median"]
+    (both,) = found[str(more.rule)]
+    assert both["members"] == [[0, 0], [1, 0]]
 
 
 def test_results_of_another_version_are_told(digits, tmp_path, capsys):

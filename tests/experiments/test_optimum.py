@@ -20,13 +20,16 @@ def made_up(classes=2):
 
 
 def test_the_loss_with_its_decay_is_flat_there():
+    """The mean of the workers' losses, of whom one has many samples."""
     data, decay = made_up(), 0.02
     model = models.build("logistic", (4,), 2)
-    best = optimum.logistic(data, decay)
+    workers = [np.arange(10), np.arange(10, 20), np.arange(20, 200)]
+    best = optimum.logistic(data, decay, workers)
 
     def loss(params):
         shrunk = sum(jnp.sum(p**2) for p in jax.tree.leaves(params))
-        return model.loss(params, {"x": data.train_x, "y": data.train_y}) + decay / 2 * shrunk
+        each = [model.loss(params, {"x": data.train_x[w], "y": data.train_y[w]}) for w in workers]
+        return sum(each) / 3 + decay / 2 * shrunk
 
     slope = jax.grad(loss)(jax.tree.map(jnp.asarray, best))
     assert max(float(jnp.abs(s).max()) for s in jax.tree.leaves(slope)) < 1e-6
@@ -36,25 +39,25 @@ def test_training_goes_there():
     config = Config(
         dataset="a9a", model="logistic", n=5, f=1, s=(0,), seeds=1, steps=400, batch_size=200,
         eval_every=200, momentum=0.0, learning_rate=1.0, schedule="cosine", weight_decay=0.05,
-        optimum=True, rule=("mean",), attack=("none",),
+        optimum=True, rule=("mean",), attack=("none",), partition="dirichlet(0.5)",
     )  # fmt: skip
     data = made_up()
     model = models.build("logistic", (4,), 2)
     chosen = (("rule", "mean"), ("mixing", "none"), ("attack", "none"))
     rule, mixing, attack = (specs.parse(*each, f=1) for each in chosen)
     program = train.program(config, data, model, rule, mixing, [attack])
-    runs = train.runs(config, data.train_y, [(0, 0)])
+    runs = train.runs(config, data, [(0, 0)])
     states, far = program.start(jnp.int32(0), runs), []
     for step in (0, 200):
         states, _ = program.advance(states, jnp.int32(step), jnp.int32(0), runs)
-        far.append(float(program.evaluate(states, True).to_optimum[0]))
+        far.append(float(program.evaluate(states, True, runs).to_optimum[0]))
     assert far[1] < 0.02
     assert far[1] <= far[0]
 
 
 def test_what_has_no_optimum():
     with pytest.raises(ValueError, match=r"two classes and weight_decay > 0; got 3 classes, weigh"):
-        optimum.logistic(made_up(classes=3), 0.1)
+        optimum.logistic(made_up(classes=3), 0.1, [np.arange(3)])
     with pytest.raises(
         ValueError, match=r"^optimum needs model logistic and weight_decay > 0; got"
     ):

@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from experiments import cost, data, models, studies, sweep
+from byzjax.facts import FACTS
+from experiments import cost, data, models, specs, studies, sweep
 from experiments.config import Config, plan
 
 ALL = [(name, edition) for name in studies.names() for edition in studies.load(name).editions]
@@ -28,6 +29,16 @@ def test_every_grid_is_possible(name, edition):
         assert grid.dataset in data.NAMES
         assert grid.model in models.MODELS
         assert plan(grid)
+
+
+@pytest.mark.parametrize(("name", "edition"), ALL)
+def test_every_rule_has_enough_workers(name, edition):
+    """Also behind buckets: quick, so that it is always run."""
+    for grid in studies.grids(name, edition):
+        rows = min(-(-grid.n // 2) if "bucketing" in m else grid.n for m in grid.mixing)
+        for text in grid.rule:
+            facts = FACTS.get(specs.parse_call(text)[0])
+            assert facts is None or rows >= facts.needs[0] * grid.f + facts.needs[1], (text, grid)
 
 
 def test_what_it_would_cost(tmp_path):

@@ -31,6 +31,7 @@ def test_f_is_the_rules_limit_and_half_of_it():
     [
         ({"data": ("digits",)}, "data must be gaussian or mnist; got 'digits'."),
         ({"size": ("25",)}, "a size reads as 25x100, workers and coordinates; got '25'."),
+        ({"rule": ("krum(f=1)",)}, "f is the rule's limit here, and half of it; leave it out of"),
         ({"rule": ("krumm",)}, "unknown rule 'krumm'; known: mean, median"),
     ],
 )
@@ -70,10 +71,12 @@ def test_a_small_table_is_written_and_continued(tmp_path):
     paths = worst_case.write(config, table)
     assert [p.name for p in paths] == [
         "damage.csv",
+        "summary.md",
         "gaussian-5x6-limit.png",
         "gaussian-5x6-half.png",
     ]
-    assert all(p.stat().st_size > 1000 for p in paths)
+    assert all(p.stat().st_size > 300 for p in paths)
+    assert "| mean   |   2 | unbounded" in paths[1].read_text()
     read = pd.read_csv(paths[0])
     assert len(read) == len(table)
     of_mean = read[(read["rule"] == "mean") & (read["attack"] == "gradient_attack")]
