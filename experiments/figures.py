@@ -591,7 +591,7 @@ def _variance_to_norm(scene: _Scene) -> Drawing | None:
         for rule, mixing in set(zip(scene.data["rule"], scene.data["mixing"]))
     }
     every = pd.concat(found.values())
-    proved = [bounds[name] for name in names if bounds[name] is not None]
+    proved = [bound for name in names if (bound := bounds[name]) is not None]
     axes[0].set_yscale("log")
     low = min([every["min"].min(), *proved])
     high = max([every["max"].max(), *proved])

@@ -47,7 +47,8 @@ th { font-weight: 600; white-space: normal; }
 thead th { border-bottom: 1px solid var(--line); vertical-align: bottom; }
 tbody tr + tr > * { border-top: 1px solid var(--line); }
 tr > th:first-child { text-align: left; position: sticky; left: 0; background: var(--card); }
-.words td, .words th { text-align: left; }
+.wide tr > th:first-child { min-width: 12rem; }
+.words td, .words th, .long td:first-of-type, .long th:nth-child(2) { text-align: left; }
 .words td { white-space: normal; }
 td small { display: block; font-size: .8em; }
 .bad { color: var(--bad); }
@@ -60,7 +61,7 @@ details { margin: .75rem 0; }
 summary { cursor: pointer; font-weight: 600; color: var(--accent); }
 @media (max-width: 40rem) { body { padding: 1.25rem 1rem 3rem; } h1 { font-size: 1.4rem; }
   th, td { padding: .35rem .55rem; }
-  tr > th:first-child { max-width: 9.5rem; } }
+  tr > th:first-child { max-width: 9.5rem; } .wide tr > th:first-child { min-width: 7rem; } }
 @media print { .scroll { overflow: visible; } }
 """
 
@@ -263,7 +264,7 @@ def _wide(part: pd.DataFrame, s: int) -> str:
     rules = dict.fromkeys(rule for rule, _ in cells)
     attacks = sorted(dict.fromkeys(a for _, a in cells), key=lambda attack: attack != "none")
     lines = ([_name(rule), *(cells.get((rule, a), "") for a in attacks)] for rule in rules)
-    return _table(["rule", *attacks], lines)
+    return _table(["rule", *attacks], lines, "wide")
 
 
 def _cell(line: Any) -> str:
@@ -293,7 +294,7 @@ def _long(results: pd.DataFrame) -> str:
         cells = [*map(_escape, where), *numbers, interval, str(line["seeds"]), lost]
         lines.append([_escape(_defence(line)), *cells])
     note = "<p>In per cent; the interval is that of the mean over the seeds, by Student's t.</p>"
-    return note + _table([*head, "seeds", "not finite"], lines)
+    return note + _table([*head, "seeds", "not finite"], lines, "long")
 
 
 def _per_class(study: Study) -> str:
@@ -319,7 +320,7 @@ def _per_class(study: Study) -> str:
         )
         lines.append([*map(_escape, key), *(_percent(value, 0) for value in means)])
     note = "<p>Of the final models, in per cent, mean over the seeds.</p>"
-    return note + _table(["rule", "attack", "s", *names, *range(most)], lines)
+    return note + _table(["rule", "attack", "s", *names, *range(most)], lines, "long")
 
 
 # --- figures --------------------------------------------------------------------------------------

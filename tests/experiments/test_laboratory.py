@@ -300,7 +300,6 @@ def test_a_users_error_is_one_line(tmp_path, more, message):
         (["report", "nowhere"], "nowhere has no config.json; expected the folder of a study."),
         (["choose", "nowhere"], "nowhere has no config.json; expected the folder of a study."),
         (["--validation", "2000"], "validation must be below the 1437 training samples; got 2000."),
-        (["--results", "/dev/null/here"], "Not a directory"),
         (["data", "--partition", "zipf"], "unknown kind of partition 'zipf'"),
         (["list", "everything"], "list takes no options; got everything."),
     ],
@@ -311,6 +310,13 @@ def test_a_wrong_command_is_one_line(arguments, message):
     assert message in err.strip().splitlines()[-1]
     assert "Traceback" not in err
     assert out == ""
+
+
+def test_results_that_cannot_be_written():
+    status, _, err = run(options("/dev/null/here"))
+    assert status == 2
+    assert "Not a directory" in err.strip().splitlines()[-1]
+    assert "Traceback" not in err
 
 
 def test_what_there_is():
