@@ -72,11 +72,12 @@ class Setting:
     limit: str
 
 
-# What rules need that only they know, where it is not the default.
-_GIVEN: dict[str, Callable[[int, int, float], dict[str, Any]]] = {
-    "huber": lambda n, f, radius: {"threshold": radius},
+# What rules need that only they know, where it is not the default; `radius` tells how far an honest
+# update is from their mean.
+_GIVEN: dict[str, Callable[[int, int, Callable[[], float]], dict[str, Any]]] = {
+    "huber": lambda n, f, radius: {"threshold": radius()},
     "geometric_median_of_means": lambda n, f, radius: {"k": min(n, 2 * f + 1)},
-    "centered_clip": lambda n, f, radius: {"radius": radius},
+    "centered_clip": lambda n, f, radius: {"radius": radius()},
     "zeno": lambda n, f, radius: {"learning_rate": 0.1, "rho": 0.01},
 }
 
@@ -193,12 +194,19 @@ def settings(config: WorstCase) -> list[Setting]:
             most = min(most, 3)  # of 25 workers: 2,300 subsets at every step; f = 5 has 53,130
         for limit, f in (("limit", most), ("half", max(1, most // 2))):
             if f >= 1:
-                given = _GIVEN.get(name, lambda n, f, radius: {})(n, f, math.sqrt(d))
+                radius = few(_radius, kind, n, d, config.data_dir)
+                given = _GIVEN.get(name, lambda n, f, radius: {})(n, f, radius)
                 rule = _with(text, given)
                 if name not in WITH_OWN:
                     specs.parse("rule", rule, f=f)
                 out.append(Setting(rule, name, text, kind, n, f, d, limit))
     return out
+
+
+def _radius(kind: str, n: int, d: int, data_dir: str | None) -> float:
+    x, _ = updates_of(kind, n, d, data_dir)
+    away = np.linalg.norm(x - x.mean(axis=0), axis=1)
+    return float(f"{np.median(away):.3g}")
 
 
 def _with(text: str, given: dict[str, Any]) -> str:

@@ -213,6 +213,7 @@ CASES = [
         oracles.spectral_filter,
         hyper=lambda n, f: {"key": KEY},
         unseen=("key",),
+        reach=1e12,
     ),
     Case(
         "geometric_median",

@@ -481,6 +481,7 @@ def lies(rng, good, f):
     signs = rng.choice([-1.0, 1.0], size=shape)
     yield signs * math.inf
     yield signs * LARGEST
+    yield signs * 7e18 / 10.0 ** np.arange(f)[:, None]  # squares just below and far below that
     for value in (math.nan, -math.nan, -math.inf):  # one bad coordinate in an otherwise good row
         almost = good[rng.integers(len(good), size=f)] + 1 / 1024
         almost[np.arange(f), rng.integers(shape[1], size=f)] = value

@@ -5,10 +5,12 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from byzjax import stacked
+from byzjax import _order, stacked
 from byzjax._checks import enough_workers
 from byzjax.rules._select import mean_of_lowest
 from byzjax.stacked import PyTree
+
+_FAR = 2.0**20
 
 
 def comparative_elimination(updates: PyTree, *, f: int, axis_name: str | None = None) -> PyTree:
@@ -97,8 +99,10 @@ def medoid(updates: PyTree, *, axis_name: str | None = None) -> PyTree:
     $$ F = x_{i^*}, \qquad i^* = \arg\min_i \sum_j \|x_i - x_j\| $$
 
     ties to the lower index. A distance that is not finite counts more than all finite ones
-    together: sums are compared by the number of infinite terms first. If the best row is infinitely
-    far from half of all rows, too many are bad and the result is NaN.
+    together: sums are compared by the number of infinite terms first. So does the distance to a row
+    that is 2^20 times as far from most others as some row is: in a sum with it, distances between
+    the others would have no digits left. If the best row is infinitely far from half of all rows,
+    too many are bad and the result is NaN.
 
     Requirement: n >= 1; it withstands any f with n >= 2f + 1. Breakdown: n > 2f.
     Promise: the distance to the honest mean is bounded by the honest diameter times a constant.
@@ -126,6 +130,11 @@ def medoid(updates: PyTree, *, axis_name: str | None = None) -> PyTree:
     distances = jnp.sqrt(
         stacked.pairwise_squared_distances(lax.stop_gradient(updates), axis_name=axis_name)
     )
+    # How far it is to so many rows that one of them is honest.
+    near = _order.kth_of_rows(distances, n // 2 + 1)[:, 0]
+    beyond = near > _FAR * jnp.min(near)
+    distances = jnp.where(beyond[:, None] | beyond[None], jnp.inf, distances)
+    distances = jnp.where(jnp.eye(n, dtype=bool), 0, distances)
     infinite = jnp.isinf(distances)
     sums = jnp.sum(jnp.where(infinite, 0, distances), axis=1)
     counts = jnp.sum(infinite, axis=1, dtype=jnp.int32)

@@ -66,8 +66,7 @@ def _filtered_weights(span: Span, f: int) -> jax.Array:
     def step(state, _):
         def filtered(state):
             weights, best, least, _ = state
-            total = jnp.sum(weights)
-            top, spread = _top_direction(span.moved_to(weights / total).gram, weights / total)
+            top, spread = _top_direction(span, weights / jnp.sum(weights))
             better = top < least
             best, least = jnp.where(better, weights, best), jnp.where(better, top, least)
             most = jnp.max(jnp.where(weights > 0, spread, 0))
@@ -86,17 +85,24 @@ def _filtered_weights(span: Span, f: int) -> jax.Array:
     return best
 
 
-def _top_direction(gram: jax.Array, shares: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(lambda, <x_i - mu, v>^2) of the covariance with these shares of the rows, of sum 1."""
+def _top_direction(span: Span, shares: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(lambda, <x_i - mu, v>^2 in some unit) of the covariance with these shares, of sum 1.
+
+    Computed in the unit of the longest row that has a share: sums of squares of rows that are 1e19
+    long would overflow, and where such a row has lost its share, others must not be measured by it.
+    Rows without a share have 0.
+    """
     present = shares > 0
     roots = jnp.where(present, jnp.sqrt(jnp.where(present, shares, 1)), 0)
-    most = lax.stop_gradient(jnp.max(jnp.where(present, jnp.diagonal(gram), 0)))
-    unit = jnp.where(most > 0, most, 1)  # the squares of large squares would overflow
-    gram = gram / unit
+    most = lax.stop_gradient(jnp.max(jnp.where(present, jnp.diagonal(span.gram), 0)))
+    unit = jnp.where(most > 0, most, 1)
+    length = jnp.sqrt(unit)  # twice by its root: XLA divides by its reciprocal, which may underflow
+    scaled = jnp.where(present[:, None] & present[None], span.gram / length / length, 0)
+    gram = Span(scaled, span.bad | ~present).moved_to(shares).gram
     top, vector = top_eigenpair(roots[:, None] * gram * roots[None])
     projections = times(gram, roots * vector)
     spread = jnp.where(top > 0, projections**2 / jnp.where(top > 0, top, 1), 0)
-    return top * unit, spread * unit
+    return top * unit, spread
 
 
 def spectral_filter(
@@ -185,5 +191,5 @@ def _outlier_scores(rows: PyTree, good: jax.Array, axis_name: str | None) -> jax
     span = span_about(rows, median_of(rows), axis_name)
     shares = good.astype(span.gram.dtype)
     shares = shares / jnp.maximum(jnp.sum(shares), 1)
-    _, spread = _top_direction(span.moved_to(shares).gram, shares)
+    _, spread = _top_direction(span, shares)
     return jnp.where(good, spread, jnp.inf)

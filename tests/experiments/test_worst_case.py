@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import byzjax
-from experiments import worst_case
+from experiments import specs, worst_case
 from experiments.worst_case import WorstCase, settings
 
 
@@ -23,7 +23,9 @@ def test_f_is_the_rules_limit_and_half_of_it():
     assert found["minimum_eigenvalue", 11, 100] == [5, 2]
     assert found["minimum_eigenvalue", 25, 100] == [3, 1]
     (huber, *_) = (s for s in settings(config) if s.name == "huber")
-    assert huber.rule == "huber(threshold=10.0)"
+    x, _ = worst_case.updates_of("gaussian", 11, 100, None)
+    radius = np.median(np.linalg.norm(x - x.mean(axis=0), axis=1))
+    assert specs.parse_call(huber.rule)[1]["threshold"] == pytest.approx(radius, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +49,10 @@ def test_rules_that_have_an_update_of_their_own():
     config = WorstCase(data=("gaussian",), size=("7x5",), rule=tuple(worst_case.WITH_OWN))
     found = {s.name: worst_case.deployed(s, own)(x) for s in settings(config) if s.limit == "half"}
     np.testing.assert_array_equal(found["fl_trust"], byzjax.fl_trust(x, own))
-    clipped = byzjax.centered_clip(x, own, radius=math.sqrt(5))
+    (radius,) = {
+        specs.parse_call(s.rule)[1]["radius"] for s in settings(config) if s.name == "centered_clip"
+    }
+    clipped = byzjax.centered_clip(x, own, radius=radius)
     np.testing.assert_array_equal(found["centered_clip"], clipped)
     # Zeno's loss has the gradient `own`, so that it keeps rows that point there.
     scores = [float(own @ (0.1 * row)) - float(jnp.sum((0.1 * row) ** 2)) / 2 for row in x]
