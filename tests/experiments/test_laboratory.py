@@ -246,7 +246,7 @@ def test_killed_ten_times_it_ends_as_if_nothing_had_happened(tmp_path):
     for _ in range(10):
         process = start(options(tmp_path / "results", *more))
         try:
-            process.communicate(timeout=float(rng.uniform(3, 12)))
+            process.communicate(timeout=float(rng.uniform(3, 8)))
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
         finally:
