@@ -96,8 +96,10 @@ def _top_direction(span: Span, shares: jax.Array) -> tuple[jax.Array, jax.Array]
     roots = jnp.where(present, jnp.sqrt(jnp.where(present, shares, 1)), 0)
     most = lax.stop_gradient(jnp.max(jnp.where(present, jnp.diagonal(span.gram), 0)))
     unit = jnp.where(most > 0, most, 1)
-    length = jnp.sqrt(unit)  # twice by its root: XLA divides by its reciprocal, which may underflow
-    scaled = jnp.where(present[:, None] & present[None], span.gram / length / length, 0)
+    # Once for rows and once for columns: XLA would turn two divisions by the root into one by its
+    # square, and that into a product with a reciprocal, which underflows.
+    factor = jnp.where(present, 1 / jnp.sqrt(unit), 0)
+    scaled = factor[:, None] * span.gram * factor[None]
     gram = Span(scaled, span.bad | ~present).moved_to(shares).gram
     top, vector = top_eigenpair(roots[:, None] * gram * roots[None])
     projections = times(gram, roots * vector)
