@@ -88,23 +88,23 @@ def _filtered_weights(span: Span, f: int) -> jax.Array:
 def _top_direction(span: Span, shares: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(lambda, <x_i - mu, v>^2 in some unit) of the covariance with these shares, of sum 1.
 
-    Computed in the unit of the longest row that has a share: sums of squares of rows that are 1e19
-    long would overflow, and where such a row has lost its share, others must not be measured by it.
-    Rows without a share have 0.
+    Computed in about the unit of the longest row that has a share: sums of squares of rows that are
+    1e19 long would overflow, and where such a row has lost its share, others must not be measured
+    by it. Rows without a share have 0.
     """
     present = shares > 0
     roots = jnp.where(present, jnp.sqrt(jnp.where(present, shares, 1)), 0)
     most = lax.stop_gradient(jnp.max(jnp.where(present, jnp.diagonal(span.gram), 0)))
-    unit = jnp.where(most > 0, most, 1)
-    # Once for rows and once for columns: XLA would turn two divisions by the root into one by its
-    # square, and that into a product with a reciprocal, which underflows.
-    factor = jnp.where(present, 1 / jnp.sqrt(unit), 0)
+    # A power of two, so that no digit is lost. Once for rows and once for columns: XLA would turn
+    # two divisions into one by the product, and that into one with a reciprocal, which underflows.
+    half = jnp.frexp(jnp.where(most > 0, most, 1))[1] // 2
+    factor = jnp.where(present, jnp.ldexp(jnp.ones_like(most), -half), 0)
     scaled = factor[:, None] * span.gram * factor[None]
     gram = Span(scaled, span.bad | ~present).moved_to(shares).gram
     top, vector = top_eigenpair(roots[:, None] * gram * roots[None])
     projections = times(gram, roots * vector)
     spread = jnp.where(top > 0, projections**2 / jnp.where(top > 0, top, 1), 0)
-    return top * unit, spread
+    return jnp.ldexp(top, 2 * half), spread
 
 
 def spectral_filter(
