@@ -335,7 +335,7 @@ def write(config: WorstCase, table: pd.DataFrame) -> list[pathlib.Path]:
     folder = pathlib.Path(config.results) / "worst-case"
     paths = [folder / "damage.csv", folder / "summary.md"]
     table.to_csv(paths[0], index=False, float_format="%.5g")
-    paths[1].write_text(summary(table))
+    paths[1].write_text(summary(pd.read_csv(paths[0])))  # of the digits that are kept
     for (kind, n, d, at), part in table.groupby(["data", "n", "d", "at"], sort=False):
         path = folder / f"{kind}-{n}x{d}-{at}.png"
         half = "" if at == "limit" else "half "

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pathlib
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 import byzjax
 from experiments import specs, worst_case
 from experiments.worst_case import WorstCase, settings
+
+DOCS = pathlib.Path(__file__).parents[2] / "docs" / "worst-case"
 
 
 def test_f_is_the_rules_limit_and_half_of_it():
@@ -94,3 +97,17 @@ def test_a_small_table_is_written_and_continued(tmp_path):
     assert len(before) == 4
     assert worst_case.run(config).equals(table)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")} == before
+
+
+def test_the_published_table_holds_what_its_page_says():
+    table = pd.read_csv(DOCS / "damage.csv")
+    cases = table.groupby(["data", "n", "d", "at", "rule"])
+    assert f"in all {cases.ngroups} cases" in " ".join((DOCS / "README.md").read_text().split())
+    for case, cells in cases:
+        damage = cells.set_index("attack")["damage"]
+        assert len(damage) >= 30, case
+        white_box = damage["gradient_attack"]
+        assert white_box >= damage.max() * (1 - 1e-3), case
+        bound = cells["bound"].iloc[0]
+        assert pd.isna(bound) or damage.max() <= bound * (1 + 1e-4), case
+    assert worst_case.summary(table) == (DOCS / "summary.md").read_text()
