@@ -1,13 +1,17 @@
 """The studies that are shipped: their grids are possible, and their pages say what they are."""
 
 import dataclasses
+import pathlib
+import re
 
+import pandas as pd
 import pytest
 
 from byzjax.facts import FACTS
 from experiments import cost, data, models, specs, studies, sweep
 from experiments.config import Config, plan
 
+DOCS = pathlib.Path(__file__).parents[2] / "docs" / "studies"
 ALL = [(name, edition) for name in studies.names() for edition in studies.load(name).editions]
 
 
@@ -38,6 +42,24 @@ def test_every_rule_has_enough_workers(name, edition):
         for text in grid.rule:
             facts = FACTS.get(specs.parse_call(text)[0])
             assert facts is None or rows >= facts.needs[0] * grid.f + facts.needs[1], (text, grid)
+
+
+def test_the_ranking_of_attacks_is_that_of_its_table():
+    page, found = (DOCS / "README.md").read_text(), {}
+    table = pd.read_csv(DOCS / "attacks-cpu" / "table.csv")
+    for line in table.itertuples():
+        found[line.rule, line.attack] = f"{100 * line.mean:.1f} ± {100 * line.std:.1f}"
+    ranking = page.split("<!-- ranking -->")[1].split("<!-- end of ranking -->")[0]
+    lines = [line.split("|")[1:-1] for line in ranking.strip().splitlines()[2:]]
+    assert [line[0].strip() for line in lines] == list(dict.fromkeys(table["rule"]))
+    for rule, none, worst in lines:
+        assert none.strip() == found[rule.strip(), "none"]
+        shown = re.findall(r"`(.+?)` ([\d.]+ ± [\d.]+)", worst)
+        assert len(shown) == 5
+        means = table[(table["rule"] == rule.strip()) & (table["attack"] != "none")]
+        assert [name for name, _ in shown] == list(means.sort_values("mean")["attack"][:5])
+        for name, value in shown:
+            assert value == found[rule.strip(), name]
 
 
 def test_what_it_would_cost(tmp_path):
