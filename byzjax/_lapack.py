@@ -1,4 +1,4 @@
-"""Decompositions of small matrices that are safe to run side by side.
+"""Small matrices: products in full precision, and decompositions that are safe side by side.
 
 On CPU, jaxlib hands a batch of matrices to the thread pool that XLA's own kernels run on and blocks
 a thread of it until the batch is done (JAX 0.10.2). As many batches side by side as the pool has
@@ -14,6 +14,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+
+def times(a: jax.Array, b: jax.Array) -> jax.Array:
+    """A product of small matrices, without the precision that accelerators drop by default."""
+    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
 
 
 def one_by_one(function: Callable) -> Callable:
@@ -59,9 +64,6 @@ def _cholesky_jvp(primals, tangents):
     (matrix,), (slope,) = primals, tangents
     factor = cholesky(matrix)
     inverse = _inverse_factor(factor)
-
-    def times(a: jax.Array, b: jax.Array) -> jax.Array:
-        return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
 
     inner = times(inverse, times((slope + slope.T) / 2, inverse.T))
     lower = jnp.tril(inner) - jnp.diag(jnp.diagonal(inner)) / 2

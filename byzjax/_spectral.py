@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from byzjax._lapack import eigh, one_by_one
+from byzjax._lapack import eigh, one_by_one, times
 
 
 def _inverse_gaps(gaps: jax.Array, scale: jax.Array) -> jax.Array:
@@ -18,10 +18,6 @@ def _inverse_gaps(gaps: jax.Array, scale: jax.Array) -> jax.Array:
     tiny = 4 * jnp.finfo(gaps.dtype).eps * jnp.abs(scale)
     open_gap = jnp.abs(gaps) > tiny
     return jnp.where(open_gap, 1 / jnp.where(open_gap, gaps, 1), 0)
-
-
-def _times(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
 
 
 def _by_decomposition(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -38,7 +34,7 @@ def _by_squaring(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     """
 
     def square(_, power):
-        power = _times(power, power)
+        power = times(power, power)
         return power / jnp.max(jnp.diagonal(power))
 
     power = matrix / jnp.max(jnp.diagonal(matrix))
@@ -49,9 +45,9 @@ def _by_squaring(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     def vector_of(_):
         vector = power[jnp.argmax(jnp.diagonal(power))]
         for _ in range(2):  # takes away what the squarings' rounding left
-            vector = _times(matrix, vector / jnp.linalg.norm(vector))
+            vector = times(matrix, vector / jnp.linalg.norm(vector))
         vector = vector / jnp.linalg.norm(vector)
-        return jnp.sum(vector * _times(matrix, vector)), vector
+        return jnp.sum(vector * times(matrix, vector)), vector
 
     return lax.cond(single, vector_of, _by_decomposition, matrix)
 
@@ -72,16 +68,16 @@ def _top_eigenpair_jvp(primals, tangents):
     values, vectors = eigh(matrix)
     top = vectors[:, -1]
     slope = (slope + slope.T) / 2
-    turned = _times(vectors.T, _times(slope, top))
+    turned = times(vectors.T, times(slope, top))
     inverse = _inverse_gaps(values[-1] - values, values[-1]).at[-1].set(0)
-    return (values[-1], top), (turned[-1], _times(vectors, inverse * turned))
+    return (values[-1], top), (turned[-1], times(vectors, inverse * turned))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def inverse_of_rank(matrix: jax.Array, r: int) -> jax.Array:
     """`sum_k v_k v_k^T / lambda_k` over the r largest eigenvalues that are not rounding."""
     _, vectors, inverses = _largest(matrix, r)
-    return _times(vectors * inverses[None], vectors.T)
+    return times(vectors * inverses[None], vectors.T)
 
 
 def _largest(matrix: jax.Array, r: int) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -102,6 +98,6 @@ def _inverse_of_rank_jvp(r, primals, tangents):
     gaps = _inverse_gaps(values[:, None] - values[None], values[-1])
     differences = jnp.where(one, (inverses[:, None] - inverses[None]) * gaps, 0)
     differences = jnp.where(both, -inverses[:, None] * inverses[None], differences)
-    slope = _times(vectors.T, _times((slope + slope.T) / 2, vectors))
-    out = _times(vectors, _times(differences * slope, vectors.T))
-    return _times(vectors * inverses[None], vectors.T), out
+    slope = times(vectors.T, times((slope + slope.T) / 2, vectors))
+    out = times(vectors, times(differences * slope, vectors.T))
+    return times(vectors * inverses[None], vectors.T), out

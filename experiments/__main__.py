@@ -186,8 +186,7 @@ def report(arguments: Sequence[str]) -> int:
     """Tables, figures and the page of a study."""
     command = tyro.cli(ReportCommand, prog="python -m experiments report", args=arguments)
     folder = pathlib.Path(command.folder)
-    described, finished = _finished(folder)
-    grids = [Config(**_as_tuples(grid)) for grid in described["grids"]]
+    described, grids, finished = _finished(folder)
     more = {name: described[name] for name in ("study", "edition") if name in described}
     print(_write_report(folder, finished, grids, **more))
     print(f"\n{folder / 'index.html'}")
@@ -203,13 +202,13 @@ def choose(arguments: Sequence[str]) -> int:
     command = tyro.cli(ChooseCommand, prog="python -m experiments choose", args=arguments)
     from experiments.choose import best_settings  # only here: pandas takes a second to import
 
-    table = best_settings(_finished(pathlib.Path(command.folder))[1])
+    table = best_settings(_finished(pathlib.Path(command.folder))[-1])
     print(table.to_string(index=False, float_format="%.3f"))
     return 0
 
 
-def _finished(folder: pathlib.Path) -> tuple[dict, list[dict]]:
-    """What config.json says, and the finished blocks of its grids."""
+def _finished(folder: pathlib.Path) -> tuple[dict, list[Config], list[dict]]:
+    """What config.json says, its grids, and their finished blocks."""
     described = sweep.read_block(folder / "config.json")
     if described is None or "grids" not in described:
         raise FileNotFoundError(f"{folder} has no config.json; expected the folder of a study.")
@@ -218,7 +217,7 @@ def _finished(folder: pathlib.Path) -> tuple[dict, list[dict]]:
     if not finished:
         raise FileNotFoundError(f"{folder / 'blocks'} has no finished block of these grids.")
     sweep.warn_of_other_versions(finished)
-    return described, finished
+    return described, grids, finished
 
 
 def _as_tuples(grid: dict) -> dict:

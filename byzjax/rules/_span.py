@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from byzjax import _order, stacked
+from byzjax._lapack import times
 from byzjax.stacked import PyTree
 
 
@@ -37,11 +38,6 @@ class Span(NamedTuple):
         products = times(self.gram, weights)
         gram = self.gram - products[:, None] - products[None] + jnp.sum(weights * products)
         return Span(jnp.where(self.bad[:, None] | self.bad[None], 0, gram), self.bad)
-
-
-def times(matrix: jax.Array, other: jax.Array) -> jax.Array:
-    """A product of small matrices, without the precision that accelerators drop by default."""
-    return jnp.matmul(matrix, other, precision=lax.Precision.HIGHEST)
 
 
 def span_about(updates: PyTree, center: PyTree, axis_name: str | None) -> Span:

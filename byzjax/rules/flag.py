@@ -6,9 +6,8 @@ from jax import lax
 
 from byzjax import stacked
 from byzjax._checks import not_negative, positive, static_int
-from byzjax._lapack import cholesky
+from byzjax._lapack import cholesky, times
 from byzjax._spectral import inverse_of_rank
-from byzjax.rules._span import times
 from byzjax.stacked import PyTree
 
 

@@ -8,8 +8,8 @@ from jax import lax
 
 from byzjax import _order, stacked
 from byzjax._checks import one_of, positive, static_int
-from byzjax._lapack import one_by_one
-from byzjax.rules._span import Span, median_of, span_about, times
+from byzjax._lapack import one_by_one, times
+from byzjax.rules._span import Span, median_of, span_about
 from byzjax.stacked import PyTree
 
 # Iterations in the span of the rows end when a step is this short, in units of rounding and

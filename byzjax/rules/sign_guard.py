@@ -6,7 +6,7 @@ from jax import lax
 
 from byzjax import _order, stacked
 from byzjax._checks import positive
-from byzjax.rules._span import times
+from byzjax._lapack import times
 from byzjax.stacked import PyTree
 
 _QUANTILE = 0.5  # of the public code; scikit-learn's own default is 0.3

@@ -6,9 +6,10 @@ from jax import lax
 
 from byzjax import scores, stacked
 from byzjax._checks import enough_workers, static_int
+from byzjax._lapack import times
 from byzjax._spectral import top_eigenpair
 from byzjax.rules._select import mean_of_selected
-from byzjax.rules._span import Span, median_of, span_about, times
+from byzjax.rules._span import Span, median_of, span_about
 from byzjax.stacked import PyTree
 
 _ROUNDING = 4e-6  # of a projection of float32

@@ -9,9 +9,9 @@ from jax import lax
 
 from byzjax import stacked
 from byzjax._checks import enough_workers
-from byzjax._lapack import largest_eigenvalue
+from byzjax._lapack import largest_eigenvalue, times
 from byzjax.rules._select import mean_of_selected
-from byzjax.rules._span import median_of, span_about, times
+from byzjax.rules._span import median_of, span_about
 from byzjax.stacked import PyTree
 
 # --- the subset of least diameter ----------------------------------------------------------------
