@@ -62,9 +62,15 @@ def best_of_few(updates, byzantine):
     )
 
 
-def half(updates):
-    """A momentum of 0.5 in every coordinate."""
-    return (jax.tree.map(lambda x: jnp.full(x.shape[1:], 0.5, jnp.float32), updates),)
+ACROSS = (0.5, -0.5, 0.5, -0.5, 0.5, -0.5)
+
+
+def across(updates):
+    """A momentum across the vector of ones, from whose part across the momentum `relocated` moves.
+
+    Along it, that part is a small difference of large numbers, in any arithmetic.
+    """
+    return (jax.tree.map(lambda x: jnp.resize(jnp.asarray(ACROSS), x.shape[1:]), updates),)
 
 
 CASES = [
@@ -85,8 +91,14 @@ CASES = [
         attacks.relocated,
         oracles.relocated,
         {"reference": 0.9, "base": 0.7, "theta": 60.0, "z": 1.5},
-        data=half,
-        oracle_hyper={"momentum": 0.5, "reference": 0.9, "base": 0.7, "theta": 60.0, "z": 1.5},
+        data=across,
+        oracle_hyper={
+            "momentum": np.array(ACROSS),
+            "reference": 0.9,
+            "base": 0.7,
+            "theta": 60.0,
+            "z": 1.5,
+        },
     ),
     *[
         Case(f"{attack.__name__}-{direction}", attack, oracle, {"direction": direction})
