@@ -4,7 +4,6 @@ import contextlib
 import io
 import math
 import re
-import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -15,19 +14,14 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments import diagnostics, specs
+from experiments import diagnostics, panels, specs
 from experiments.config import Config
 
 # Columns of curves and tables that are there in every study; all others are settings that vary.
 CURVE = ("rule", "mixing", "attack", "s", "seed", "step", "accuracy", "loss", "finite")
 TABLE = ("mean", "std", "min", "max", "seeds", "diverged", "low", "high", "diverged_at")
-COLUMNS = frozenset((*CURVE, *diagnostics.NAMES, *TABLE))
-
-_WIDTH = 15.0  # inches that a figure takes at most, if its panels allow it
-_PALETTE = [sns.color_palette("colorblind")[i] for i in (0, 1, 2, 4, 9, 3, 7, 8, 5, 6)]
-_DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)))
-_MARKERS = "osD^vP*X"
-_EMPTY = "0.85"  # grey of a cell that no run belongs to
+ASKED = ("validation", "to_optimum")  # measured where a grid asks for it
+COLUMNS = frozenset((*CURVE, *diagnostics.NAMES, *ASKED, *TABLE))
 
 
 class Drawing(NamedTuple):
@@ -40,14 +34,6 @@ class Drawing(NamedTuple):
     figure: Figure
     caption: str
     setting: dict[str, Any]
-
-
-class _Look(NamedTuple):
-    """How a line looks wherever its defence, or its attack, is drawn."""
-
-    color: Any
-    linestyle: Any
-    marker: str
 
 
 class _Scene(NamedTuple):
@@ -65,8 +51,8 @@ class _Scene(NamedTuple):
     setting: dict[str, Any]
     data: pd.DataFrame
     last: pd.DataFrame
-    defences: dict[str, _Look]
-    attacks: dict[str, _Look]
+    defences: dict[str, panels.Look]
+    attacks: dict[str, panels.Look]
     n: int
     f: int
 
@@ -167,6 +153,7 @@ def make(data: pd.DataFrame, grids: Sequence[Config]) -> dict[str, Drawing]:
         "accuracy_against_s": _against_s,
         "accuracy_against_step": _against_step,
         "accuracy_heatmap": _heatmap,
+        "distance_to_optimum": _to_optimum,
         "influence": _influence,
         "variance_to_norm": _variance_to_norm,
     }
@@ -189,11 +176,11 @@ def _scenes(data: pd.DataFrame, grids: Sequence[Config]) -> Iterator[_Scene]:
     data = data.assign(defence=names)
     rules, mixings = list(dict.fromkeys(data["rule"])), list(dict.fromkeys(data["mixing"]))
     defences = {
-        defence(rule, mixing): _look(rules.index(rule), mixings.index(mixing), len(mixings))
+        defence(rule, mixing): panels.look(rules.index(rule), mixings.index(mixing), len(mixings))
         for rule, mixing in dict.fromkeys(zip(data["rule"], data["mixing"]))
     }
     tried = [attack for attack in dict.fromkeys(data["attack"]) if attack != "none"]
-    attacks = {attack: _look(i) for i, attack in enumerate(tried)}
+    attacks = {attack: panels.look(i) for i, attack in enumerate(tried)}
     for setting, part in split(data.drop(columns="defence")):
         part = part.assign(defence=data.loc[part.index, "defence"])
         known = {name: setting.get(name, getattr(grids[0], name)) for name in ("n", "f")}
@@ -208,22 +195,6 @@ def _scenes(data: pd.DataFrame, grids: Sequence[Config]) -> Iterator[_Scene]:
         )
 
 
-def _look(place: int, kind: int = 0, kinds: int = 1) -> _Look:
-    """The look of the name at a place: its colour, and dashes once the colours are used up.
-
-    Args:
-      place: of a rule, or of an attack.
-      kind: of a mixing: what differs in nothing else has one colour and other dashes.
-      kinds: how many of them there are.
-    """
-    dashes = kind + kinds * (place // len(_PALETTE))
-    return _Look(
-        _PALETTE[place % len(_PALETTE)],
-        _DASHES[dashes % len(_DASHES)],
-        _MARKERS[(place + kind) % len(_MARKERS)],
-    )
-
-
 def _title(setting: dict[str, Any], grids: Sequence[Config], without: Sequence[str] = ()) -> str:
     """`mnist, mlp, n = 25, f = 11, partition = iid`: what is the same, and the setting."""
     parts = []
@@ -233,132 +204,6 @@ def _title(setting: dict[str, Any], grids: Sequence[Config], without: Sequence[s
             parts.append(f"{name} = {value}" if name in ("n", "f") else str(value))
     rest = {name: v for name, v in setting.items() if name not in ("dataset", "model", "n", "f")}
     return ", ".join([*parts, say(rest)] if rest else parts)
-
-
-# --- panels ---------------------------------------------------------------------------------------
-
-
-def _panels(panels: Sequence[Any], columns: int, size: tuple[float, float], **labels: str):
-    """A figure with one set of axes for each panel; None leaves a hole at the end of a line.
-
-    Args:
-      panels: line by line.
-      columns: panels in a line.
-      size: of a panel, width and height in inches.
-      **labels: `xlabel` below the lowest panel of each column and `ylabel` left of each line.
-
-    Returns:
-      The figure and the axes, one for each panel that is not None.
-    """
-    lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(size[0] * columns + 0.6, size[1] * lines), layout="constrained")
-    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
-    axes = []
-    for i, ax in enumerate(grid.flat):
-        if i >= len(panels) or panels[i] is None:
-            ax.remove()
-            continue
-        axes.append(ax)
-        if i % columns == 0:
-            ax.set_ylabel(labels["ylabel"])
-        below = range(i + columns, len(panels), columns)
-        if all(panels[j] is None for j in below):
-            ax.set_xlabel(labels["xlabel"])
-            ax.xaxis.set_tick_params(labelbottom=True)
-    return figure, axes
-
-
-def _along(axes: Sequence[Any], found: dict[Any, pd.DataFrame], low: float, high: float) -> None:
-    """Sets the limits of all panels, steps across and `low` to `high` upwards, before any line.
-
-    Each line would look for them anew, in all panels: a third of the time of a large figure.
-    """
-    steps = pd.concat(found.values()).index
-    margin = 0.04 * max(1, np.ptp(steps))
-    axes[0].set(xlim=(steps.min() - margin, steps.max() + margin), ylim=(low, high))
-
-
-def _columns(count: int, width: float) -> int:
-    """How many panels stand side by side: as many as fit, in lines of equal length."""
-    lines = -(-count // max(1, int(_WIDTH / width)))
-    return -(-count // lines)
-
-
-def _fitted(count: int) -> tuple[int, float]:
-    """Columns for so many panels of curves, and the width of each in inches."""
-    columns = _columns(count, 2.8)
-    return columns, min(3.6, _WIDTH / columns)
-
-
-def _padded(lines: Sequence[Sequence[Any]], columns: int) -> list[Any]:
-    """Each line broken into lines of `columns` panels, the last of them filled up with None."""
-    out = []
-    for line in lines:
-        out += [*line, *[None] * (-len(line) % columns)]
-    return out
-
-
-def _wrap(text: str, width: int) -> str:
-    """Breaks a long name, with hyperparameters, before `(` or behind `_`, `,` or a space."""
-    lines = [""]
-    for piece in re.split(r"(?<=[_, ])|(?=[(])", text):
-        if lines[-1] and len(lines[-1]) + len(piece.rstrip()) > width:
-            lines.append("")
-        lines[-1] += piece
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def _name(ax: Any, name: str, width: float, more: str = "") -> None:
-    """The title of a panel so wide: in one line where it fits."""
-    most = int(11.5 * width)
-    whole = f"{name}, {more}" if more else name
-    if len(whole) > most:
-        whole = "\n".join([_wrap(name, most), *([more] if more else [])])
-    ax.set_title(whole, fontsize=10)
-
-
-def _head(figure: Figure, text: str) -> None:
-    width = max(20, int(8.5 * figure.get_figwidth()))
-    figure.suptitle("\n".join(textwrap.wrap(text, width)), fontsize=13)
-
-
-def _below(figure: Figure, handles: Sequence[Any], **kwargs: Any) -> None:
-    """A legend below all panels, in as many columns as its names leave room for; grows down."""
-    widest = max(len(str(handle.get_label())) for handle in handles)
-    columns = max(1, int(figure.get_figwidth() / (0.085 * widest + 0.75)))
-    columns = -(-len(handles) // -(-len(handles) // columns))
-    lines = -(-len(handles) // columns)
-    figure.set_figheight(figure.get_figheight() + 0.4 + 0.24 * lines)
-    figure.legend(handles=handles, loc="outside lower center", ncol=columns, fontsize=10, **kwargs)
-
-
-def _handle(name: str, look: _Look, markers: bool = False) -> Line2D:
-    marker = look.marker if markers else "none"
-    return Line2D(
-        [], [], color=look.color, linestyle=look.linestyle, marker=marker, markersize=5, label=name
-    )
-
-
-def _spread(data: pd.DataFrame, column: str, along: str, keys: list[str]) -> dict[Any, Any]:
-    """Mean, least and most over the seeds along steps or s, for each combination of keys."""
-    known = data[np.isfinite(data[column].to_numpy(float))]
-    found = known.groupby([*keys, along], sort=False)[column].agg(["mean", "min", "max"])
-    groups = found.reset_index().groupby(keys, sort=False)
-    return {key: part.set_index(along).sort_index() for key, part in groups}
-
-
-def _line(ax: Any, found: pd.DataFrame, look: _Look, scale: float = 1.0) -> None:
-    """A mean with a band from the lowest to the highest seed."""
-    steps = found.index.to_numpy()
-    ax.plot(
-        steps,
-        scale * found["mean"].to_numpy(),
-        color=look.color,
-        linestyle=look.linestyle,
-        linewidth=1.5,
-    )
-    low, high = scale * found["min"].to_numpy(), scale * found["max"].to_numpy()
-    ax.fill_between(steps, low, high, color=look.color, alpha=0.15, linewidth=0)
 
 
 def _spans(scene: _Scene, what: str) -> str:
@@ -371,13 +216,13 @@ def _spans(scene: _Scene, what: str) -> str:
 
 
 def _against_s(scene: _Scene) -> Drawing | None:
-    found = _spread(scene.last, "accuracy", "s", ["defence", "attack"])
+    found = panels.spread(scene.last, "accuracy", "s", ["defence", "attack"])
     every = np.unique(scene.last["s"])
     names = [attack for attack in scene.attacks if any(attack == key[1] for key in found)]
     if not names or len(every) < 2:
         return None
-    columns, width = _fitted(len(names))
-    figure, axes = _panels(
+    columns, width = panels.fitted(len(names))
+    figure, axes = panels.grid(
         names, columns, (width, 3.2), xlabel="liars s", ylabel="final test accuracy (%)"
     )
     # Bars of equal rules stand beside each other and stay visible.
@@ -402,12 +247,12 @@ def _against_s(scene: _Scene) -> Drawing | None:
                 capsize=2,
                 linewidth=1.5,
             )
-            shown[name] = _handle(name, look, markers=True)
-        _name(ax, attack, width)
+            shown[name] = panels.handle(name, look, markers=True)
+        panels.name(ax, attack, width)
         ax.set_ylim(0, 102)
         ax.set_xticks(every)
-    _head(figure, f"{scene.title}: {_spans(scene, 'bars span')}")
-    _below(figure, [shown[name] for name in scene.defences if name in shown])
+    panels.head(figure, f"{scene.title}: {_spans(scene, 'bars span')}")
+    panels.below(figure, [shown[name] for name in scene.defences if name in shown])
     caption = (
         "Final test accuracy against the number of liars s. Points are means over the seeds, "
         "bars go from the lowest to the highest seed."
@@ -416,7 +261,7 @@ def _against_s(scene: _Scene) -> Drawing | None:
 
 
 def _against_step(scene: _Scene) -> Drawing | None:
-    found = _spread(scene.data, "accuracy", "step", ["attack", "s", "defence"])
+    found = panels.spread(scene.data, "accuracy", "step", ["attack", "s", "defence"])
     if not found or scene.data["step"].nunique() < 2:
         return None
     some = sorted({key[1] for key in found if key[1] > 0})
@@ -424,20 +269,52 @@ def _against_step(scene: _Scene) -> Drawing | None:
         [(a, s) for a in scene.attacks if any(key[:2] == (a, s) for key in found)] for s in some
     ]
     lines = lines or [[("none", 0)]]
-    columns, width = _fitted(max(map(len, lines)))
-    panels = _padded(lines, columns)
-    figure, axes = _panels(panels, columns, (width, 2.7), xlabel="step", ylabel="test accuracy (%)")
-    _along(axes, found, 0, 102)
-    for ax, (attack, s) in zip(axes, (panel for panel in panels if panel)):
+    columns, width = panels.fitted(max(map(len, lines)))
+    places = panels.padded(lines, columns)
+    figure, axes = panels.grid(
+        places, columns, (width, 2.7), xlabel="step", ylabel="test accuracy (%)"
+    )
+    panels.along(axes, found, 0, 102)
+    for ax, (attack, s) in zip(axes, (place for place in places if place)):
         for name, look in scene.defences.items():
             if (attack, s, name) in found:
-                _line(ax, found[attack, s, name], look, scale=100)
-        _name(ax, attack, width, f"s = {s}")
-    _head(figure, f"{scene.title}: {_spans(scene, 'lines are means, bands span')}")
-    _below(figure, [_handle(name, look) for name, look in scene.defences.items()])
+                panels.line(ax, found[attack, s, name], look, scale=100)
+        panels.name(ax, attack, width, f"s = {s}")
+    panels.head(figure, f"{scene.title}: {_spans(scene, 'lines are means, bands span')}")
+    panels.below(figure, [panels.handle(name, look) for name, look in scene.defences.items()])
     caption = (
         "Test accuracy against the step, for each attack and number of liars s. Lines are means "
         "over the seeds, bands go from the lowest to the highest seed."
+    )
+    return Drawing(figure, caption, scene.setting)
+
+
+def _to_optimum(scene: _Scene) -> Drawing | None:
+    if "to_optimum" not in scene.data:
+        return None
+    found = panels.spread(scene.data, "to_optimum", "step", ["attack", "s", "defence"])
+    names = [("none", 0)] if any(key[:2] == ("none", 0) for key in found) else []
+    most = max((key[1] for key in found), default=0)
+    names += [(a, most) for a in scene.attacks if any(key[:2] == (a, most) for key in found)]
+    if not names or scene.data["step"].nunique() < 2:
+        return None
+    columns, width = panels.fitted(len(names))
+    label = "distance to the optimum"
+    figure, axes = panels.grid(names, columns, (width, 2.7), xlabel="step", ylabel=label)
+    axes[0].set_yscale("log")
+    every = pd.concat(found.values())
+    panels.along(axes, found, every["min"].min() / 1.4, every["max"].max() * 1.4)
+    for ax, (attack, s) in zip(axes, names):
+        for name, look in scene.defences.items():
+            if (attack, s, name) in found:
+                panels.line(ax, found[attack, s, name], look)
+        panels.name(ax, attack, width, f"s = {s}")
+    panels.head(figure, f"{scene.title}: {_spans(scene, 'lines are means, bands span')}")
+    panels.below(figure, [panels.handle(name, look) for name, look in scene.defences.items()])
+    caption = (
+        "Distance of the model to the minimiser of the honest workers' mean loss against the step, "
+        "without liars and for each attack of most of them. Lines are means over the seeds, bands "
+        "go from the lowest to the highest seed."
     )
     return Drawing(figure, caption, scene.setting)
 
@@ -452,57 +329,10 @@ def _heatmap(scene: _Scene) -> Drawing | None:
     tables = {
         f"s = {s} liars": by_s[s].reindex(index=list(scene.defences), columns=attacks) for s in some
     }
-    figure = _tables(tables, fmt=".1f")
-    _head(figure, f"{scene.title}: final test accuracy (%), {_spans(scene, 'mean of')}")
+    figure = panels.tables(tables, fmt=".1f")
+    panels.head(figure, f"{scene.title}: final test accuracy (%), {_spans(scene, 'mean of')}")
     caption = "Final test accuracy in per cent, mean over the seeds, for each number of liars s."
     return Drawing(figure, caption, scene.setting)
-
-
-def _tables(tables: dict[str, pd.DataFrame], fmt: str, **labels: str) -> Figure:
-    """Accuracies as coloured tables, one panel each, all with the same lines and columns."""
-    lines, names = next(iter(tables.values())).shape
-    width, height = max(1.4, 0.62 * names) + 0.2, max(0.8, 0.36 * lines) + 0.55
-    first = next(iter(tables.values()))
-    columns = _columns(len(tables), width)
-    rows = -(-len(tables) // columns)
-    left = 0.075 * max(len(str(name)) for name in first.index) + 0.3
-    under = 0.5 + 0.06 * min(30, max(len(str(name)) for name in first.columns))
-    size = (max(6.5, width * columns + left + 1.2), height * rows + under + 0.6)
-    figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    used = list(grid.flat)[: len(tables)]
-    for ax in list(grid.flat)[len(tables) :]:
-        ax.remove()
-    for i, (ax, (title, table)) in enumerate(zip(used, tables.items())):
-        sns.heatmap(
-            100 * table.astype(float),
-            ax=ax,
-            vmin=0,
-            vmax=100,
-            cmap="cividis",
-            annot=True,
-            fmt=fmt,
-            annot_kws={"fontsize": 9},
-            cbar=False,
-            linewidths=0.5,
-        )
-        ax.grid(False)
-        ax.set_facecolor(_EMPTY)
-        ax.set_title(_wrap(title, max(16, int(10 * width))), fontsize=11)
-        lowest = i + columns >= len(tables)
-        ax.set(xlabel=labels.get("xlabel", "") if lowest else "")
-        ax.set(ylabel=labels.get("ylabel", "") if i % columns == 0 else "")
-        ax.tick_params(left=False, bottom=False, labelbottom=lowest, labelleft=i % columns == 0)
-        ax.set_xticks(np.arange(len(table.columns)) + 0.5)
-        ax.set_xticklabels([_wrap(str(name), 30) for name in table.columns])
-        for text in ax.get_xticklabels():
-            text.set(rotation=40, ha="right", rotation_mode="anchor", fontsize=9)
-        for text in ax.get_yticklabels():
-            text.set(rotation=0, fontsize=10)
-    bar = figure.colorbar(used[0].collections[0], ax=used, fraction=0.05, pad=0.01, aspect=25)
-    bar.set_label("accuracy (%)", fontsize=10)
-    bar.outline.set_visible(False)
-    return figure
 
 
 def _setting_heatmaps(data: pd.DataFrame, grids: Sequence[Config]) -> dict[str, Drawing]:
@@ -530,9 +360,9 @@ def _setting_heatmaps(data: pd.DataFrame, grids: Sequence[Config]) -> dict[str, 
             ).reindex(index=faults, columns=partitions)
             for (rule, mixing), chosen in part.groupby(["rule", "mixing"], sort=False)
         }
-        figure = _tables(tables, fmt=".1f", ylabel="f", xlabel="partition")
+        figure = panels.tables(tables, fmt=".1f", ylabel="f", xlabel="partition")
         title = _title(setting, grids, without=("f",))
-        _head(figure, f"{title}: final test accuracy (%) under the worst attack and s")
+        panels.head(figure, f"{title}: final test accuracy (%) under the worst attack and s")
         caption = (
             "Final test accuracy in per cent, mean over the seeds, under the attack and the number "
             "of liars that leave least of it: declared faults f against how samples are dealt out."
@@ -546,28 +376,32 @@ def _influence(scene: _Scene) -> Drawing | None:
     if attacked.empty or scene.data["step"].nunique() < 2:
         return None
     s = int(attacked["s"].max())
-    found = _spread(attacked[attacked["s"] == s], "liars_influence", "step", ["attack", "defence"])
+    found = panels.spread(
+        attacked[attacked["s"] == s], "liars_influence", "step", ["attack", "defence"]
+    )
     names = [attack for attack in scene.attacks if any(key[0] == attack for key in found)]
     if not names:
         return None
-    columns, width = _fitted(len(names))
-    figure, axes = _panels(
+    columns, width = panels.fitted(len(names))
+    figure, axes = panels.grid(
         names, columns, (width, 2.7), xlabel="step", ylabel="influence of the liars"
     )
     # Shares may be any number where they cancel; the axis keeps to what can be read.
     means = pd.concat(found.values())["mean"]
     low, high = min(0.0, means.min()), max(1.0, means.max())
-    _along(axes, found, max(low, -1) - 0.05, min(high, 2) + 0.05)
+    panels.along(axes, found, max(low, -1) - 0.05, min(high, 2) + 0.05)
     for ax, attack in zip(axes, names):
         ax.axhline(s / scene.n, color="0.35", linewidth=1.2, linestyle=(0, (2, 2)))
         for name, look in scene.defences.items():
             if (attack, name) in found:
-                _line(ax, found[attack, name], look)
-        _name(ax, attack, width)
-    _head(figure, f"{scene.title}, s = {s} liars: {_spans(scene, 'lines are means, bands span')}")
+                panels.line(ax, found[attack, name], look)
+        panels.name(ax, attack, width)
+    panels.head(
+        figure, f"{scene.title}, s = {s} liars: {_spans(scene, 'lines are means, bands span')}"
+    )
     shown = [name for name in scene.defences if any(key[1] == name for key in found)]
     even = Line2D([], [], color="0.35", linewidth=1.2, linestyle=(0, (2, 2)), label="s / n")
-    _below(figure, [*(_handle(name, scene.defences[name]) for name in shown), even])
+    panels.below(figure, [*(panels.handle(name, scene.defences[name]) for name in shown), even])
     caption = (
         f"The share of the aggregate that comes from the s = {s} liars, against the step, for each "
         "attack; dotted is s / n, what they have in a mean. Lines are means over the seeds, bands "
@@ -579,13 +413,15 @@ def _influence(scene: _Scene) -> Drawing | None:
 def _variance_to_norm(scene: _Scene) -> Drawing | None:
     s = int(scene.data["s"].max())
     chosen = scene.data[scene.data["s"].isin([0, s]) & (scene.data["variance_to_norm"] > 0)]
-    found = _spread(chosen, "variance_to_norm", "step", ["defence", "attack"])
+    found = panels.spread(chosen, "variance_to_norm", "step", ["defence", "attack"])
     names = [name for name in scene.defences if any(key[0] == name for key in found)]
     if not names or scene.data["step"].nunique() < 2:
         return None
-    columns, width = _fitted(len(names))
-    figure, axes = _panels(names, columns, (width, 2.7), xlabel="step", ylabel="deviation / norm")
-    looks = {"none": _Look("0.25", "-", "o"), **scene.attacks}
+    columns, width = panels.fitted(len(names))
+    figure, axes = panels.grid(
+        names, columns, (width, 2.7), xlabel="step", ylabel="deviation / norm"
+    )
+    looks = {"none": panels.Look("0.25", "-", "o"), **scene.attacks}
     bounds = {
         defence(rule, mixing): threshold(rule, scene.n, scene.f) if mixing == "none" else None
         for rule, mixing in set(zip(scene.data["rule"], scene.data["mixing"]))
@@ -595,18 +431,20 @@ def _variance_to_norm(scene: _Scene) -> Drawing | None:
     axes[0].set_yscale("log")
     low = min([every["min"].min(), *proved])
     high = max([every["max"].max(), *proved])
-    _along(axes, found, low / 1.4, high * 1.4)
+    panels.along(axes, found, low / 1.4, high * 1.4)
     for ax, name in zip(axes, names):
         for attack, look in looks.items():
             if (name, attack) in found:
-                _line(ax, found[name, attack], look)
+                panels.line(ax, found[name, attack], look)
         bound = bounds[name]
         if bound is not None:
             ax.axhline(bound, color="black", linewidth=1.4, linestyle=(0, (2, 2)))
-        _name(ax, name, width)
-    _head(figure, f"{scene.title}, s = {s} liars: {_spans(scene, 'lines are means, bands span')}")
+        panels.name(ax, name, width)
+    panels.head(
+        figure, f"{scene.title}, s = {s} liars: {_spans(scene, 'lines are means, bands span')}"
+    )
     shown = [attack for attack in looks if any(key[1] == attack for key in found)]
-    handles = [_handle(attack, looks[attack]) for attack in shown]
+    handles = [panels.handle(attack, looks[attack]) for attack in shown]
     caption = (
         "Standard deviation of the honest updates over the norm of their mean, against the step, "
         "for each rule. "
@@ -620,6 +458,6 @@ def _variance_to_norm(scene: _Scene) -> Drawing | None:
             "Dotted is the largest ratio up to which the rule's resilience is proved, where one is "
             "published: above it there is no promise. "
         )
-    _below(figure, handles)
+    panels.below(figure, handles)
     caption += "Lines are means over the seeds, bands go from the lowest to the highest seed."
     return Drawing(figure, caption, scene.setting)

@@ -77,15 +77,17 @@ def curves(blocks: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
     Returns:
       rule, mixing, attack, s, seed, the settings that differ between the blocks, step, accuracy,
-      loss, finite, and the diagnostics; NaN where there is no number.
+      loss, finite, what a grid asked for (validation, to_optimum), and the diagnostics; NaN where
+      there is no number.
     """
     names = varied(blocks)
-    measured = ("accuracy", "loss", *diagnostics.NAMES)
+    asked = [name for name in figures.ASKED if any(name in b["runs"][0] for b in blocks)]
+    measured = ("accuracy", "loss", *asked, *diagnostics.NAMES)
     columns: dict[str, list] = {
         name: []
         for name in (
             *("rule", "mixing", "attack", "s", "seed", *names, "step", "accuracy", "loss"),
-            *("finite", *diagnostics.NAMES),
+            *("finite", *asked, *diagnostics.NAMES),
         )
     }
     for block in blocks:

@@ -340,6 +340,7 @@ def _run(config: Config, seed: int, s: int, place: int, curves: list) -> dict[st
         # JSON knows no NaN: a model that is not finite has no loss.
         "loss": [_number(metrics.loss[place]) for metrics, _ in curves],
         "finite": finite,
+        **asked,
         "diverged": None if all(finite) else steps[finite.index(False)],
         "per_class": [round(float(v), 4) for v in curves[-1][0].per_class[place]],
         **{

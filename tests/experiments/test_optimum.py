@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import models, optimum, specs, train
+from experiments import choose, figures, models, optimum, report, specs, sweep, train
 from experiments.config import Config, plan
 from experiments.data import Dataset
 
@@ -62,3 +62,24 @@ def test_what_has_no_optimum():
         ValueError, match=r"^optimum needs model logistic and weight_decay > 0; got"
     ):
         plan(dataclasses.replace(Config(), optimum=True))
+
+
+def test_what_a_grid_asks_for_is_kept_and_drawn(tmp_path):
+    """Distance to the optimum, and accuracy on held-out samples."""
+    config = Config(
+        dataset="a9a", model="logistic", n=5, f=1, s=(0, 1), seeds=1, steps=4, batch_size=8,
+        eval_every=2, weight_decay=0.05, optimum=True, validation=20, rule=("mean",),
+        attack=("sign_flip",),
+    )  # fmt: skip
+    tasks = sweep.tasks([config], tmp_path, lambda config: made_up())
+    blocks = sweep.run(tasks, tmp_path, lambda config: made_up())
+    for block in blocks:
+        (run,) = block["runs"]
+        assert len(run["validation"]) == len(run["to_optimum"]) == 2
+        assert all(0 < away < 10 for away in run["to_optimum"])
+        assert all(0 <= right <= 1 for right in run["validation"])
+    curves = report.curves(blocks)
+    assert list(curves["to_optimum"][:2]) == blocks[0]["runs"][0]["to_optimum"]
+    assert "distance_to_optimum" in figures.make(curves, [config])
+    (best,) = choose.best_settings(blocks)["worst held out"]
+    assert best == min(block["runs"][0]["validation"][-1] for block in blocks)

@@ -1,0 +1,214 @@
+"""Panels, lines, legends and coloured tables: what the figures of a study are put together from."""
+
+import re
+import textwrap
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+_WIDTH = 15.0  # inches that a figure takes at most, if its panels allow it
+_PALETTE = [sns.color_palette("colorblind")[i] for i in (0, 1, 2, 4, 9, 3, 7, 8, 5, 6)]
+_DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)))
+_MARKERS = "osD^vP*X"
+_EMPTY = "0.85"  # grey of a cell that no run belongs to
+
+
+class Look(NamedTuple):
+    """How a line looks wherever its defence, or its attack, is drawn."""
+
+    color: Any
+    linestyle: Any
+    marker: str
+
+
+def look(place: int, kind: int = 0, kinds: int = 1) -> Look:
+    """The look of the name at a place: its colour, and dashes once the colours are used up.
+
+    Args:
+      place: of a rule, or of an attack.
+      kind: of a mixing: what differs in nothing else has one colour and other dashes.
+      kinds: how many of them there are.
+    """
+    dashes = kind + kinds * (place // len(_PALETTE))
+    return Look(
+        _PALETTE[place % len(_PALETTE)],
+        _DASHES[dashes % len(_DASHES)],
+        _MARKERS[(place + kind) % len(_MARKERS)],
+    )
+
+
+def grid(panels: Sequence[Any], columns: int, size: tuple[float, float], **labels: str):
+    """A figure with one set of axes for each panel; None leaves a hole at the end of a line.
+
+    Args:
+      panels: line by line.
+      columns: panels in a line.
+      size: of a panel, width and height in inches.
+      **labels: `xlabel` below the lowest panel of each column and `ylabel` left of each line.
+
+    Returns:
+      The figure and the axes, one for each panel that is not None.
+    """
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(size[0] * columns + 0.6, size[1] * lines), layout="constrained")
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    axes = []
+    for i, ax in enumerate(grid.flat):
+        if i >= len(panels) or panels[i] is None:
+            ax.remove()
+            continue
+        axes.append(ax)
+        if i % columns == 0:
+            ax.set_ylabel(labels["ylabel"])
+        below = range(i + columns, len(panels), columns)
+        if all(panels[j] is None for j in below):
+            ax.set_xlabel(labels["xlabel"])
+            ax.xaxis.set_tick_params(labelbottom=True)
+    return figure, axes
+
+
+def along(axes: Sequence[Any], found: dict[Any, pd.DataFrame], low: float, high: float) -> None:
+    """Sets the limits of all panels, steps across and `low` to `high` upwards, before any line.
+
+    Each line would look for them anew, in all panels: a third of the time of a large figure.
+    """
+    steps = pd.concat(found.values()).index
+    margin = 0.04 * max(1, np.ptp(steps))
+    axes[0].set(xlim=(steps.min() - margin, steps.max() + margin), ylim=(low, high))
+
+
+def columns_for(count: int, width: float) -> int:
+    """How many panels stand side by side: as many as fit, in lines of equal length."""
+    lines = -(-count // max(1, int(_WIDTH / width)))
+    return -(-count // lines)
+
+
+def fitted(count: int) -> tuple[int, float]:
+    """Columns for so many panels of curves, and the width of each in inches."""
+    columns = columns_for(count, 2.8)
+    return columns, min(3.6, _WIDTH / columns)
+
+
+def padded(lines: Sequence[Sequence[Any]], columns: int) -> list[Any]:
+    """Each line broken into lines of `columns` panels, the last of them filled up with None."""
+    out = []
+    for line in lines:
+        out += [*line, *[None] * (-len(line) % columns)]
+    return out
+
+
+def wrap(text: str, width: int) -> str:
+    """Breaks a long name, with hyperparameters, before `(` or behind `_`, `,` or a space."""
+    lines = [""]
+    for piece in re.split(r"(?<=[_, ])|(?=[(])", text):
+        if lines[-1] and len(lines[-1]) + len(piece.rstrip()) > width:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def name(ax: Any, name: str, width: float, more: str = "") -> None:
+    """The title of a panel so wide: in one line where it fits."""
+    most = int(11.5 * width)
+    whole = f"{name}, {more}" if more else name
+    if len(whole) > most:
+        whole = "\n".join([wrap(name, most), *([more] if more else [])])
+    ax.set_title(whole, fontsize=10)
+
+
+def head(figure: Figure, text: str) -> None:
+    """The title of a figure."""
+    width = max(20, int(8.5 * figure.get_figwidth()))
+    figure.suptitle("\n".join(textwrap.wrap(text, width)), fontsize=13)
+
+
+def below(figure: Figure, handles: Sequence[Any], **kwargs: Any) -> None:
+    """A legend below all panels, in as many columns as its names leave room for; grows down."""
+    widest = max(len(str(handle.get_label())) for handle in handles)
+    columns = max(1, int(figure.get_figwidth() / (0.085 * widest + 0.75)))
+    columns = -(-len(handles) // -(-len(handles) // columns))
+    lines = -(-len(handles) // columns)
+    figure.set_figheight(figure.get_figheight() + 0.4 + 0.24 * lines)
+    figure.legend(handles=handles, loc="outside lower center", ncol=columns, fontsize=10, **kwargs)
+
+
+def handle(name: str, look: Look, markers: bool = False) -> Line2D:
+    """A name's entry in a legend."""
+    marker = look.marker if markers else "none"
+    return Line2D(
+        [], [], color=look.color, linestyle=look.linestyle, marker=marker, markersize=5, label=name
+    )
+
+
+def spread(data: pd.DataFrame, column: str, along: str, keys: list[str]) -> dict[Any, Any]:
+    """Mean, least and most over the seeds along steps or s, for each combination of keys."""
+    known = data[np.isfinite(data[column].to_numpy(float))]
+    found = known.groupby([*keys, along], sort=False)[column].agg(["mean", "min", "max"])
+    groups = found.reset_index().groupby(keys, sort=False)
+    return {key: part.set_index(along).sort_index() for key, part in groups}
+
+
+def line(ax: Any, found: pd.DataFrame, look: Look, scale: float = 1.0) -> None:
+    """A mean with a band from the lowest to the highest seed."""
+    steps = found.index.to_numpy()
+    ax.plot(
+        steps,
+        scale * found["mean"].to_numpy(),
+        color=look.color,
+        linestyle=look.linestyle,
+        linewidth=1.5,
+    )
+    low, high = scale * found["min"].to_numpy(), scale * found["max"].to_numpy()
+    ax.fill_between(steps, low, high, color=look.color, alpha=0.15, linewidth=0)
+
+
+def tables(tables: dict[str, pd.DataFrame], fmt: str, **labels: str) -> Figure:
+    """Accuracies as coloured tables, one panel each, all with the same lines and columns."""
+    lines, names = next(iter(tables.values())).shape
+    width, height = max(1.4, 0.62 * names) + 0.2, max(0.8, 0.36 * lines) + 0.55
+    first = next(iter(tables.values()))
+    columns = columns_for(len(tables), width)
+    rows = -(-len(tables) // columns)
+    left = 0.075 * max(len(str(name)) for name in first.index) + 0.3
+    under = 0.5 + 0.06 * min(30, max(len(str(name)) for name in first.columns))
+    size = (max(6.5, width * columns + left + 1.2), height * rows + under + 0.6)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    used = list(grid.flat)[: len(tables)]
+    for ax in list(grid.flat)[len(tables) :]:
+        ax.remove()
+    for i, (ax, (title, table)) in enumerate(zip(used, tables.items())):
+        sns.heatmap(
+            100 * table.astype(float),
+            ax=ax,
+            vmin=0,
+            vmax=100,
+            cmap="cividis",
+            annot=True,
+            fmt=fmt,
+            annot_kws={"fontsize": 9},
+            cbar=False,
+            linewidths=0.5,
+        )
+        ax.grid(False)
+        ax.set_facecolor(_EMPTY)
+        ax.set_title(wrap(title, max(16, int(10 * width))), fontsize=11)
+        lowest = i + columns >= len(tables)
+        ax.set(xlabel=labels.get("xlabel", "") if lowest else "")
+        ax.set(ylabel=labels.get("ylabel", "") if i % columns == 0 else "")
+        ax.tick_params(left=False, bottom=False, labelbottom=lowest, labelleft=i % columns == 0)
+        ax.set_xticks(np.arange(len(table.columns)) + 0.5)
+        ax.set_xticklabels([wrap(str(name), 30) for name in table.columns])
+        for text in ax.get_xticklabels():
+            text.set(rotation=40, ha="right", rotation_mode="anchor", fontsize=9)
+        for text in ax.get_yticklabels():
+            text.set(rotation=0, fontsize=10)
+    bar = figure.colorbar(used[0].collections[0], ax=used, fraction=0.05, pad=0.01, aspect=25)
+    bar.set_label("accuracy (%)", fontsize=10)
+    bar.outline.set_visible(False)
+    return figure
