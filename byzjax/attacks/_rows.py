@@ -27,9 +27,14 @@ def _column(byzantine: jax.Array, leaf: jax.Array) -> jax.Array:
 
 def replace(updates: PyTree, byzantine: jax.Array, lies: PyTree) -> PyTree:
     """The updates with the liars' rows taken from `lies`: `[n, ...]`, or `[1, ...]` for all."""
-    return jax.tree.map(
-        lambda x, lie: jnp.where(_column(byzantine, x), lie.astype(x.dtype), x), updates, lies
-    )
+
+    def put(x: jax.Array, lie: jax.Array) -> jax.Array:
+        # Under vmap XLA would compute a lie that all send anew for every row: n = 51, 79,510
+        # coordinates, three runs, little_is_enough: 423 ms instead of 48.
+        lie = wall(lie) if lie.shape[0] == 1 and x.shape[0] > 1 else lie
+        return jnp.where(_column(byzantine, x), lie.astype(x.dtype), x)
+
+    return jax.tree.map(put, updates, lies)
 
 
 def honest_mean(updates: PyTree, byzantine: jax.Array) -> PyTree:
