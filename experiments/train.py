@@ -1,4 +1,4 @@
-"""Training as a program: all runs of a block, that is seeds and numbers of liars, in one vmap.
+"""Training as a program: all runs of a block, that is seeds and numbers of liars, at once.
 
 The attack is chosen inside the program by an index that is not vmapped, so that one compiled
 program of a rule serves every attack. A run's outer loop, over evaluations, stays on the host: it
@@ -176,7 +176,7 @@ def program(
             if config.average:
                 model_now = jax.tree.map(lambda leaf: leaf[0], server.models(after))
                 average = jax.tree.map(lambda a, p: a + (p - a) / count, average, model_now)
-            # All runs of a block are at the same step, so this stays a conditional under vmap.
+            # All runs of a block are at the same step, so this stays a conditional under vmap too.
             found = lax.cond(
                 step == first + config.eval_every - 1,
                 look,
@@ -201,8 +201,7 @@ def program(
 
     compiled: list[float] = []
     start_all = _timed(jax.vmap(start, in_axes=(None, 0)), compiled)
-    each = jax.vmap(advance, in_axes=(0, None, None, 0, None, None))
-    advance_all = _timed(each, compiled, donate_argnums=0)
+    advance_all = _timed(_over_runs(advance), compiled, donate_argnums=0)
     axes = (0, 0, None, None, None, None)
     evaluate_all = _timed(jax.vmap(evaluate, in_axes=axes), compiled)
     held = jnp.asarray(held_x), jnp.asarray(held_y)
@@ -214,6 +213,27 @@ def program(
         lambda states, last, run: evaluate_all(states, run.best, *(test if last else some), *held),
         compiled,
     )
+
+
+def _over_runs(advance: Callable) -> Callable:
+    """`advance` of all runs: side by side, but on CPU one after another.
+
+    There a run keeps all cores busy by itself, its conditionals stay conditionals, and its rows
+    stay in the cache: MNIST, n = 51, little_is_enough, 47 ms a step of one of three runs side by
+    side and 16 ms one after another for aksel, 64 and 33 for the median; digits, nine runs, 1.6 and
+    0.7 ms.
+    """
+    if jax.default_backend() != "cpu":
+        return jax.vmap(advance, in_axes=(0, None, None, 0, None, None))
+
+    def one_after_another(states, first, attack, run, train_x, train_y):
+        def one(mine: tuple) -> tuple:
+            state, own = mine
+            return advance(state, first, attack, own, train_x, train_y)
+
+        return lax.map(one, (states, run))
+
+    return one_after_another
 
 
 def takes_key(spec: specs.Spec) -> bool:
