@@ -126,7 +126,8 @@ def attack(
       function: an attack, `function(updates, byzantine, **hyperparameters) -> stacked updates`; a
         positional `step` is the number of updates so far.
       byzantine: `bool[n]`, who attacks; may be traced. Or a function of the step, from 0, such as
-        `attacks.sleeping(byzantine, until=100)`.
+        `attacks.sleeping(byzantine, until=100)`. Where the rows are not of all workers, an extra
+        argument `senders`, `int32[k]`, says of whom.
       key: first key, for an attack that takes one.
       **hyperparameters: the attack's own, such as `f` or `epsilon`.
 
@@ -148,6 +149,8 @@ def attack(
 
     def apply(updates: PyTree, kwargs: dict, extra_args: dict) -> PyTree:
         who = byzantine(extra_args["step"]) if callable(byzantine) else byzantine
+        if "senders" in extra_args:
+            who = jnp.asarray(who)[extra_args["senders"]]
         return function(updates, who, **kwargs)
 
     transformation = call.transformation(apply)

@@ -35,7 +35,7 @@ def best_settings(blocks: Sequence[dict[str, Any]]) -> pd.DataFrame:
     for block in blocks:
         for run in block["runs"]:
             lines.append(
-                {name: block[name] for name in (*_GIVEN, *SETTINGS, "attack")}
+                {name: configs.setting(block, name) for name in (*_GIVEN, *SETTINGS, "attack")}
                 | {
                     "s": run["s"],
                     "held out": run["validation"][-1] or 0.0,

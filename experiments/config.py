@@ -2,11 +2,11 @@
 
 import dataclasses
 import itertools
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
-from experiments import optim, specs
+from experiments import optim, protocols, specs
 
 # Bytes that the runs of one block may hold at once, by the estimate of `block_bytes`. A number of
 # the plan, not of the machine: which runs train together is part of a block's identity, since the
@@ -49,6 +49,10 @@ class Config:
     "gaussian(sigma=1)", "non_finite(value=-inf)", flip_labels, strongest_alie, gradient_attack,
     mimic and the others of byzjax.attacks. The declared f is filled in where an attack takes one,
     and mixing and rule where it tries them."""
+    protocol: str = protocols.DEFAULT
+    """Who talks to whom: parameter_server, "parameter_server(per_round=5)",
+    "replicated_servers(num_servers=5)", replicated_state_machine, "gossip(graph='ring')",
+    "asynchronous(judge='kardam')" or "redundant(r=3, s=1)"."""
     n: int = 25
     """Number of workers."""
     f: int = 11
@@ -108,6 +112,22 @@ _ELSEWHERE = ("study", "rule", "mixing", "attack", "s", "seeds", "results", "dat
 IDENTITY = tuple(field.name for field in dataclasses.fields(Config) if field.name not in _ELSEWHERE)
 
 
+def setting(block: dict[str, Any], name: str) -> Any:
+    """A setting of a finished block; one that it does not name had its default, or not yet a name.
+
+    Only the protocol: what ran before there were others is the one server's.
+    """
+    return block.get(name, protocols.DEFAULT) if name == "protocol" else block.get(name)
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """The settings that decide a block's numbers; the one server is not named among them."""
+    named = {name: getattr(config, name) for name in IDENTITY}
+    if protocols.is_default(config):
+        del named["protocol"]
+    return named
+
+
 @dataclasses.dataclass(frozen=True)
 class Block:
     """Runs that train together in one program: one rule behind one mixing, under one attack.
@@ -143,12 +163,7 @@ def plan(config: Config, parameters: int = 0) -> list[Block]:
     rules = _parsed("rule", config.rule, config.f)
     mixings = _parsed("mixing", config.mixing, config.f)
     wanted = _parsed("attack", config.attack, config.f)
-    for mixing in mixings:
-        specs.check(mixing, config.n)
-        for rule in rules:
-            specs.check(rule, config.n, mixing)
-    for attack in wanted:
-        specs.check(attack, config.n)
+    _check_together(config, rules, mixings, wanted)
     liars = tuple(s for s in config.s if s > 0)
     none = specs.parse("attack", "none", f=config.f)
     most = max(1, BUDGET // max(1, run_bytes(config, parameters)))
@@ -162,6 +177,22 @@ def plan(config: Config, parameters: int = 0) -> list[Block]:
     if not blocks:
         raise ValueError(f"nothing to run: s={config.s}, attack={config.attack}.")
     return blocks
+
+
+def _check_together(config: Config, rules: list, mixings: list, wanted: list) -> None:
+    """Each rule behind each mixing, and each attack, in this protocol."""
+    if protocols.is_default(config):
+        for mixing in mixings:
+            specs.check(mixing, config.n)
+            for rule in rules:
+                specs.check(rule, config.n, mixing)
+        for attack in wanted:
+            specs.check(attack, config.n)
+        return
+    for rule, mixing in itertools.product(rules, mixings):
+        protocols.check(config, rule, mixing, wanted[0])
+    for attack in wanted[1:]:
+        protocols.check(config, rules[0], mixings[0], attack)
 
 
 def attacks(config: Config) -> list[specs.Spec]:

@@ -33,10 +33,11 @@ def of_step(info: Info, byzantine: jax.Array, deployed: Callable | None) -> dict
 
     Args:
       info: of one step.
-      byzantine: `bool[n]`.
+      byzantine: `bool[n]`, all workers.
       deployed: what the server does with what arrived, `updates -> update`; None where nobody can
         tell, and then influence and exclusion are NaN.
     """
+    byzantine = byzantine[info.senders]
     honest = ~byzantine
     mean = stacked.mean_of(info.honest, honest)
     squares = stacked.squared_distances(info.honest, mean)

@@ -20,7 +20,8 @@ from experiments.config import Config
 # Columns of curves and tables that are there in every study; all others are settings that vary.
 CURVE = ("rule", "mixing", "attack", "s", "seed", "step", "accuracy", "loss", "finite")
 TABLE = ("mean", "std", "min", "max", "seeds", "diverged", "low", "high", "diverged_at")
-ASKED = ("validation", "to_optimum")  # measured where a grid asks for it
+# Measured where a grid asks for it, or where there are several honest models.
+ASKED = ("validation", "to_optimum", "worst_accuracy", "spread")
 COLUMNS = frozenset((*CURVE, *diagnostics.NAMES, *ASKED, *TABLE))
 
 

@@ -62,12 +62,7 @@ def stages(config: "Config") -> dict[str, Any]:
     `send` and `receive` map stacked updates to stacked updates (`receive` stands behind the
     attack), or are None; `server` maps the aggregate to a step.
     """
-    send: list[optax.GradientTransformation] = []
-    if config.weight_decay:
-        send.append(optax.add_decayed_weights(config.weight_decay))
-    if config.clip:
-        send.append(optax.clip_by_global_norm(config.clip))
-    momentum, receive, server = _momentum(config), None, []
+    send, momentum, receive, server = _before(config), _momentum(config), None, []
     if momentum is not None and config.momentum_at == "worker":
         send.append(momentum)
     elif momentum is not None and config.momentum_at == "server":
@@ -79,6 +74,23 @@ def stages(config: "Config") -> dict[str, Any]:
         "receive": receive,
         "server": optax.chain(*server, optax.scale_by_learning_rate(schedule(config))),
     }
+
+
+def of_one(config: "Config") -> optax.GradientTransformation:
+    """The whole optimizer of a node that trains a model of its own."""
+    momentum = _momentum(config)
+    chain = [*_before(config), *([] if momentum is None else [momentum])]
+    return optax.chain(*chain, optax.scale_by_learning_rate(schedule(config)))
+
+
+def _before(config: "Config") -> list[optax.GradientTransformation]:
+    """What a worker does to its gradient before momentum."""
+    out: list[optax.GradientTransformation] = []
+    if config.weight_decay:
+        out.append(optax.add_decayed_weights(config.weight_decay))
+    if config.clip:
+        out.append(optax.clip_by_global_norm(config.clip))
+    return out
 
 
 def _momentum(config: "Config") -> optax.GradientTransformation | None:

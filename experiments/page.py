@@ -368,7 +368,11 @@ def _failures(study: Study) -> str:
     if not study.failures:
         return ""
     every = [*study.blocks, *study.failures]
-    names = [name for name in configs.IDENTITY if len({repr(b.get(name)) for b in every}) > 1]
+    names = [
+        name
+        for name in configs.IDENTITY
+        if len({repr(configs.setting(b, name)) for b in every}) > 1
+    ]
     lines = []
     for failure in study.failures:
         rule = figures.defence(failure.get("rule", ""), failure.get("mixing", "none"))

@@ -47,7 +47,7 @@ def ordered(blocks: Sequence[dict[str, Any]], grids: Sequence[Config]) -> list[d
 
     def place(block: dict[str, Any]) -> tuple:
         for i, (identity, ranks) in enumerate(places):
-            if all(block.get(name, value) == value for name, value in identity.items()):
+            if all(_given(block, name, value) == value for name, value in identity.items()):
                 kinds = [
                     ranks[kind].get(block[kind], len(ranks[kind])) for kind in ("rule", "mixing")
                 ]
@@ -62,10 +62,17 @@ def ordered(blocks: Sequence[dict[str, Any]], grids: Sequence[Config]) -> list[d
     return sorted(blocks, key=place)
 
 
+def _given(block: dict[str, Any], name: str, otherwise: Any) -> Any:
+    found = configs.setting(block, name)
+    return otherwise if found is None else found
+
+
 def varied(blocks: Sequence[dict[str, Any]]) -> list[str]:
     """The settings of the grids that differ between blocks."""
     return [
-        name for name in configs.IDENTITY if len({repr(block.get(name)) for block in blocks}) > 1
+        name
+        for name in configs.IDENTITY
+        if len({repr(configs.setting(block, name)) for block in blocks}) > 1
     ]
 
 
@@ -92,7 +99,7 @@ def curves(blocks: Sequence[dict[str, Any]]) -> pd.DataFrame:
     }
     for block in blocks:
         of_block = {"rule": block["rule"], "mixing": block["mixing"], "attack": block["attack"]}
-        of_block |= {name: block.get(name) for name in names}
+        of_block |= {name: configs.setting(block, name) for name in names}
         for run in block["runs"]:
             count = len(run["step"])
             for name, value in (of_block | {"s": run["s"], "seed": run["seed"]}).items():

@@ -139,6 +139,7 @@ ATTACKS: dict[str, Callable] = {
     "alternating": alternating,
     "anti_cge": attacks.anti_cge,
     "constant": attacks.constant,
+    "dissensus": attacks.dissensus,
     "copy_worker": attacks.copy_worker,
     "drop": attacks.drop,
     "fang_krum": attacks.fang_krum,

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 import byzjax
 from experiments import config as configs
-from experiments import data, diagnostics, models, train
+from experiments import data, diagnostics, models, protocols, train
 from experiments.checkpoint import Checkpoints
 from experiments.config import Block, Config
 
@@ -59,7 +59,7 @@ class Task(NamedTuple):
 def identity(config: Config, block: Block, checksum: str) -> dict[str, Any]:
     """Everything that decides the results of a block."""
     return {
-        **{name: getattr(config, name) for name in configs.IDENTITY},
+        **configs.identity(config),
         "rule": str(block.rule),
         "mixing": str(block.mixing),
         "attack": str(block.attack),
@@ -332,6 +332,9 @@ def _run(config: Config, seed: int, s: int, place: int, curves: list) -> dict[st
         asked["validation"] = [_number(metrics.validation[place]) for metrics, _ in curves]
     if config.optimum:
         asked["to_optimum"] = [_number(metrics.to_optimum[place]) for metrics, _ in curves]
+    if protocols.many_models(config):
+        asked["worst_accuracy"] = [_number(metrics.worst[place]) for metrics, _ in curves]
+        asked["spread"] = [_number(metrics.spread[place]) for metrics, _ in curves]
     return {
         "seed": seed,
         "s": s,

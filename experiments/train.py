@@ -15,8 +15,9 @@ import numpy as np
 import optax
 from jax import lax
 
-from byzjax import attacks, protocols
-from experiments import data, diagnostics, models, optim, optimum, specs
+import byzjax.protocols
+from byzjax import attacks
+from experiments import data, diagnostics, models, optim, optimum, protocols, specs
 from experiments.config import Config
 
 
@@ -43,7 +44,7 @@ class State(NamedTuple):
 
     Attributes:
       protocol: state of the protocol.
-      average: average of the models so far, or None.
+      average: average of the models so far, stacked as they are, or None.
       count: how many they are.
     """
 
@@ -53,7 +54,7 @@ class State(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """An evaluation, one entry for each run.
+    """An evaluation, one entry for each run; of several honest models it is their mean.
 
     Attributes:
       accuracy: share of samples whose largest logit is that of their label.
@@ -62,6 +63,8 @@ class Metrics(NamedTuple):
       finite: whether the model is.
       to_optimum: distance of the model to the minimiser; NaN where nobody asked for it.
       validation: accuracy on the samples that were held out; NaN where there are none.
+      worst: accuracy of the worst of several honest models; NaN where there is one.
+      spread: the largest distance between two of them, likewise.
     """
 
     accuracy: data.Array
@@ -70,6 +73,8 @@ class Metrics(NamedTuple):
     finite: data.Array
     to_optimum: data.Array
     validation: data.Array
+    worst: data.Array
+    spread: data.Array
 
 
 def runs(config: Config, dataset: data.Dataset, members: Sequence[tuple[int, int]]) -> Runs:
@@ -124,42 +129,38 @@ def program(
     dataset, held_x, held_y = data.hold_out(dataset, config.validation)
     train_x, train_y = jnp.asarray(dataset.train_x), jnp.asarray(dataset.train_y)
     flipping = jnp.asarray([spec.name == "flip_labels" for spec in choices])
-    deployed = specs.deployed(rule, mixing)
-    stages = optim.stages(config)
     # What a rule remembers or draws, and momenta that the server keeps, are not seen from outside.
-    opaque = rule.remembers or stages["receive"] is not None
-    seen = None if opaque or takes_key(rule) or takes_key(mixing) else deployed
+    opaque = rule.remembers or optim.stages(config)["receive"] is not None
+    opaque |= takes_key(rule) or takes_key(mixing) or not protocols.is_default(config)
+    seen = None if opaque else specs.deployed(rule, mixing)
     # Under vmap over the weights a convolution is a grouped one: on CPU, one worker after another
     # takes half of the time and a twentieth of the memory (experiments/layers.py).
     convolutional = config.model in models.CONVOLUTIONAL
     at_once = 1 if convolutional and jax.default_backend() == "cpu" else None
 
-    def protocol(run: Runs, attack: jax.Array) -> protocols.Protocol:
-        def fold(place: int) -> jax.Array:
-            return jax.random.fold_in(run.key, place)
+    def protocol(run: Runs, attack: jax.Array) -> byzjax.protocols.Protocol:
+        def chosen(byzantine: jax.Array, place: int, deployed: Callable, n: int) -> Any:
+            key = jax.random.fold_in(run.key, place)
+            return _one_of(choices, attack, byzantine, key, deployed, n)
 
-        mix = specs.transformation(mixing, byzantine=None, key=fold(5), n=config.n)
-        if stages["receive"] is not None:
-            mix = optax.chain(stages["receive"], mix)
-        return protocols.parameter_server(
-            model.loss,
-            send=stages["send"],
-            attack=_one_of(choices, attack, run.byzantine, fold(2), deployed, config.n),
-            mix=mix,
-            rule=specs.transformation(rule, byzantine=None, key=fold(3), n=config.n),
-            server=stages["server"],
-            workers_at_once=at_once,
+        return protocols.build(
+            protocols.Parts(
+                config, model.loss, rule, mixing, chosen, run.byzantine, run.key, at_once
+            )
         )
 
     def start(attack: jax.Array, run: Runs) -> State:
         params = model.init(jax.random.fold_in(run.key, 0))
-        average = jax.tree.map(jnp.zeros_like, params) if config.average else None
-        return State(protocol(run, attack).init(params, run.key), average, jnp.float32(0))
+        together = protocol(run, attack)
+        state, average = together.init(params, run.key), None
+        if config.average:
+            average = jax.tree.map(jnp.zeros_like, together.models(state))
+        return State(state, average, jnp.float32(0))
 
     def advance(state, first, attack, run, train_x, train_y):
-        server = protocol(run, attack)
+        together = protocol(run, attack)
 
-        def look(info: protocols.Info) -> dict[str, jax.Array]:
+        def look(info: byzjax.protocols.Info) -> dict[str, jax.Array]:
             return diagnostics.of_step(info, run.byzantine, seen)
 
         def one(state: State, step: jax.Array):
@@ -171,11 +172,11 @@ def program(
             batch["y"] = jnp.where(flipping[attack], flipped["y"], batch["y"])
             # A stream of its own: `key` folded with a worker's number is where batches come from.
             own = jax.random.fold_in(jax.random.fold_in(run.key, 6), step)
-            after, info = server.step(state.protocol, {"workers": batch}, own)
+            after, info = together.step(state.protocol, {"workers": batch}, own)
             count, average = state.count + 1, state.average
             if config.average:
-                model_now = jax.tree.map(lambda leaf: leaf[0], server.models(after))
-                average = jax.tree.map(lambda a, p: a + (p - a) / count, average, model_now)
+                now = together.models(after)
+                average = jax.tree.map(lambda a, p: a + (p - a) / count, average, now)
             # All runs of a block are at the same step, so this stays a conditional under vmap too.
             found = lax.cond(
                 step == first + config.eval_every - 1,
@@ -188,16 +189,30 @@ def program(
         state, found = lax.scan(one, state, first + jnp.arange(config.eval_every))
         return state, jax.tree.map(lambda values: values[-1], found)
 
-    def evaluate(state: State, best, x, y, held_x, held_y) -> Metrics:
-        params = state.average if config.average else state.protocol.params
-        finite = jnp.all(jnp.asarray([jnp.isfinite(p).all() for p in jax.tree.leaves(params)]))
-        away = jnp.float32(jnp.nan)
-        if best is not None:
-            away = optax.tree.norm(jax.tree.map(jnp.subtract, params, best))
-        held = jnp.float32(jnp.nan)
-        if config.validation:
-            held = models.evaluate(model, params, held_x, held_y).accuracy
-        return Metrics(*models.evaluate(model, params, x, y), finite, away, held)
+    def evaluate(state: State, run: Runs, x, y, held_x, held_y) -> Metrics:
+        now = protocol(run, jnp.int32(0)).models(state.protocol)
+        now = state.average if config.average else now
+
+        def of_model(params) -> Metrics:
+            finite = jnp.all(jnp.asarray([jnp.isfinite(p).all() for p in jax.tree.leaves(params)]))
+            away = held = unknown = jnp.float32(jnp.nan)
+            if run.best is not None:
+                away = optax.tree.norm(jax.tree.map(jnp.subtract, params, run.best))
+            if config.validation:
+                held = models.evaluate(model, params, held_x, held_y).accuracy
+            found = models.evaluate(model, params, x, y)
+            return Metrics(*found, finite, away, held, unknown, unknown)
+
+        count = byzjax.stacked.num_workers(now)
+        if count == 1:
+            return of_model(jax.tree.map(lambda leaf: leaf[0], now))
+        each = lax.map(of_model, now)
+        means = jax.tree.map(lambda values: jnp.mean(values, axis=0), each)
+        return means._replace(
+            finite=jnp.all(each.finite),
+            worst=jnp.min(each.accuracy),
+            spread=byzjax.protocols.spread(now),
+        )
 
     compiled: list[float] = []
     start_all = _timed(jax.vmap(start, in_axes=(None, 0)), compiled)
@@ -210,7 +225,7 @@ def program(
     return Program(
         start_all,
         lambda states, step, attack, run: advance_all(states, step, attack, run, train_x, train_y),
-        lambda states, last, run: evaluate_all(states, run.best, *(test if last else some), *held),
+        lambda states, last, run: evaluate_all(states, run, *(test if last else some), *held),
         compiled,
     )
 

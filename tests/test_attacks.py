@@ -73,6 +73,21 @@ def across(updates):
     return (jax.tree.map(lambda x: jnp.resize(jnp.asarray(ACROSS), x.shape[1:]), updates),)
 
 
+CENTER, WEIGHT = 0.25, 0.125  # of every coordinate and of every row of one receiver
+
+
+def one_receiver(updates):
+    """Its model, and what it averages with."""
+    center = jax.tree.map(lambda x: jnp.full(x.shape[1:], CENTER, x.dtype), updates)
+    return center, jnp.full(byzjax.stacked.num_workers(updates), WEIGHT)
+
+
+def dissensus(x, byzantine, epsilon):
+    """The average of all rows less the centre is 1 - epsilon times that of the honest rows."""
+    pull = WEIGHT * (oracles.honest(x, byzantine) - CENTER).sum(axis=0)
+    return oracles.lie(x, byzantine, CENTER - epsilon * pull / (WEIGHT * sum(byzantine)))
+
+
 CASES = [
     Case("sign_flip", attacks.sign_flip, oracles.sign_flip, reads_own=True),
     Case("flip-mean", attacks.sign_flip, oracles.sign_flip_of_mean, {"of": "mean"}),
@@ -135,6 +150,7 @@ CASES = [
         reads_own=True,
         alone=False,
     ),
+    Case("dissensus", attacks.dissensus, dissensus, {"epsilon": 1.5}, data=one_receiver),
     Case("copy_worker", attacks.copy_worker, oracles.copy_worker, {"worker": 1}),
     Case(
         "flip_bits",

@@ -86,7 +86,8 @@ def test_info():
     server = protocols.parameter_server(loss_fn, **chosen)
     state, info = jax.jit(server.step)(server.init(PARAMS, KEY), batch_of(0), KEY)
     grads = jax.vmap(jax.grad(loss_fn), in_axes=(None, 0))(PARAMS, batch_of(0)["workers"])
-    assert info._fields == ("honest", "sent", "aggregate")
+    assert info._fields == ("honest", "sent", "aggregate", "senders")
+    assert info.senders.tolist() == list(range(N))
     chex.assert_trees_all_close(info.honest, jax.tree.map(lambda g: 0.1 * g, grads), rtol=1e-5)
     for honest, sent in zip(jax.tree.leaves(info.honest), jax.tree.leaves(info.sent)):
         np.testing.assert_array_equal(sent[F:], honest[F:])

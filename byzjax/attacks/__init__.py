@@ -3,6 +3,7 @@
 from byzjax.attacks.adaptive import default_starts, gradient_attack, strongest
 from byzjax.attacks.bounded import min_max, min_sum
 from byzjax.attacks.data import add_trigger, flip_labels
+from byzjax.attacks.dissensus import dissensus
 from byzjax.attacks.faults import drop, flip_bits, lose_coordinates, non_finite
 from byzjax.attacks.over_time import alternating, copy_worker, mimic, rotating, sleeping, stale
 from byzjax.attacks.simple import constant, gambler, gaussian, zero
@@ -24,6 +25,7 @@ __all__ = [
     "constant",
     "copy_worker",
     "default_starts",
+    "dissensus",
     "drop",
     "fang_krum",
     "fang_trimmed_mean",

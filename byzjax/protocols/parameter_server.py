@@ -4,12 +4,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax import lax
 
 from byzjax import stacked
-from byzjax._checks import static_int
-from byzjax.protocols._protocol import Info, Protocol
+from byzjax._checks import positive, static_int
+from byzjax.protocols import _workers
+from byzjax.protocols._protocol import Info, Protocol, Traffic
 from byzjax.stacked import PyTree
 
 
@@ -33,12 +35,25 @@ def parameter_server(
     send: optax.GradientTransformation | None = None,
     attack: optax.GradientTransformation | None = None,
     mix: optax.GradientTransformation | None = None,
+    num_workers: int | None = None,
+    per_round: int | None = None,
+    local_steps: int = 1,
+    local_rate: float | jax.Array | None = None,
     workers_at_once: int | None = None,
 ) -> Protocol:
-    """Workers send updates to one server, which aggregates them and takes a step.
+    r"""Workers send updates to one server, which aggregates them and takes a step.
 
     One step is `optax.chain(send, attack, mix, rule, server)` on the gradients of all workers, run
-    one stage after another so that what lies between them can be looked at.
+    one stage after another so that what lies between them can be looked at. Momentum at the worker
+    is a part of `send`, at the server a part of `mix`, and of the update a part of `server`.
+
+    With local steps worker i begins at the server's model and takes k steps of plain SGD, the j-th
+    on the j-th part of its batch; it sends the mean of the gradients that it met,
+
+    $$ u_i = \frac{x - x_i^{(k)}}{\gamma k}, \qquad
+       x_i^{(j+1)} = x_i^{(j)} - \gamma \nabla \ell_{ij}(x_i^{(j)}), \quad x_i^{(0)} = x. $$
+
+    A server that takes a step of $\gamma k$ along the mean of these is federated averaging.
 
     Args:
       loss_fn: `loss_fn(params, batch, key=None) -> scalar`, of one worker's batch.
@@ -48,6 +63,11 @@ def parameter_server(
         `byzjax.per_worker(optax.ema(0.9, debias=False), num_workers=n)`; None sends the gradient.
       attack: what the liars make of all that, as `byzjax.attack(attacks.sign_flip, byzantine)`.
       mix: what the server does before the rule; None does nothing.
+      num_workers: n, a Python int; needed with `per_round`, and for `traffic`.
+      per_round: how many workers take part in a step, drawn by its key; the others compute nothing
+        and keep their state. Mixing and rule see so many rows. None for all.
+      local_steps: k, a Python int that divides the batch.
+      local_rate: gamma, the step size of the local steps, which need it; may be traced.
       workers_at_once: how many workers' gradients are computed side by side, a Python int; None for
         all of them. One by one saves memory, and convolutional models time on CPU.
 
@@ -56,8 +76,9 @@ def parameter_server(
       becomes the extra argument `trusted`, its gradient. Its `models` holds one model.
 
     Raises:
-      TypeError: workers_at_once is not a Python int.
-      ValueError: it is not positive.
+      TypeError: a number that must be a Python int is not.
+      ValueError: one is not positive, more workers take part than there are, local steps have no
+        rate, or, at a step, do not divide the batch.
 
     Example:
       >>> import byzjax, jax, jax.numpy as jnp, optax
@@ -74,39 +95,101 @@ def parameter_server(
     """
     if workers_at_once is not None:
         workers_at_once = static_int("workers_at_once", workers_at_once, at_least=1)
+    local_steps = static_int("local_steps", local_steps, at_least=1)
+    if (local_rate is None) != (local_steps == 1):
+        raise ValueError(
+            "local_rate belongs to local_steps > 1; "
+            f"got local_steps={local_steps}, local_rate={local_rate}."
+        )
+    positive("local_rate", local_rate)
+    if num_workers is not None:
+        num_workers = static_int("num_workers", num_workers, at_least=1)
+    if per_round is not None:
+        per_round = static_int("per_round", per_round, at_least=1)
+        if num_workers is None or per_round > num_workers:
+            raise ValueError(
+                "per_round needs per_round <= num_workers; "
+                f"got per_round={per_round}, num_workers={num_workers}."
+            )
     chosen = (send, attack, mix, rule, server)
     stages = [optax.with_extra_args_support(s or optax.identity()) for s in chosen]
-
-    def each_worker(function: Callable, *args: PyTree) -> PyTree:
-        if workers_at_once is None:
-            return jax.vmap(function)(*args)
-        size = None if workers_at_once == 1 else workers_at_once
-        return lax.map(lambda each: function(*each), args, batch_size=size)
 
     def init(params: PyTree, key: jax.Array) -> ServerState:
         del key  # transformations that draw numbers were given their keys when they were made
         return ServerState(params, tuple(stage.init(params) for stage in stages))
 
+    def learnt(params: PyTree, batch: PyTree, key: jax.Array, workers: jax.Array) -> PyTree:
+        """What each worker learns from its batch: a gradient, or the mean of several."""
+        options = {"at_once": workers_at_once, "workers": workers}
+        if local_rate is None:
+            return _workers.gradients(loss_fn, params, batch, key, **options)
+        parts = jax.tree.map(lambda x: _parts(x, local_steps), batch)
+        models = _workers.copies(params, len(workers))
+
+        def local(models: PyTree, place: tuple) -> tuple[PyTree, None]:
+            part, j = place
+            own = jax.random.fold_in(key, j)
+            gradients = _workers.gradients(loss_fn, models, part, own, own=True, **options)
+            return jax.tree.map(lambda x, g: x - local_rate * g, models, gradients), None
+
+        models, _ = lax.scan(local, models, (parts, jnp.arange(local_steps)))
+        return jax.tree.map(lambda x, end: (x - end) / (local_rate * local_steps), params, models)
+
     def step(state: ServerState, batch: dict, key: jax.Array) -> tuple[ServerState, Info]:
-        params = state.params
-        grad = jax.grad(loss_fn)
-        n = stacked.num_workers(batch["workers"])
-        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jax.numpy.arange(n))
-        updates = each_worker(lambda b, k: grad(params, b, key=k), batch["workers"], keys)
-        extra_args = {}
+        params, of_workers = state.params, batch["workers"]
+        n = stacked.num_workers(of_workers)
+        if num_workers is not None and n != num_workers:
+            raise ValueError(f"expected batches of {num_workers} workers; got {n}.")
+        extra_args, senders = {}, jnp.arange(n)
         if "trusted" in batch:
             trusted_key = jax.random.fold_in(key, n)
-            extra_args["trusted"] = grad(params, batch["trusted"], key=trusted_key)
-        seen, states = [], []
-        for stage, stage_state in zip(stages, state.stages):
+            extra_args["trusted"] = jax.grad(loss_fn)(params, batch["trusted"], key=trusted_key)
+        if per_round is not None:
+            drawn = jax.random.permutation(jax.random.fold_in(key, n + 1), n)[:per_round]
+            senders = jnp.sort(drawn)
+            of_workers = stacked.take(of_workers, senders)
+        updates = learnt(params, of_workers, key, senders)
+        send, *rest = stages
+        sending, *states = state.stages
+        if per_round is None:
+            updates, sending = send.update(updates, sending, params, **extra_args)
+        else:
+            updates, sending = _of_some(send, updates, sending, senders, n, params, extra_args)
+            extra_args["senders"] = senders
+        seen, new_states = [updates], [sending]
+        for stage, stage_state in zip(rest, states):
             updates, stage_state = stage.update(updates, stage_state, params, **extra_args)
             seen.append(updates)
-            states.append(stage_state)
+            new_states.append(stage_state)
         honest, sent, _, aggregate, step_taken = seen
         new_params = optax.apply_updates(params, step_taken)
-        return ServerState(new_params, tuple(states)), Info(honest, sent, aggregate)
+        return ServerState(new_params, tuple(new_states)), Info(honest, sent, aggregate, senders)
 
     def models(state: ServerState) -> PyTree:
         return jax.tree.map(lambda leaf: leaf[None], state.params)
 
-    return Protocol(init, step, models)
+    def traffic(params: PyTree) -> Traffic:
+        if num_workers is None:
+            raise ValueError("traffic needs num_workers, which parameter_server was not given.")
+        messages = 2 * (per_round or num_workers)
+        return Traffic(messages, messages * _workers.floats(params))
+
+    return Protocol(init, step, models, traffic)
+
+
+def _parts(leaf: jax.Array, count: int) -> jax.Array:
+    """`[n, b, ...]` as `[count, n, b / count, ...]`."""
+    n, b, *rest = leaf.shape
+    if b % count:
+        raise ValueError(f"local_steps must divide the batch; got local_steps={count}, batch={b}.")
+    return jnp.swapaxes(leaf.reshape(n, count, b // count, *rest), 0, 1)
+
+
+def _of_some(send, updates, state, senders, n, params, extra_args) -> tuple[PyTree, PyTree]:
+    """`send` for those who take part: all else keeps the state that it has, one for each worker."""
+    everyone = jax.tree.map(
+        lambda x: jnp.zeros((n, *x.shape[1:]), x.dtype).at[senders].set(x), updates
+    )
+    sent, after = send.update(everyone, state, params, **extra_args)
+    kept = jax.tree.map(lambda old, new: old.at[senders].set(new[senders]), state, after)
+    return stacked.take(sent, senders), kept

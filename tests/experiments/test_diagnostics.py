@@ -18,7 +18,8 @@ def test_of_a_step():
     sent = np.where(byzantine[:, None], 50.0, honest)
     rule = functools.partial(byzjax.trimmed_mean, f=2)
     aggregate = rule(jnp.asarray(sent, jnp.float32))
-    info = Info(*(jnp.asarray(a, jnp.float32) for a in (honest, sent, aggregate)))
+    rows = (jnp.asarray(a, jnp.float32) for a in (honest, sent, aggregate))
+    info = Info(*rows, jnp.arange(7))
     found = {k: float(v) for k, v in diagnostics.of_step(info, byzantine, rule).items()}
     assert tuple(found) == diagnostics.NAMES
 
@@ -40,7 +41,7 @@ def test_of_a_step():
 
 def test_influence_of_the_mean_and_without_liars():
     x = jnp.asarray(np.random.default_rng(1).normal(size=(4, 3)), jnp.float32)
-    info = Info(x, x, byzjax.mean(x))
+    info = Info(x, x, byzjax.mean(x), jnp.arange(len(x)))
     found = diagnostics.of_step(info, jnp.array([True, False, False, False]), byzjax.mean)
     np.testing.assert_allclose(found["liars_influence"], 0.25, rtol=1e-5)
     assert found["liars_excluded"] == 0
@@ -52,7 +53,7 @@ def test_influence_of_the_mean_and_without_liars():
 
 def test_nobody_can_tell_whose_influence():
     x = jnp.ones((4, 3))
-    found = diagnostics.of_step(Info(x, x, x[0]), jnp.zeros(4, bool), None)
+    found = diagnostics.of_step(Info(x, x, x[0], jnp.arange(4)), jnp.zeros(4, bool), None)
     assert math.isnan(found["liars_influence"])
     assert math.isnan(found["honest_excluded"])
     assert not math.isnan(found["distance"])

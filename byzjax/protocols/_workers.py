@@ -1,0 +1,70 @@
+"""What protocols share: gradients of the workers, who is heard, and who is honest."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from byzjax import stacked
+from byzjax.stacked import PyTree
+
+
+def gradients(
+    loss_fn: Callable,
+    params: PyTree,
+    batch: PyTree,
+    key: jax.Array,
+    *,
+    own: bool = False,
+    at_once: int | None = None,
+    workers: jax.Array | None = None,
+) -> PyTree:
+    """The gradient of each worker, stacked `[n, ...]`; worker i's loss key is `fold_in(key, i)`.
+
+    Args:
+      loss_fn: `loss_fn(params, batch, key=None) -> scalar`.
+      params: one model for all, or with `own` a stacked one, `[n, ...]`.
+      batch: one batch for each, `[n, b, ...]`.
+      key: of this step.
+      own: whether each worker has a model of its own.
+      at_once: how many are computed side by side; None for all.
+      workers: `int32[n]`, their numbers; None for 0 .. n - 1.
+    """
+    n = stacked.num_workers(batch)
+    numbers = jnp.arange(n) if workers is None else workers
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, numbers)
+    grad = jax.grad(loss_fn)
+    if own:
+        return each(lambda p, b, k: grad(p, b, key=k), params, batch, keys, at_once=at_once)
+    return each(lambda b, k: grad(params, b, key=k), batch, keys, at_once=at_once)
+
+
+def each(function: Callable, *args: PyTree, at_once: int | None) -> PyTree:
+    """`jax.vmap(function)(*args)`, so many at once; all for None."""
+    if at_once is None:
+        return jax.vmap(function)(*args)
+    return lax.map(lambda one: function(*one), args, batch_size=None if at_once == 1 else at_once)
+
+
+def first_messages(key: jax.Array, receivers: int, senders: int, count: int) -> jax.Array:
+    """Whose messages arrive first, `int32[receivers, count]`: every receiver draws an order."""
+    if count == senders:
+        return jnp.broadcast_to(jnp.arange(senders), (receivers, senders))
+    order = jax.vmap(lambda k: jax.random.permutation(k, senders))(jax.random.split(key, receivers))
+    return jnp.sort(order[:, :count], axis=1)
+
+
+def honest_rows(updates: PyTree, byzantine: jax.Array, count: int) -> PyTree:
+    """The rows of the first `count` honest senders; there must be as many."""
+    return stacked.take(updates, jnp.argsort(byzantine, stable=True)[:count])
+
+
+def copies(update: PyTree, count: int) -> PyTree:
+    """One update, `count` times: stacked `[count, ...]`."""
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), update)
+
+
+def floats(params: PyTree) -> int:
+    """How many numbers are in a model."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,0 +1,319 @@
+"""One round of approximate agreement: what a receiver makes of the values that it got.
+
+Functions of stacked updates, as rules are, which `byzjax.aggregate` takes. Instead of the distance
+to the honest mean they bound how far receivers are apart that were told different things.
+docs/agreement.md has the proofs, and what was measured beside them.
+"""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.flatten_util import ravel_pytree
+
+from byzjax import _order, stacked
+from byzjax._checks import enough_workers, static_int
+from byzjax.stacked import PyTree
+
+# Of `safe_area_average`: subsets, and pairs of lines in all of them (0.3 s on a CPU core).
+MOST_SUBSETS, MOST_PAIRS = 100_000, 100_000_000
+_AT_ONCE = 2**18  # pairs of lines that are intersected side by side
+
+
+def mid_extremes(updates: PyTree, *, axis_name: str | None = None) -> PyTree:
+    r"""The middle of two updates that are farthest apart (MidExtremes).
+
+    $$ F = \frac{x_a + x_b}{2}, \qquad (a, b) = \arg\max_{i \le j} \|x_i - x_j\| $$
+
+    the lexicographically first pair on a tie. A row without a finite norm is left out, so a
+    receiver that did not hear from a worker may hold NaN there. NaN if no row is left.
+
+    Agreement: where any two receivers hear from a worker in common (non-split rounds) and nobody
+    lies, one round multiplies the diameter of all values by at most sqrt(7/8), in any dimension.
+
+    Requirement: n >= 1. Breakdown: one liar moves it anywhere. Cost: O(n^2 d).
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      axis_name: mesh axis over which the coordinates are sliced, if they are.
+
+    Returns:
+      One update; every leaf has shape `[...]` and keeps its dtype.
+
+    Raises:
+      ValueError: the leaves disagree on n.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> mid_extremes(jnp.array([[0.0, 0.0], [1.0, 1.0], [4.0, 0.0], [jnp.nan, 9.0]]))
+      Array([2., 0.], dtype=float32)
+
+    Reference: Fuegger and Nowak, Fast Multidimensional Asymptotic and Approximate Consensus,
+    DISC 2018 (arXiv:1805.04923).
+    """
+    still = lax.stop_gradient(updates)
+    heard = jnp.isfinite(stacked.squared_norms(still, axis_name=axis_name))
+    squares = stacked.pairwise_squared_distances(still, axis_name=axis_name)
+    n = heard.shape[0]
+    pair = jnp.argmax(jnp.where(heard[:, None] & heard[None], squares, -1))
+    one, other = stacked.take(updates, pair // n), stacked.take(updates, pair % n)
+    some = jnp.any(heard)
+    return jax.tree.map(lambda a, b: jnp.where(some, _midpoint(a, b), jnp.nan), one, other)
+
+
+def approach_extreme(updates: PyTree, center: PyTree, *, axis_name: str | None = None) -> PyTree:
+    r"""The middle of the receiver's own value and the update farthest from it (ApproachExtreme).
+
+    $$ F = \frac{c + x_b}{2}, \qquad b = \arg\max_i \|x_i - c\| $$
+
+    the lowest index on a tie. A row without a finite norm is left out, so a receiver that did not
+    hear from a worker may hold NaN there; one that heard from nobody keeps its own value.
+
+    Agreement: where any two receivers hear from a worker in common (non-split rounds) and nobody
+    lies, one round multiplies the diameter of all values by at most sqrt(31/32), in any dimension.
+
+    Requirement: n >= 1. Breakdown: one liar moves it anywhere. Cost: O(nd).
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      center: c, what the receiver has itself, one update; every leaf has shape `[...]`.
+      axis_name: mesh axis over which the coordinates are sliced, if they are.
+
+    Returns:
+      One update; every leaf has shape `[...]` and the dtype of the updates.
+
+    Raises:
+      ValueError: the leaves disagree on n, or `center` has not the shape of one update.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> approach_extreme(jnp.array([[0.0, 0.0], [4.0, 0.0], [jnp.nan, 9.0]]), jnp.ones(2))
+      Array([2.5, 0.5], dtype=float32)
+
+    Reference: Fuegger and Nowak, Fast Multidimensional Asymptotic and Approximate Consensus,
+    DISC 2018 (arXiv:1805.04923).
+    """
+    still, own = lax.stop_gradient((updates, center))
+    heard = jnp.isfinite(stacked.squared_norms(still, axis_name=axis_name))
+    squares = stacked.squared_distances(still, own, axis_name=axis_name)
+    farthest = stacked.take(updates, jnp.argmax(jnp.where(heard, squares, -1)))
+    some = jnp.any(heard)
+
+    def approached(c: jax.Array, b: jax.Array) -> jax.Array:
+        c = jnp.asarray(c).astype(b.dtype)
+        return jnp.where(some, _midpoint(c, b), c)
+
+    return jax.tree.map(approached, center, farthest)
+
+
+def trimmed_agreement(updates: PyTree, *, f: int, axis_name: str | None = None) -> PyTree:
+    r"""Coordinate-wise middle of the extremes without the f smallest and the f largest values.
+
+    $$ F_j = \frac{x_{(f+1)j} + x_{(n-f)j}}{2} $$
+
+    where $x_{(1)j} \le \dots \le x_{(n)j}$. NaN counts as an end of the column.
+
+    Agreement: two receivers of the same honest values, with up to f lies to each as the liars
+    like, differ in each coordinate by at most 1/2 of its honest range, and this is attained. With
+    `byzjax.trimmed_mean` in its place the factor is f / (n - 2f), which is less if n > 4f.
+
+    Requirement: n >= 3f + 1. Breakdown: n > 3f.
+    Promise: every coordinate stays within the honest range.
+    Cost: O(nd) by selection; here sorting networks, O(n log^2 n d).
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      f: number of faults to tolerate, a Python int.
+      axis_name: mesh axis over which the coordinates are sliced; makes no difference here.
+
+    Returns:
+      One update; every leaf has shape `[...]` and keeps its dtype.
+
+    Raises:
+      ValueError: the leaves disagree on n, or n < 3f + 1.
+      TypeError: f is not a Python int, or a leaf is not of a float type.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> trimmed_agreement(jnp.array([[0.0], [1.0], [5.0], [jnp.inf]]), f=1)
+      Array([3.], dtype=float32)
+
+    Reference: Dolev, Lynch, Pinter, Stark and Weihl, Reaching Approximate Agreement in the Presence
+    of Faults, Journal of the ACM 33, 1986; the middle of the extremes as in Lundelius Welch and
+    Lynch, A New Fault-Tolerant Algorithm for Clock Synchronization, Information and Computation 77,
+    1988.
+    """
+    del axis_name
+    _, f = enough_workers("trimmed_agreement", updates, f, needs=(3, 1))
+    return stacked.coordinatewise(lambda x: _middle_of_trimmed(x, f), updates)
+
+
+def safe_area_average(updates: PyTree, *, f: int) -> PyTree:
+    r"""Average of a point of the safe area of every n - f updates, in one or two dimensions.
+
+    $$ F = \binom{n}{f}^{-1} \sum_{|Y| = n - f} z(Y), \qquad
+       z(Y) \in \bigcap_{T \subset Y,\ |T| = n - 2f} \operatorname{conv}(T) $$
+
+    z(Y) is the middle of the smallest box around the safe area, which in up to two dimensions lies
+    in it (docs/agreement.md). The safe area is the set of points that every half-plane around them
+    shares with more than f rows: for d = 1 an interval, for d = 2 a polygon whose edges lie on
+    lines through two of the rows.
+    A row that is not finite counts as the coordinate-wise median; NaN if more than f are.
+
+    Agreement: two receivers of the same honest values, with up to f lies to each as the liars
+    like, differ in each coordinate by at most 1 - 1/C(n, f) of its honest range, and in distance by
+    at most as much of the honest diameter.
+
+    Requirement: n >= (d + 2)f + 1, d <= 2, at most 100,000 subsets, and for d = 2 at most
+    100,000,000 pairs of lines, of which each subset has ((n - f)(n - f - 1) + 4)^2.
+    Breakdown: n > (d + 2)f. Promise: it stays within the convex hull of the honest updates, to
+    rounding. Cost: O(C(n, f) n^4) for d = 2 (n = 17, f = 4: 0.2 s on a CPU core).
+
+    Args:
+      updates: stacked updates of at most two coordinates; every leaf has shape `[n, ...]`.
+      f: number of faults to tolerate, a Python int.
+
+    Returns:
+      One update; every leaf has shape `[...]` and keeps its dtype.
+
+    Raises:
+      ValueError: the leaves disagree on n, there are not one or two coordinates,
+        n < (d + 2)f + 1, or there is too much work.
+      TypeError: f is not a Python int.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> x = jnp.array([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0], [2.0, 2.0], [1.0, 9.0]])
+      >>> safe_area_average(x, f=1)
+      Array([1.  , 1.72], dtype=float32)
+
+    Reference: Mendes, Herlihy, Vaidya and Garg, Multidimensional Agreement in Byzantine Systems,
+    Distributed Computing 28, 2015.
+    """
+    n, f = stacked.num_workers(updates), static_int("f", f)
+    one, as_update = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], updates))
+    d, m, subsets = one.size, n - f, math.comb(n, f)
+    if d not in (1, 2):
+        raise ValueError(f"safe_area_average needs one or two coordinates; got d={d}.")
+    if n < (d + 2) * f + 1:
+        raise ValueError(
+            f"safe_area_average needs n >= (d + 2)f + 1 = {(d + 2) * f + 1}; "
+            f"got n={n}, f={f}, d={d}."
+        )
+    pairs = (m * (m - 1) + 4) ** 2 if d == 2 else 0
+    if subsets > MOST_SUBSETS or subsets * pairs > MOST_PAIRS:
+        raise ValueError(
+            f"safe_area_average takes at most {MOST_SUBSETS:,} subsets and {MOST_PAIRS:,} pairs of "
+            f"lines; n={n}, f={f} have C(n, f) = {subsets:,}, and {pairs:,} pairs in each."
+        )
+    x = jax.vmap(lambda update: ravel_pytree(update)[0])(updates)
+    x = x.astype(stacked.sum_dtype(x.dtype))
+    bad = ~jnp.all(jnp.isfinite(x), axis=1)
+    x = jnp.where(bad[:, None], _median(x)[None], x)
+    point = _middle_of_trimmed if d == 1 else _middle_of_safe_area
+    points = lax.map(
+        lambda rows: point(x[rows], f) / subsets,  # divided first: large ones do not overflow
+        jnp.array([*itertools.combinations(range(n), m)], jnp.int32),
+        batch_size=max(1, _AT_ONCE // max(m, pairs)),
+    )
+    hopeless = jnp.sum(bad, dtype=jnp.int32) > f
+    average = jnp.where(hopeless, jnp.nan, jnp.sum(points, axis=0))
+    return as_update(average.astype(one.dtype))
+
+
+def _midpoint(a: jax.Array, b: jax.Array) -> jax.Array:
+    """(a + b) / 2 without overflow: compiled, the sum of two halves would be half a sum."""
+    wide = stacked.sum_dtype(a.dtype)
+    low, high = a.astype(wide), b.astype(wide)
+    return jnp.where((low < 0) == (high < 0), low + 0.5 * (high - low), 0.5 * (low + high)).astype(
+        a.dtype
+    )
+
+
+def _middle_of_trimmed(x: jax.Array, f: int) -> jax.Array:
+    """The middle of the extremes of the columns of `x: [n, c]` without f at each end."""
+    low, high = (_order._window_mean(x, rank, 1) for rank in (f, x.shape[0] - f - 1))
+    return _midpoint(low, high)
+
+
+def _median(x: jax.Array) -> jax.Array:
+    return _middle_of_trimmed(x, (x.shape[0] - 1) // 2)
+
+
+def _middle_of_safe_area(points: jax.Array, f: int) -> jax.Array:
+    """The middle of the box around the points of the plane that lie deeper than f in `[m, 2]`.
+
+    For every direction a, a.x is at most the (m - f)-th lowest value among the points. The normals
+    of lines through two points say it all; the axes do where all points lie on one line. On each
+    boundary line the others leave a segment, and the ends of those that keep to all bounds are the
+    corners.
+    """
+    m, eps = points.shape[0], jnp.finfo(points.dtype).eps
+    y, origin, unit, factor = _local(points, f)
+    size = jnp.max(jnp.abs(y), axis=1)
+    i, j = jnp.array([*itertools.combinations(range(m), 2)], jnp.int32).T
+    across = y[i] - y[j]
+    square = jnp.sum(across**2, axis=1)
+    apart = (square > 0)[:, None]
+    length = jnp.sqrt(jnp.where(square > 0, square, 1))[:, None]
+    normals = jnp.where(apart, _turned(across) / length, jnp.array([1, 0], y.dtype))
+    values = _products(normals, y)
+    # Both points of a pair lie on its line: rounding of a far one must not move a near one's line.
+    pair = jnp.arange(len(i)), jnp.where(size[i] <= size[j], i, j)
+    number = jnp.arange(m, dtype=jnp.int32)[None]
+    on_line = (number == i[:, None]) | (number == j[:, None])
+    values = jnp.where(on_line, values[pair][:, None], values)
+
+    values = jnp.sort(jnp.concatenate([values, y.T]), axis=1)
+    normals = jnp.concatenate([normals, jnp.eye(2, dtype=y.dtype)])
+    normals = jnp.concatenate([normals, -normals])
+    bounds = jnp.concatenate([values[:, m - f - 1], -values[:, f]])
+
+    # Line k is { bounds_k normal_k + t along_k }.
+    along = _turned(normals)
+    slope = _products(along, normals)
+    gap = bounds[None] - bounds[:, None] * _products(normals, normals)
+    meets = jnp.abs(slope) > 8 * eps
+    t = gap / jnp.where(meets, slope, 1)
+    low = jnp.max(jnp.where(meets & (slope < 0), t, -jnp.inf), axis=1)
+    high = jnp.min(jnp.where(meets & (slope > 0), t, jnp.inf), axis=1)
+    middle = 0.5 * (low + high)
+    empty = low > high
+    t = jnp.stack([jnp.where(empty, middle, low), jnp.where(empty, middle, high)])
+    ends = (bounds[:, None] * normals)[None] + t[:, :, None] * along[None]
+    ends = ends.reshape(-1, 2)
+    excess = jnp.max(_products(ends, normals) - bounds[None], axis=1)
+    # A safe area of one point is the rule for the fewest rows: its corner is only near its bounds.
+    corner = (excess <= jnp.maximum(32 * eps, jnp.min(excess)))[:, None]
+    least = jnp.min(jnp.where(corner, ends, jnp.inf), axis=0)
+    most = jnp.max(jnp.where(corner, ends, -jnp.inf), axis=0)
+    return (origin + unit * (0.5 * (least + most))) / factor
+
+
+def _local(points: jax.Array, f: int) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """(y, origin, unit, factor), points = (origin + unit y) / factor, m - f of the y of size <= 1.
+
+    Those beyond 1 / eps are pulled in towards the origin: the others see them in the same
+    direction, to rounding. The factor keeps differences of large points from overflowing.
+    """
+    still, limits = lax.stop_gradient(points), jnp.finfo(points.dtype)
+    factor = jnp.where(jnp.max(jnp.abs(still)) > limits.max / 4, 0.25, 1).astype(points.dtype)
+    origin = factor * _median(still)
+    from_origin = factor * points - origin[None]
+    size = jnp.max(jnp.abs(lax.stop_gradient(from_origin)), axis=1, keepdims=True)
+    unit = jnp.sort(size, axis=0)[points.shape[0] - f - 1]
+    far = jnp.maximum(unit[None], size * limits.eps)
+    y = jnp.where(far > 0, from_origin / jnp.where(far > 0, far, 1), 0)
+    return y, origin, unit, factor
+
+
+def _turned(vectors: jax.Array) -> jax.Array:
+    """Vectors of the plane, turned left."""
+    return jnp.stack([-vectors[:, 1], vectors[:, 0]], axis=1)
+
+
+def _products(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Inner products `[p, q]` of vectors of the plane, in full precision on every platform."""
+    return a[:, None, 0] * b[None, :, 0] + a[:, None, 1] * b[None, :, 1]

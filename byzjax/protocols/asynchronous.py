@@ -1,0 +1,336 @@
+"""One server that never waits: every gradient is used, or not, when it arrives."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from byzjax import stacked
+from byzjax._checks import not_negative, static_int
+from byzjax.protocols import _workers
+from byzjax.protocols._protocol import Info, Protocol, Traffic
+from byzjax.protocols.filters import Arrival, Judge
+from byzjax.stacked import PyTree
+
+
+class AsynchronousState(NamedTuple):
+    """The server, and what each worker is busy with.
+
+    Attributes:
+      params: the model.
+      version: `int32`, how many steps it has taken.
+      left: `float[n]`, how long each worker still computes.
+      pulled: the model on which each works, stacked `[n, ...]`.
+      versions: `int32[n]`, the versions of these.
+      honest: the last gradient that each computed, stacked `[n, ...]`; 0 at first.
+      buffers: the means of what waits in the buffers, stacked `[B, ...]`, or None.
+      waiting: `int32[B]`, how many gradients wait in each, or None.
+      accepted: `int32[n]`, how many gradients of each worker were accepted.
+      rejected: `int32[n]`, how many were not.
+      stages: states of the stages attack, rule and server, in this order.
+      judges: states of the judges.
+    """
+
+    params: PyTree
+    version: jax.Array
+    left: jax.Array
+    pulled: PyTree
+    versions: jax.Array
+    honest: PyTree
+    buffers: PyTree
+    waiting: jax.Array | None
+    accepted: jax.Array
+    rejected: jax.Array
+    stages: tuple
+    judges: tuple
+
+
+def constant_damping() -> Callable:
+    r"""Staleness does not count.
+
+    $$ \Lambda(\tau) = 1 $$
+
+    Returns:
+      A function of the staleness tau, `int32`, for `asynchronous`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from byzjax import protocols
+      >>> protocols.constant_damping()(jnp.array([0, 1, 9]))
+      Array([1., 1., 1.], dtype=float32)
+    """
+    return lambda staleness: jnp.ones_like(staleness, jnp.float32)
+
+
+def inverse_damping() -> Callable:
+    r"""A gradient counts less, the more steps were taken since its model.
+
+    $$ \Lambda(\tau) = \frac{1}{1 + \tau} $$
+
+    Returns:
+      A function of the staleness tau, `int32`, for `asynchronous`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from byzjax import protocols
+      >>> protocols.inverse_damping()(jnp.array([0, 1, 9]))
+      Array([1. , 0.5, 0.1], dtype=float32)
+
+    Reference: Damaskinos, El Mhamdi, Guerraoui, Patra and Taziki, Asynchronous Byzantine Machine
+    Learning (the case of SGD), ICML 2018 (arXiv:1802.07928).
+    """
+    return lambda staleness: 1 / (1 + staleness.astype(jnp.float32))
+
+
+def exponential_damping(alpha: float | jax.Array = 0.2) -> Callable:
+    r"""A gradient counts exponentially less, the more steps were taken since its model.
+
+    $$ \Lambda(\tau) = e^{-\alpha \tau} $$
+
+    Args:
+      alpha: at least 0; may be traced.
+
+    Returns:
+      A function of the staleness tau, `int32`, for `asynchronous`.
+
+    Raises:
+      ValueError: alpha is negative.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from byzjax import protocols
+      >>> protocols.exponential_damping(0.5)(jnp.array([0, 1, 2]))
+      Array([1.        , 0.60653067, 0.36787945], dtype=float32)
+
+    Reference: Damaskinos, El Mhamdi, Guerraoui, Patra and Taziki, Asynchronous Byzantine Machine
+    Learning (the case of SGD), ICML 2018 (arXiv:1802.07928).
+    """
+    not_negative("alpha", alpha)
+    return lambda staleness: jnp.exp(-alpha * staleness.astype(jnp.float32))
+
+
+def asynchronous(
+    loss_fn: Callable,
+    *,
+    num_workers: int,
+    server: optax.GradientTransformation,
+    judge: Sequence[Judge] = (),
+    damping: Callable | None = None,
+    buffers: int | None = None,
+    rule: optax.GradientTransformation | None = None,
+    attack: optax.GradientTransformation | None = None,
+    speeds: jax.Array | None = None,
+    max_staleness: int | None = None,
+) -> Protocol:
+    r"""A server takes a step with each gradient that arrives and that its judges accept.
+
+    One step is one arrival: that of the worker p that is done first. It had pulled the model of
+    version v; with the versions counted by the server's steps, and w_1, w_2, .. the weights of the
+    judges, 0 for a rejection,
+
+    $$ d = \Lambda(\tau) \, w_1 w_2 \cdots \nabla \ell_p(x_v), \qquad \tau = t - v. $$
+
+    The server's optimizer takes d for a gradient. If a judge rejects it, or tau is above
+    `max_staleness`, nothing moves. Then worker p pulls the model. How long it computes is drawn
+    from an exponential distribution of mean 1 / `speeds[p]`, so that with equal speeds tau has the
+    mean n - 1 if all is accepted.
+
+    Without judges this is plain asynchronous SGD, `judge=kardam(f=f)` with a damping is Kardam, and
+    `judge=[zeno_plus_plus(...)]` is Zeno++. With `buffers=B` it is BASGD: d is averaged into buffer
+    p mod B, and when none is empty the rule of all B means is the server's gradient, and they are
+    emptied. A rule that tolerates f rows then tolerates f liars.
+
+    Args:
+      loss_fn: `loss_fn(params, batch, key=None) -> scalar`, of one worker's batch.
+      num_workers: n, a Python int.
+      server: the server's optimizer, as `optax.sgd(0.1)`.
+      judge: who decides on a gradient, all of them; `()` accepts all.
+      damping: Lambda, a function of the staleness, as `inverse_damping()`; None for 1.
+      buffers: B, a Python int, at most n; None for none.
+      rule: what is made of the buffers, as `byzjax.aggregate(byzjax.median)`.
+      attack: what the liars make of it, as `byzjax.attack(attacks.sign_flip, byzantine)`. It sees
+        the last gradient of each worker, 0 at first, and of what it returns only the row of the
+        arriving worker is sent. Its `step` counts arrivals.
+      speeds: `float[n]`, gradients per unit of time; may be traced. None for 1.
+      max_staleness: the largest tau that is not rejected, a Python int; None for any.
+
+    Returns:
+      A `Protocol`. Its `step` draws worker p's loss key as `fold_in(key, p)`; a `trusted` batch
+      becomes the extra argument `trusted`, its gradient at the server's model. Its `models` holds
+      one model. Its state counts the accepted and rejected gradients of each worker. Of its info,
+      `honest` and `sent` have one row, and `aggregate` is what the optimizer was given, 0 if
+      nothing.
+
+      Requirement: n >= 1, or what the judges need. Cost: one gradient a step, and O(nd) of memory.
+
+    Raises:
+      TypeError: a number that must be a Python int is not.
+      ValueError: one is too small, there are more buffers than workers, buffers without a rule or
+        a rule without buffers, not n speeds, or too few workers for a judge.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> from byzjax import protocols
+      >>> def loss_fn(params, batch, key=None):
+      ...     return jnp.mean((params - batch["x"]) ** 2)
+      >>> server = protocols.asynchronous(
+      ...     loss_fn, num_workers=3, server=optax.sgd(0.1), damping=protocols.inverse_damping())
+      >>> key = jax.random.key(0)
+      >>> batch = {"workers": {"x": jnp.array([[1.0], [1.0], [1.0]])}}
+      >>> state = server.init(jnp.zeros(()), key)
+      >>> for k in range(60):
+      ...     state, info = jax.jit(server.step)(state, batch, jax.random.fold_in(key, k))
+      >>> server.models(state).round(2)
+      Array([1.], dtype=float32)
+
+    Reference: Kardam in Damaskinos, El Mhamdi, Guerraoui, Patra and Taziki, Asynchronous Byzantine
+    Machine Learning (the case of SGD), ICML 2018 (arXiv:1802.07928); BASGD in Yang and Li, BASGD:
+    Buffered Asynchronous SGD for Byzantine Learning, ICML 2021 (arXiv:2003.00937), without its
+    reassignment of workers whose buffers stay empty.
+    """
+    n = static_int("num_workers", num_workers, at_least=1)
+    if (buffers is None) != (rule is None):
+        raise ValueError(f"buffers and rule belong together; got buffers={buffers}, rule={rule}.")
+    if buffers is not None:
+        buffers = static_int("buffers", buffers, at_least=1)
+        if buffers > n:
+            raise ValueError(
+                "asynchronous needs buffers <= num_workers; "
+                f"got buffers={buffers}, num_workers={n}."
+            )
+    if max_staleness is not None:
+        max_staleness = static_int("max_staleness", max_staleness)
+    if speeds is not None and jnp.shape(speeds) != (n,):
+        raise ValueError(f"speeds have shape {jnp.shape(speeds)}; {n} workers need shape ({n},).")
+    for each in judge:
+        each.check(n)
+    damping = damping or constant_damping()
+    chosen = (attack, rule, server)
+    stages = [optax.with_extra_args_support(s or optax.identity()) for s in chosen]
+
+    def computing_time(key: jax.Array, shape: tuple, who) -> jax.Array:
+        time = jax.random.exponential(key, shape, jnp.float32)
+        return time if speeds is None else time / jnp.asarray(speeds, jnp.float32)[who]
+
+    def init(params: PyTree, key: jax.Array) -> AsynchronousState:
+        nobody = jnp.zeros(n, jnp.int32)
+        return AsynchronousState(
+            params=params,
+            version=jnp.int32(0),
+            left=computing_time(key, (n,), slice(None)),
+            pulled=_workers.copies(params, n),
+            versions=nobody,
+            honest=_zeros(params, n),
+            buffers=None if buffers is None else _zeros(params, buffers),
+            waiting=None if buffers is None else jnp.zeros(buffers, jnp.int32),
+            accepted=nobody,
+            rejected=nobody,
+            stages=tuple(stage.init(params) for stage in stages),
+            judges=tuple(each.init(params, n) for each in judge),
+        )
+
+    def step(state: AsynchronousState, batch: dict, key: jax.Array):
+        of_workers, params = batch["workers"], state.params
+        if stacked.num_workers(of_workers) != n:
+            found = stacked.num_workers(of_workers)
+            raise ValueError(f"expected batches of {n} workers; got {found}.")
+        grad, extra_args, trusted = jax.grad(loss_fn), {}, None
+        if "trusted" in batch:
+            trusted = grad(params, batch["trusted"], key=jax.random.fold_in(key, n))
+            extra_args["trusted"] = trusted
+        attacking, ruling, serving = state.stages
+        attack, rule, server = stages
+
+        p = jnp.argmin(state.left).astype(jnp.int32)
+        pulled = stacked.take(state.pulled, p)
+        own = grad(pulled, stacked.take(of_workers, p), key=jax.random.fold_in(key, p))
+        honest = _with_row(state.honest, p, own)
+        sent, attacking = attack.update(honest, attacking, params, **extra_args)
+        sent = stacked.take(sent, p)
+
+        staleness = state.version - state.versions[p]
+        arrival = Arrival(sent, p, pulled, params, staleness, trusted)
+        weight = damping(staleness)
+        accept = jnp.bool_(True) if max_staleness is None else staleness <= max_staleness
+        judged = []
+        for each, its_state in zip(judge, state.judges):
+            factor, its_state = each.judge(its_state, arrival)
+            weight, accept = weight * factor, accept & (factor > 0)
+            judged.append(its_state)
+        judges = tuple(
+            _where(accept, each.accepted(its_state, arrival), its_state)
+            for each, its_state in zip(judge, judged)
+        )
+        # A factor of 0 makes 0 of anything, NaN as well.
+        gradient = stacked.scale(_workers.copies(sent, 1), jnp.where(accept, weight, 0)[None])
+        gradient = stacked.take(gradient, 0)
+
+        held, waiting, ready = state.buffers, state.waiting, accept
+        if buffers is not None:
+            b = p % buffers
+            there, count = stacked.take(held, b), waiting[b]
+            mean = jax.tree.map(
+                lambda h, g: h + (g - h) / (count + 1).astype(h.dtype), there, gradient
+            )
+            held = _with_row(held, b, _where(accept, mean, there))
+            waiting = waiting.at[b].add(accept.astype(jnp.int32))
+            ready = accept & jnp.all(waiting > 0)
+
+        def forward():
+            direction, ruled = gradient, ruling
+            if buffers is not None:
+                direction, ruled = rule.update(held, ruling, params, **extra_args)
+            updates, served = server.update(direction, serving, params, **extra_args)
+            return optax.apply_updates(params, updates), direction, ruled, served
+
+        def still():
+            return params, jax.tree.map(jnp.zeros_like, params), ruling, serving
+
+        new_params, direction, ruling, serving = lax.cond(ready, forward, still)
+        if buffers is not None:
+            held = _where(ready, jax.tree.map(jnp.zeros_like, held), held)
+            waiting = jnp.where(ready, 0, waiting)
+
+        version = state.version + ready.astype(jnp.int32)
+        left = state.left - state.left[p]
+        time = computing_time(jax.random.fold_in(key, n + 1), (), p)
+        one = accept.astype(jnp.int32)
+        new_state = AsynchronousState(
+            params=new_params,
+            version=version,
+            left=left.at[p].set(time),
+            pulled=_with_row(state.pulled, p, new_params),
+            versions=state.versions.at[p].set(version),
+            honest=honest,
+            buffers=held,
+            waiting=waiting,
+            accepted=state.accepted.at[p].add(one),
+            rejected=state.rejected.at[p].add(1 - one),
+            stages=(attacking, ruling, serving),
+            judges=judges,
+        )
+        info = Info(_workers.copies(own, 1), _workers.copies(sent, 1), direction, p[None])
+        return new_state, info
+
+    def models(state: AsynchronousState) -> PyTree:
+        return jax.tree.map(lambda leaf: leaf[None], state.params)
+
+    def traffic(params: PyTree) -> Traffic:
+        return Traffic(2, 2 * _workers.floats(params))
+
+    return Protocol(init, step, models, traffic)
+
+
+def _zeros(params: PyTree, count: int) -> PyTree:
+    return jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), params)
+
+
+def _with_row(updates: PyTree, row: jax.Array, update: PyTree) -> PyTree:
+    return jax.tree.map(lambda x, u: x.at[row].set(u), updates, update)
+
+
+def _where(condition: jax.Array, if_true: PyTree, if_false: PyTree) -> PyTree:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), if_true, if_false)

@@ -1,0 +1,384 @@
+"""Judges of an arriving gradient, for `asynchronous`: is it used, and how much does it count?"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from byzjax import stacked
+from byzjax._checks import not_negative, one_of, positive, static_int
+from byzjax._kernels import root
+from byzjax.protocols import _workers
+from byzjax.stacked import PyTree
+
+
+class Arrival(NamedTuple):
+    """A gradient that has just arrived.
+
+    Attributes:
+      gradient: what was sent, `[...]`.
+      worker: `int32`, who sent it.
+      params: the model that this worker had pulled, `[...]`.
+      current: the server's model, `[...]`.
+      staleness: `int32`, how many steps the server took in between.
+      trusted: the gradient of the server's own batch at `current`, `[...]`, or None.
+    """
+
+    gradient: PyTree
+    worker: jax.Array
+    params: PyTree
+    current: PyTree
+    staleness: jax.Array
+    trusted: PyTree | None
+
+
+class Judge(NamedTuple):
+    """What decides on arriving gradients; one is accepted if all judges accept it.
+
+    Attributes:
+      check: `check(num_workers)` raises where the judge cannot work with so many.
+      init: `init(params, num_workers) -> state`.
+      judge: `judge(state, arrival) -> (weight, state)`; a weight of 0 rejects, a positive one is a
+        factor of the gradient.
+      accepted: `accepted(state, arrival) -> state`, for an arrival that all judges accepted.
+    """
+
+    check: Callable
+    init: Callable
+    judge: Callable
+    accepted: Callable
+
+
+# --- Kardam --------------------------------------------------------------------------------------
+
+
+class LipschitzState(NamedTuple):
+    """State of `lipschitz`.
+
+    Attributes:
+      gradients: what each worker sent last, stacked `[n, ...]`.
+      pulled: the models that belong to these, stacked `[n, ...]`.
+      norms: `[n]`, the norms of these gradients; -inf for who sent nothing yet.
+      coefficients: `[n, window]`, the last coefficients of each worker; -inf where there is none.
+      count: `int32[n]`, how many each worker has had.
+      last: the last accepted gradient, `[...]`.
+      before: the server's model when that was accepted, `[...]`.
+      refused: `int32`, how many were rejected since.
+    """
+
+    gradients: PyTree
+    pulled: PyTree
+    norms: jax.Array
+    coefficients: jax.Array
+    count: jax.Array
+    last: PyTree
+    before: PyTree
+    refused: jax.Array
+
+
+def lipschitz(*, f: int, window: int = 25, norms: str = "always") -> Judge:
+    r"""Rejects a gradient that changes faster than the gradients of most workers do.
+
+    Worker q pulled the models x_q' and x_q, one after the other and not the same, and sent g_q' and
+    g_q for them. The last accepted gradient was g', the server's model before that was x', and is x
+    now. A gradient g is accepted if
+
+    $$ \frac{\|g - g'\|}{\|x - x'\|} \le \operatorname*{quantile}_{(n - f) / n} \hat K_q,
+       \qquad \hat K_q = \frac{\|g_q - g_q'\|}{\|x_q - x_q'\|}. $$
+
+    The left side spans one step of the server, but a worker pulls once in n steps. So with noisy
+    gradients the left side is mostly the larger one, and few gradients are accepted. Therefore K_q
+    is the largest of the last `window` coefficients of worker q; `window=1` is the formula itself.
+
+    The coefficients say nothing before 2f + 1 workers have one, nor where x = x', and if all is
+    rejected they stay as they are. There, and after n rejections in a row, the formula is waived.
+
+    A coefficient is large where a worker happened to pull two models close to each other, and then
+    a lie of any length may pass; one that did moves x so far that the next ones pass as well. This
+    and the waived formula are why the norms count, too: with `norms="always"` an accepted gradient
+    is at most as long as the same quantile of what each worker sent last, and nothing is accepted
+    before 2f + 1 workers have sent something. With `norms="otherwise"` this is asked only where the
+    formula is waived, and with `norms="never"`, which leaves the published formula alone, nowhere.
+
+    Of m workers that have a value, the quantile is the (m - f)-th smallest: at most the largest of
+    the honest ones. A gradient that is not finite is rejected.
+
+    Requirement: n >= 3f + 1. Breakdown: a lie is accepted if it changes no faster than the honest
+    gradients. Cost: O(d), and O(nd) of memory, the last gradient and the last model of each worker.
+
+    Args:
+      f: number of faults to tolerate, a Python int.
+      window: of how many coefficients of a worker the largest counts, a Python int.
+      norms: always, otherwise or never.
+
+    Returns:
+      A `Judge` for `asynchronous`.
+
+    Raises:
+      TypeError: f or window is not a Python int.
+      ValueError: one is too small, `norms` is another word, or `asynchronous` has n < 3f + 1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from byzjax.protocols import Arrival, lipschitz
+      >>> judge = lipschitz(f=0)
+      >>> def arrives(state, gradient, model):
+      ...     x = jnp.array([model])
+      ...     arrival = Arrival(jnp.array([gradient]), jnp.int32(0), x, x, jnp.int32(0), None)
+      ...     weight, state = judge.judge(state, arrival)
+      ...     return float(weight), judge.accepted(state, arrival)
+      >>> _, state = arrives(judge.init(jnp.zeros(1), 1), 1.0, 0.0)
+      >>> _, state = arrives(state, 3.0, 1.0)  # changes by 2 where the model moved by 1
+      >>> arrives(state, 6.0, 2.0)[0], arrives(state, jnp.inf, 2.0)[0]
+      (1.0, 0.0)
+
+    Reference: Damaskinos, El Mhamdi, Guerraoui, Patra and Taziki, Asynchronous Byzantine Machine
+    Learning (the case of SGD), ICML 2018 (arXiv:1802.07928). The window of 25 and the way out after
+    n rejections are those of the authors' code; the norms are ours.
+    """
+    f = static_int("f", f)
+    window = static_int("window", window, at_least=1)
+    one_of("norms", norms, ("always", "otherwise", "never"))
+
+    def init(params: PyTree, num_workers: int) -> LipschitzState:
+        zero = jax.tree.map(jnp.zeros_like, params)
+        none = _workers.copies(zero, num_workers)
+        return LipschitzState(
+            gradients=none,
+            pulled=none,
+            norms=jnp.full(num_workers, -jnp.inf, jnp.float32),
+            coefficients=jnp.full((num_workers, window), -jnp.inf, jnp.float32),
+            count=jnp.zeros(num_workers, jnp.int32),
+            last=zero,
+            before=zero,
+            refused=jnp.int32(0),
+        )
+
+    def judge(state: LipschitzState, arrival: Arrival) -> tuple[jax.Array, LipschitzState]:
+        p, n = arrival.worker, len(state.norms)
+        turned = _distance(arrival.gradient, stacked.take(state.gradients, p))
+        moved = _distance(arrival.params, stacked.take(state.pulled, p))
+        measured = (state.norms[p] > -jnp.inf) & (moved > 0)
+        place = state.count[p] % window
+        slope = jnp.where(measured, turned / moved, state.coefficients[p, place])
+        coefficients = state.coefficients.at[p, place].set(slope)
+        norm = _norm(arrival.gradient)
+        lengths = state.norms.at[p].set(norm)
+
+        steepest = jnp.max(coefficients, axis=1)
+        step = _distance(arrival.current, state.before)
+        growth = _distance(arrival.gradient, state.last) / step
+        known = jnp.sum(steepest > -jnp.inf) > 2 * f
+        decides = known & (step > 0) & (state.refused < n)
+        # Infinity is not above infinity: a lie must not pass among other lies.
+        slow = jnp.isfinite(growth) & (growth <= _quantile(steepest, f))
+        short = (jnp.sum(lengths > -jnp.inf) > 2 * f) & (norm <= _quantile(lengths, f))
+        good = jnp.isfinite(norm) & (slow | ~decides)
+        if norms == "always":
+            good = good & short
+        elif norms == "otherwise":
+            good = good & (short | decides)
+        return good.astype(jnp.float32), state._replace(
+            gradients=_with_row(state.gradients, p, arrival.gradient),
+            pulled=_with_row(state.pulled, p, arrival.params),
+            norms=lengths,
+            coefficients=coefficients,
+            count=state.count.at[p].add(measured.astype(jnp.int32)),
+            refused=state.refused + (~good).astype(jnp.int32),
+        )
+
+    def accepted(state: LipschitzState, arrival: Arrival) -> LipschitzState:
+        return state._replace(last=arrival.gradient, before=arrival.current, refused=jnp.int32(0))
+
+    return Judge(_three_times("lipschitz", f), init, judge, accepted)
+
+
+class FrequencyState(NamedTuple):
+    """State of `frequency`.
+
+    Attributes:
+      workers: `int32[2f]`, whose gradients were accepted last; -1 where none was.
+    """
+
+    workers: jax.Array
+
+
+def frequency(*, f: int) -> Judge:
+    r"""Rejects a worker that is among the last 2f whose gradients were accepted.
+
+    Then no f workers supply more than f of any 2f + 1 accepted gradients in a row, since these come
+    from 2f + 1 workers.
+
+    Requirement: n >= 3f + 1. Breakdown: f of 2f + 1 accepted gradients may be lies. Cost: O(f). At
+    most n - 2f workers are heard at a time: if f of n = 3f + 1 are silent or rejected, the others
+    are heard in a fixed order, and nobody but the next of them.
+
+    Args:
+      f: number of faults to tolerate, a Python int.
+
+    Returns:
+      A `Judge` for `asynchronous`.
+
+    Raises:
+      TypeError: f is not a Python int.
+      ValueError: it is negative, or `asynchronous` has n < 3f + 1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from byzjax.protocols import Arrival, frequency
+      >>> judge, zero = frequency(f=1), jnp.zeros(1)
+      >>> state = judge.init(zero, 4)
+      >>> arrivals = [Arrival(zero, jnp.int32(i), zero, zero, jnp.int32(0), None) for i in range(4)]
+      >>> for i in (0, 1):
+      ...     state = judge.accepted(state, arrivals[i])
+      >>> [float(judge.judge(state, arrival)[0]) for arrival in arrivals]
+      [0.0, 0.0, 1.0, 1.0]
+
+    Reference: Damaskinos, El Mhamdi, Guerraoui, Patra and Taziki, Asynchronous Byzantine Machine
+    Learning (the case of SGD), ICML 2018 (arXiv:1802.07928).
+    """
+    f = static_int("f", f)
+
+    def init(params: PyTree, num_workers: int) -> FrequencyState:
+        del params, num_workers
+        return FrequencyState(jnp.full(2 * f, -1, jnp.int32))
+
+    def judge(state: FrequencyState, arrival: Arrival) -> tuple[jax.Array, FrequencyState]:
+        return jnp.all(state.workers != arrival.worker).astype(jnp.float32), state
+
+    def accepted(state: FrequencyState, arrival: Arrival) -> FrequencyState:
+        return FrequencyState(jnp.concatenate([arrival.worker[None], state.workers])[: 2 * f])
+
+    return Judge(_three_times("frequency", f), init, judge, accepted)
+
+
+def kardam(*, f: int, window: int = 25, norms: str = "always") -> tuple[Judge, Judge]:
+    """The two filters of Kardam, `(lipschitz, frequency)`.
+
+    The third part is a damping: `asynchronous(..., judge=kardam(f=f), damping=inverse_damping())`.
+
+    Requirement: n >= 3f + 1. Breakdown: as its parts. Cost: O(d), and O(nd) of memory.
+
+    Args:
+      f: number of faults to tolerate, a Python int.
+      window: as in `lipschitz`.
+      norms: as in `lipschitz`.
+
+    Returns:
+      Two `Judge`s for `asynchronous`.
+
+    Raises:
+      TypeError: f or window is not a Python int.
+      ValueError: one is too small, `norms` is another word, or `asynchronous` has n < 3f + 1.
+
+    Example:
+      >>> import optax
+      >>> from byzjax import protocols
+      >>> server = protocols.asynchronous(
+      ...     lambda params, batch, key=None: params, num_workers=9, server=optax.sgd(0.1),
+      ...     judge=protocols.kardam(f=3))
+      Traceback (most recent call last):
+      ValueError: lipschitz needs n >= 3f + 1; got n=9, f=3.
+
+    Reference: Damaskinos, El Mhamdi, Guerraoui, Patra and Taziki, Asynchronous Byzantine Machine
+    Learning (the case of SGD), ICML 2018 (arXiv:1802.07928).
+    """
+    return lipschitz(f=f, window=window, norms=norms), frequency(f=f)
+
+
+# --- Zeno++ --------------------------------------------------------------------------------------
+
+
+def zeno_plus_plus(
+    *,
+    learning_rate: float | jax.Array,
+    rho: float | jax.Array = 0.0,
+    epsilon: float | jax.Array = 0.0,
+) -> Judge:
+    r"""Rejects a gradient that points away from a trusted one; others are made as long as that.
+
+    With the trusted gradient g_0 of the server's model and g as long as it,
+    $\tilde g = \|g_0\| g / \|g\|$, the gradient is accepted, as $\tilde g$, if
+
+    $$ \gamma \langle g_0, \tilde g \rangle - \rho \|\tilde g\|^2 + \gamma \epsilon \ge 0. $$
+
+    A gradient that is 0 or not finite is rejected. The paper computes g_0 now and then; here it is
+    the gradient of each step's `trusted` batch.
+
+    Requirement: n >= 1. Breakdown: any number of liars, as long as `trusted` is right. Cost: O(d).
+
+    Args:
+      learning_rate: gamma, the step size; may be traced.
+      rho: weight of the squared norm; may be traced.
+      epsilon: how much of a rise is forgiven, in the unit of a squared gradient; may be traced.
+
+    Returns:
+      A `Judge` for `asynchronous`.
+
+    Raises:
+      ValueError: learning_rate is not positive, or rho or epsilon is negative.
+      TypeError: at a step, there is no trusted batch.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from byzjax.protocols import Arrival, zeno_plus_plus
+      >>> judge, x = zeno_plus_plus(learning_rate=0.1), jnp.zeros(2)
+      >>> def weight(gradient):
+      ...     trusted = jnp.array([1.0, 0.0])
+      ...     arrival = Arrival(jnp.array(gradient), jnp.int32(0), x, x, jnp.int32(0), trusted)
+      ...     return float(judge.judge(judge.init(x, 1), arrival)[0])
+      >>> weight([3.0, 4.0]), weight([-3.0, 4.0])
+      (0.20000000298023224, 0.0)
+
+    Reference: Xie, Koyejo and Gupta, Zeno++: Robust Fully Asynchronous SGD, ICML 2020
+    (arXiv:1903.07020).
+    """
+    positive("learning_rate", learning_rate)
+    not_negative("rho", rho)
+    not_negative("epsilon", epsilon)
+
+    def judge(state: tuple, arrival: Arrival) -> tuple[jax.Array, tuple]:
+        if arrival.trusted is None:
+            raise TypeError("zeno_plus_plus needs trusted; give each step a batch of that name.")
+        row = _workers.copies(arrival.gradient, 1)
+        (product,) = stacked.inner_products(row, arrival.trusted)
+        norm, length = _norm(arrival.gradient), _norm(arrival.trusted)
+        factor = length / norm
+        score = learning_rate * (factor * product + epsilon) - rho * length**2
+        good = jnp.isfinite(norm) & (norm > 0) & (score >= 0)
+        return jnp.where(good, factor, 0).astype(jnp.float32), state
+
+    return Judge(
+        lambda num_workers: None, lambda params, n: (), judge, lambda state, arrival: state
+    )
+
+
+# --- shared --------------------------------------------------------------------------------------
+
+
+def _three_times(name: str, f: int) -> Callable:
+    def check(num_workers: int) -> None:
+        if num_workers < 3 * f + 1:
+            raise ValueError(f"{name} needs n >= 3f + 1; got n={num_workers}, f={f}.")
+
+    return check
+
+
+def _quantile(values: jax.Array, f: int) -> jax.Array:
+    """The (m - f)-th smallest of m values above -inf; `values` holds -inf for those that lack."""
+    return jnp.sort(values)[len(values) - 1 - f]
+
+
+def _distance(a: PyTree, b: PyTree) -> jax.Array:
+    (square,) = stacked.squared_distances(_workers.copies(a, 1), b)
+    return root(square).astype(jnp.float32)
+
+
+def _norm(a: PyTree) -> jax.Array:
+    (square,) = stacked.squared_norms(_workers.copies(a, 1))
+    return root(square).astype(jnp.float32)
+
+
+def _with_row(updates: PyTree, row: jax.Array, update: PyTree) -> PyTree:
+    return jax.tree.map(lambda x, u: x.at[row].set(u), updates, update)

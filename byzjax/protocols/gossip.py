@@ -1,0 +1,323 @@
+"""Peer to peer: nobody is in charge, and every node hears its neighbours in a graph only."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from byzjax import scores, stacked
+from byzjax._checks import positive, static_int
+from byzjax._kernels import root, wide
+from byzjax.protocols import _workers, graphs
+from byzjax.protocols._protocol import Info, Protocol, Traffic
+from byzjax.stacked import PyTree
+from byzjax.transforms import per_worker
+
+
+class GossipState(NamedTuple):
+    """A model for each node, and the state of each stage.
+
+    Attributes:
+      params: the models, `[n, ...]`.
+      optimizer: states of the optimizer, one for each node.
+      attack: state of the attack; with `per_receiver` one for each node.
+      rule: states of the rule, one for each node.
+    """
+
+    params: PyTree
+    optimizer: PyTree
+    attack: PyTree
+    rule: PyTree
+
+
+class _Degree(NamedTuple):
+    """All nodes with one number k - 1 of neighbours.
+
+    Attributes:
+      nodes: `int32[m]`, their numbers.
+      heard: `int32[m, k]`, whose rows each has before it, its own first.
+      weights: `[m, k]`, the Metropolis weights of these rows.
+    """
+
+    nodes: jax.Array
+    heard: jax.Array
+    weights: jax.Array
+
+
+def gossip(
+    loss_fn: Callable,
+    *,
+    graph: Any,
+    rule: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation,
+    byzantine: jax.Array | None = None,
+    f: int = 0,
+    attack: optax.GradientTransformation | None = None,
+    per_receiver: bool = False,
+    workers_at_once: int | None = None,
+) -> Protocol:
+    r"""Every node takes a step of its own, then meets its neighbours by a rule.
+
+    $$ y_i = x_i + u_i, \qquad x_i \leftarrow F(y_i, \; y_j : j \in N_i) $$
+
+    with u_i what the optimizer of node i makes of the gradient at x_i, and N_i its neighbours in
+    the graph. The rows of F are node i's own half step y_i, which is never a lie to itself, and
+    then what its neighbours sent, in the order of their numbers. The rule may take, by name,
+    `center`, y_i, and `weights`, the Metropolis weights of the rows. So
+
+    * `byzjax.aggregate(byzjax.nearest_to_pivot, f=f)` is MoNNA: row 0 is the pivot;
+    * `byzjax.aggregate(byzjax.centered_clip, radius=r)` clips about y_i, all weights 1 / k;
+    * `byzjax.aggregate(protocols.clipped_gossip, radius=r)` does so with the Metropolis weights;
+    * `byzjax.aggregate(byzjax.stacked.weighted_mean)` is plain gossip.
+
+    Requirement: that of the rule, with n a node and its neighbours, and f the liars among them. A
+    rule may need more here than at one server, for what is left of a lie is there in the next step:
+    with three rows and f = 1, a lie that is nearer than the honest neighbour leads MoNNA away.
+    Cost: one gradient and one call of the rule for each node.
+
+    Args:
+      loss_fn: `loss_fn(params, batch, key=None) -> scalar`, of one node's batch.
+      graph: `bool[n, n]`, who hears whom, as `graphs.ring(n)`; connected.
+      rule: stacked half steps of a neighbourhood -> one model, as `byzjax.aggregate(...)`; it has
+        a state for each node.
+      optimizer: of one node, as `optax.sgd(0.1, momentum=0.9)`; it has a state for each node.
+      byzantine: `bool[n]`, whose models `models` and `Info.aggregate` leave out; may be traced;
+        None for nobody.
+      f: number of liars in all, at most, a Python int.
+      attack: what the liars make of the half steps `[n, ...]`, the same for all who hear them, as
+        `byzjax.attack(attacks.sign_flip, byzantine)`.
+      per_receiver: whether the attack is made once for each node instead, on the rows `[k, ...]`
+        that this node hears, with `senders`, their numbers, `center` and `weights` among its extra
+        arguments. It then has a state for each node.
+      workers_at_once: how many nodes compute side by side, a Python int; None for all of them, with
+        a copy of a model for each edge and direction.
+
+    Returns:
+      A `Protocol`. Its `step` draws node i's loss key as `fold_in(key, i)`; its `models` holds
+      n - f of them. In `Info` the updates are half steps, and `aggregate` is the mean of the honest
+      nodes' new models; with `per_receiver`, `sent` is what the first honest node hears, and where
+      it hears nothing the half step.
+
+    Raises:
+      TypeError: f or workers_at_once is not a Python int.
+      ValueError: the graph is not one or not connected, f >= n, `byzantine` is not `bool[n]`, the
+        rule needs larger neighbourhoods, or, at a step, the batch is not that of n nodes.
+
+    Example:
+      >>> import byzjax, jax, jax.numpy as jnp, optax
+      >>> from byzjax import protocols
+      >>> from byzjax.protocols import graphs
+      >>> def loss_fn(params, batch, key=None):
+      ...     return jnp.mean((params - batch["x"]) ** 2)
+      >>> peers = protocols.gossip(loss_fn, graph=graphs.ring(4), optimizer=optax.sgd(0.5),
+      ...     rule=byzjax.aggregate(byzjax.median))
+      >>> key = jax.random.key(0)
+      >>> batch = {"workers": {"x": jnp.array([[1.0], [2.0], [3.0], [99.0]])}}
+      >>> state, info = peers.step(peers.init(jnp.zeros(()), key), batch, key)
+      >>> peers.models(state)
+      Array([2., 2., 3., 3.], dtype=float32)
+
+    Reference: for half step and rule, He, Karimireddy and Jaggi, Byzantine-Robust Decentralized
+    Learning via ClippedGossip, 2022 (arXiv:2202.01545), and Farhadkhani et al., Robust
+    Collaborative Learning with Linear Gradient Overhead, ICML 2023 (arXiv:2209.10931).
+    """
+    if workers_at_once is not None:
+        workers_at_once = static_int("workers_at_once", workers_at_once, at_least=1)
+    heard = graphs.neighborhoods(graph)
+    n, f = len(heard), static_int("f", f)
+    if f >= n:
+        raise ValueError(f"gossip needs f < n; got n={n}, f={f}.")
+    byzantine = jnp.zeros(n, bool) if byzantine is None else jnp.asarray(byzantine)
+    if byzantine.shape != (n,) or byzantine.dtype != jnp.bool_:
+        raise ValueError(
+            f"byzantine must be bool[n] with n={n}; got {byzantine.dtype}{list(byzantine.shape)}."
+        )
+    rule = optax.with_extra_args_support(rule)
+    optimizer = optax.with_extra_args_support(optimizer)
+    attack = optax.with_extra_args_support(attack or optax.identity())
+    for size in sorted({1 + len(near) for near in heard}):
+        _try_rule(rule, size)
+    degrees = _degrees(heard, graphs.metropolis_weights(graph))
+    in_order = jnp.argsort(jnp.concatenate([group.nodes for group in degrees]))
+
+    def init(params: PyTree, key: jax.Array) -> GossipState:
+        del key  # transformations that draw numbers were given their keys when they were made
+        lying = per_worker(attack, n) if per_receiver else attack
+        return GossipState(
+            _workers.copies(params, n),
+            per_worker(optimizer, n).init(params),
+            lying.init(params),
+            per_worker(rule, n).init(params),
+        )
+
+    def step(state: GossipState, batch: dict, key: jax.Array) -> tuple[GossipState, Info]:
+        models, of_workers = state.params, batch["workers"]
+        found = stacked.num_workers(of_workers)
+        if found != n:
+            raise ValueError(f"expected batches of {n} nodes, as the graph has; got {found}.")
+        gradients = _workers.gradients(
+            loss_fn, models, of_workers, key, own=True, at_once=workers_at_once
+        )
+        # Not `per_worker`'s update, which would show every node the models of all.
+        steps, optimizing = jax.vmap(optimizer.update)(gradients, state.optimizer, models)
+        half = optax.apply_updates(models, steps)
+        sent, lying, to_each = half, state.attack, ()
+        if per_receiver:
+            lying, to_each = (), state.attack
+        else:
+            sent, lying = attack.update(half, lying, models)
+
+        def meet(senders: jax.Array, weights: jax.Array, to_one: PyTree, ruling: PyTree) -> tuple:
+            own = stacked.take(half, senders[0])
+            given = {"center": own, "weights": weights}
+            rows, told = stacked.take(sent, senders), ()
+            if per_receiver:
+                those = stacked.take(models, senders)
+                rows, to_one = attack.update(rows, to_one, those, senders=senders, **given)
+            rows = jax.tree.map(lambda x, mine: x.at[0].set(mine), rows, own)
+            if per_receiver:
+                told = rows
+            model, ruling = rule.update(rows, ruling, stacked.take(models, senders[0]), **given)
+            return (model, to_one, ruling), told
+
+        outcomes, told = [], []
+        for group in degrees:
+            states = jax.tree.map(lambda x, of=group.nodes: x[of], (to_each, state.rule))
+            outcome, rows = _workers.each(
+                meet, group.heard, group.weights, *states, at_once=workers_at_once
+            )
+            outcomes.append(outcome)
+            told.append(rows)
+        new, to_each, ruling = jax.tree.map(
+            lambda *parts: jnp.concatenate(parts)[in_order], *outcomes
+        )
+        if per_receiver:
+            lying, sent = to_each, _as_heard_by(jnp.argmin(byzantine), degrees, told, half)
+        info = Info(half, sent, stacked.mean_of(new, ~byzantine), jnp.arange(n))
+        return GossipState(new, optimizing, lying, ruling), info
+
+    def models(state: GossipState) -> PyTree:
+        return _workers.honest_rows(state.params, byzantine, n - f)
+
+    def traffic(params: PyTree) -> Traffic:
+        messages = sum(len(near) for near in heard)
+        return Traffic(messages, messages * _workers.floats(params))
+
+    return Protocol(init, step, models, traffic)
+
+
+def clipped_gossip(
+    updates: PyTree,
+    weights: jax.Array,
+    *,
+    radius: float | jax.Array | None = None,
+    f: int | None = None,
+) -> PyTree:
+    r"""A node's own model, moved by the clipped differences to those of its neighbours.
+
+    $$ y = x_0 + \sum_{j \ge 1} w_j (x_j - x_0) \min\Bigl(1, \frac{\tau}{\|x_j - x_0\|}\Bigr) $$
+
+    for the rows x_0, the node's own, and x_j of its neighbours. tau is the radius, or with `f` the
+    (f+1)-th largest of the distances, to which the f farthest neighbours are clipped: as far as
+    some honest neighbour is, at most. The paper's theorems take a tau that depends on who is
+    honest; its public code takes, without a radius, that of f = 1. A row whose distance is not
+    finite contributes nothing.
+
+    Requirement: with `f`, n >= f + 2. Breakdown: it moves by at most tau times the weights of the
+    neighbours. Cost: O(nd).
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`; row 0 is the node's own.
+      weights: `[n]`, of the rows, as a row of `graphs.metropolis_weights`; that of row 0 counts
+        for nothing.
+      radius: tau, in the unit of the updates' norm; may be traced.
+      f: number of neighbours to clip, a Python int, instead of a radius.
+
+    Returns:
+      One update; every leaf has shape `[...]` and keeps its dtype.
+
+    Raises:
+      TypeError: f is not a Python int.
+      ValueError: the leaves disagree on n, `weights` has not one entry for each row, both radius
+        and f are given or neither, radius is not positive, or n < f + 2.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from byzjax import protocols
+      >>> updates, weights = jnp.array([[1.0], [2.0], [3.0], [99.0]]), jnp.full(4, 0.25)
+      >>> protocols.clipped_gossip(updates, weights, radius=4.0)
+      Array([2.75], dtype=float32)
+      >>> protocols.clipped_gossip(updates, weights, f=1)
+      Array([2.25], dtype=float32)
+
+    Reference: He, Karimireddy and Jaggi, Byzantine-Robust Decentralized Learning via ClippedGossip,
+    2022 (arXiv:2202.01545).
+    """
+    n, own = stacked.num_workers(updates), stacked.take(updates, 0)
+    if (radius is None) == (f is None):
+        raise ValueError(f"clipped_gossip takes radius or f, one; got radius={radius}, f={f}.")
+    positive("radius", radius)
+    weights = jnp.asarray(weights)
+    if weights.shape != (n,):
+        raise ValueError(f"weights have shape {weights.shape}; {n} rows need shape ({n},).")
+    squares = stacked.squared_distances(updates, own)
+    if f is None:
+        limit = jnp.asarray(radius, squares.dtype) ** 2
+    else:
+        f = static_int("f", f)
+        if n < f + 2:
+            raise ValueError(f"clipped_gossip needs n >= f + 2; got n={n}, f={f}.")
+        place = scores.ranks(lax.stop_gradient(squares[1:])) == n - 2 - f
+        limit = squares[1 + jnp.argmax(place)]
+    longer = squares > limit
+    factors = jnp.where(longer, root(limit) / root(jnp.where(longer, squares, 1)), 1)
+    shares = jnp.where(jnp.isfinite(squares), factors, 0) * weights.astype(squares.dtype)
+    # Differences first: models lie close together, far from 0.
+    apart = jax.tree.map(lambda x, y: wide(x) - wide(y)[None], updates, own)
+    moved = stacked.weighted_sum(apart, shares)
+    return jax.tree.map(lambda x, u: (x.astype(u.dtype) + u).astype(x.dtype), own, moved)
+
+
+def _try_rule(rule: optax.GradientTransformationExtraArgs, size: int) -> None:
+    """Calls the rule on shapes: what it asks of n and f shows before anything is computed."""
+    rows = jnp.zeros((size, 2))
+    given = {"center": rows[0], "weights": jnp.ones(size)}
+    try:
+        jax.eval_shape(lambda x: rule.update(x, rule.init(x[0]), x[0], **given), rows)
+    except ValueError as error:
+        text = str(error).rstrip(".")
+        raise ValueError(
+            f"{text}; in gossip these are a node and its neighbours, {size} rows."
+        ) from error
+
+
+def _degrees(heard: tuple, weights: tuple) -> list[_Degree]:
+    """The nodes by their number of neighbours, fewest first."""
+    groups = []
+    for degree in sorted({len(near) for near in heard}):
+        nodes = [i for i, near in enumerate(heard) if len(near) == degree]
+        rows = [(i, *heard[i]) for i in nodes]
+        shares = [[weights[i][j] for j in row] for i, row in zip(nodes, rows)]
+        groups.append(_Degree(jnp.asarray(nodes), jnp.asarray(rows), jnp.asarray(shares)))
+    return groups
+
+
+def _as_heard_by(node: jax.Array, degrees: list[_Degree], told: list, half: PyTree) -> PyTree:
+    """The rows of all n as one node has them: what it was told, and the half steps of the rest."""
+
+    def of_degree(out: PyTree, group: _Degree, rows: PyTree) -> PyTree:
+        here = group.nodes == node
+        place = jnp.argmax(here)
+        senders = group.heard[place]
+
+        def leaf(x: jax.Array, row: jax.Array) -> jax.Array:
+            return x.at[senders].set(jnp.where(jnp.any(here), row[place], x[senders]))
+
+        return jax.tree.map(leaf, out, rows)
+
+    for group, rows in zip(degrees, told):
+        half = of_degree(half, group, rows)
+    return half

@@ -1,0 +1,263 @@
+"""Nodes that compute each other's gradients again, so that a server can tell who lied."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from byzjax import rules, stacked
+from byzjax._checks import one_of, static_int
+from byzjax.protocols import _workers, codes
+from byzjax.protocols._protocol import Info, Protocol, Traffic
+from byzjax.stacked import PyTree
+from byzjax.transforms import aggregate
+
+
+class RedundantState(NamedTuple):
+    """The model, and the state of each stage.
+
+    Attributes:
+      params: the model.
+      stages: states of the stages attack, rule and server, in this order.
+    """
+
+    params: PyTree
+    stages: tuple
+
+
+def vote(updates: PyTree, *, r: int, axis_name: str | None = None) -> PyTree:
+    r"""The majority of each group of r consecutive workers, leaf by leaf.
+
+    $$ y_k = x_{i^*}, \qquad
+       i^* = \arg\max_{i \in G_k} \, \bigl|\{ j \in G_k : x_j = x_i \}\bigr|,
+       \quad G_k = \{kr, \dots, kr + r - 1\} $$
+
+    for each leaf by itself, ties to the lower index. Two rows are equal if all their bits are: NaN
+    may be voted for, and 0 is not -0. A leaf that more than r / 2 rows of the group have in common
+    comes out bitwise, whatever the others sent.
+
+    Requirement: r divides n. Cost: O(n r d).
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      r: size of a group, a Python int.
+      axis_name: mesh axis over which the coordinates are sliced, if they are.
+
+    Returns:
+      Stacked updates of n / r rows; every leaf keeps its dtype.
+
+    Raises:
+      ValueError: the leaves disagree on n, or r does not divide it.
+      TypeError: r is not a Python int.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from byzjax import protocols
+      >>> updates = jnp.array([[9.0], [1.0], [1.0], [2.0], [2.0], [jnp.nan]])
+      >>> protocols.vote(updates, r=3)
+      Array([[1.],
+             [2.]], dtype=float32)
+
+    Reference: Chen, Wang, Charles and Papailiopoulos, DRACO: Byzantine-resilient Distributed
+    Training via Redundant Gradients, ICML 2018 (arXiv:1803.09877), the repetition code.
+    """
+    n, r = stacked.num_workers(updates), static_int("r", r, at_least=1)
+    if n % r:
+        raise ValueError(f"vote needs r to divide n; got r={r}, n={n}.")
+
+    def leaf_voted(leaf: jax.Array) -> jax.Array:
+        rows = leaf.reshape(n // r, r, -1)
+        bits = _bits(lax.stop_gradient(rows))
+        differ = jnp.any(bits[:, :, None] != bits[:, None], axis=3)
+        if axis_name is not None:
+            differ = lax.psum(differ.astype(jnp.int32), axis_name) > 0
+        chosen = jnp.argmin(jnp.sum(differ, axis=2, dtype=jnp.int32), axis=1)
+        voted = jnp.take_along_axis(rows, chosen[:, None, None], axis=1)
+        return voted.reshape(n // r, *leaf.shape[1:])
+
+    return jax.tree.map(leaf_voted, updates)
+
+
+def redundant(
+    loss_fn: Callable,
+    *,
+    num_workers: int,
+    s: int,
+    server: optax.GradientTransformation,
+    r: int | None = None,
+    code: str = "repetition",
+    rule: optax.GradientTransformation | None = None,
+    attack: optax.GradientTransformation | None = None,
+    workers_at_once: int | None = None,
+) -> Protocol:
+    r"""Every batch goes to r nodes, and what they have to agree on tells who lied (DRACO, DETOX).
+
+    With the repetition code the P nodes stand in P / r groups of neighbours. All nodes of a group
+    send the same, the mean over the group's r batches, and the server takes of each group what most
+    of its nodes sent:
+
+    $$ x_i = \frac{1}{r} \sum_{j \in G_k} \nabla \ell_j(x), \quad i \in G_k, \qquad
+       y_k = \mathrm{vote}\{x_i : i \in G_k\} $$
+
+    With at most s liars in a group, y_k is bitwise what it would be without any. The step goes
+    along the mean of all y_k (DRACO), or along what a robust rule makes of them (DETOX): then a few
+    groups may have more liars than s.
+
+    With the cyclic code node i sends one combination of the gradients of the batches i, ..., i + 2s
+    as complex numbers, and the server finds the mean of all P gradients, to rounding, whichever s
+    nodes lie: `codes.encode` and `codes.decode`.
+
+    Requirement: r >= 2s + 1 and r divides P; for the cyclic code P >= 2s + 1, and at most 5000
+    sets of s nodes. Cost: every node computes r gradients; here each batch's is computed once, and
+    copied. The vote takes O(P r d).
+
+    Args:
+      loss_fn: `loss_fn(params, batch, key=None) -> scalar`, of one batch.
+      num_workers: P, the number of nodes and of batches, a Python int.
+      s: liars to tolerate, a Python int: in each group for the repetition code, and of all nodes
+        for the cyclic one.
+      server: the server's optimizer, as `optax.sgd(0.1)`.
+      r: how many nodes compute each gradient, a Python int; None for 2s + 1, which the cyclic code
+        always has.
+      code: `"repetition"` or `"cyclic"`.
+      rule: what the groups' votes become, stacked `[P / r, ...]` -> one update, as
+        `byzjax.aggregate(byzjax.geometric_median)`; None for their mean. The cyclic code has none.
+      attack: what the liars make of the messages, as `byzjax.attack(attacks.constant, byzantine)`.
+        Those of the cyclic code are a dict of two trees, `re` and `im`.
+      workers_at_once: how many batches' gradients are computed side by side, a Python int; None for
+        all of them.
+
+    Returns:
+      A `Protocol`; `batch["workers"]` holds one batch for each node. Its `step` draws batch i's
+      loss key as `fold_in(key, i)`; a `trusted` batch becomes the extra argument `trusted`, its
+      gradient. Of the cyclic code `honest` and `sent` are real parts. Its `models` holds one model.
+
+    Raises:
+      TypeError: a number that must be a Python int is not.
+      ValueError: a requirement is not met, the code is unknown, the cyclic one was given a rule or
+        another r, or, at a step, the batches are not P.
+
+    Example:
+      >>> import byzjax, jax, jax.numpy as jnp, optax
+      >>> from byzjax import attacks, protocols
+      >>> def loss_fn(params, batch, key=None):
+      ...     return jnp.mean((params - batch["x"]) ** 2)
+      >>> lie = byzjax.attack(attacks.constant, jnp.array([0, 1, 0, 0, 0, 1], bool))
+      >>> draco = protocols.redundant(
+      ...     loss_fn, num_workers=6, s=1, attack=lie, server=optax.sgd(0.5))
+      >>> key = jax.random.key(0)
+      >>> batch = {"workers": {"x": jnp.arange(6.0)[:, None]}}
+      >>> state, info = draco.step(draco.init(jnp.zeros(()), key), batch, key)
+      >>> info.sent
+      Array([  -2., -100.,   -2.,   -8.,   -8., -100.], dtype=float32)
+      >>> draco.models(state)
+      Array([2.5], dtype=float32)
+
+      DETOX, where the last of five groups is lost:
+
+      >>> lie = byzjax.attack(attacks.constant, jnp.arange(15) >= 12)
+      >>> detox = protocols.redundant(
+      ...     loss_fn, num_workers=15, s=1, attack=lie, server=optax.sgd(0.5),
+      ...     rule=byzjax.aggregate(byzjax.median))
+      >>> batch = {"workers": {"x": jnp.arange(15.0)[:, None]}}
+      >>> state, info = detox.step(detox.init(jnp.zeros(()), key), batch, key)
+      >>> protocols.vote(info.sent, r=3)
+      Array([  -2.,   -8.,  -14.,  -20., -100.], dtype=float32)
+      >>> info.aggregate
+      Array(-14., dtype=float32)
+
+    Reference: Chen, Wang, Charles and Papailiopoulos, DRACO: Byzantine-resilient Distributed
+    Training via Redundant Gradients, ICML 2018 (arXiv:1803.09877); Rajput, Wang, Charles and
+    Papailiopoulos, DETOX: A Redundancy-based Framework for Faster and More Robust Gradient
+    Aggregation, NeurIPS 2019 (arXiv:1907.12205).
+    """
+    one_of("code", code, ("repetition", "cyclic"))
+    nodes, s = static_int("num_workers", num_workers, at_least=1), static_int("s", s)
+    r = 2 * s + 1 if r is None else static_int("r", r, at_least=1)
+    if workers_at_once is not None:
+        workers_at_once = static_int("workers_at_once", workers_at_once, at_least=1)
+    cyclic = code == "cyclic"
+    if cyclic:
+        codes.enough_nodes(nodes, s)
+        if r != 2 * s + 1:
+            raise ValueError(f"the cyclic code has r = 2s + 1; got r={r}, s={s}.")
+        if rule is not None:
+            raise ValueError("the cyclic code takes no rule: all that it decodes is one mean.")
+    elif r < 2 * s + 1:
+        raise ValueError(f"redundant needs r >= 2s + 1; got r={r}, s={s}.")
+    elif nodes % r:
+        raise ValueError(
+            f"redundant needs r to divide num_workers; got r={r}, num_workers={nodes}."
+        )
+    chosen = (attack or optax.identity(), rule or aggregate(rules.mean), server)
+    attack, rule, server = stages = [optax.with_extra_args_support(stage) for stage in chosen]
+
+    def message(params: PyTree) -> PyTree:
+        """A tree as one node's message has it."""
+        return {"re": params, "im": params} if cyclic else params
+
+    def shown(messages: PyTree) -> PyTree:
+        """What `Info` has of messages."""
+        return messages["re"] if cyclic else messages
+
+    def init(params: PyTree, key: jax.Array) -> RedundantState:
+        del key  # transformations that draw numbers were given their keys when they were made
+        trees = (message(params), params, params)
+        return RedundantState(params, tuple(x.init(tree) for x, tree in zip(stages, trees)))
+
+    def step(state: RedundantState, batch: dict, key: jax.Array) -> tuple[RedundantState, Info]:
+        params, (attacking, ruling, serving) = state.params, state.stages
+        n = stacked.num_workers(batch["workers"])
+        if n != nodes:
+            raise ValueError(f"expected batches of {nodes} workers; got {n}.")
+        extra_args = {}
+        if "trusted" in batch:
+            trusted_key = jax.random.fold_in(key, n)
+            extra_args["trusted"] = jax.grad(loss_fn)(params, batch["trusted"], key=trusted_key)
+        gradients = _workers.gradients(
+            loss_fn, params, batch["workers"], key, at_once=workers_at_once
+        )
+        honest = codes.encode(gradients, s=s) if cyclic else _of_groups(gradients, r)
+        sent, attacking = attack.update(honest, attacking, message(params), **extra_args)
+        if cyclic:
+            total = codes.decode(sent, s=s, key=jax.random.fold_in(key, n + 1))
+            aggregated = jax.tree.map(lambda g, p: (g / nodes).astype(p.dtype), total, params)
+        else:
+            votes = vote(sent, r=r)
+            aggregated, ruling = rule.update(votes, ruling, params, **extra_args)
+        step_taken, serving = server.update(aggregated, serving, params, **extra_args)
+        after = RedundantState(
+            optax.apply_updates(params, step_taken), (attacking, ruling, serving)
+        )
+        return after, Info(shown(honest), shown(sent), aggregated, jnp.arange(n))
+
+    def models(state: RedundantState) -> PyTree:
+        return jax.tree.map(lambda leaf: leaf[None], state.params)
+
+    def traffic(params: PyTree) -> Traffic:
+        up = 2 if cyclic else 1
+        return Traffic(2 * nodes, (1 + up) * nodes * _workers.floats(params))
+
+    return Protocol(init, step, models, traffic)
+
+
+def _of_groups(updates: PyTree, r: int) -> PyTree:
+    """Of each row the mean of its group of r neighbours.
+
+    Computed once and then copied behind a barrier, and on CPU behind a product of matrices, which
+    nothing is fused with: were it computed anew for each row, equal rows might differ in a bit.
+    """
+    n = stacked.num_workers(updates)
+    group = jnp.arange(n) // r
+    means = lax.optimization_barrier(stacked.group_means(updates, group, n // r))
+    return stacked.take(means, group)
+
+
+def _bits(x: jax.Array) -> jax.Array:
+    """Floats as integers of the same bits."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return x
+    return lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}"))

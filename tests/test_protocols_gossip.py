@@ -1,0 +1,756 @@
+"""Gossip against a loop over nodes, and what liars can do to it on graphs of several kinds."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import byzjax
+from byzjax import attacks, protocols
+from byzjax.protocols import graphs
+from tests import oracles
+
+KEY = jax.random.key(0)
+NUMBERS = jax.random.key(0, impl="unsafe_rbg")  # of which noise compiles in a third of the time
+BATCH, DIM = 4, 3
+PARAMS = {"b": jnp.zeros(()), "w": jnp.zeros(DIM)}
+CLIQUES = graphs.two_cliques(7)  # neighbourhoods of 3, 4 and 5 rows
+LIARS = jnp.arange(7) == 2
+
+
+def loss_fn(params, batch, key=None):
+    del key
+    return jnp.mean((batch["x"] @ params["w"] + params["b"] - batch["y"]) ** 2)
+
+
+def batch_of(seed, n=7):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, BATCH, DIM)).astype(np.float32)
+    y = x @ np.arange(1.0, 4.0, dtype=np.float32) + rng.normal(size=(n, BATCH)) / 10
+    return {"workers": {"x": jnp.asarray(x), "y": jnp.asarray(y, jnp.float32)}}
+
+
+def flat(params):
+    """Models as rows: b, then w."""
+    return np.column_stack([params["b"], params["w"]]).astype(np.float64)
+
+
+def still(params, batch, key=None):
+    """A loss without a slope: what is left is the talk."""
+    del batch, key
+    return 0 * jnp.sum(params)
+
+
+def nothing(n):
+    return {"workers": jnp.zeros((n, 1))}
+
+
+def row(index):
+    """A rule that returns one row: 0 is the node's own, 1 the first neighbour's."""
+    return byzjax.aggregate(lambda updates: byzjax.stacked.take(updates, index))
+
+
+# --- the paper's loop -----------------------------------------------------------------------------
+
+
+def clip_loop(rows, weights, radius=None, f=None):
+    distances = [np.linalg.norm(x - rows[0]) for x in rows[1:]]
+    if f is not None:
+        radius = sorted(distances, reverse=True)[f]
+    out = rows[0].copy()
+    for x, w, far in zip(rows[1:], weights[1:], distances):
+        out += w * (x - rows[0]) * (1 if far <= radius else radius / far)
+    return out
+
+
+def dissensus_loop(rows, byzantine, center, weights, epsilon=1.0):
+    if not byzantine.any():
+        return rows
+    pull = sum(w * (x - center) for x, w, lies in zip(rows, weights, byzantine) if not lies)
+    total = sum(w for w, lies in zip(weights, byzantine) if lies)
+    return oracles.lie(rows, byzantine, center - epsilon * pull / total)
+
+
+def one_step(graph, models, momenta, batch, rule, lie, byzantine, per_receiver):
+    """Every node by itself: its gradient, its momentum, what it hears, what it makes of that."""
+    x = np.asarray(batch["workers"]["x"], np.float64)
+    y = np.asarray(batch["workers"]["y"], np.float64)
+    n, half = len(graph), []
+    for i in range(n):
+        error = x[i] @ models[i][1:] + models[i][0] - y[i]
+        gradient = np.concatenate([[2 * error.mean()], 2 * error @ x[i] / len(error)])
+        momenta[i] = gradient + 0.9 * momenta[i]
+        half.append(models[i] - 0.05 * momenta[i])
+    half = np.array(half)
+    sent = half if per_receiver else lie(half, byzantine)
+    weights, new = np.array(graphs.metropolis_weights(graph)), []
+    for i in range(n):
+        senders = [i, *(j for j in range(n) if graph[i][j])]
+        rows, shares = sent[senders], weights[i][senders]
+        if per_receiver:
+            rows = lie(rows, byzantine[senders], half[i], shares)
+        rows = np.array([half[i], *rows[1:]])
+        new.append(rule(rows, half[i], shares))
+    return np.array(new), half, sent
+
+
+CASES = {
+    "trimmed mean": (
+        byzjax.aggregate(byzjax.trimmed_mean, f=1),
+        lambda rows, center, weights: oracles.trimmed_mean(rows, 1),
+        byzjax.attack(attacks.inner_product_manipulation, LIARS, epsilon=2.0),
+        functools.partial(oracles.inner_product_manipulation, epsilon=2.0),
+        False,
+    ),
+    "MoNNA": (
+        byzjax.aggregate(byzjax.nearest_to_pivot, f=1),
+        lambda rows, center, weights: oracles.nearest_to_pivot(rows, 1),
+        byzjax.attack(attacks.inner_product_manipulation, LIARS, epsilon=-1.1),
+        lambda rows, mask, *_: (
+            oracles.inner_product_manipulation(rows, mask, epsilon=-1.1) if mask.any() else rows
+        ),
+        True,
+    ),
+    "centered clipping": (
+        byzjax.aggregate(byzjax.centered_clip, radius=0.2),
+        lambda rows, center, weights: oracles.centered_clip(rows, 0, center, 0.2),
+        byzjax.attack(attacks.sign_flip, LIARS),
+        oracles.sign_flip,
+        False,
+    ),
+    "clipped gossip": (
+        byzjax.aggregate(protocols.clipped_gossip, f=1),
+        lambda rows, center, weights: clip_loop(rows, weights, f=1),
+        byzjax.attack(attacks.dissensus, LIARS, epsilon=1.5),
+        functools.partial(dissensus_loop, epsilon=1.5),
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "trimmed mean",
+        "clipped gossip",
+        *[pytest.param(case, marks=pytest.mark.slow) for case in ("MoNNA", "centered clipping")],
+    ],
+)
+def test_equals_the_loop_over_nodes(case):
+    rule, rule_loop, attack, lie, per_receiver = CASES[case]
+    peers = protocols.gossip(
+        loss_fn,
+        graph=CLIQUES,
+        rule=rule,
+        optimizer=optax.sgd(0.05, momentum=0.9),
+        byzantine=LIARS,
+        f=1,
+        attack=attack,
+        per_receiver=per_receiver,
+    )
+    state, step = peers.init(PARAMS, KEY), jax.jit(peers.step)
+    models, momenta, mask = np.zeros((7, 1 + DIM)), np.zeros((7, 1 + DIM)), np.asarray(LIARS)
+    for k in range(5):
+        state, info = step(state, batch_of(k), KEY)
+        models, half, sent = one_step(
+            CLIQUES, models, momenta, batch_of(k), rule_loop, lie, mask, per_receiver
+        )
+        np.testing.assert_allclose(flat(state.params), models, rtol=2e-5, atol=2e-6)
+        np.testing.assert_allclose(flat(info.honest), half, rtol=2e-5, atol=2e-6)
+        expected = models[~mask].mean(axis=0)
+        np.testing.assert_allclose(info.aggregate["w"], expected[1:], rtol=2e-5, atol=2e-6)
+        if not per_receiver:
+            np.testing.assert_allclose(flat(info.sent), sent, rtol=2e-5, atol=2e-6)
+    assert info.senders.tolist() == list(range(7))
+    assert np.abs(models - models[0]).max() > 0.01  # nodes differ
+    np.testing.assert_array_equal(flat(peers.models(state)), flat(state.params)[~mask])
+
+
+def test_no_fault_and_the_mean_of_all_is_sgd_on_all_data():
+    peers = protocols.gossip(
+        loss_fn,
+        graph=graphs.complete(7),
+        rule=byzjax.aggregate(byzjax.mean),
+        optimizer=optax.sgd(0.1),
+    )
+    state, params, step = peers.init(PARAMS, KEY), PARAMS, jax.jit(peers.step)
+    gradient = jax.jit(jax.grad(loss_fn))
+    for k in range(5):
+        batch = batch_of(k)
+        state, _ = step(state, batch, KEY)
+        union = jax.tree.map(lambda x: x.reshape(7 * BATCH, *x.shape[2:]), batch["workers"])
+        params = jax.tree.map(lambda x, g: x - 0.1 * g, params, gradient(params, union))
+        every = jax.tree.map(lambda leaf: jnp.stack([leaf] * 7), params)
+        chex.assert_trees_all_close(peers.models(state), every, rtol=1e-5, atol=1e-6)
+    assert np.linalg.norm(params["w"]) > 1
+
+
+def test_talk_alone_is_a_product_with_the_weights():
+    """So the average of all models stays, and they come together."""
+    peers = protocols.gossip(
+        still,
+        graph=CLIQUES,
+        rule=byzjax.aggregate(byzjax.stacked.weighted_mean),
+        optimizer=optax.sgd(0.1),
+    )
+    x = np.random.default_rng(0).normal(size=(7, 3))
+    state = peers.init(jnp.zeros(3), KEY)._replace(params=jnp.asarray(x, jnp.float32))
+    step, weights = jax.jit(peers.step), np.array(graphs.metropolis_weights(CLIQUES))
+    for k in range(1, 41):
+        state, _ = step(state, nothing(7), KEY)
+        power = np.linalg.matrix_power(weights, k)
+        np.testing.assert_allclose(state.params, power @ x, atol=2e-6)
+    np.testing.assert_allclose(state.params.mean(axis=0), x.mean(axis=0), atol=2e-6)
+    assert np.ptp(state.params, axis=0).max() < 0.05 * np.ptp(x, axis=0).max()
+
+
+# --- who hears what -------------------------------------------------------------------------------
+
+
+def heard_from_the_first(graph, attack, per_receiver, byzantine, index=1):
+    n = len(graph)
+    peers = protocols.gossip(
+        still,
+        graph=graph,
+        rule=row(index),
+        optimizer=optax.sgd(1.0),
+        byzantine=byzantine,
+        attack=attack,
+        per_receiver=per_receiver,
+    )
+    x = jnp.arange(1.0, n + 1)[:, None]
+    state = peers.init(jnp.zeros(1), KEY)._replace(params=x)
+    state, info = jax.jit(peers.step)(state, nothing(n), KEY)
+    return state.params[:, 0], info
+
+
+def test_a_liar_tells_all_the_same_or_each_something_else():
+    byzantine = jnp.arange(4) == 0
+    noise = byzjax.attack(attacks.gaussian, byzantine, sigma=100.0, key=NUMBERS)
+    heard, info = heard_from_the_first(graphs.complete(4), noise, False, byzantine)
+    assert heard[0] == 2
+    assert np.ptp(heard[1:]) == 0
+    np.testing.assert_array_equal(info.sent[0], heard[1])
+    heard, info = heard_from_the_first(graphs.complete(4), noise, True, byzantine)
+    assert heard[0] == 2
+    assert len(np.unique(heard[1:])) == 3
+    assert np.abs(heard[1:]).min() > 5
+    # What the first honest node hears.
+    np.testing.assert_array_equal(info.sent[:, 0], [heard[1], 2, 3, 4])
+
+
+def test_what_the_first_honest_node_does_not_hear_is_the_half_step():
+    byzantine = jnp.array([True, False, False, True, False, True])
+    flip = byzjax.attack(attacks.sign_flip, byzantine)
+    heard, info = heard_from_the_first(graphs.ring(6), flip, True, byzantine)
+    assert heard.tolist() == [2, -1, 2, 3, -4, -1]  # the neighbour of the lower number
+    assert info.sent[:, 0].tolist() == [-1, 2, 3, 4, 5, 6]
+    assert info.honest[:, 0].tolist() == [1, 2, 3, 4, 5, 6]
+    chain = graphs.dumbbell(2, 1)  # 0 - 1 - 2 - 3 - 4, two sizes of neighbourhoods
+    byzantine = jnp.array([True, False, True, True, False])
+    flip = byzjax.attack(attacks.sign_flip, byzantine)
+    heard, info = heard_from_the_first(chain, flip, True, byzantine)
+    assert heard.tolist() == [2, -1, 2, -3, -4]
+    assert info.sent[:, 0].tolist() == [-1, 2, -3, 4, 5]
+
+
+def test_a_node_does_not_lie_to_itself():
+    byzantine = jnp.arange(5) < 3
+    flip = byzjax.attack(attacks.sign_flip, byzantine)
+    for per_receiver in (False, True):
+        heard, _ = heard_from_the_first(graphs.star(5), flip, per_receiver, byzantine, index=0)
+        assert heard.tolist() == [1, 2, 3, 4, 5]
+
+
+def test_dissensus_holds_every_honest_node_where_it_is():
+    """Whose neighbours are liars in part: their lies undo what the honest neighbours say."""
+    byzantine = jnp.arange(7) == 3
+    peers = protocols.gossip(
+        still,
+        graph=CLIQUES,
+        rule=byzjax.aggregate(byzjax.stacked.weighted_mean),
+        optimizer=optax.sgd(0.1),
+        byzantine=byzantine,
+        f=1,
+        attack=byzjax.attack(attacks.dissensus, byzantine),
+        per_receiver=True,
+    )
+    x = 100 + np.random.default_rng(4).normal(size=(7, 3)).astype(np.float32)
+    state = peers.init(jnp.zeros(3), KEY)._replace(params=jnp.asarray(x))
+    state, info = jax.jit(peers.step)(state, nothing(7), KEY)
+    new, near = np.asarray(state.params), [0, 4, 5, 6]  # those who hear node 3
+    np.testing.assert_allclose(new[near], x[near], rtol=2e-7)
+    assert np.abs(new[1:3] - x[1:3]).min() > 0.01
+    weights = np.array(graphs.metropolis_weights(CLIQUES))[0][:4]
+    lies = dissensus_loop(x[:4].astype(np.float64), np.arange(4) == 3, x[0], weights)
+    np.testing.assert_allclose(info.sent[3], lies[3], rtol=1e-6)
+
+
+# --- states ---------------------------------------------------------------------------------------
+
+
+def test_the_optimizer_sees_its_own_nodes_model():
+    peers = protocols.gossip(
+        still,
+        graph=graphs.ring(3),
+        rule=row(0),
+        optimizer=optax.chain(optax.add_decayed_weights(0.1), optax.sgd(1.0)),
+    )
+    x = jnp.array([[1.0, 2.0], [10.0, 20.0], [100.0, 200.0]])
+    state = peers.init(jnp.zeros(2), KEY)._replace(params=x)
+    state, _ = jax.jit(peers.step)(state, nothing(3), KEY)
+    np.testing.assert_allclose(state.params, 0.9 * x, rtol=1e-6)
+
+
+HALVES = graphs.two_cliques(6)  # neighbourhoods of 3 and 4 rows
+POINTS = jnp.asarray(np.random.default_rng(2).normal(size=(6, DIM)), jnp.float32)
+OWN_POINTS = {"workers": POINTS}
+TWO = jnp.array([True, False, False, False, True, False])
+
+
+def toward_its_own(params, batch, key=None):
+    """Node i alone would go to its own point."""
+    del key
+    return 0.5 * jnp.sum((params - batch) ** 2)
+
+
+def peers_of(byzantine, *, loss=toward_its_own, graph=HALVES, rule=None, key=None, **options):
+    """Two liars at most, who send noise if there is a key, and undo what is learnt if not."""
+    lie = byzjax.attack(attacks.dissensus, byzantine)
+    if key is not None:
+        lie = byzjax.attack(attacks.gaussian, byzantine, sigma=3.0, key=key)
+    options = {"attack": lie} | options
+    return protocols.gossip(
+        loss,
+        graph=graph,
+        rule=byzjax.aggregate(byzjax.trimmed_mean, f=1) if rule is None else rule,
+        optimizer=optax.sgd(0.1, momentum=0.5),
+        byzantine=byzantine,
+        f=2,
+        **options,
+    )
+
+
+def test_every_node_keeps_its_rules_memory():
+    """A center that is remembered is the node's own last result, whatever its degree."""
+    rule = byzjax.centered_clipping(radius=0.5)
+    peers = peers_of(jnp.zeros(6, bool), rule=rule, attack=None)
+    state, _ = jax.jit(peers.step)(peers.init(jnp.zeros(DIM), KEY), OWN_POINTS, KEY)
+    np.testing.assert_allclose(state.rule.center, state.params, rtol=1e-6)
+    assert len(np.unique(state.params[:, 0])) == 6
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("graph", "per_receiver", "key", "few"),
+    [
+        (graphs.ring(6), True, None, 4),
+        pytest.param(HALVES, True, KEY, 1, marks=SLOW),
+        pytest.param(HALVES, False, KEY, 3, marks=SLOW),
+    ],
+)
+def test_fewer_nodes_at_once_are_the_same(graph, per_receiver, key, few):
+    found = []
+    for at_once in (None, few):
+        options = {"per_receiver": per_receiver, "workers_at_once": at_once}
+        peers = peers_of(TWO, graph=graph, key=key, **options)
+        state = peers.init(jnp.zeros(DIM), KEY)
+        found.append(jax.jit(peers.step)(state, OWN_POINTS, KEY))
+    (state, info), (same_state, same_info) = found
+    chex.assert_trees_all_close(same_state.params, state.params, rtol=1e-6, atol=1e-6)
+    chex.assert_trees_all_close(same_info, info, rtol=1e-6, atol=1e-6)
+
+
+def test_a_sweep_over_masks_and_keys_in_one_scan():
+    circle = graphs.ring(6)
+
+    def keyed(params, batch, key):
+        moved = (jax.random.key_data(key)[-1] % 1000).astype(jnp.float32) / 1000
+        return toward_its_own(params, batch + moved)
+
+    @jax.jit
+    @jax.vmap
+    def run(byzantine, key):
+        peers = peers_of(byzantine, loss=keyed, graph=circle, per_receiver=True)
+
+        def step(state, _):
+            state, info = peers.step(state, OWN_POINTS, key)
+            return state, info.aggregate
+
+        state, ways = jax.lax.scan(step, peers.init(jnp.full(DIM, 20.0), key), length=60)
+        return peers.models(state), ways
+
+    masks = jnp.array([[False] * 6, jnp.arange(6) == 0, jnp.arange(6) % 3 == 0])
+    keys = jax.random.split(KEY, 3)
+    models, ways = run(masks, keys)
+    assert models.shape == (3, 4, DIM)
+    for mask, found in zip(masks, np.asarray(models)):
+        mine = np.asarray(POINTS)[~np.asarray(mask)]
+        assert (found > mine.min(axis=0)).all()
+        assert (found < mine.max(axis=0) + 1).all()
+    other = jnp.array([2, 0, 1])
+    np.testing.assert_allclose(run(masks[other], keys[other])[1], ways[other], rtol=1e-6)
+    for changed in (run(masks[other], keys)[1], run(masks, keys[other])[1]):
+        assert np.abs(np.asarray(changed - ways)[:, -1]).max(axis=1).min() > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("per_receiver", [False, True])
+def test_one_of_a_sweep_is_the_run_by_itself(per_receiver):
+    def run(byzantine, key):
+        peers = peers_of(byzantine, key=key, per_receiver=per_receiver)
+
+        def step(state, _):
+            state, info = peers.step(state, OWN_POINTS, key)
+            return state, info
+
+        return jax.lax.scan(step, peers.init(jnp.zeros(DIM), key), length=10)
+
+    masks, keys = jnp.array([TWO, ~TWO & (jnp.arange(6) == 1)]), jax.random.split(KEY, 2)
+    every = jax.jit(jax.vmap(run))(masks, keys)
+    alone = jax.jit(run)
+    for i in range(2):
+        state, info = alone(masks[i], keys[i])
+        chex.assert_trees_all_close(info, jax.tree.map(lambda x, i=i: x[i], every[1]), rtol=1e-5)
+        np.testing.assert_allclose(state.params, every[0].params[i], rtol=1e-5)
+
+
+# --- liars on graphs ------------------------------------------------------------------------------
+
+# Data differ between nodes: node i would go to its own point c_i if it were alone. Measured is the
+# distance of the farthest honest model to the mean of the honest points after 100 steps, as a share
+# of what it is for the farthest honest node alone.
+KINDS = ("none", "sign_flip", "alie", "ipm", "gaussian", "dissensus")
+
+
+def lies(updates, byzantine, center, weights, *, kind, key):
+    """The attack of that number."""
+    return jax.lax.switch(
+        kind,
+        [
+            lambda: updates,
+            lambda: attacks.sign_flip(updates, byzantine),
+            lambda: attacks.little_is_enough(updates, byzantine, z=1.5),
+            lambda: attacks.inner_product_manipulation(updates, byzantine, epsilon=2.0),
+            lambda: attacks.gaussian(updates, byzantine, key=key),
+            lambda: attacks.dissensus(updates, byzantine, center, weights, epsilon=1.5),
+        ],
+    )
+
+
+def shares(graph, liars, rule):
+    """For each attack, the farthest honest model's distance, and all honest models."""
+    n = len(graph)
+    points = 5 + np.random.default_rng(1).normal(size=(n, 4)).astype(np.float32)
+    byzantine = np.isin(np.arange(n), liars)
+    target = points[~byzantine].mean(axis=0)
+
+    @jax.jit
+    @jax.vmap
+    def run(kind):
+        peers = protocols.gossip(
+            toward_its_own,
+            graph=graph,
+            rule=rule,
+            optimizer=optax.sgd(0.1),
+            byzantine=jnp.asarray(byzantine),
+            f=len(liars),
+            attack=byzjax.attack(lies, jnp.asarray(byzantine), kind=kind, key=NUMBERS),
+            per_receiver=True,
+        )
+        batch = {"workers": jnp.asarray(points)}
+        state, _ = jax.lax.scan(
+            lambda state, _: (peers.step(state, batch, KEY)[0], None),
+            peers.init(jnp.full(4, 5.0), KEY),
+            length=100,
+        )
+        return peers.models(state)
+
+    models = np.asarray(run(jnp.arange(len(KINDS))), np.float64)
+    alone = np.linalg.norm(points[~byzantine] - target, axis=1).max()
+    far = np.linalg.norm(models - target, axis=-1).max(axis=1) / alone
+    return dict(zip(KINDS, far)), models, points[~byzantine]
+
+
+TRIM = byzjax.aggregate(byzjax.trimmed_mean, f=1)
+MONNA = byzjax.aggregate(byzjax.nearest_to_pivot, f=1)
+CLIP = byzjax.aggregate(protocols.clipped_gossip, f=1)
+AVERAGE = byzjax.aggregate(byzjax.stacked.weighted_mean)
+TORUS = (graphs.torus(3, 4), (0, 6))  # no honest node hears more than one of the two
+RING = (graphs.ring(9), (0, 4))
+REGULAR = (graphs.random_regular(16, 5, seed=0), (0, 11))
+COMPLETE = (graphs.complete(10), (0, 4, 7))
+
+# Graph and liars, rule, and the largest share over all attacks as measured, and a tenth.
+HOLDING = {
+    "torus, trimmed mean": (TORUS, TRIM, 0.285),
+    "torus, MoNNA": (TORUS, MONNA, 0.297),
+    "torus, clipped": (TORUS, CLIP, 0.324),
+    "ring, trimmed mean": (RING, TRIM, 0.620),
+    "ring, clipped": (RING, CLIP, 0.620),
+    "regular, trimmed mean": (REGULAR, TRIM, 0.167),
+    "regular, MoNNA": (REGULAR, MONNA, 0.174),
+    "regular, clipped": (REGULAR, CLIP, 0.205),
+    "complete, trimmed mean": (COMPLETE, byzjax.aggregate(byzjax.trimmed_mean, f=3), 0.386),
+    "complete, MoNNA": (COMPLETE, byzjax.aggregate(byzjax.nearest_to_pivot, f=3), 0.320),
+    "complete, clipped": (COMPLETE, byzjax.aggregate(protocols.clipped_gossip, f=3), 0.612),
+}
+FIRST = ("torus, trimmed mean",)
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[] if case in FIRST else [SLOW]) for case in HOLDING]
+)
+def test_honest_nodes_stay_together(case):
+    (graph, liars), rule, share = HOLDING[case]
+    far, models, points = shares(graph, liars, rule)
+    assert max(far.values()) < 1.1 * share
+    if "trimmed mean" in case:  # which cannot leave the honest range: that of points and start
+        assert (models >= np.minimum(points.min(axis=0), 5) - 1e-4).all()
+        assert (models <= np.maximum(points.max(axis=0), 5) + 1e-4).all()
+
+
+def test_one_liar_more_than_a_neighborhood_tolerates():
+    """Node 2 of a ring hears two liars and nobody else; its neighbours' neighbours hear one."""
+    far, models, _ = shares(graphs.ring(9), (1, 3), TRIM)
+    assert far["gaussian"] > 20
+    assert far["sign_flip"] > 5
+    assert far["none"] < 0.5
+    gaussian = np.abs(models[KINDS.index("gaussian")] - 5).max(axis=1)
+    assert gaussian[1] > 40  # honest nodes are 0, 2, 4, 5, 6, 7, 8
+    assert np.delete(gaussian, 1).max() < 5
+
+
+@pytest.mark.slow
+def test_plain_gossip_does_not_hold():
+    far, _, _ = shares(*TORUS, AVERAGE)
+    assert far["none"] < 0.2
+    assert far["sign_flip"] > 3
+    assert far["gaussian"] > 20
+    assert far["dissensus"] > 1e6
+
+
+@pytest.mark.slow
+def test_what_monna_tolerates_at_one_server_it_does_not_on_a_ring():
+    """Three rows, f = 1: a lie nearer than the honest neighbour takes its place, step by step."""
+    far, _, _ = shares(*RING, MONNA)
+    assert far["alie"] > 1e3
+    assert max(share for kind, share in far.items() if kind != "alie") < 0.6
+
+
+@pytest.mark.parametrize(
+    "per_receiver", [pytest.param(False, marks=SLOW), True], ids=["to all", "each"]
+)
+def test_what_is_not_finite_never_reaches_an_honest_node(per_receiver):
+    liars = jnp.arange(7) == 3  # the gate between the halves, which four honest nodes hear
+
+    @jax.jit
+    @jax.vmap
+    def run(value):
+        peers = protocols.gossip(
+            toward_its_own,
+            graph=CLIQUES,
+            rule=TRIM,
+            optimizer=optax.sgd(0.1, momentum=0.5),
+            byzantine=liars,
+            f=1,
+            attack=byzjax.attack(attacks.constant, liars, value=value),
+            per_receiver=per_receiver,
+        )
+
+        def step(state, _):
+            state, info = peers.step(state, {"workers": points}, KEY)
+            return state, info.aggregate
+
+        state, ways = jax.lax.scan(step, peers.init(jnp.zeros(2), KEY), length=30)
+        return peers.models(state), ways
+
+    points = jnp.asarray(np.random.default_rng(3).normal(size=(7, 2)), jnp.float32)
+    models, ways = run(jnp.array([jnp.nan, jnp.inf, -jnp.inf, 1e30]))
+    assert np.isfinite(ways).all()
+    assert np.abs(models).max() < np.abs(points).max()
+    # NaN is above all numbers, as inf and 1e30 are.
+    np.testing.assert_array_equal(models[0], models[1])
+    np.testing.assert_array_equal(models[3], models[1])
+    assert np.abs(models[2] - models[1]).max() > 0.01
+
+
+# --- clipped gossip -------------------------------------------------------------------------------
+
+
+@functools.cache
+def clipping(**options):
+    return jax.jit(functools.partial(protocols.clipped_gossip, **options))
+
+
+@pytest.mark.parametrize("options", [{"radius": 2.0}, {"f": 0}, {"f": 1}, {"f": 3}])
+@given(seed=st.integers(0, 2**32 - 1))
+def test_clipped_gossip_equals_the_papers_loop(options, seed):
+    rng = np.random.default_rng(seed)
+    rows, weights = rng.normal(size=(5, 3)).astype(np.float32), rng.dirichlet(np.ones(5))
+    tree = {"a": rows[:, :1], "b": rows[:, 1:].reshape(5, 2, 1)}
+    out = clipping(**options)(tree, jnp.asarray(weights, jnp.float32))
+    expected = clip_loop(rows.astype(np.float64), weights, **options)
+    np.testing.assert_allclose(np.concatenate([out["a"], out["b"][:, 0]]), expected, atol=2e-6)
+
+
+def test_clipped_gossip_far_from_the_origin():
+    """Models that are close together, a million times as far from 0."""
+    rows = 1e4 + np.random.default_rng(0).normal(size=(5, 3)) / 64
+    rows = rows.astype(np.float32).astype(np.float64)  # as they are sent
+    out = clipping(f=1)(jnp.asarray(rows, jnp.float32), jnp.full(5, 0.2))
+    np.testing.assert_allclose(out, clip_loop(rows, np.full(5, 0.2), f=1), atol=5.1e-4)
+
+
+def test_clipped_gossip_and_what_is_not_finite():
+    rows = np.random.default_rng(1).normal(size=(6, 3)).astype(np.float32)
+    weights = jnp.asarray([0.3, 0.1, 0.1, 0.2, 0.1, 0.2])
+    rows[2], rows[5, 1] = np.nan, -np.inf
+    kept = np.where(np.isfinite(rows).all(axis=1, keepdims=True), rows, rows[0])
+    for options in ({"radius": 0.7}, {"f": 2}, {"f": 1}):
+        out = clipping(**options)(rows, weights)
+        radius = options.get("radius")
+        if radius is None:  # what is not finite is farthest: two are clipped, and with one nobody
+            finite = sorted(np.linalg.norm(kept[1:] - rows[0], axis=1))
+            radius = finite[-1] if options["f"] == 2 else np.inf
+        expected = clip_loop(kept.astype(np.float64), weights, radius=radius)
+        np.testing.assert_allclose(out, expected, atol=1e-6)
+
+
+def test_clipped_gossip_moves_no_farther_than_tau():
+    """Nor, with f, than an honest neighbour is: 1e30 does not move it far."""
+    rows = np.array([[0.0, 0.0], [3.0, 4.0], [1e15, 0.0], [0.0, 1e15], [1.0, 0.0]], np.float32)
+    weights = jnp.full(5, 0.2)
+    assert np.linalg.norm(clipping(radius=2.0)(rows, weights)) <= 0.8 * 2
+    assert np.linalg.norm(clipping(f=2)(rows, weights)) <= 0.8 * 5
+    assert np.linalg.norm(clipping(f=1)(rows, weights)) > 1e13
+
+
+def test_clipped_gossip_keeps_the_dtype_and_has_slopes():
+    rows = jnp.asarray([[1.0], [1.0], [4.0], [jnp.nan]])
+    weights = jnp.full(4, 0.25)
+    several = [{"radius": 3.5}, {"radius": 3.0}, {"f": 1}]
+
+    def outs(x):
+        return jnp.stack([protocols.clipped_gossip(x, weights, **o)[0] for o in several])
+
+    slopes = jax.jit(jax.jacrev(outs))(rows)[..., 0]
+    assert np.isfinite(slopes).all()
+    np.testing.assert_allclose(slopes[0], [0.5, 0.25, 0.25, 0])
+    short = jax.eval_shape(
+        lambda x: protocols.clipped_gossip(x, weights, f=1), rows.astype("bfloat16")
+    )
+    assert short.dtype == jnp.bfloat16
+
+
+# --- types, traffic and errors --------------------------------------------------------------------
+
+
+def test_strict_promotion_and_the_types_of_the_state():
+    def loss(params, batch, key=None):
+        del key
+        return jnp.sum((params["w"] - batch) ** 2) + jnp.sum(params["b"]).astype(jnp.float32)
+
+    params = {"w": jnp.ones((3, 2)), "b": jnp.ones(2, jnp.bfloat16)}
+    batch = {"workers": jnp.ones((7, 3, 2))}
+    for per_receiver in (False, True):
+        peers = protocols.gossip(
+            loss,
+            graph=CLIQUES,
+            rule=CLIP,
+            optimizer=optax.sgd(0.1, momentum=0.9),
+            byzantine=LIARS,
+            attack=byzjax.attack(attacks.gaussian, LIARS, key=KEY),
+            per_receiver=per_receiver,
+        )
+        with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+            before = jax.eval_shape(peers.init, params, KEY)
+            after, info = jax.eval_shape(peers.step, before, batch, KEY)
+        chex.assert_trees_all_equal_shapes_and_dtypes(after, before)
+        chex.assert_trees_all_equal_shapes_and_dtypes(info.sent, before.params)
+        chex.assert_trees_all_equal_shapes_and_dtypes(info.aggregate, params)
+
+
+def test_traffic():
+    for graph, messages in (
+        (graphs.torus(3, 4), 48),
+        (graphs.star(5), 8),
+        (CLIQUES, 2 * (3 + 6 + 1)),
+    ):
+        peers = protocols.gossip(loss_fn, graph=graph, rule=row(0), optimizer=optax.sgd(0.1))
+        assert peers.traffic(PARAMS) == (messages, messages * (1 + DIM))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"f": 7}, "gossip needs f < n; got n=7, f=7."),
+        ({"byzantine": np.zeros(6, bool)}, "byzantine must be bool[n] with n=7; got bool[6]."),
+        ({"byzantine": np.zeros(7, int)}, "byzantine must be bool[n] with n=7; got int32[7]."),
+        ({"workers_at_once": 0}, "workers_at_once must be at least 1; got workers_at_once=0."),
+        (
+            {"rule": byzjax.aggregate(byzjax.krum, f=1)},
+            "krum needs n >= 2f + 3; got n=3, f=1; in gossip these are a node and its neighbours, "
+            "3 rows.",
+        ),
+        (
+            {"rule": byzjax.aggregate(byzjax.krum, f=1), "graph": graphs.complete(4)},
+            "krum needs n >= 2f + 3; got n=4, f=1; in gossip these are a node and its neighbours, "
+            "4 rows.",
+        ),
+        (
+            {"rule": byzjax.aggregate(protocols.clipped_gossip, f=1), "graph": graphs.star(4)},
+            "clipped_gossip needs n >= f + 2; got n=2, f=1; in gossip these are a node and its "
+            "neighbours, 2 rows.",
+        ),
+        (
+            {"graph": np.kron(np.eye(2), 1 - np.eye(3))},
+            "a graph must be connected; got 6 nodes, of which 3 are joined to node 0.",
+        ),
+    ],
+)
+def test_errors(options, message):
+    given = {"graph": CLIQUES, "rule": TRIM, "optimizer": optax.sgd(0.1)} | options
+    with pytest.raises(ValueError, match=r".") as error:
+        protocols.gossip(loss_fn, **given)
+    assert str(error.value) == message
+
+
+def test_errors_of_types_and_batches():
+    with pytest.raises(TypeError, match=r"^f must be a Python int; got float\.$"):
+        protocols.gossip(loss_fn, graph=CLIQUES, rule=TRIM, optimizer=optax.sgd(0.1), f=1.0)
+    with pytest.raises(TypeError, match=r"^aggregate: fl_trust needs trusted; "):
+        protocols.gossip(
+            loss_fn,
+            graph=CLIQUES,
+            rule=byzjax.aggregate(byzjax.fl_trust),
+            optimizer=optax.sgd(0.1),
+        )
+    peers = protocols.gossip(loss_fn, graph=CLIQUES, rule=TRIM, optimizer=optax.sgd(0.1))
+    with pytest.raises(
+        ValueError, match=r"^expected batches of 7 nodes, as the graph has; got 6\.$"
+    ):
+        peers.step(peers.init(PARAMS, KEY), batch_of(0, n=6), KEY)
+
+
+def test_errors_of_clipped_gossip():
+    rows, weights = jnp.ones((3, 2)), jnp.ones(3) / 3
+    for options, message in (
+        ({}, "clipped_gossip takes radius or f, one; got radius=None, f=None."),
+        ({"radius": 1.0, "f": 1}, "clipped_gossip takes radius or f, one; got radius=1.0, f=1."),
+        ({"radius": 0.0}, "radius must be positive; got radius=0.0."),
+        ({"f": 2}, "clipped_gossip needs n >= f + 2; got n=3, f=2."),
+    ):
+        with pytest.raises(ValueError, match=r".") as error:
+            protocols.clipped_gossip(rows, weights, **options)
+        assert str(error.value) == message
+    with pytest.raises(ValueError, match=r"^weights have shape \(2,\); 3 rows need shape"):
+        protocols.clipped_gossip(rows, weights[:2], radius=1.0)

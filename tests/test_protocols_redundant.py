@@ -1,0 +1,679 @@
+"""Redundant nodes: no lie changes a bit of the repetition code, or more than the last digits of
+the cyclic one."""
+
+import contextlib
+import itertools
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+
+import byzjax
+from byzjax import attacks, protocols
+from byzjax.protocols import codes
+
+KEY = jax.random.key(0)
+BATCH, DIM, STEPS, RATE = 4, 3, 5, 0.1
+PARAMS = {"w": jnp.zeros((DIM, 2)), "b": jnp.zeros(2)}
+
+
+def loss_fn(params, batch, key=None):
+    del key
+    return jnp.mean((batch["x"] @ params["w"] + params["b"] - batch["y"]) ** 2)
+
+
+def noisy_loss_fn(params, batch, key=None):
+    return loss_fn(params, batch) + jnp.sum(params["w"] * jax.random.normal(key, (DIM, 2)))
+
+
+def batch_of(seed, n):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, BATCH, DIM))
+    y = x @ np.arange(1.0, 7.0).reshape(DIM, 2) + rng.normal(size=(n, BATCH, 2))
+    return {"workers": {"x": jnp.asarray(x, jnp.float32), "y": jnp.asarray(y, jnp.float32)}}
+
+
+def batches_of(n):
+    return jax.tree.map(lambda *xs: jnp.stack(xs), *[batch_of(k, n) for k in range(STEPS)])
+
+
+def train(protocol, batches, key=KEY, params=PARAMS):
+    """The models after each step, and what the steps told."""
+
+    def step(state, given):
+        batch, k = given
+        state, info = protocol.step(state, batch, jax.random.fold_in(key, k))
+        return state, (state.params, info)
+
+    _, out = jax.lax.scan(step, protocol.init(params, key), (batches, jnp.arange(STEPS)))
+    return out
+
+
+def masks_of(rng, groups, r, s, count):
+    """Who lies: nobody first; then at most s of each group, and exactly s in every third mask."""
+    masks = np.zeros((count, groups, r), bool)
+    for k, g in itertools.product(range(1, count), range(groups)):
+        liars = s if k % 3 == 1 else rng.integers(0, s + 1)
+        masks[k, g, rng.choice(r, liars, replace=False)] = True
+    return masks.reshape(count, groups * r)
+
+
+# --- the papers' loops, in NumPy's float64 -------------------------------------------------------
+
+
+def majority(rows):
+    """Boyer and Moore: what more than half of the rows are, if there is such a row."""
+    candidate, count = None, 0
+    for row in rows:
+        if count == 0:
+            candidate = row
+        count += 1 if candidate.tobytes() == row.tobytes() else -1
+    return candidate
+
+
+def most_equal(rows):
+    """The first of those rows that most rows equal bit by bit."""
+    counts = [sum(a.tobytes() == b.tobytes() for b in rows) for a in rows]
+    return rows[counts.index(max(counts))]
+
+
+def gradient(w, b, x, y):
+    error = 2 * (x @ w + b - y) / y.size
+    return x.T @ error, error.sum(axis=0)
+
+
+def draco(batches, byzantine, r):
+    """The model after all steps; the liars send -100 in every coordinate."""
+    w, b = np.zeros((DIM, 2)), np.zeros(2)
+    for x, y in zip(*[np.asarray(batches["workers"][name], np.float64) for name in "xy"]):
+        votes = []
+        for first in range(0, len(x), r):
+            group, sent = range(first, first + r), []
+            for node in group:
+                of_batches = [gradient(w, b, x[j], y[j]) for j in group]
+                mean = [sum(parts) / r for parts in zip(*of_batches)]
+                sent.append([np.full_like(m, -100) for m in mean] if byzantine[node] else mean)
+            votes.append([majority([m[leaf] for m in sent]) for leaf in range(2)])
+        dw, db = [sum(parts) / len(votes) for parts in zip(*votes)]
+        w, b = w - RATE * dw, b - RATE * db
+    return w, b
+
+
+def cyclic_matrices(nodes, s):
+    """C_1, C_2 of the unitary DFT matrix, and W = C_1 Q, 0 in row i outside {i, ..., i + 2s}."""
+    places = np.arange(nodes)
+    dft = np.exp(2j * np.pi * np.outer(places, places) / nodes) / np.sqrt(nodes)
+    first, last = dft[:, : nodes - 2 * s], dft[:, nodes - 2 * s :]
+    weights = np.zeros((nodes, nodes), complex)
+    for k in range(nodes):
+        outside = [i for i in range(nodes) if (k - i) % nodes > 2 * s]
+        rest = np.linalg.solve(first[outside, 1:], -first[outside, 0])
+        weights[:, k] = first @ np.concatenate([[1], rest])
+        weights[outside, k] = 0
+    return first, last, weights
+
+
+def located(rows, s, direction):
+    """The paper's decoder: (the sum, who was found), from the zeros of a locator polynomial."""
+    nodes = len(rows)
+    first, last, _ = cyclic_matrices(nodes, s)
+    syndrome = last.conj().T @ (rows @ direction)
+    matrix = np.array([[syndrome[a + b] for b in range(s)] for a in range(s)])
+    locator = np.linalg.pinv(matrix, rcond=1e-8) @ -syndrome[s:]
+    powers = np.exp(-2j * np.pi * np.outer(np.arange(nodes), np.arange(s + 1)) / nodes)
+    values = np.abs(powers @ np.append(locator, 1))
+    found = [i for i in np.argsort(values)[:s] if values[i] < 1e-6 * values.max()]
+    honest = [i for i in range(nodes) if i not in found]
+    target = np.eye(nodes - 2 * s)[0]
+    take = np.linalg.lstsq(first[honest].T, target.astype(complex), rcond=None)[0]
+    return np.real(take @ rows[honest]), set(found)
+
+
+# --- the vote ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("r", [1, 3, 4])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32"])
+def test_vote_equals_the_loop(r, dtype):
+    rng = np.random.default_rng(r)
+    values = np.array([0, 1, 2] if dtype == "int32" else [math.nan, -0.0, 0.0, math.inf])
+    voted = jax.jit(lambda x: protocols.vote(x, r=r))
+    for _ in range(20):
+        x = {
+            "a": jnp.asarray(rng.choice(values, size=(12, 2)), dtype),
+            "b": jnp.asarray(rng.choice(values, size=12), dtype),
+        }
+        out = voted(x)
+        for name, leaf in x.items():
+            rows = np.asarray(leaf)
+            expected = [most_equal(rows[k : k + r]) for k in range(0, 12, r)]
+            assert np.asarray(out[name]).tobytes() == np.stack(expected).tobytes()
+            assert out[name].dtype == leaf.dtype
+
+
+def test_vote_is_leaf_by_leaf():
+    """Each liar spoils a leaf of its own: no row is whole, and every leaf has its majority."""
+    whole = {name: jnp.ones((3, 2)) for name in "abc"}
+    spoilt = {name: leaf.at[i].set(jnp.nan) for i, (name, leaf) in enumerate(whole.items())}
+    out = protocols.vote(spoilt, r=3)
+    chex.assert_trees_all_equal(out, {name: jnp.ones((1, 2)) for name in "abc"})
+
+
+def test_vote_over_sliced_coordinates():
+    rng = np.random.default_rng(0)
+    x = np.repeat(rng.normal(size=(2, 24)), 3, axis=0).astype(np.float32)
+    x[1, 5], x[2, 20], x[4] = 7, 8, math.nan  # no two rows of the first group are equal
+    mesh = jax.make_mesh((8,), ("shard",), devices=jax.devices("cpu"), axis_types=(AxisType.Auto,))
+    sliced = jax.shard_map(
+        lambda y: protocols.vote(y, r=3, axis_name="shard"),
+        mesh=mesh,
+        in_specs=PartitionSpec(None, "shard"),
+        out_specs=PartitionSpec(None, "shard"),
+    )
+    np.testing.assert_array_equal(jax.jit(sliced)(x), x[[0, 3]])
+    np.testing.assert_array_equal(protocols.vote(jnp.asarray(x), r=3), x[[0, 3]])
+
+
+def test_vote_is_a_mixing():
+    tx = byzjax.mix(protocols.vote, r=3)
+    x = jnp.array([[1.0], [1.0], [9.0], [5.0], [2.0], [2.0]])
+    np.testing.assert_array_equal(tx.update(x, tx.init(x[0]))[0], [[1.0], [2.0]])
+    slope = jax.grad(lambda x: jnp.sum(protocols.vote(x, r=3)))(x)
+    np.testing.assert_array_equal(slope[:, 0], [1, 0, 0, 0, 1, 0])
+
+
+def test_vote_names_what_is_wrong():
+    with pytest.raises(ValueError, match=r"^vote needs r to divide n; got r=3, n=4\.$"):
+        protocols.vote(jnp.zeros((4, 1)), r=3)
+    with pytest.raises(TypeError, match=r"^r must be a Python int; got float\.$"):
+        protocols.vote(jnp.zeros((4, 1)), r=2.0)
+
+
+# --- the repetition code -------------------------------------------------------------------------
+
+LIES = {
+    "sign_flip": attacks.sign_flip,
+    "gaussian": lambda x, who: attacks.gaussian(x, who, key=KEY),
+    "reversed_gradient": lambda x, who: attacks.reversed_gradient(x, who, kappa=100.0),
+    "constant": attacks.constant,
+    "not a number": attacks.non_finite,
+    "infinity": lambda x, who: attacks.non_finite(x, who, value=math.inf),
+    "little_is_enough": lambda x, who: attacks.little_is_enough(x, who, z=1.5),
+}
+
+
+def a_lie(which):
+    """The attack of a traced number."""
+
+    def lie(updates, byzantine):
+        branches = [lambda x, attack=attack: attack(x, byzantine) for attack in LIES.values()]
+        return jax.lax.switch(which, branches, updates)
+
+    return lie
+
+
+def repetition(nodes, s, r, which, byzantine, **options):
+    return protocols.redundant(
+        loss_fn,
+        **{"num_workers": nodes, "s": s, "r": r, "server": optax.sgd(RATE, momentum=0.5)},
+        attack=byzjax.attack(a_lie(which), byzantine),
+        **options,
+    )
+
+
+def clean_models(nodes, s, r):
+    """As the same nodes train where the protocol has no attack at all."""
+    server = optax.sgd(RATE, momentum=0.5)
+    protocol = protocols.redundant(loss_fn, num_workers=nodes, s=s, r=r, server=server)
+    return jax.jit(lambda: train(protocol, batches_of(nodes))[0])()
+
+
+@pytest.mark.parametrize(
+    ("nodes", "s", "r"), [(10, 2, None), pytest.param(12, 1, 4, marks=pytest.mark.slow)]
+)
+def test_no_lie_changes_a_bit(nodes, s, r):
+    """The masks are mapped over, in one program; in the first of them nobody lies."""
+    size, batches = r or 2 * s + 1, batches_of(nodes)
+    masks = masks_of(np.random.default_rng(1), nodes // size, size, s, 10)
+    assert masks[0].sum() == 0
+    assert masks[1].reshape(-1, size).sum(axis=1).tolist() == [s] * (nodes // size)
+
+    @jax.jit
+    def run(which, masks):
+        def of_mask(byzantine):
+            models, info = train(repetition(nodes, s, r, which, byzantine), batches)
+            return models, info.sent["b"], info.honest["b"]
+
+        return jax.vmap(of_mask)(masks)
+
+    server = protocols.parameter_server(
+        loss_fn, rule=byzjax.aggregate(byzjax.mean), server=optax.sgd(RATE, momentum=0.5)
+    )
+    mean = jax.jit(lambda: train(server, batches)[0])()
+    assert np.abs(mean["w"][-1]).max() > 1
+    for which in range(len(LIES)):
+        models, sent, honest = run(which, jnp.asarray(masks))
+        np.testing.assert_array_equal((sent != honest).any(axis=(1, 3)), masks)
+        for leaf, expected in zip(jax.tree.leaves(models), jax.tree.leaves(mean)):
+            np.testing.assert_allclose(leaf[0], expected, rtol=2e-6, atol=2e-6)
+            assert all(row.tobytes() == leaf[0].tobytes() for row in np.asarray(leaf))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("nodes", "s", "r"), [(10, 2, None), (9, 1, 3), (12, 1, 4)])
+def test_nor_against_a_protocol_without_attack(nodes, s, r):
+    size = r or 2 * s + 1
+    masks = masks_of(np.random.default_rng(1), nodes // size, size, s, 4)
+    run = jax.jit(
+        lambda which, byzantine: train(
+            repetition(nodes, s, r, which, byzantine), batches_of(nodes)
+        )[0]
+    )
+    clean = clean_models(nodes, s, r)
+    for which, byzantine in itertools.product(range(len(LIES)), masks):
+        chex.assert_trees_all_equal(run(which, byzantine), clean)
+
+
+def test_equals_the_papers_loop():
+    nodes, r = 9, 3
+    byzantine = np.isin(np.arange(nodes), [1, 3, 8])
+    lie = byzjax.attack(attacks.constant, jnp.asarray(byzantine))
+    protocol = protocols.redundant(
+        loss_fn, num_workers=nodes, s=1, attack=lie, server=optax.sgd(RATE)
+    )
+    batches = batches_of(nodes)
+    models, _ = jax.jit(lambda: train(protocol, batches))()
+    w, b = draco(batches, byzantine, r)
+    np.testing.assert_allclose(models["w"][-1], w, rtol=2e-6)
+    np.testing.assert_allclose(models["b"][-1], b, rtol=2e-6)
+
+
+@pytest.mark.parametrize(
+    "rule", [byzjax.median, pytest.param(byzjax.geometric_median, marks=pytest.mark.slow)]
+)
+def test_more_than_s_in_a_group_break_it_and_detox_stands(rule):
+    """All nodes of two groups of nine lie, and one of every other."""
+    nodes, r = 27, 3
+    byzantine = np.arange(nodes) % r == 1
+    byzantine[[3, 4, 5, 12, 13, 14]] = True
+    lie = byzjax.attack(attacks.constant, jnp.asarray(byzantine), value=-1000.0)
+    detox = protocols.redundant(
+        loss_fn,
+        **{"num_workers": nodes, "s": 1, "attack": lie, "server": optax.sgd(RATE)},
+        rule=byzjax.aggregate(rule),
+    )
+
+    @jax.jit
+    def step(batch):
+        _, info = detox.step(detox.init(PARAMS, KEY), batch, KEY)
+        return info, protocols.vote(info.sent, r=r)
+
+    info, votes = step(batch_of(0, nodes))
+    means = jax.tree.map(lambda g: g[::r], info.honest)
+    spoilt = np.isin(np.arange(nodes // r), [1, 4])
+    for vote, mean in zip(jax.tree.leaves(votes), jax.tree.leaves(means)):
+        np.testing.assert_array_equal(vote[spoilt], -1000)
+        np.testing.assert_array_equal(vote[~spoilt], mean[~spoilt])
+    good = np.concatenate([m[~spoilt].reshape(7, -1) for m in jax.tree.leaves(means)], axis=1)
+
+    def distance(point):
+        """To the farthest of the good groups."""
+        point = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(point)])
+        return np.linalg.norm(good - point, axis=1).max()
+
+    center = jax.tree.map(lambda m: np.mean(m[~spoilt], axis=0), means)
+    draco = jax.tree.map(lambda vote: np.mean(vote, axis=0), votes)
+    assert distance(draco) > 10 * distance(center)
+    assert distance(info.aggregate) < 1.5 * distance(center)
+
+
+def test_a_trusted_batch_becomes_the_extra_argument_trusted():
+    def the_trusted(updates, trusted):
+        del updates
+        return trusted
+
+    protocol = protocols.redundant(
+        loss_fn,
+        num_workers=3,
+        s=1,
+        rule=byzjax.aggregate(the_trusted),
+        server=optax.sgd(RATE),
+    )
+    batch = batch_of(0, 3)
+    batch["trusted"] = jax.tree.map(lambda x: x[2], batch["workers"])
+    _, info = jax.jit(protocol.step)(protocol.init(PARAMS, KEY), batch, KEY)
+    expected = jax.jit(jax.grad(loss_fn))(PARAMS, batch["trusted"])
+    chex.assert_trees_all_close(info.aggregate, expected, rtol=1e-6)
+
+
+def test_batches_draw_their_own_keys():
+    """Also where two are computed at once."""
+    options = {"num_workers": 3, "s": 1, "server": optax.sgd(RATE), "workers_at_once": 2}
+    protocol = protocols.redundant(noisy_loss_fn, **options)
+
+    @jax.jit
+    def both(batch):
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(KEY, jnp.arange(3))
+        of_one = jax.vmap(lambda b, key: jax.grad(noisy_loss_fn)(PARAMS, b, key))
+        expected = byzjax.mean(of_one(batch["workers"], keys))
+        return protocol.step(protocol.init(PARAMS, KEY), batch, KEY)[1].aggregate, expected
+
+    aggregate, expected = both(batch_of(0, 3))
+    chex.assert_trees_all_close(aggregate, expected, rtol=2e-6, atol=2e-6)
+
+
+# --- the cyclic code -----------------------------------------------------------------------------
+
+SIZES = [(7, 1), (7, 2), (7, 3), (8, 2), (9, 2), (16, 3)]
+over_sizes = pytest.mark.parametrize(("nodes", "s"), SIZES)
+some_sizes, few_sizes = [
+    pytest.mark.parametrize(
+        ("nodes", "s"),
+        [pytest.param(*x, marks=[] if x in quick else pytest.mark.slow) for x in SIZES],
+    )
+    for quick in ([(7, 2), (16, 3)], [(8, 2)])
+]
+WIDTH, MASKS = 40, 50
+
+
+encode = jax.jit(codes.encode, static_argnames="s")
+decode_many = jax.jit(
+    lambda rows, keys, s: jax.vmap(lambda m, key: codes.decode(m, s=s, key=key))(rows, keys),
+    static_argnames="s",
+)
+
+
+def encoded(gradients, s):
+    """What the nodes send, as complex numbers."""
+    messages = encode(gradients, s=s)
+    return np.asarray(messages["re"]) + 1j * np.asarray(messages["im"])
+
+
+def decoded(sent, s, key=KEY):
+    """The sums of many words `[m, P, WIDTH]`, always in one program for one (P, s)."""
+    count = len(CYCLIC_LIES) * MASKS
+    padded = np.concatenate([sent, np.zeros((count - len(sent), *sent.shape[1:]), sent.dtype)])
+    parts = {"re": padded.real, "im": padded.imag}
+    return decode_many(parts, jax.random.split(key, count), s)[: len(sent)]
+
+
+def beside(rows, noise, factor):
+    """Each row, and noise that is so many times as long on it."""
+    lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
+    return rows + factor * lengths / math.sqrt(2 * WIDTH) * noise
+
+
+def one_nan(rows, noise):
+    del noise
+    rows = rows.copy()
+    rows.real[..., 3] = math.nan
+    return rows
+
+
+# What a liar sends, of what it should have sent, and noise. Sizes that differ by 1e9 come last but
+# one: the i-th node's lie is 1e6, 1 or 1e-3 times as long as its row, by i mod 3.
+SIZE = 10.0 ** np.array([6, 0, -3])
+CYCLIC_LIES = {
+    "-100 g added": lambda x, noise: x - 100 * x,
+    "constant": lambda x, noise: np.full_like(x, -100 - 100j),
+    "sigma 200": lambda x, noise: 200 * noise,
+    "1e-3 of the norm": lambda x, noise: beside(x, noise, 1e-3),
+    "1e-3, real": lambda x, noise: beside(x, noise.real, 1e-3),
+    "1e-4, real": lambda x, noise: beside(x, noise.real, 1e-4),
+    "1e-5": lambda x, noise: beside(x, noise, 1e-5),
+    "1e-6": lambda x, noise: beside(x, noise, 1e-6),
+    "1e-7": lambda x, noise: beside(x, noise, 1e-7),
+    "1e6, 1 and 1e-3": lambda x, noise: beside(
+        x, noise, SIZE[np.arange(x.shape[-2]) % 3, None].astype(noise.real.dtype)
+    ),
+    "not a number": lambda x, noise: np.full_like(x, complex(math.nan, math.nan)),
+    "infinity": lambda x, noise: np.full_like(x, complex(-math.inf, math.inf)),
+    "one NaN": one_nan,
+    "the largest": lambda x, noise: np.full_like(x, 3.4e38 - 3.4e38j),
+    "1e30": lambda x, noise: 1e30 * noise,
+    "zero": lambda x, noise: np.zeros_like(x),
+}
+
+
+def sets_of(rng, nodes, s, most=MASKS):
+    """Nobody, then sets of up to s nodes: all of them, or neighbours and as many drawn as fit."""
+    chosen = [c for k in range(s + 1) for c in itertools.combinations(range(nodes), k)]
+    if len(chosen) > most:
+        few = [chosen[0], *itertools.islice(itertools.combinations(range(nodes), s), 3)]
+        sizes = rng.integers(1, s + 1, size=most - len(few))
+        chosen = few + [tuple(rng.choice(nodes, k, replace=False)) for k in sizes]
+    masks = np.zeros((len(chosen), nodes), bool)
+    for mask, c in zip(masks, chosen):
+        mask[list(c)] = True
+    return masks
+
+
+def worst_errors(nodes, s, dtype):
+    """Of every lie the largest error over all masks, relative to the norm of the sum."""
+    rng = np.random.default_rng(nodes + s)
+    masks = sets_of(rng, nodes, s)
+    gradients = rng.normal(size=(nodes, WIDTH)).astype(dtype)
+    total = np.sum(gradients.astype(np.float64), axis=0)
+    rows = encoded(gradients, s)
+    sent = []
+    for lie in CYCLIC_LIES.values():
+        drawn = rng.normal(size=(2, len(masks), *rows.shape)).astype(dtype)
+        lies = lie(np.broadcast_to(rows, drawn.shape[1:]), drawn[0] + 1j * drawn[1])
+        sent.append(np.where(masks[..., None], lies.astype(rows.dtype), rows))
+    sums = decoded(np.concatenate(sent), s)
+    assert sums.dtype == dtype
+    errors = np.linalg.norm(np.asarray(sums, np.float64) - total, axis=1) / np.linalg.norm(total)
+    return dict(zip(CYCLIC_LIES, errors.reshape(len(CYCLIC_LIES), -1).max(axis=1)))
+
+
+@contextlib.contextmanager
+def with_64_bits():
+    if hasattr(jax, "enable_x64"):
+        with jax.enable_x64(True):
+            yield
+    else:
+        from jax.experimental import enable_x64
+
+        with enable_x64():
+            yield
+
+
+@some_sizes
+def test_the_sum_is_found_whoever_lies(nodes, s):
+    for name, error in worst_errors(nodes, s, np.float32).items():
+        assert error < 2e-5, (name, error)
+
+
+@few_sizes
+def test_the_sum_is_found_in_float64(nodes, s):
+    with with_64_bits():
+        for name, error in worst_errors(nodes, s, np.float64).items():
+            assert error < 1e-13, (name, error)
+
+
+@some_sizes
+def test_messages_are_those_of_the_paper(nodes, s):
+    """W from its definition by linear systems; 0 outside the window, all values recoverable."""
+    gradients = np.random.default_rng(0).normal(size=(nodes, WIDTH)).astype(np.float32)
+    first, _, weights = cyclic_matrices(nodes, s)
+    rows = weights @ gradients.astype(np.float64)
+    np.testing.assert_allclose(encoded(gradients, s), rows, atol=1e-6 * np.abs(rows).max())
+    found = encoded(np.eye(nodes, WIDTH, dtype=np.float32), s)[:, :nodes]
+    inside = (np.arange(nodes)[None] - np.arange(nodes)[:, None]) % nodes <= 2 * s
+    assert (found[~inside] == 0).all()
+    assert (np.abs(found[inside]) > 0.1).all()
+    np.testing.assert_allclose(first[:, 0].conj() @ found, np.ones(nodes), atol=1e-5)
+
+
+@over_sizes
+def test_constants_of_the_search(nodes, s):
+    _, _, weights = cyclic_matrices(nodes, s)
+    checks, sums = [np.array(c) for c in codes._constants(nodes, s)]
+    every = list(itertools.combinations(range(nodes), s))
+    assert checks.shape == (len(every), s, nodes)
+    for chosen, check, take in zip(every, checks, sums):
+        assert (check[:, chosen] == 0).all()
+        assert (take[list(chosen)] == 0).all()
+    size = np.abs(weights).max()
+    np.testing.assert_allclose(checks @ weights, np.zeros_like(checks), atol=1e-13 * size)
+    np.testing.assert_allclose(sums @ weights, np.ones_like(sums), atol=1e-13 * size)
+    # The shortest row that does so is known from a decomposition.
+    first, _, _ = cyclic_matrices(nodes, s)
+    for chosen, take in list(zip(every, sums))[:: max(1, len(every) // 20)]:
+        rest = [i for i in range(nodes) if i not in chosen]
+        target = np.eye(nodes - 2 * s)[0].astype(complex)
+        shortest = np.linalg.lstsq(first[rest].T, target, rcond=None)[0]
+        np.testing.assert_allclose(take[rest], shortest, atol=1e-11)
+
+
+@pytest.mark.parametrize(("nodes", "s"), [(7, 2), pytest.param(9, 2, marks=pytest.mark.slow)])
+def test_decoder_agrees_with_the_papers(nodes, s):
+    """Theirs is in complex128, and finds who lies; more errors than s fool both."""
+    rng = np.random.default_rng(3)
+    _, _, weights = cyclic_matrices(nodes, s)
+    gradients = rng.normal(size=(nodes, WIDTH))
+    total = np.linalg.norm(gradients.sum(axis=0))
+    words, theirs = [], []
+    for trial in range(12):
+        rows = weights @ gradients
+        liars = rng.choice(nodes, trial % (s + 1), replace=False)
+        rows[liars] = 30 * (rng.normal(size=(len(liars), WIDTH, 2)) @ [1, 1j])
+        expected, found = located(rows, s, rng.normal(size=WIDTH))
+        assert found >= set(liars)
+        theirs.append(expected)
+        words.append(rows)
+    words.append(words[-1].copy())
+    words[-1][: s + 1] += 30 * rng.normal(size=WIDTH)
+    *ours, broken = decoded(np.array(words).astype(np.complex64), s)
+    assert np.linalg.norm(np.array(ours) - theirs, axis=1).max() < 1e-5 * total
+    assert np.linalg.norm(broken - gradients.sum(axis=0)) > total
+
+
+def test_gradients_of_zero_leave_nothing_to_find():
+    """All sets agree then, and the set that is taken does not hold the liar."""
+    words = np.zeros((1, 7, WIDTH), np.complex64)
+    words[0, 5] = complex(math.nan, math.inf)
+    np.testing.assert_array_equal(decoded(words, 2), 0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
+def test_training_with_the_cyclic_code(dtype):
+    """As the mean trains without liars: masks and keys mapped over, the protocol made inside."""
+    nodes, s = 7, 2
+    params = jax.tree.map(lambda x: x.astype(dtype), PARAMS)
+    batches = jax.tree.map(lambda x: x.astype(dtype), batches_of(nodes))
+    masks = sets_of(np.random.default_rng(0), nodes, s, 12)
+
+    @jax.jit
+    @jax.vmap
+    def run(byzantine, key):
+        protocol = protocols.redundant(
+            loss_fn,
+            **{"num_workers": nodes, "s": s, "code": "cyclic", "server": optax.sgd(RATE)},
+            attack=byzjax.attack(attacks.reversed_gradient, byzantine, kappa=100.0),
+        )
+        return train(protocol, batches, key, params)
+
+    models, info = run(jnp.asarray(masks), jax.random.split(KEY, len(masks)))
+    mean = draco(batches, np.zeros(nodes, bool), r=1)
+    tolerance = 1e-5 if dtype == "float32" else 0.05
+    for name, expected in zip(("w", "b"), mean):
+        assert models[name].dtype == dtype
+        final = np.asarray(models[name][:, -1], np.float32)
+        each = np.broadcast_to(expected, final.shape)
+        np.testing.assert_allclose(final, each, rtol=tolerance, atol=tolerance)
+    for sent, honest in zip(jax.tree.leaves(info.sent), jax.tree.leaves(info.honest)):
+        assert sent.dtype == jnp.float32
+        axes = tuple(a for a in range(sent.ndim) if a not in (0, 2))
+        np.testing.assert_array_equal((sent != honest).any(axis=axes), masks)
+
+
+# --- what a protocol is --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", ["repetition", "cyclic"])
+def test_state_info_and_traffic(code):
+    """With an attack that remembers: its state is that of a message."""
+    protocol = protocols.redundant(
+        loss_fn,
+        num_workers=6,
+        s=1,
+        code=code,
+        attack=attacks.stale(jnp.arange(6) == 4, delay=2),
+        server=optax.adam(RATE),
+    )
+    state = jax.jit(protocol.init)(PARAMS, KEY)
+    after, info = jax.jit(protocol.step)(state, batch_of(0, 6), KEY)
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+    assert info.senders.tolist() == list(range(6))
+    for tree in (info.honest, info.sent):
+        assert jax.tree.map(jnp.shape, tree) == {"w": (6, DIM, 2), "b": (6, 2)}
+    assert protocol.models(after)["w"].shape == (1, DIM, 2)
+    up = 2 if code == "cyclic" else 1
+    assert protocol.traffic(PARAMS) == (12, 6 * 8 + up * 6 * 8)
+    with pytest.raises(ValueError, match=r"^expected batches of 6 workers; got 7\.$"):
+        protocol.step(state, batch_of(0, 7), KEY)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"s": 2, "r": 3}, ValueError, "redundant needs r >= 2s + 1; got r=3, s=2."),
+        (
+            {"s": 1, "num_workers": 10},
+            ValueError,
+            "redundant needs r to divide num_workers; got r=3, num_workers=10.",
+        ),
+        (
+            {"s": 2, "num_workers": 4, "code": "cyclic"},
+            ValueError,
+            "the cyclic code needs num_workers >= 2s + 1; got num_workers=4, s=2.",
+        ),
+        (
+            {"s": 5, "num_workers": 45, "code": "cyclic"},
+            ValueError,
+            "the cyclic code needs at most 5000 sets of s among num_workers nodes; "
+            "got num_workers=45, s=5, which is 1221759 sets.",
+        ),
+        (
+            {"s": 1, "r": 4, "code": "cyclic"},
+            ValueError,
+            "the cyclic code has r = 2s + 1; got r=4, s=1.",
+        ),
+        (
+            {"s": 1, "code": "cyclic", "rule": byzjax.aggregate(byzjax.median)},
+            ValueError,
+            "the cyclic code takes no rule: all that it decodes is one mean.",
+        ),
+        (
+            {"s": 1, "code": "fountain"},
+            ValueError,
+            "code must be one of repetition, cyclic; got 'fountain'.",
+        ),
+        ({"s": 1.0}, TypeError, "s must be a Python int; got float."),
+        ({"s": 1, "r": 3.0}, TypeError, "r must be a Python int; got float."),
+        (
+            {"s": 1, "workers_at_once": 0},
+            ValueError,
+            "workers_at_once must be at least 1; got workers_at_once=0.",
+        ),
+    ],
+)
+def test_what_cannot_be_stops_at_construction(options, error, text):
+    with pytest.raises(error) as caught:
+        protocols.redundant(loss_fn, **{"num_workers": 15, "server": optax.sgd(RATE)} | options)
+    assert str(caught.value) == text
+
+
+@pytest.mark.parametrize("code", [pytest.param("repetition", marks=pytest.mark.slow), "cyclic"])
+def test_without_liars_to_tolerate_it_is_the_mean(code):
+    protocol = protocols.redundant(loss_fn, num_workers=4, s=0, code=code, server=optax.sgd(RATE))
+    _, info = jax.jit(protocol.step)(protocol.init(PARAMS, KEY), batch_of(0, 4), KEY)
+    union = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), batch_of(0, 4)["workers"])
+    gradient = jax.jit(jax.grad(loss_fn))(PARAMS, union)
+    chex.assert_trees_all_close(info.aggregate, gradient, rtol=1e-5, atol=1e-6)

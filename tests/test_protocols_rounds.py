@@ -1,0 +1,153 @@
+"""The parameter server with local steps, and with some of the workers in each round."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import byzjax
+from byzjax import attacks, protocols
+from tests.test_protocols import BYZANTINE, KEY, PARAMS, N, batch_of, loss_fn, noisy_loss_fn
+
+
+def server_of(loss=loss_fn, **more):
+    options = {"rule": byzjax.aggregate(byzjax.mean), "server": optax.sgd(0.1)} | more
+    return protocols.parameter_server(loss, num_workers=N, **options)
+
+
+def gradient(params, x, y):
+    """Of the squared error, by hand."""
+    error = x @ params["w"] + params["b"] - y
+    return {"w": 2 * x.T @ error / len(y), "b": 2 * error.mean()}
+
+
+def test_local_steps_are_federated_averaging():
+    """Steps of size gamma k along what is sent end at the mean of the workers' models."""
+    rate, k = 0.05, 4
+    batch = batch_of(0)
+    models = []
+    for x, y in zip(np.float64(batch["workers"]["x"]), np.float64(batch["workers"]["y"])):
+        model = {"w": np.zeros(3), "b": 0.0}
+        for j in range(k):
+            slope = gradient(model, x[j : j + 1], y[j : j + 1])
+            model = {name: model[name] - rate * slope[name] for name in model}
+        models.append(model)
+    server = server_of(local_steps=k, local_rate=rate, server=optax.sgd(rate * k))
+    state, info = jax.jit(server.step)(server.init(PARAMS, KEY), batch, KEY)
+    for name in PARAMS:
+        expected = np.mean([model[name] for model in models], axis=0)
+        np.testing.assert_allclose(state.params[name], expected, rtol=1e-4, atol=1e-6)
+        sent = np.stack([-model[name] / (rate * k) for model in models])
+        np.testing.assert_allclose(info.honest[name], sent, rtol=1e-4, atol=1e-5)
+
+
+def test_local_steps_draw_other_keys():
+    server = server_of(noisy_loss_fn, local_steps=2, local_rate=0.5)
+    _, info = server.step(server.init(PARAMS, KEY), batch_of(0), KEY)
+    keys = [jax.random.fold_in(jax.random.fold_in(KEY, j), 3) for j in range(2)]
+    both = [jax.grad(noisy_loss_fn)(PARAMS, None, key=key)["w"] for key in keys]
+    np.testing.assert_allclose(info.sent["w"][3], (both[0] + both[1]) / 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("at_once", [None, 2])
+def test_some_workers_in_each_round(at_once):
+    send = byzjax.per_worker(optax.ema(0.9, debias=False), num_workers=N)
+    server = server_of(send=send, per_round=3, workers_at_once=at_once)
+    everyone = server_of(send=send)
+    state, step = server.init(PARAMS, KEY), jax.jit(server.step)
+    momenta, seen = np.zeros((N, 3)), set()
+    for k in range(8):
+        batch, key = batch_of(k), jax.random.fold_in(KEY, k)
+        _, all_of_them = everyone.step(everyone.init(state.params, KEY), batch, key)
+        gradients = np.asarray(all_of_them.honest["w"]) / 0.1
+        state, info = step(state, batch, key)
+        who = np.asarray(info.senders)
+        assert len(set(who)) == 3
+        assert (np.diff(who) > 0).all()
+        seen.add(tuple(who.tolist()))
+        momenta[who] = 0.9 * momenta[who] + 0.1 * gradients[who]
+        np.testing.assert_allclose(info.sent["w"], momenta[who], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(info.aggregate["w"], momenta[who].mean(0), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(state.stages[0].ema["w"], momenta, rtol=1e-4, atol=1e-5)
+    assert len(seen) > 4
+
+
+def test_liars_are_those_who_take_part():
+    attack = byzjax.attack(attacks.sign_flip, BYZANTINE)
+    server = server_of(attack=attack, per_round=4)
+    step = jax.jit(server.step)
+    lied = 0
+    for k in range(6):
+        _, info = step(server.init(PARAMS, KEY), batch_of(k), jax.random.fold_in(KEY, k))
+        signs = np.where(np.asarray(BYZANTINE)[info.senders], -1, 1)[:, None]
+        np.testing.assert_array_equal(info.sent["w"], signs * np.asarray(info.honest["w"]))
+        lied += (signs < 0).sum()
+    assert lied
+
+
+def test_who_does_not_take_part_keeps_its_key():
+    """States of all kinds: a typed key, a counter, a momentum."""
+    noise = optax.add_noise(0.1, 0.55, jax.random.key(3))
+    send = byzjax.per_worker(optax.chain(noise, optax.trace(0.9)), num_workers=N)
+    server = server_of(send=send, per_round=2)
+    before = server.init(PARAMS, KEY)
+    after, info = jax.jit(server.step)(before, batch_of(0), KEY)
+    chex.assert_trees_all_equal_shapes_and_dtypes(before, after)
+    took_part = np.isin(np.arange(N), info.senders)
+    old, new = (s.stages[0][0] for s in (before, after))
+    changed = np.asarray(jax.random.key_data(old.rng_key) != jax.random.key_data(new.rng_key))
+    np.testing.assert_array_equal(changed.any(axis=1), took_part)
+    np.testing.assert_array_equal(np.asarray(new.count), took_part.astype(int))
+
+
+def test_rounds_over_masks_and_keys():
+    @jax.jit
+    @jax.vmap
+    def run(byzantine, key):
+        server = server_of(
+            attack=byzjax.attack(attacks.gaussian, byzantine, sigma=50.0, key=key),
+            rule=byzjax.aggregate(byzjax.median),
+            server=optax.sgd(0.05),
+            per_round=5,
+            local_steps=2,
+            local_rate=0.05,
+        )
+
+        def step(state, k):
+            state, _ = server.step(state, batch, jax.random.fold_in(key, k))
+            return state, None
+
+        return jax.lax.scan(step, server.init(PARAMS, key), jnp.arange(100))[0].params
+
+    batch = batch_of(0)
+    masks = jnp.arange(N) < jnp.array([0, 2])[:, None]
+    found = run(masks, jax.random.split(KEY, 2))
+    np.testing.assert_allclose(found["w"], np.tile([1.0, 2, 3], (2, 1)), atol=0.5)
+
+
+def test_traffic():
+    assert server_of().traffic(PARAMS) == (2 * N, 2 * N * 4)
+    assert server_of(per_round=3).traffic(PARAMS) == (6, 24)
+    unknown = protocols.parameter_server(
+        loss_fn, rule=byzjax.aggregate(byzjax.mean), server=optax.sgd(0.1)
+    )
+    with pytest.raises(ValueError, match=r"^traffic needs num_workers, which parameter_server was"):
+        unknown.traffic(PARAMS)
+
+
+def test_errors():
+    for more, message in (
+        ({"per_round": 8}, r"^per_round needs per_round <= num_workers; got per_round=8, num_wo"),
+        ({"local_steps": 2}, r"^local_rate belongs to local_steps > 1; got local_steps=2, local_r"),
+        ({"local_rate": 0.1}, r"^local_rate belongs to local_steps > 1; got local_steps=1, local"),
+        ({"local_steps": 2, "local_rate": 0}, r"^local_rate must be positive; got local_rate=0\."),
+    ):
+        with pytest.raises(ValueError, match=message):
+            server_of(**more)
+    server = server_of(local_steps=3, local_rate=0.1)
+    with pytest.raises(ValueError, match=r"^local_steps must divide the batch; got local_steps=3"):
+        server.step(server.init(PARAMS, KEY), batch_of(0), KEY)
+    with pytest.raises(ValueError, match=r"^expected batches of 7 workers; got 5\.$"):
+        server.step(server.init(PARAMS, KEY), batch_of(0, n=5), KEY)
