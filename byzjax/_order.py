@@ -256,8 +256,13 @@ def _mean(values: list[jax.Array], dtype: jnp.dtype) -> jax.Array:
     wide = [v.astype(sum_dtype(dtype)) for v in values]
     if len(wide) == 1:
         return values[0].astype(dtype)
-    if len(wide) == 2:  # halves first: the middle of two large values does not overflow
-        return (0.5 * wide[0] + 0.5 * wide[1]).astype(dtype)
+    if len(wide) == 2:
+        # The middle of two large values does not overflow. Halves first would do, but XLA makes
+        # one product of two.
+        low, high = wide
+        total, apart = low + high, high - low
+        too_large = jnp.isinf(total) & jnp.isfinite(apart)
+        return jnp.where(too_large, low + 0.5 * apart, 0.5 * total).astype(dtype)
     return (functools.reduce(jnp.add, wide) / len(wide)).astype(dtype)
 
 

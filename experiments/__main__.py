@@ -13,9 +13,8 @@ from typing import Annotated
 import jax
 import tyro
 
-import byzjax
 from experiments import config as configs
-from experiments import cost, data, export, models, specs, studies, sweep
+from experiments import cost, data, export, models, protocols, specs, studies, sweep
 from experiments.config import Config
 
 # What a user can do wrong; anything else is a bug and shows its traceback.
@@ -243,7 +242,7 @@ def names(arguments: Sequence[str]) -> int:
         f"{kind}s": {name: first_line(function) for name, function in table.items()}
         for kind, table in specs.TABLES.items()
     }
-    tables["protocols"] = {"parameter_server": first_line(byzjax.protocols.parameter_server)}
+    tables["protocols"] = {name: first_line(f) for name, f in protocols.PROTOCOLS.items()}
     tables["data sets"] = data.DESCRIPTIONS
     tables["models"] = models.DESCRIPTIONS
     tables["studies"] = {name: studies.load(name).title for name in studies.names()}

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import byzjax
 from byzjax import _order
 from tests import oracles
 
@@ -283,3 +284,13 @@ def test_gradient_of_mean_of_nearest(n):
 def test_second_derivative_is_zero():
     x = jnp.array([1.0, 4.0, 2.0])[:, None]
     assert (jax.hessian(lambda x: _order.median(x).sum())(x) == 0).all()
+
+
+@pytest.mark.parametrize(
+    "values", [[3e38, 3.4e38], [-3.4e38, -3e38], [-3.4e38, 3.4e38], [1, np.inf]]
+)
+def test_the_middle_of_two_does_not_overflow(values):
+    x = np.array([-np.inf, *values, np.inf], np.float32)[:, None]
+    expected = np.mean(np.array(values, np.float64))
+    for median in (byzjax.median, jax.jit(byzjax.median)):
+        np.testing.assert_allclose(median(x), [expected], rtol=1e-6)

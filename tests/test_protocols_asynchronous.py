@@ -406,11 +406,17 @@ def several(updates, byzantine, which, *, key):
     return jax.tree.map(lambda *leaves: jnp.stack(leaves)[which], *lies)
 
 
-def test_kardam_converges_under_just_under_a_third_of_liars():
-    n, f, events = 10, 3, 800
-    target, mask = jnp.asarray(TARGET, jnp.float32), jnp.arange(n) < f
+def distances_under_attack(judge):
+    """Three liars of ten send noise, the reversed gradient or NaN; then nobody lies.
 
-    def run(judge, which, byzantine):
+    Distances to the solution at the end, in those of the start; how much of each is accepted.
+    """
+    n, events, target = 10, 1000, jnp.asarray(TARGET, jnp.float32)
+    liars = jnp.arange(n) < 3
+
+    @jax.jit
+    @jax.vmap
+    def run(which, byzantine):
         protocol = protocols.asynchronous(
             loss_fn,
             num_workers=n,
@@ -428,26 +434,36 @@ def test_kardam_converges_under_just_under_a_third_of_liars():
             return protocol.step(state, batch, key)[0], None
 
         state, _ = jax.lax.scan(step, protocol.init(PARAMS, KEY), jnp.arange(events))
-        return jnp.linalg.norm(state.params["w"] - target), state.accepted, state.rejected
+        start = jnp.linalg.norm(PARAMS["w"] - target)
+        return jnp.linalg.norm(state.params["w"] - target) / start, state.accepted, state.rejected
 
-    which = jnp.array([0, 1, 2, 0])
-    masks = jnp.stack([mask, mask, mask, jnp.zeros(n, bool)])
+    masks = jnp.stack([liars, liars, liars, jnp.zeros(n, bool)])
+    distances, accepted, rejected = jax.device_get(run(jnp.array([0, 1, 2, 0]), masks))
+    return distances, accepted / (accepted + rejected)
 
-    def sweep(judge):
-        return jax.device_get(jax.jit(jax.vmap(functools.partial(run, judge)))(which, masks))
 
-    far = np.linalg.norm(0.5 - TARGET)
-    errors, accepted, rejected = sweep(protocols.kardam(f=f))
-    assert (errors < 0.05 * far).all(), errors
-    rate = accepted / (accepted + rejected)
-    assert (rate[:3, :f] < 0.02).all(), rate
-    assert (accepted[2, :f] == 0).all()
-    # As the frequency filter has it: seven are heard in turn, or four of ten at a time.
-    assert (np.abs(rate[:3, f:].mean(axis=1) - 1 / 7) < 0.04).all(), rate
-    assert 0.25 < rate[3].mean() <= 0.4, rate
-    errors, *_ = sweep(())
-    assert not (errors[:3] < far).any(), errors
-    assert errors[3] < 0.05 * far
+def test_kardam_converges_under_just_under_a_third_of_liars():
+    distances, rates = distances_under_attack(protocols.kardam(f=3))
+    assert (distances < 0.05).all(), distances
+    assert (rates[:3, :3] < 0.02).all(), rates
+    assert (rates[2, :3] == 0).all()
+    # As the frequency filter has it: seven are heard in turn, or at most four of ten at a time.
+    assert (np.abs(rates[:3, 3:].mean(axis=1) - 1 / 7) < 0.04).all(), rates
+    assert 0.2 < rates[3].mean() <= 0.4, rates
+
+
+def test_without_a_judge_the_same_liars_win():
+    distances, _ = distances_under_attack(())
+    assert not (distances[:3] < 1).any(), distances
+    assert distances[3] < 0.05
+
+
+@pytest.mark.slow
+def test_without_norms_one_large_coefficient_lets_a_lie_pass():
+    distances, rates = distances_under_attack(protocols.kardam(f=3, norms="never"))
+    assert not (distances[:2] < 1).any(), distances
+    assert (rates[:2, :3].max(axis=1) > 0.02).all(), rates
+    assert distances[3] < 0.05
 
 
 def test_a_sweep_over_masks_and_keys():

@@ -27,7 +27,7 @@ class AsynchronousState(NamedTuple):
       versions: `int32[n]`, the versions of these.
       honest: the last gradient that each computed, stacked `[n, ...]`; 0 at first.
       buffers: the means of what waits in the buffers, stacked `[B, ...]`, or None.
-      waiting: `int32[B]`, how many gradients wait in each, or None.
+      waiting: `int32[B]`, how many gradients wait in each; B is 0 without buffers.
       accepted: `int32[n]`, how many gradients of each worker were accepted.
       rejected: `int32[n]`, how many were not.
       stages: states of the stages attack, rule and server, in this order.
@@ -41,7 +41,7 @@ class AsynchronousState(NamedTuple):
     versions: jax.Array
     honest: PyTree
     buffers: PyTree
-    waiting: jax.Array | None
+    waiting: jax.Array
     accepted: jax.Array
     rejected: jax.Array
     stages: tuple
@@ -225,14 +225,16 @@ def asynchronous(
             versions=nobody,
             honest=_zeros(params, n),
             buffers=None if buffers is None else _zeros(params, buffers),
-            waiting=None if buffers is None else jnp.zeros(buffers, jnp.int32),
+            waiting=jnp.zeros(buffers or 0, jnp.int32),
             accepted=nobody,
             rejected=nobody,
             stages=tuple(stage.init(params) for stage in stages),
             judges=tuple(each.init(params, n) for each in judge),
         )
 
-    def step(state: AsynchronousState, batch: dict, key: jax.Array):
+    def step(
+        state: AsynchronousState, batch: dict, key: jax.Array
+    ) -> tuple[AsynchronousState, Info]:
         of_workers, params = batch["workers"], state.params
         if stacked.num_workers(of_workers) != n:
             found = stacked.num_workers(of_workers)

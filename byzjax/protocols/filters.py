@@ -345,7 +345,7 @@ def zeno_plus_plus(
         (product,) = stacked.inner_products(row, arrival.trusted)
         norm, length = _norm(arrival.gradient), _norm(arrival.trusted)
         factor = length / norm
-        score = learning_rate * (factor * product + epsilon) - rho * length**2
+        score = learning_rate * (factor * product.astype(jnp.float32) + epsilon) - rho * length**2
         good = jnp.isfinite(norm) & (norm > 0) & (score >= 0)
         return jnp.where(good, factor, 0).astype(jnp.float32), state
 

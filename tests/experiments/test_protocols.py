@@ -1,0 +1,129 @@
+"""Protocols by name, each trained for a while, and what cannot be."""
+
+import dataclasses
+
+import pytest
+
+from experiments import data, protocols, sweep
+from experiments.config import Config, identity, plan
+
+BASE = Config(
+    model="softmax", attack=("sign_flip",), n=12, f=2, s=(2,), seeds=1, steps=40, batch_size=8,
+    eval_every=20, momentum=0.0, rule=("median",),
+)  # fmt: skip
+
+
+def trained(tmp_path, protocol, **more):
+    config = dataclasses.replace(BASE, protocol=protocol, **more)
+    digits = data.load("digits")
+    load = lambda config: digits  # noqa: E731
+    (block,) = sweep.run(sweep.tasks([config], tmp_path, load), tmp_path, load)
+    assert not list(sweep.failures(tmp_path))
+    return block, block["runs"][0]
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("protocol", "more"),
+    [
+        ("parameter_server(per_round=8, local_steps=2, local_rate=0.3)", {}),
+        ("redundant(r=3, s=1)", {"rule": ("mean",), "f": 1, "s": (1,)}),
+        pytest.param("redundant(code='cyclic')", {"rule": ("mean",)}, marks=SLOW),
+        pytest.param("asynchronous(buffers=6)", {"steps": 600, "eval_every": 300}, marks=SLOW),
+        pytest.param(
+            "asynchronous(judge='kardam')",
+            {"rule": ("mean",), "steps": 600, "eval_every": 300},
+            marks=SLOW,
+        ),
+    ],
+)
+def test_one_model_learns(tmp_path, protocol, more):
+    block, run = trained(tmp_path, protocol, **more)
+    assert block["protocol"] == protocol
+    assert run["accuracy"][-1] > 0.8
+    assert "spread" not in run
+
+
+@pytest.mark.parametrize(
+    ("protocol", "more"),
+    [
+        ("gossip(graph='random_regular', degree=6, seed=0)", {"rule": ("nearest_to_pivot",)}),
+        pytest.param("replicated_servers", {"rule": ("aksel",)}, marks=SLOW),
+        pytest.param("replicated_state_machine", {}, marks=SLOW),
+        pytest.param(
+            "gossip(graph='torus', rows=3, columns=4, per_receiver=True)",
+            {"attack": ("dissensus",), "average": True},
+            marks=SLOW,
+        ),
+    ],
+)
+def test_many_models_learn(tmp_path, protocol, more):
+    _, run = trained(tmp_path, protocol, **more)
+    assert run["accuracy"][-1] > 0.8
+    assert 0.7 < run["worst_accuracy"][-1] <= run["accuracy"][-1]
+    assert (run["spread"][-1] == 0) == protocol.startswith("replicated_state_machine")
+    assert run["spread"][-1] < 10
+
+
+def test_the_one_server_is_not_named_among_what_decides():
+    """So that blocks from before there were other protocols are found."""
+    assert "protocol" not in identity(BASE)
+    other = dataclasses.replace(BASE, protocol="gossip")
+    assert identity(other)["protocol"] == "gossip"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"protocol": "gosip"}, r"^unknown protocol 'gosip'; known: parameter_server, "),
+        ({"protocol": "gossip(graph='rng')"}, r"^unknown graph 'rng'; known: complete, ring, "),
+        ({"protocol": "gossip(graph='torus')"}, r"^graph torus takes rows, columns; got nothing"),
+        (
+            {"protocol": "gossip(graph='torus', rows=3, columns=3)"},
+            r"^graph torus has 9 nodes; expected n=12\.",
+        ),
+        (
+            {"protocol": "gossip(graph='ring')", "rule": ("trimmed_mean",)},
+            r"trimmed_mean needs n >= 2f \+ 1; got n=3, f=2",
+        ),
+        ({"protocol": "redundant(faults=2)"}, r"^redundant has no parameter faults; it takes s, "),
+        ({"protocol": "redundant(s=2)"}, r"r.*5.*12"),
+        ({"protocol": "redundant(r=3, s=2)"}, r"r >= 2s \+ 1"),
+        (
+            {"protocol": "asynchronous(judge='kardam')"},
+            r"^asynchronous\(judge='kardam'\) has no rule; expected rule mean and mixing none, got",
+        ),
+        (
+            {"protocol": "asynchronous(judge='kardam')", "rule": ("mean",), "f": 4},
+            r"n >= 3f \+ 1; got n=12, f=4",
+        ),
+        ({"protocol": "asynchronous(judge='x')", "rule": ("mean",)}, r"^judge must be one of none"),
+        (
+            {"protocol": "replicated_servers(num_servers=4)", "rule": ("aksel",)},
+            r"num_servers >= 3 f_servers \+ 2; got num_servers=4, f_servers=1",
+        ),
+        (
+            {"protocol": "gossip", "momentum": 0.9, "momentum_at": "server"},
+            r"^gossip has momentum at worker or update, if any; got momentum=0\.9 at server\.",
+        ),
+        (
+            {"protocol": "gossip", "attack": ("strongest_alie",)},
+            r"^strongest_alie tries the deployed rule; expected protocol parameter_server\.",
+        ),
+        (
+            {"protocol": "redundant(r=6, s=2)", "attack": ("flip_labels",), "rule": ("mean",)},
+            r"^flip_labels changes data that redundant nodes share",
+        ),
+        ({"attack": ("dissensus",)}, r"^attack: dissensus needs center, weights; "),
+    ],
+)
+def test_what_cannot_be(more, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        plan(dataclasses.replace(BASE, **more))
+
+
+def test_every_protocol_has_a_line():
+    for name, build in protocols.PROTOCOLS.items():
+        assert build.__doc__, name
