@@ -343,7 +343,8 @@ def test_every_node_keeps_its_rules_memory():
     peers = peers_of(jnp.zeros(6, bool), rule=rule, attack=None)
     state, _ = jax.jit(peers.step)(peers.init(jnp.zeros(DIM), KEY), OWN_POINTS, KEY)
     np.testing.assert_allclose(state.rule.center, state.params, rtol=1e-6)
-    assert len(np.unique(state.params[:, 0])) == 6
+    # Two in each half hear the same three; those on the bridge hear one more.
+    assert len(np.unique(np.round(state.params[:, 0], 5))) == 4
 
 
 SLOW = pytest.mark.slow

@@ -98,3 +98,28 @@ def test_the_speed_is_that_of_the_benchmark():
     for what, value in shown:
         assert f"{made[what]:.2f}" == value, what
     assert (ROOT / "docs" / "benchmarks.md").exists()
+
+
+@pytest.mark.slow
+def test_the_page_of_protocols_runs():
+    page = (ROOT / "docs" / "protocols.md").read_text()
+    names: dict = {}
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(code, names)
+    assert {"server", "servers", "replicas", "peers", "one_by_one", "groups"} <= set(names)
+
+
+def test_the_page_of_protocols_has_all_of_them_and_their_pictures():
+    page = (ROOT / "docs" / "protocols.md").read_text()
+    for name in ("parameter_server", "replicated_servers", "replicated_state_machine", "gossip"):
+        assert f"## {name}" in page
+    for picture in re.findall(r"\]\((protocols/\w+\.png)\)", page):
+        assert (ROOT / "docs" / picture).exists(), picture
+    with (ROOT / "docs" / "benchmarks" / "protocols.csv").open() as file:
+        made = {row["protocol"]: row for row in csv.DictReader(file)}
+    shown = page.split("<!-- cost -->")[1].split("<!-- end of cost -->")[0]
+    lines = [line.strip("| ").split(" | ") for line in shown.splitlines() if line.startswith("| ")]
+    assert len(lines) == len(made) + 2
+    for name, _, ratio, messages, _ in lines[2:]:
+        assert float(made[name]["time over plain SGD"]) == pytest.approx(float(ratio), rel=0.01)
+        assert float(made[name]["messages"]) == pytest.approx(float(messages), rel=0.01)

@@ -170,23 +170,25 @@ def gossip(
         else:
             sent, lying = attack.update(half, lying, models)
 
+        # What each holds itself and what it sends, one above the other: one gather for a receiver.
+        both = jax.tree.map(lambda *parts: jnp.concatenate(parts), half, sent)
+
         def meet(senders: jax.Array, weights: jax.Array, to_one: PyTree, ruling: PyTree) -> tuple:
             own = stacked.take(half, senders[0])
             given = {"center": own, "weights": weights}
-            rows, told = stacked.take(sent, senders), ()
             if per_receiver:
-                those = stacked.take(models, senders)
+                rows, those = stacked.take(half, senders), stacked.take(models, senders)
                 rows, to_one = attack.update(rows, to_one, those, senders=senders, **given)
-            rows = jax.tree.map(lambda x, mine: x.at[0].set(mine), rows, own)
-            if per_receiver:
-                told = rows
+                rows = told = jax.tree.map(lambda x, mine: x.at[0].set(mine), rows, own)
+            else:
+                rows, told = stacked.take(both, (senders + n).at[0].add(-n)), ()
             model, ruling = rule.update(rows, ruling, stacked.take(models, senders[0]), **given)
             return (model, to_one, ruling), told
 
         outcomes, told = [], []
         for group in degrees:
             states = jax.tree.map(lambda x, of=group.nodes: x[of], (to_each, state.rule))
-            outcome, rows = _workers.each(
+            outcome, rows = _workers.each_receiver(
                 meet, group.heard, group.weights, *states, at_once=workers_at_once
             )
             outcomes.append(outcome)

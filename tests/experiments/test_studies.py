@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from byzjax.facts import FACTS
-from experiments import cost, data, models, specs, studies, sweep
+from experiments import cost, data, findings, models, specs, studies, sweep
 from experiments.config import Config, plan
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs" / "studies"
@@ -60,6 +60,24 @@ def test_the_ranking_of_attacks_is_that_of_its_table():
         assert [name for name, _ in shown] == list(means.sort_values("mean")["attack"][:5])
         for name, value in shown:
             assert value == found[rule.strip(), name]
+
+
+def test_tables_are_what_the_files_say():
+    page = (DOCS / "README.md").read_text()
+    assert findings.written(page, DOCS) == page
+    assert page.count("<!-- end of ") >= 2
+
+
+def test_what_is_said_of_momentum():
+    results = pd.read_csv(DOCS / "momentum-cpu" / "table.csv")
+    cells = results[results["s"] > 0].set_index(["f", "rule", "attack", "momentum_at"])
+    worker = cells.xs("worker", level="momentum_at")
+    update = cells.xs("update", level="momentum_at").loc[worker.index]
+    better, clearly = worker["mean"] > update["mean"], worker["low"] > update["high"]
+    page = (DOCS / "README.md").read_text().replace("\n", " ")
+    said = f"in {better.sum()} of the {len(better)} cells"
+    assert said in page
+    assert f"wholly above in {clearly.sum()} of them" in page
 
 
 def test_what_it_would_cost(tmp_path):
