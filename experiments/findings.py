@@ -122,8 +122,8 @@ def bucketing(folder: Folder) -> str:
     results = pd.read_csv(folder / "table.csv")
     lines = []
     for line in results.to_dict("records"):
-        key = tuple(str(line[name]).partition("(")[0] for name in ("rule", "attack"))
-        published = PUBLISHED.get(key, np.nan)
+        rule, attack = (str(line[name]).partition("(")[0] for name in ("rule", "attack"))
+        published = PUBLISHED.get((rule, attack), np.nan)
         measured = 100 * line["mean"]
         lines.append(
             {

@@ -277,8 +277,8 @@ def _middle_of_safe_area(points: jax.Array, f: int) -> jax.Array:
     gap = bounds[None] - bounds[:, None] * _products(normals, normals)
     meets = jnp.abs(slope) > 8 * eps
     t = gap / jnp.where(meets, slope, 1)
-    low = jnp.max(jnp.where(meets & (slope < 0), t, -jnp.inf), axis=1)
-    high = jnp.min(jnp.where(meets & (slope > 0), t, jnp.inf), axis=1)
+    low = -_least(jnp.where(meets & (slope < 0), -t, jnp.inf).T)
+    high = _least(jnp.where(meets & (slope > 0), t, jnp.inf).T)
     middle = 0.5 * (low + high)
     empty = low > high
     t = jnp.stack([jnp.where(empty, middle, low), jnp.where(empty, middle, high)])
@@ -287,9 +287,19 @@ def _middle_of_safe_area(points: jax.Array, f: int) -> jax.Array:
     excess = jnp.max(_products(ends, normals) - bounds[None], axis=1)
     # A safe area of one point is the rule for the fewest rows: its corner is only near its bounds.
     corner = (excess <= jnp.maximum(32 * eps, jnp.min(excess)))[:, None]
-    least = jnp.min(jnp.where(corner, ends, jnp.inf), axis=0)
-    most = jnp.max(jnp.where(corner, ends, -jnp.inf), axis=0)
+    least = _least(jnp.where(corner, ends, jnp.inf))
+    most = -_least(jnp.where(corner, -ends, jnp.inf))
     return (origin + unit * (0.5 * (least + most))) / factor
+
+
+def _least(x: jax.Array) -> jax.Array:
+    """`jnp.min(x, axis=0)`, with the slope of the first that is least.
+
+    That of `jnp.min` looks for what equals the result; where the compiler computes both, rounded
+    differently, nothing does, and the slope is NaN.
+    """
+    places = jnp.argmin(lax.stop_gradient(x), axis=0)
+    return jnp.take_along_axis(x, places[None], axis=0)[0]
 
 
 def _local(points: jax.Array, f: int) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
