@@ -254,6 +254,8 @@ _MOMENTUM = {
     "asynchronous": ("update",),
     "redundant": ("update",),
 }
+# In which nobody applies what `--clip` and `--weight-decay` say to a worker's gradient.
+_AS_IT_IS = ("asynchronous", "redundant")
 # In which one server, or identical ones, hold one model.
 _ONE_MODEL = (DEFAULT, "asynchronous", "redundant")
 # In which the deployed rule sees the updates of all workers.
@@ -336,6 +338,11 @@ def check(config: "Config", rule: specs.Spec, mixing: specs.Spec, attack: specs.
             f"{name} has momentum at {' or '.join(places)}, if any; got momentum={config.momentum} "
             f"at {config.momentum_at}."
         )
+    decays = name not in (*_AS_IT_IS, "replicated_servers")  # whose workers' models differ
+    for option, works in (("clip", name not in _AS_IT_IS), ("weight_decay", decays)):
+        value = getattr(config, option)
+        if value and not works:
+            raise ValueError(f"{name} has no {option}; got {option}={value}.")
     unused = name == "asynchronous" and given.get("buffers") is None
     unused |= name == "redundant" and given.get("code") == "cyclic"
     if unused and (rule.name, mixing.name) != ("mean", "none"):

@@ -116,6 +116,14 @@ def test_the_one_server_is_not_named_among_what_decides():
             {"protocol": "redundant(r=6, s=2)", "attack": ("flip_labels",), "rule": ("mean",)},
             r"^flip_labels changes data that redundant nodes share",
         ),
+        (
+            {"protocol": "redundant(r=6, s=2)", "clip": 2.0},
+            r"^redundant has no clip; got clip=2\.0",
+        ),
+        (
+            {"protocol": "replicated_servers", "rule": ("aksel",), "weight_decay": 0.1},
+            r"^replicated_servers has no weight_decay; got weight_decay=0\.1\.",
+        ),
         ({"attack": ("dissensus",)}, r"^attack: dissensus needs center, weights; "),
     ],
 )

@@ -1,0 +1,201 @@
+"""How far honest models part: `python -m benchmarks.spread`, and `--write docs` for the page.
+
+Least squares in 20 dimensions, each worker with a point of its own; the distance is the largest
+between two honest models over the last 20 of 100 steps, the largest under any of the attacks.
+Replicated servers: n_ps = 6, f_ps = 1, quorums of 4 and 5, and more lying servers than that.
+Gossip: trimmed_mean with the largest f that the smallest neighbourhood allows, that many liars in
+no neighbourhood more than f, and then f + 1 liars around one node.
+"""
+
+import argparse
+import itertools
+import math
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+import byzjax
+from benchmarks.rules import environment, markdown, write_csv
+from byzjax import attacks, protocols
+from byzjax.protocols import graphs
+
+DIM, STEPS, LAST = 20, 100, 20
+KEY = jax.random.key(0)
+
+
+def loss_fn(params: jax.Array, batch: jax.Array, key: Any = None) -> jax.Array:
+    """Half the squared distance to the batch's one point."""
+    del key
+    return 0.5 * jnp.sum((params - batch[0]) ** 2)
+
+
+def lies(byzantine: jax.Array) -> dict[str, optax.GradientTransformation]:
+    """What liars may do to models."""
+    return {
+        "reversed_gradient(kappa=10)": byzjax.attack(
+            attacks.reversed_gradient, byzantine, kappa=10.0
+        ),
+        "inner_product_manipulation(epsilon=3)": byzjax.attack(
+            attacks.inner_product_manipulation, byzantine, epsilon=3.0
+        ),
+        "little_is_enough(z=3)": byzjax.attack(attacks.little_is_enough, byzantine, z=3.0),
+        "gaussian(sigma=10)": byzjax.attack(attacks.gaussian, byzantine, sigma=10.0, key=KEY),
+        "constant(value=1e30)": byzjax.attack(attacks.constant, byzantine, value=1e30),
+        "non_finite": byzjax.attack(attacks.non_finite, byzantine),
+    }
+
+
+def farthest(make: Callable, byzantine: jax.Array, attack: Any, n: int) -> float:
+    """The largest distance between honest models in the last steps."""
+    points = jax.random.normal(jax.random.key(1), (n, 1, DIM))
+    honest = jnp.flatnonzero(~byzantine)
+
+    @jax.jit
+    def run() -> jax.Array:
+        protocol = make(byzantine, attack)
+
+        def step(state: Any, k: jax.Array) -> tuple[Any, jax.Array]:
+            state, _ = protocol.step(state, {"workers": points}, jax.random.fold_in(KEY, k))
+            return state, protocols.spread(state.params[honest])
+
+        start = protocol.init(jnp.zeros(DIM), KEY)
+        return jnp.max(lax.scan(step, start, jnp.arange(STEPS))[1][-LAST:])
+
+    found = float(run())
+    return math.inf if math.isnan(found) else found
+
+
+def said(distance: float) -> str:
+    """As it is printed; infinite is also what is not a number."""
+    return f"{distance:.2f}" if distance < 1e4 else f"{distance:.0e}"
+
+
+def servers(pull: Callable, **hyper: Any) -> Callable:
+    """Six servers, five of seven gradients each."""
+
+    def make(byzantine: jax.Array, attack: Any) -> protocols.Protocol:
+        aggregate = byzjax.aggregate(pull, **hyper)
+        return protocols.replicated_servers(
+            loss_fn,
+            num_servers=6,
+            num_workers=7,
+            f_servers=1,
+            f_workers=2,
+            pull=aggregate,
+            contract=aggregate,
+            rule=byzjax.aggregate(byzjax.median),
+            server=optax.sgd(0.1),
+            attack_models=attack,
+            byzantine_servers=byzantine,
+            quorum_servers=4,
+        )
+
+    return make
+
+
+def measure_servers() -> list[dict[str, Any]]:
+    """One line for each rule and attack."""
+    rows = []
+    for name, make in (
+        ("median", servers(byzjax.median)),
+        ("aksel", servers(byzjax.aksel, f=1)),
+        ("mid_extremes", servers(protocols.mid_extremes)),
+    ):
+        nobody = farthest(make, jnp.zeros(6, bool), None, 7)
+        for attack in lies(jnp.zeros(6, bool)):
+            row: dict[str, Any] = {"pull and contract": name, "attack on models": attack}
+            row["no liar"] = said(nobody)
+            for count in (1, 2, 3):
+                byzantine = jnp.arange(6) < count
+                row[f"{count} lying"] = said(farthest(make, byzantine, lies(byzantine)[attack], 7))
+            rows.append(row)
+    return rows
+
+
+GRAPHS = {
+    "complete(10)": graphs.complete(10),
+    "ring(9)": graphs.ring(9),
+    "torus(3, 4)": graphs.torus(3, 4),
+    "star(9)": graphs.star(9),
+    "random_regular(16, 6)": graphs.random_regular(16, 6, 0),
+    "erdos_renyi(16, 0.5)": graphs.erdos_renyi(16, 0.5, 0),
+    "small_world(16, 6, 0.2)": graphs.small_world(16, 6, 0.2, 0),
+    "two_cliques(12, 2)": graphs.two_cliques(12, 2),
+    "dumbbell(6, 1)": graphs.dumbbell(6, 1),
+}
+
+
+def placed(heard: tuple[tuple[int, ...], ...], f: int) -> set[int]:
+    """As many liars as fit, in order of their numbers, with at most f in any neighbourhood."""
+    liars: set[int] = set()
+    for node in range(len(heard)):
+        wider = liars | {node}
+        around = [len(wider & {i, *near}) for i, near in enumerate(heard)]
+        if max(around) <= f and len(wider) < len(heard) - 1:
+            liars = wider
+    return liars
+
+
+def measure_gossip() -> list[dict[str, Any]]:
+    """One line for each graph."""
+    rows = []
+    for name, graph in GRAPHS.items():
+        n, heard = len(graph), graphs.neighborhoods(graph)
+        f = min(map(len, heard)) // 2
+
+        def make(byzantine: jax.Array, attack: Any, graph=graph, f=f) -> protocols.Protocol:
+            per_receiver, lie = attack or (False, None)
+            return protocols.gossip(
+                loss_fn,
+                graph=graph,
+                rule=byzjax.aggregate(byzjax.trimmed_mean, f=f),
+                optimizer=optax.sgd(0.1),
+                byzantine=byzantine,
+                attack=lie,
+                per_receiver=per_receiver,
+            )
+
+        def worst(liars: set[int], n=n, make=make) -> tuple[float, str]:
+            byzantine = jnp.isin(jnp.arange(n), jnp.array(sorted(liars), jnp.int32))
+            found = {a: (False, lie) for a, lie in lies(byzantine).items()}
+            found["dissensus"] = (True, byzjax.attack(attacks.dissensus, byzantine))
+            return max((farthest(make, byzantine, lie, n), a) for a, lie in found.items())
+
+        # Most of one node's neighbours: the first node with the smallest neighbourhood.
+        node = min(range(n), key=lambda i, heard=heard: (len(heard[i]), i))
+        around = set(itertools.islice(heard[node], f + 1))
+        within = placed(heard, f)
+        row = {"graph": name, "smallest neighbourhood": len(heard[node]) + 1, "f": f}
+        row["no liar"] = said(farthest(make, jnp.zeros(n, bool), None, n))
+        row["liars, at most f around each"] = len(within)
+        distance, attack = worst(within) if within else (0.0, "")
+        row["distance"], row["under"] = said(distance) if within else "", attack
+        distance, row["under it"] = worst(around)
+        row["f + 1 around one"] = said(distance)
+        rows.append(row)
+    return rows
+
+
+def main() -> None:
+    """Measures, prints, and writes if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--write", type=pathlib.Path, help="folder of protocols.md, for its tables")
+    options = parser.parse_args()
+    tables = {"spread_servers": measure_servers(), "spread_gossip": measure_gossip()}
+    text = "\n\n".join([environment(), *map(markdown, tables.values())])
+    print(text)
+    if options.write:
+        write_csv(options.write / "benchmarks", tables)
+        page = options.write / "protocols.md"
+        begin, end = "<!-- spread -->", "<!-- end of spread -->"
+        before, rest = page.read_text().split(begin)
+        page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{rest.split(end)[1]}")
+
+
+if __name__ == "__main__":
+    main()
