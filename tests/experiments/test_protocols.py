@@ -135,3 +135,28 @@ def test_what_cannot_be(more, message):
 def test_every_protocol_has_a_line():
     for name, build in protocols.PROTOCOLS.items():
         assert build.__doc__, name
+
+
+@pytest.mark.slow
+def test_kardam_trains_as_well_as_without_liars(tmp_path):
+    """Just under a third of the workers send what is far too long."""
+    digits = data.load("digits")
+    config = Config(
+        n=10, f=3, s=(0, 3), seeds=1, steps=8_000, eval_every=8_000, batch_size=16,
+        momentum=0.0, learning_rate=0.1, rule=("mean",),
+        attack=("gaussian(sigma=200)", "reversed_gradient(kappa=100)"),
+    )  # fmt: skip
+    found = {}
+    for judge in ("kardam", "none"):
+        protocol = f"asynchronous(judge='{judge}', damping='none')"
+        asked = dataclasses.replace(config, protocol=protocol)
+        tasks = sweep.tasks([asked], tmp_path, lambda config: digits)
+        for block in sweep.run(tasks, tmp_path, lambda config: digits):
+            last = [run["accuracy"][-1] for run in block["runs"]]
+            found[judge, block["attack"]] = sum(last) / len(last)
+    alone = found["none", "none"]
+    assert alone > 0.95
+    for attack in config.attack:
+        assert found["kardam", attack] > alone - 0.02, found
+        assert found["none", attack] < found["kardam", attack], found
+    assert found["none", "reversed_gradient(kappa=100)"] < 0.2, found
