@@ -46,8 +46,8 @@ def sizes(case):
     return sorted({(n, f) for n, f in pairs if n <= case.most_n} | quick_sizes(case))
 
 
-def over_sizes(*only, keep=lambda case: True, least_f=0, all_quick=False):
-    """Parametrizes over cases, and all their sizes or those with `n` in `only`."""
+def over_sizes(*only, keep=lambda case: True, least_f=0, all_quick=False, slow=None):
+    """Parametrizes over cases, and all their sizes or those with `n` in `only`; n = `slow` is."""
     return pytest.mark.parametrize(
         ("case", "n", "f"),
         [
@@ -56,7 +56,9 @@ def over_sizes(*only, keep=lambda case: True, least_f=0, all_quick=False):
                 n,
                 f,
                 id=f"{case.id}-{n}-{f}",
-                marks=marks(case, (n, f) in quick_sizes(case) and (all_quick or case.quick)),
+                marks=marks(
+                    case, n != slow and (n, f) in quick_sizes(case) and (all_quick or case.quick)
+                ),
             )
             for case in CASES
             for n, f in sizes(case)
@@ -580,7 +582,7 @@ def test_too_many_bad_rows_do_not_look_healthy(case):
 # --- derivatives ---------------------------------------------------------------------------------
 
 
-@over_sizes(3, 4, 5, 6, 11, 12, 25)
+@over_sizes(3, 4, 5, 6, 11, 12, 25, slow=12)
 def test_derivatives_equal_finite_differences(case, n, f):
     rng = np.random.default_rng(20)
     count, step, eps = 6, 1e-6, 2e-6 if X64 else case.slope_eps

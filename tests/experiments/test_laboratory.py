@@ -106,6 +106,7 @@ def final(program, runs, attack, config=SMALL):
     return states.protocol.params, program.evaluate(states, True, runs)
 
 
+@pytest.mark.slow
 def test_the_switch_runs_the_attack_that_was_chosen(digits, softmax):
     rule, mixing = specs.parse("rule", "median", f=2), specs.parse("mixing", "none", f=2)
     texts = (
