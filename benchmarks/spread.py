@@ -175,8 +175,8 @@ def measure_gossip() -> list[dict[str, Any]]:
         row["liars, at most f around each"] = len(within)
         distance, attack = worst(within) if within else (0.0, "")
         row["distance"], row["under"] = said(distance) if within else "", attack
-        distance, row["under it"] = worst(around)
-        row["f + 1 around one"] = said(distance)
+        distance, attack = worst(around)
+        row["f + 1 around one"], row["under it"] = said(distance), attack
         rows.append(row)
     return rows
 

@@ -123,3 +123,17 @@ def test_the_page_of_protocols_has_all_of_them_and_their_pictures():
     for name, _, ratio, messages, _ in lines[2:]:
         assert float(made[name]["time over plain SGD"]) == pytest.approx(float(ratio), rel=0.01)
         assert float(made[name]["messages"]) == pytest.approx(float(messages), rel=0.01)
+
+
+def test_distances_of_honest_models_are_those_measured():
+    page = (ROOT / "docs" / "protocols.md").read_text()
+    lines = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    lines = [[cell.strip() for cell in line] for line in lines]
+    for name in ("spread_servers", "spread_gossip"):
+        with (ROOT / "docs" / "benchmarks" / f"{name}.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        for row in rows:
+            (shown,) = [line for line in lines if line[:2] == list(row.values())[:2]]
+            assert [cell for cell in shown if cell] == [v for v in row.values() if v]
+            if row.get("pull and contract") in ("median", "aksel"):
+                assert float(row["1 lying"]) <= float(row["no liar"]) + 0.051
