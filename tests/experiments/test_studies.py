@@ -80,6 +80,29 @@ def test_what_is_said_of_momentum():
     assert f"wholly above in {clearly.sum()} of them" in page
 
 
+def test_what_is_said_of_aksel():
+    """Every accuracy in the text is one of the table, and what it concludes is so."""
+    results = pd.read_csv(DOCS / "aksel-cpu" / "table.csv")
+    found = {f"{100 * mean:.1f}" for mean in results["mean"]}
+    page = (DOCS / "README.md").read_text()
+    text = page.split("What the abstract of AKSEL says")[1].split("![")[0]
+    said = re.findall(r"\b\d\d\.\d\b", text)
+    assert len(said) > 8
+    assert set(said) <= found
+    means = results.set_index(["f", "s", "attack", "rule"])["mean"].mul(100).sort_index()
+    quiet = means.loc[12, 0, "none"]
+    assert (quiet.drop("krum") > quiet["mean"] - 0.45).all()
+    for attack in results.loc[results["s"] > 0, "attack"].unique():
+        half = means.loc[12, 6, attack]
+        assert half.max() - half["multi_krum"] <= half.max() - half["aksel"] <= 0.55
+        assert means.loc[12, 12, attack, "aksel"] > quiet["aksel"] - 1.55
+    little = means.loc[12, 12, "little_is_enough(z=1.5)"]
+    best = ["aksel", "aksel(mode='radius')"]
+    assert set(little.nlargest(2).index) == set(best)
+    short = means.loc[24, 24, "inner_product_manipulation(epsilon=0.1)"]
+    assert short.idxmax() == "mean"
+
+
 def test_what_it_would_cost(tmp_path):
     """Softmax regression: two products forward and backward, 2 * 64 * 10 operations each."""
     digits = data.load("digits")
