@@ -13,7 +13,10 @@ from experiments import sweep
 FILE = "blocks.csv"
 _SHOWN = ("rule", "mixing", "attack", "seconds")
 # What is kept beside the blocks: small files that people read.
-_KEPT = ("table.csv", "table.md", "config.json", "accuracy_heatmap*.png")
+_KEPT = (
+    *("table.csv", "table.md", "config.json", "accuracy_heatmap*.png"),
+    *("distance_to_optimum*.png", "worst_accuracy*.png"),
+)
 
 
 def write(folder: pathlib.Path, blocks: Sequence[dict[str, Any]], target: pathlib.Path) -> None:

@@ -86,8 +86,8 @@ def convex(folder: Folder) -> str:
                 "f": f,
                 "rule": rule,
                 "distance to the optimum, s = 0": _spread(quiet["to_optimum"]),
-                "of which attack": means.idxmax(),
-                "the farthest, s = f": f"{means.max():.2f}",
+                "farthest, s = f": f"{means.max():.2f}",
+                "under": means.idxmax(),
                 "squared error over variance, s = 0": _spread(quiet["ratio"]),
                 "f / (n - f)": f"{f / (25 - f):.2f}",
             }

@@ -103,6 +103,28 @@ def test_what_is_said_of_aksel():
     assert short.idxmax() == "mean"
 
 
+def test_what_is_said_of_the_optimum():
+    page = (DOCS / "README.md").read_text()
+    table = page.split("<!-- convex -->")[1].split("<!-- end of convex -->")[0]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    head, *rows = [line for line in lines if line and not line[0].startswith(":")]
+    found = [dict(zip(head, row)) for row in rows]
+    quiet = {
+        (r["data"], r["f"], r["rule"]): float(r["distance to the optimum, s = 0"].split()[0])
+        for r in found
+    }
+    assert {v for key, v in quiet.items() if key[2] == "mean"} == {0.07}
+    robust = [v for key, v in quiet.items() if key[2] != "mean"]
+    assert (min(robust), max(robust)) == (0.27, 2.01)
+    ratios = [(float(r["squared error over variance, s = 0"].split()[0]), r) for r in found]
+    assert all(ratio < float(r["f / (n - f)"]) for ratio, r in ratios)
+    assert max(ratios, key=lambda pair: pair[0])[0] == 0.75
+    far = {(r["data"], r["rule"]): float(r["farthest, s = f"]) for r in found if r["f"] == "11"}
+    assert max(v for key, v in far.items() if key[1] in ("median", "trimmed_mean")) == 3.66
+    carried = [v for key, v in far.items() if key[1].startswith(("aksel", "krum"))]
+    assert (round(min(carried)), round(max(carried))) == (35, 150)
+
+
 def test_what_it_would_cost(tmp_path):
     """Softmax regression: two products forward and backward, 2 * 64 * 10 operations each."""
     digits = data.load("digits")
