@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from experiments import data, models
+from experiments import data, models, protocols
 from experiments.config import Config
 from experiments.sweep import Task
 
@@ -39,7 +39,8 @@ def estimate(tasks: Sequence[Task], load: Callable[[Config], data.Dataset]) -> s
     for task in tasks:
         config = task.config
         if config not in flops:
-            flops[config] = gradient_flops(config, load(config)) * config.n * config.steps
+            gradients = protocols.gradients(config) * config.steps
+            flops[config] = gradient_flops(config, load(config)) * gradients
         runs[config] = runs.get(config, 0) + len(task.block.runs)
     lines = [
         f"  {config.dataset}, {config.model}, n = {config.n}, f = {config.f}, "

@@ -324,6 +324,14 @@ def many_models(config: "Config") -> bool:
     return parse(config.protocol)[0] not in _ONE_MODEL
 
 
+def gradients(config: "Config") -> int:
+    """How many gradients one step computes."""
+    name, given = parse(config.protocol)
+    if name == "asynchronous":
+        return 1
+    return given.get("per_round") or config.n
+
+
 def check(config: "Config", rule: specs.Spec, mixing: specs.Spec, attack: specs.Spec) -> None:
     """Tries one step of a small model, without computing anything.
 

@@ -132,6 +132,15 @@ def test_what_cannot_be(more, message):
         plan(dataclasses.replace(BASE, **more))
 
 
+def test_gradients_of_a_step():
+    for protocol, count in (
+        ("gossip", 12),
+        ("asynchronous", 1),
+        ("parameter_server(per_round=5)", 5),
+    ):
+        assert protocols.gradients(dataclasses.replace(BASE, protocol=protocol)) == count
+
+
 def test_every_protocol_has_a_line():
     for name, build in protocols.PROTOCOLS.items():
         assert build.__doc__, name
