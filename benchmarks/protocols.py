@@ -93,12 +93,12 @@ def main() -> None:
     if options.write:
         write_csv(options.write / "benchmarks", {"protocols": rows})
         page = options.write / "protocols.md"
-        page.write_text(written(page.read_text(), table))
+        page.write_text(written(page.read_text(), "cost", table))
 
 
-def written(page: str, table: str) -> str:
+def written(page: str, mark: str, table: str) -> str:
     """The page with this table between its marks."""
-    begin, end = "<!-- cost -->", "<!-- end of cost -->"
+    begin, end = f"<!-- {mark} -->", f"<!-- end of {mark} -->"
     before, rest = page.split(begin)
     return f"{before}{begin}\n\n{table}\n\n{end}{rest.split(end)[1]}"
 

@@ -20,6 +20,7 @@ import optax
 from jax import lax
 
 import byzjax
+from benchmarks.protocols import written
 from benchmarks.rules import environment, markdown, write_csv
 from byzjax import attacks, protocols
 from byzjax.protocols import graphs
@@ -192,9 +193,7 @@ def main() -> None:
     if options.write:
         write_csv(options.write / "benchmarks", tables)
         page = options.write / "protocols.md"
-        begin, end = "<!-- spread -->", "<!-- end of spread -->"
-        before, rest = page.read_text().split(begin)
-        page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{rest.split(end)[1]}")
+        page.write_text(written(page.read_text(), "spread", text))
 
 
 if __name__ == "__main__":

@@ -81,6 +81,11 @@ def copies(update: PyTree, count: int) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), update)
 
 
+def with_row(updates: PyTree, row: jax.Array, update: PyTree) -> PyTree:
+    """Stacked updates with one row replaced."""
+    return jax.tree.map(lambda x, u: x.at[row].set(u), updates, update)
+
+
 def floats(params: PyTree) -> int:
     """How many numbers are in a model."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -249,7 +249,7 @@ def asynchronous(
         p = jnp.argmin(state.left).astype(jnp.int32)
         pulled = stacked.take(state.pulled, p)
         own = grad(pulled, stacked.take(of_workers, p), key=jax.random.fold_in(key, p))
-        honest = _with_row(state.honest, p, own)
+        honest = _workers.with_row(state.honest, p, own)
         sent, attacking = attack.update(honest, attacking, params, **extra_args)
         sent = stacked.take(sent, p)
 
@@ -277,7 +277,7 @@ def asynchronous(
             mean = jax.tree.map(
                 lambda h, g: h + (g - h) / (count + 1).astype(h.dtype), there, gradient
             )
-            held = _with_row(held, b, _where(accept, mean, there))
+            held = _workers.with_row(held, b, _where(accept, mean, there))
             waiting = waiting.at[b].add(accept.astype(jnp.int32))
             ready = accept & jnp.all(waiting > 0)
 
@@ -304,7 +304,7 @@ def asynchronous(
             params=new_params,
             version=version,
             left=left.at[p].set(time),
-            pulled=_with_row(state.pulled, p, new_params),
+            pulled=_workers.with_row(state.pulled, p, new_params),
             versions=state.versions.at[p].set(version),
             honest=honest,
             buffers=held,
@@ -328,10 +328,6 @@ def asynchronous(
 
 def _zeros(params: PyTree, count: int) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), params)
-
-
-def _with_row(updates: PyTree, row: jax.Array, update: PyTree) -> PyTree:
-    return jax.tree.map(lambda x, u: x.at[row].set(u), updates, update)
 
 
 def _where(condition: jax.Array, if_true: PyTree, if_false: PyTree) -> PyTree:

@@ -180,8 +180,8 @@ def lipschitz(*, f: int, window: int = 25, norms: str = "always") -> Judge:
         elif norms == "otherwise":
             good = good & (short | decides)
         return good.astype(jnp.float32), state._replace(
-            gradients=_with_row(state.gradients, p, arrival.gradient),
-            pulled=_with_row(state.pulled, p, arrival.params),
+            gradients=_workers.with_row(state.gradients, p, arrival.gradient),
+            pulled=_workers.with_row(state.pulled, p, arrival.params),
             norms=lengths,
             coefficients=coefficients,
             count=state.count.at[p].add(measured.astype(jnp.int32)),
@@ -378,7 +378,3 @@ def _distance(a: PyTree, b: PyTree) -> jax.Array:
 def _norm(a: PyTree) -> jax.Array:
     (square,) = stacked.squared_norms(_workers.copies(a, 1))
     return root(square).astype(jnp.float32)
-
-
-def _with_row(updates: PyTree, row: jax.Array, update: PyTree) -> PyTree:
-    return jax.tree.map(lambda x, u: x.at[row].set(u), updates, update)
