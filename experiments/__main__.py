@@ -133,7 +133,7 @@ def study(arguments: Sequence[str]) -> int:
         print(f"{new} blocks come from {STUDIES / folder.name}.")
     tasks = sweep.tasks(grids, folder, load)
     runs = sum(len(task.block.runs) for task in tasks)
-    programs = len({(task.config, task.block.program) for task in tasks})
+    programs = len({configs.program(task.config, task.block) for task in tasks})
     print(
         f"{command.name}, {command.edition} edition: {len(grids)} grids, {len(tasks)} blocks, "
         f"{runs} runs, {programs} programs."

@@ -90,6 +90,8 @@ class Config:
     partition: str = "iid"
     """How samples are dealt out to workers: iid, "dirichlet(0.3)", sorted, "pathological(2)",
     "gamma_similarity(0.5)", "long_tail(0.5)" or "unequal(1)"."""
+    dealt_to: str = "all"
+    """Among whom: all n workers, or honest ones only, and the liars draw from all samples."""
     validation: int = 0
     """Training samples that no worker gets: the accuracy on them is what settings are chosen by
     (`python -m experiments choose`)."""
@@ -112,20 +114,19 @@ _ELSEWHERE = ("study", "rule", "mixing", "attack", "s", "seeds", "results", "dat
 IDENTITY = tuple(field.name for field in dataclasses.fields(Config) if field.name not in _ELSEWHERE)
 
 
-def setting(block: dict[str, Any], name: str) -> Any:
-    """A setting of a finished block; one that it does not name had its default, or not yet a name.
+# Settings that came later: a block names them where they are not the only ones that there were.
+_LATER = {"protocol": protocols.DEFAULT, "dealt_to": "all"}
 
-    Only the protocol: what ran before there were others is the one server's.
-    """
-    return block.get(name, protocols.DEFAULT) if name == "protocol" else block.get(name)
+
+def setting(block: dict[str, Any], name: str) -> Any:
+    """A setting of a finished block; what it does not name had its default, or had no name yet."""
+    return block.get(name, _LATER.get(name))
 
 
 def identity(config: Config) -> dict[str, Any]:
-    """The settings that decide a block's numbers; the one server is not named among them."""
+    """The settings that decide a block's numbers; what came later is named if it is not default."""
     named = {name: getattr(config, name) for name in IDENTITY}
-    if protocols.is_default(config):
-        del named["protocol"]
-    return named
+    return {name: value for name, value in named.items() if _LATER.get(name) != value}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,10 +142,25 @@ class Block:
     attack: specs.Spec
     runs: tuple[tuple[int, int], ...]
 
-    @property
-    def program(self) -> tuple[str, str, bool]:
-        """Blocks with the same, of as many runs, are served by one compiled program."""
-        return str(self.rule), str(self.mixing), self.attack.name == "none"
+
+def program(config: Config, block: Block) -> tuple:
+    """Blocks with the same, of as many runs, are served by one compiled program.
+
+    Its arguments are the seeds, the liars, the attack's number and strengths, and the step size.
+    """
+    shared = {name: getattr(config, name) for name in IDENTITY if name != "learning_rate"}
+    among = tuple(spec.family for spec in choices(config, block))
+    return (*shared.items(), config.data_dir), str(block.rule), str(block.mixing), among
+
+
+def choices(config: Config, block: Block) -> list[specs.Spec]:
+    """The attacks among which a block's program chooses, one of each family."""
+    if block.attack.name == "none":
+        return [block.attack]
+    found: dict[str, specs.Spec] = {}
+    for spec in attacks(config):
+        found.setdefault(spec.family, spec)
+    return list(found.values())
 
 
 def plan(config: Config, parameters: int = 0) -> list[Block]:
@@ -196,7 +212,7 @@ def _check_together(config: Config, rules: list, mixings: list, wanted: list) ->
 
 
 def attacks(config: Config) -> list[specs.Spec]:
-    """The attacks among which the programs of a grid choose: all but none."""
+    """The attacks of a grid: all but none."""
     return [spec for spec in _parsed("attack", config.attack, config.f) if spec.name != "none"]
 
 
@@ -246,6 +262,8 @@ def _check_numbers(config: Config) -> None:
             f"eval_every must divide steps; got steps={config.steps}, "
             f"eval_every={config.eval_every}."
         )
+    if config.dealt_to not in ("all", "honest"):
+        raise ValueError(f"dealt_to must be all or honest; got {config.dealt_to!r}.")
     if not config.s or len(set(config.s)) < len(config.s):
         raise ValueError(f"s needs one or more different numbers; got {config.s}.")
     if config.optimum and (config.model != "logistic" or config.weight_decay <= 0):

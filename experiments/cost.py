@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
+from experiments import config as configs
 from experiments import data, models, protocols
 from experiments.config import Config
 from experiments.sweep import Task
@@ -49,7 +50,7 @@ def estimate(tasks: Sequence[Task], load: Callable[[Config], data.Dataset]) -> s
         for config, count in runs.items()
     ]
     total = sum(count * flops[config] for config, count in runs.items())
-    programs = len({(task.config, task.block.program) for task in tasks})
+    programs = len({configs.program(task.config, task.block) for task in tasks})
     for machine, rate in GFLOPS.items():
         training, compiling = total / rate / 1e9, programs * COMPILE_SECONDS
         lines.append(

@@ -29,13 +29,17 @@ def check(config: "Config") -> None:
     schedule(config)
 
 
-def schedule(config: "Config") -> optax.Schedule | float:
+def schedule(config: "Config", rate: Any = None) -> optax.Schedule | float:
     """The step size: a number, or a function of the step.
+
+    Args:
+      config: a run.
+      rate: the step size at first, which may be traced; None for that of the config.
 
     Raises:
       ValueError: the schedule cannot be read.
     """
-    rate, text = config.learning_rate, config.schedule
+    rate, text = config.learning_rate if rate is None else rate, config.schedule
     try:
         match ast.parse(text, mode="eval").body:
             case ast.Name(id="constant"):
@@ -56,7 +60,7 @@ def schedule(config: "Config") -> optax.Schedule | float:
     raise ValueError(f"unknown schedule {text!r}; known: {known}.")
 
 
-def stages(config: "Config") -> dict[str, Any]:
+def stages(config: "Config", rate: Any = None) -> dict[str, Any]:
     """What an honest worker, and the server, make of what they get: `send`, `receive`, `server`.
 
     `send` and `receive` map stacked updates to stacked updates (`receive` stands behind the
@@ -72,15 +76,15 @@ def stages(config: "Config") -> dict[str, Any]:
     return {
         "send": byzjax.per_worker(optax.chain(*send), config.n) if send else None,
         "receive": receive,
-        "server": optax.chain(*server, optax.scale_by_learning_rate(schedule(config))),
+        "server": optax.chain(*server, optax.scale_by_learning_rate(schedule(config, rate))),
     }
 
 
-def of_one(config: "Config") -> optax.GradientTransformation:
+def of_one(config: "Config", rate: Any = None) -> optax.GradientTransformation:
     """The whole optimizer of a node that trains a model of its own."""
     momentum = _momentum(config)
     chain = [*_before(config), *([] if momentum is None else [momentum])]
-    return optax.chain(*chain, optax.scale_by_learning_rate(schedule(config)))
+    return optax.chain(*chain, optax.scale_by_learning_rate(schedule(config, rate)))
 
 
 def _before(config: "Config") -> list[optax.GradientTransformation]:

@@ -35,6 +35,7 @@ class Parts(NamedTuple):
       byzantine: `bool[n]`.
       key: of the run.
       at_once: workers whose gradients are computed side by side.
+      rate: the step size at first, which may be traced; None for that of the config.
     """
 
     config: "Config"
@@ -45,6 +46,7 @@ class Parts(NamedTuple):
     byzantine: jax.Array
     key: jax.Array
     at_once: int | None
+    rate: Any = None
 
     def fold(self, place: int) -> jax.Array:
         """A key of the run's for one purpose."""
@@ -83,7 +85,7 @@ def parameter_server(
     local_rate: float | None = None,
 ) -> protocols.Protocol:
     """Workers send updates to one server, which aggregates them and takes a step."""
-    stages, n = optim.stages(parts.config), parts.config.n
+    stages, n = optim.stages(parts.config, parts.rate), parts.config.n
     mix = specs.transformation(parts.mixing, byzantine=None, key=parts.fold(5), n=n)
     if stages["receive"] is not None:
         mix = optax.chain(stages["receive"], mix)
@@ -114,7 +116,7 @@ def replicated_servers(
     quorum_workers: int | None = None,
 ) -> protocols.Protocol:
     """Several servers of which some lie; workers and servers aggregate what they hear (ByzSGD)."""
-    stages, config = optim.stages(parts.config), parts.config
+    stages, config = optim.stages(parts.config, parts.rate), parts.config
     lying, attack_models = parts.servers(num_servers, f_servers)
     return protocols.replicated_servers(
         parts.loss,
@@ -141,7 +143,7 @@ def replicated_state_machine(
     parts: Parts, *, num_servers: int = 4, f_servers: int = 1
 ) -> protocols.Protocol:
     """Identical replicas of one server; workers take the model that f + 1 of them agree on."""
-    stages, config = optim.stages(parts.config), parts.config
+    stages, config = optim.stages(parts.config, parts.rate), parts.config
     lying, attack_models = parts.servers(num_servers, f_servers)
     return protocols.replicated_state_machine(
         parts.loss,
@@ -171,7 +173,7 @@ def gossip(
         parts.loss,
         graph=graph_of(graph, config.n, shape),
         rule=parts.aggregate(config.n),
-        optimizer=optim.of_one(config),
+        optimizer=optim.of_one(config, parts.rate),
         byzantine=parts.byzantine,
         f=config.f,
         attack=parts.of_workers(),
@@ -207,7 +209,7 @@ def asynchronous(
     return protocols.asynchronous(
         parts.loss,
         num_workers=config.n,
-        server=optim.stages(config)["server"],
+        server=optim.stages(config, parts.rate)["server"],
         judge=judges[judge](),
         damping=dampings[damping](),
         buffers=buffers,
@@ -231,7 +233,7 @@ def redundant(
         r=r,
         code=code,
         rule=parts.aggregate(config.n // (r or 2 * s + 1)) if repeats else None,
-        server=optim.stages(config)["server"],
+        server=optim.stages(config, parts.rate)["server"],
         attack=parts.of_workers(),
         workers_at_once=parts.at_once,
     )

@@ -161,6 +161,26 @@ ATTACKS: dict[str, Callable] = {
 }
 
 
+# Hyperparameters that are known only when a step runs: attacks that differ in nothing else are one
+# branch of a compiled program.
+STRENGTHS: dict[str, tuple[str, ...]] = {
+    "alternating": ("epsilon",),
+    "anti_cge": ("margin",),
+    "constant": ("value",),
+    "dissensus": ("epsilon",),
+    "drop": ("probability", "value"),
+    "fang_trimmed_mean": ("factor",),
+    "gambler": ("factor", "probability"),
+    "gaussian": ("sigma",),
+    "hidden_vulnerability": ("gamma",),
+    "inner_product_manipulation": ("epsilon",),
+    "little_is_enough": ("z",),
+    "lose_coordinates": ("share", "value"),
+    "omniscient": ("factor",),
+    "reversed_gradient": ("kappa",),
+}
+MOST_STRENGTHS = max(map(len, STRENGTHS.values()))
+
 TABLES: dict[str, dict[str, Callable]] = {"rule": RULES, "mixing": MIXINGS, "attack": ATTACKS}
 
 
@@ -188,6 +208,27 @@ class Spec(NamedTuple):
     def remembers(self) -> bool:
         """Whether it is a transformation with a memory, not a function of the updates."""
         return "updates" not in inspect.signature(self.function).parameters
+
+    @property
+    def strengths(self) -> dict[str, float]:
+        """What was written of the hyperparameters that may be traced."""
+        known = STRENGTHS.get(self.name, ()) if self.kind == "attack" else ()
+        return {
+            name: float(value)
+            for name, value in self.given.items()
+            if name in known and isinstance(value, int | float)
+        }
+
+    @property
+    def family(self) -> str:
+        """The same text for all that differ in nothing but the values of their strengths."""
+        return str(self._replace(given=self.given | dict.fromkeys(self.strengths, ...)))
+
+    def with_strengths(self, values: Any) -> "Spec":
+        """The same with other strengths, in the order of `strengths`; what is too many is left."""
+        return self._replace(
+            hyperparameters=self.hyperparameters | dict(zip(self.strengths, values))
+        )
 
     def __str__(self) -> str:
         """The specification as it is written on the command line."""

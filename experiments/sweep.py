@@ -135,16 +135,22 @@ def _commit() -> str:
 def tasks(
     grids: Sequence[Config], folder: pathlib.Path, load: Callable[[Config], data.Dataset]
 ) -> list[Task]:
-    """All blocks of all grids; a block that two grids share is there once."""
+    """All blocks of all grids; a block that two grids share is there once.
+
+    Those that share a compiled program are neighbours.
+    """
     found: dict[pathlib.Path, Task] = {}
+    programs: dict[tuple, list[Task]] = {}
     for config in grids:
         dataset = load(config)
         blocks = configs.plan(config, parameters(config, dataset))
         for block in blocks:
             described = identity(config, block, dataset.checksum)
             path = block_path(folder, described)
-            found.setdefault(path, Task(config, block, described, path))
-    return list(found.values())
+            if path not in found:
+                found[path] = Task(config, block, described, path)
+                programs.setdefault(configs.program(config, block), []).append(found[path])
+    return [task for together in programs.values() for task in together]
 
 
 def stretch(tasks: Sequence[Task], shard: int, shards: int) -> list[Task]:
@@ -219,11 +225,10 @@ def run(
             config, block = task.config, task.block
             bar.set_postfix_str(f"{block.rule} under {block.attack}")
             before = bar.n
-            # Without an attack the switch is not needed.
-            without = block.attack.name == "none"
-            among = [block.attack] if without else configs.attacks(config)
+            among = configs.choices(config, block)
+            place = [spec.family for spec in among].index(block.attack.family)
             try:
-                key = (config, block.program)
+                key = configs.program(config, block)
                 if held[0] != key:
                     dataset = load(config)
                     model = models.build(
@@ -237,9 +242,7 @@ def run(
                 assert program is not None
                 known = len(program.compiled)
                 kept = _checkpoints(task, folder)
-                content = _train(
-                    task, load(config), program, among.index(block.attack), bar, folder, kept
-                )
+                content = _train(task, load(config), program, place, bar, folder, kept)
                 programs += known == 0
                 compiling += sum(program.compiled[known:])
             except Exception as error:
@@ -293,7 +296,7 @@ def _train(
     """Trains all runs of a block, from its checkpoint if there is one."""
     config, block = task.config, task.block
     begin = time.perf_counter()
-    runs = train.runs(config, dataset, block.runs)
+    runs = train.runs(config, dataset, block.runs, block.attack)
     index = jnp.asarray(attack, jnp.int32)
     states, done, curves = program.start(index, runs), 0, []
     if (found := kept.restore(states)) is not None:

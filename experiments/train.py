@@ -29,6 +29,8 @@ class Runs(NamedTuple):
       byzantine: `bool[runs, n]`, the liars; those of a small s also lie at a larger one.
       indices: `int32[runs, n, most]`, the samples of each worker.
       sizes: `int32[runs, n]`, how many they are.
+      rate: `float32[runs]`, the step size at first.
+      strengths: `float32[runs, MOST_STRENGTHS]`, of the attack; what it has not is not looked at.
       best: the minimiser of the honest workers' mean loss, a model, or None if nobody asked.
     """
 
@@ -36,6 +38,8 @@ class Runs(NamedTuple):
     byzantine: jax.Array
     indices: jax.Array
     sizes: jax.Array
+    rate: jax.Array
+    strengths: jax.Array
     best: Any = None
 
 
@@ -77,27 +81,64 @@ class Metrics(NamedTuple):
     spread: data.Array
 
 
-def runs(config: Config, dataset: data.Dataset, members: Sequence[tuple[int, int]]) -> Runs:
-    """The runs of a block; `members` are (seed, s)."""
+def runs(
+    config: Config,
+    dataset: data.Dataset,
+    members: Sequence[tuple[int, int]],
+    attack: specs.Spec | None = None,
+) -> Runs:
+    """The runs of a block.
+
+    Args:
+      config: its grid.
+      dataset: where samples come from.
+      members: (seed, s) of each run.
+      attack: whose strengths they have; None where it has none.
+    """
     dataset, _, _ = data.hold_out(dataset, config.validation)
-    dealt = {}
-    for seed, _ in members:
-        if seed not in dealt:
-            parts = data.partition(dataset.train_y, config.n, config.partition, seed=seed)
-            dealt[seed] = data.pad_partition(parts)
+    dealt: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
+    orders = {}
+    for seed, s in members:
+        if seed not in orders:
+            drawn = jax.random.permutation(jax.random.fold_in(jax.random.key(seed), 1), config.n)
+            orders[seed] = np.asarray(drawn)
+        if (seed, s) not in dealt:
+            parts = _deal(config, dataset.train_y, orders[seed] < s, seed)
+            dealt[seed, s] = data.pad_partition(parts)
     most = max(indices.shape[1] for indices, _ in dealt.values())
+    strengths = [] if attack is None else list(attack.strengths.values())
+    strengths += [0.0] * (specs.MOST_STRENGTHS - len(strengths))
     out = []
     for seed, s in members:
-        key = jax.random.key(seed)
-        order = jax.random.permutation(jax.random.fold_in(key, 1), config.n)
-        indices, sizes = dealt[seed]
+        key, order = jax.random.key(seed), orders[seed]
+        indices, sizes = dealt[seed, s]
         best = None
         if config.optimum:
             honest = [row[:size] for row, size in zip(indices[order >= s], sizes[order >= s])]
             best = optimum.logistic(dataset, config.weight_decay, honest)
         indices = np.pad(indices, ((0, 0), (0, most - indices.shape[1])))
-        out.append(Runs(key, order < s, jnp.asarray(indices), jnp.asarray(sizes), best))
+        out.append(
+            Runs(
+                key,
+                jnp.asarray(order < s),
+                jnp.asarray(indices),
+                jnp.asarray(sizes),
+                jnp.float32(config.learning_rate),
+                jnp.asarray(strengths, jnp.float32),
+                best,
+            )
+        )
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *out)
+
+
+def _deal(
+    config: Config, labels: np.ndarray, byzantine: np.ndarray, seed: int
+) -> Sequence[np.ndarray]:
+    """The samples of each worker."""
+    if config.dealt_to == "all":
+        return data.partition(labels, config.n, config.partition, seed=seed)
+    honest = iter(data.partition(labels, int(np.sum(~byzantine)), config.partition, seed=seed))
+    return [np.arange(len(labels)) if lies else next(honest) for lies in byzantine]
 
 
 class Program(NamedTuple):
@@ -141,11 +182,20 @@ def program(
     def protocol(run: Runs, attack: jax.Array) -> byzjax.protocols.Protocol:
         def chosen(byzantine: jax.Array, place: int, deployed: Callable, n: int) -> Any:
             key = jax.random.fold_in(run.key, place)
-            return _one_of(choices, attack, byzantine, key, deployed, n)
+            mine = [spec.with_strengths(run.strengths) for spec in choices]
+            return _one_of(mine, attack, byzantine, key, deployed, n)
 
         return protocols.build(
             protocols.Parts(
-                config, model.loss, rule, mixing, chosen, run.byzantine, run.key, at_once
+                config,
+                model.loss,
+                rule,
+                mixing,
+                chosen,
+                run.byzantine,
+                run.key,
+                at_once,
+                run.rate,
             )
         )
 

@@ -98,6 +98,47 @@ def test_runs_lie_as_many_as_they_should_and_the_same_ones(digits):
     assert (keys[:, 0] == keys[:, 1]).all()
 
 
+def test_data_dealt_to_honest_workers_alone(digits):
+    config = dataclasses.replace(SMALL, partition="sorted", dealt_to="honest")
+    runs = train.runs(config, digits, [(0, 0), (0, 2)])
+    everything = len(digits.train_y)
+    for byzantine, indices, sizes in zip(*map(np.asarray, runs[1:4])):
+        assert (sizes[byzantine] == everything).all()
+        honest = [row[:size] for row, size in zip(indices, sizes)]
+        honest = np.concatenate([row for row, lies in zip(honest, byzantine) if not lies])
+        assert sorted(honest) == list(range(everything))
+        labels = digits.train_y[honest]
+        assert (np.diff(labels) >= 0).all()  # in their order, sorted by label
+
+
+def test_strengths_and_step_sizes_share_one_program(digits, tmp_path, monkeypatch):
+    few = dataclasses.replace(
+        SMALL,
+        rule=("median",),
+        s=(2,),
+        seeds=1,
+        attack=("gaussian(sigma=1.0)", "gaussian(sigma=9.0)"),
+    )
+    grids = [dataclasses.replace(few, learning_rate=rate) for rate in (0.1, 0.5)]
+    built, build = [], train.program
+
+    def counted(*args):
+        built.append(build(*args))
+        return built[-1]
+
+    monkeypatch.setattr(train, "program", counted)
+    load = lambda _: digits  # noqa: E731
+    tasks = sweep.tasks(grids, tmp_path, load)
+    together = sweep.run(tasks, tmp_path, load)
+    assert len(built) == 1
+    losses = [block["runs"][0]["loss"][-1] for block in together]
+    assert len(set(losses)) == 4
+    for i, task in enumerate(tasks):
+        alone = dataclasses.replace(task.config, attack=(str(task.block.attack),))
+        (found,) = sweep.run(sweep.tasks([alone], tmp_path / str(i), load), tmp_path / str(i), load)
+        assert found["runs"][0]["loss"] == pytest.approx(together[i]["runs"][0]["loss"], rel=1e-6)
+
+
 def final(program, runs, attack, config=SMALL):
     """The model and its evaluation at the end."""
     states = program.start(jnp.int32(attack), runs)

@@ -72,6 +72,8 @@ def test_the_one_server_is_not_named_among_what_decides():
     assert "protocol" not in identity(BASE)
     other = dataclasses.replace(BASE, protocol="gossip")
     assert identity(other)["protocol"] == "gossip"
+    assert "dealt_to" not in identity(BASE)
+    assert identity(dataclasses.replace(BASE, dealt_to="honest"))["dealt_to"] == "honest"
 
 
 @pytest.mark.parametrize(

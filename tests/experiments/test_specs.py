@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -65,6 +66,44 @@ def test_a_spec_reads_as_it_was_written(kind, text):
     assert specs.parse(kind, str(spec), f=5) == spec
 
 
+@pytest.mark.parametrize(("name", "strengths"), specs.STRENGTHS.items())
+def test_a_strength_may_be_traced_and_says_so(name, strengths):
+    said = " ".join((specs.ATTACKS[name].__doc__ or "").split())
+    spec = specs.parse("attack", f"{name}({', '.join(f'{s}=0.5' for s in strengths)})", f=1)
+    assert spec.strengths == dict.fromkeys(strengths, 0.5)
+    updates = jax.random.normal(jax.random.key(0), (5, 7))
+    byzantine = jnp.arange(5) < 1
+
+    told = {"center": jnp.zeros(7), "weights": jnp.ones(5)} if name == "dissensus" else {}
+
+    def sent(spec):
+        tx = specs.transformation(spec, byzantine=byzantine, key=None, n=5)
+        return tx.update(updates, tx.init(updates[0]), **told)[0]
+
+    found = jax.jit(lambda values: sent(spec.with_strengths(values)))
+    for values in ((0.5, 0.5), (0.25, 0.75)):
+        written = zip(strengths, values)
+        plain = f"{name}({', '.join(f'{s}={value}' for s, value in written)})"
+        np.testing.assert_allclose(
+            found(jnp.array(values)), sent(specs.parse("attack", plain, f=1)), rtol=1e-5, atol=1e-6
+        )
+    if name != "alternating":  # which has its strength from the attack that it alternates
+        for strength in strengths:
+            assert "may be traced" in said.partition(f"{strength}: ")[2]
+
+
+def test_attacks_that_differ_in_strengths_alone_are_one_family():
+    def family(text):
+        return specs.parse("attack", text, f=2).family
+
+    assert family("gaussian(sigma=1)") == family("gaussian(sigma=200.0)") != family("gaussian")
+    assert family("little_is_enough(z=1)") == family("little_is_enough(z=2)")
+    assert family("little_is_enough(z=1)") != family("little_is_enough")
+    assert family("little_is_enough(z=1)") != family("little_is_enough(z=1, ddof=0)")
+    assert family("constant(value=inf)") == family("constant(value=-3)")
+    assert family("lose_coordinates(share=0.5)") != family("lose_coordinates(value=0.5)")
+
+
 def test_the_declared_f_is_filled_in_where_it_is_taken():
     assert specs.parse("rule", "krum", f=5).hyperparameters == {"f": 5}
     assert specs.parse("rule", "krum(f=4)", f=5).hyperparameters == {"f": 4}
@@ -95,6 +134,7 @@ def test_the_declared_f_is_filled_in_where_it_is_taken():
         ({"schedule": "linear"}, "unknown schedule 'linear'; known: constant, hyperbolic(k)"),
         ({"schedule": "steps()"}, "unknown schedule 'steps()'; known: constant, hyperbolic(k)"),
         ({"rule": ("krum(axis_name='i')",)}, "krum is given axis_name by the run; leave it out."),
+        ({"dealt_to": "liars"}, "dealt_to must be all or honest; got 'liars'."),
         ({"learning_rate": -1.0}, "learning_rate must be positive; got -1.0."),
         (
             {"attack": ("min_max", "strongest_ipm"), "momentum_at": "server"},
