@@ -539,7 +539,7 @@ def test_descriptions():
 
 
 def test_unknown_model():
-    known = "softmax, logistic, mlp, cnn, cnn_mnist, cnn_cifar, resnet20"
+    known = "softmax, logistic, mlp, cnn, cnn_5x5, cnn_mnist, cnn_cifar, resnet20"
     with pytest.raises(ValueError, match=rf"^unknown model 'resnet'; known: {known}\.$"):
         models.build("resnet", (8, 8, 1), 10)
 
