@@ -18,16 +18,18 @@ from jax import lax
 # to an accumulator of fewer lanes, which the cache holds: with as many lanes as columns 64 rows of
 # 65,536 take 0.35 ms instead of 0.24, and 256 rows 1.9 instead of 1.45.
 BLOCK, LANES = 8192, 2048
-# CPU: the same for products of rows; n = 64, d = 65,536: 8.5 to 9.7 ms, with 16,384 10.2 to 11.6.
-GRAM_BLOCK = 4096
+# CPU: the same for products of rows; n = 25 and 64, d = 524,288: 17 and 44 ms, with 4096 18 and 46,
+# with 16,384 16 and 46.
+GRAM_BLOCK = 8192
 # Columns from which that is worth it: at 20,000 the plain reduction takes 0.21 ms, the loop 0.45;
 # at 100,000 it is 1.18 and 0.62 (n = 25).
 BLOCKED = 2**16
 # Columns from which pairs of rows are worth three kernels (0.4 s to compile), not one (0.1 s).
 SLABS = 2**18
-# Rows and columns from which squared distances come from a product of matrices, if they can: at
-# n = 25, d = 1e6 it takes as long as differences do, at n = 80, d = 65,536 half as long.
-PRODUCT_ROWS, PRODUCT_COLUMNS = 40, 2048
+# (Rows, columns) from which squared distances come from a product of matrices, if they can. The
+# whole of Krum with d = 524,288, in ms, by differences and by products: n = 11: 10.9 and 5.9,
+# 16: 21 and 9.6, 25: 24 and 18, 32: 36 and 20. With d = 65,536 there is nothing in it below 40 rows.
+PRODUCTS = ((40, 2**11), (8, 2**17))
 # The share of the two squared lengths below which a squared distance has lost too many digits.
 CANCELLED = 0.1
 # Rows that are added up in one fused kernel; beyond, a loop over groups of so many.
@@ -225,9 +227,9 @@ def _product_pair_squares(x: jax.Array) -> jax.Array:
 @jax.custom_jvp
 def pair_squares(x: jax.Array) -> jax.Array:
     """`sum_c (x_ic - x_jc)^2` for `x: [n, c]`, as [n, n]."""
-    if x.shape[0] < PRODUCT_ROWS or x.shape[1] < PRODUCT_COLUMNS:
-        return _exact_pair_squares(x)
-    return _product_pair_squares(x)
+    if any(x.shape[0] >= rows and x.shape[1] >= columns for rows, columns in PRODUCTS):
+        return _product_pair_squares(x)
+    return _exact_pair_squares(x)
 
 
 @pair_squares.defjvp

@@ -19,17 +19,19 @@ bits of the keys. Milliseconds on 2 CPU cores, d = 131,072, f32, median, with th
 takes to compile:
 
     n      network       bisection     torch.median
-    64     2.5 (0.4)     46 (0.2)
+    64     2.5 (0.4)
     96     6.5 (0.8)
-    128    8.9 (1.5)     95 (0.2)      109
+    128    8.9 (1.5)                   109
     160    13 (4.7)
-    512                  440 (0.2)     409
+    512                  124 (0.9)     409
 
 The trimmed mean's network takes 3.4 s to compile at n = 128 and 16 s at n = 160: hence the limit.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +40,8 @@ from jax import lax
 from byzjax._kernels import sum_dtype
 
 NETWORK_MAX = 128
-_BISECTION_BLOCK = 1024  # columns; 128 rows of them stay in a core's cache
+_BISECTION_NUMBERS = 1 << 17  # in a block of columns, which stays in a core's cache
+_UNROLLED = 32  # rows
 
 _KEY_DTYPE = {"bfloat16": "int16", "float16": "int16", "float32": "int32", "float64": "int64"}
 
@@ -143,37 +146,93 @@ def _run(network: Sequence[tuple[int, int]], rows: list[jax.Array]) -> list[jax.
 # --- bisection -------------------------------------------------------------------------------
 
 
+def _fold(step: Callable, start: Any, key: jax.Array, *others: jax.Array) -> Any:
+    """`carry = step(carry, *row)` over the rows of `key: [n, c]` and of arrays like it.
+
+    In chunks of unrolled rows, since XLA's own reduction over a leading axis is many times slower
+    on CPU. The last chunk is filled with rows of the greatest key, of zeros in the others.
+    """
+    fill = [_greatest(key.dtype), *(jnp.zeros((), x.dtype) for x in others)]
+    rest = ((0, -key.shape[0] % _UNROLLED), (0, 0))
+    padded = [jnp.pad(x, rest, constant_values=value) for x, value in zip((key, *others), fill)]
+    chunks = [x.reshape(-1, _UNROLLED, x.shape[1]) for x in padded]
+
+    def add_chunk(i: jax.Array, carry: Any) -> Any:
+        for row in zip(*(lax.dynamic_index_in_dim(x, i, 0, keepdims=False) for x in chunks)):
+            carry = step(carry, *row)
+        return carry
+
+    return lax.fori_loop(0, chunks[0].shape[0], add_chunk, start)
+
+
 def _count(rows: jax.Array, threshold: jax.Array) -> jax.Array:
-    """How many of `rows: [chunks, r, c]` lie below `threshold: [c]`, as [c].
+    """How many of `rows: [n, c]` lie below `threshold: [c]`, as [c].
 
-    Sums of unrolled rows: XLA's own reduction over a leading axis is many times slower on CPU.
+    The counts are as short as the rows, so that as many fit into a register.
     """
-
-    def add_chunk(chunk: jax.Array, count: jax.Array) -> jax.Array:
-        part = lax.dynamic_index_in_dim(rows, chunk, 0, keepdims=False)
-        for row in part:
-            count = count + (row < threshold).astype(count.dtype)
-        return count
-
-    return lax.fori_loop(0, rows.shape[0], add_chunk, jnp.zeros(threshold.shape, jnp.int32))
+    short = rows.shape[0] <= jnp.iinfo(rows.dtype).max
+    dtype = rows.dtype if short else jnp.dtype("int32")
+    none = jnp.zeros(threshold.shape, dtype)
+    return _fold(lambda count, row: count + (row < threshold).astype(dtype), none, rows)
 
 
-def _kth_keys(key: jax.Array, ranks: tuple[int, ...]) -> list[jax.Array]:
-    """The keys `[c]` of the given ranks in the columns of `key: [n, c]`, bit by bit from the top.
+def _greatest(dtype: jnp.dtype) -> jax.Array:
+    return jnp.array(jnp.iinfo(dtype).max, dtype)
 
-    The key of rank k is the largest value with at most k keys below it.
+
+def _digits(key: jax.Array) -> list[jax.Array]:
+    """Integers of 16 bits, the most significant first, that order as the key does."""
+    bits = jnp.iinfo(key.dtype).bits
+    shifts = range(bits - 16, -1, -16)
+    digits = [(key >> key.dtype.type(shift)).astype(jnp.int16) for shift in shifts]
+    return [digits[0], *(digit ^ jnp.int16(-(1 << 15)) for digit in digits[1:])]
+
+
+def _from_digits(digits: Sequence[jax.Array], dtype: jnp.dtype) -> jax.Array:
+    key = digits[0].astype(dtype)
+    for digit in digits[1:]:
+        key = (key << dtype.type(16)) | (digit.astype(dtype) + dtype.type(1 << 15))
+    return key
+
+
+def _kth_key(key: jax.Array, rank: int) -> jax.Array:
+    """The key `[c]` of this rank in the columns of `key: [n, c]`.
+
+    Digit by digit, since 16 numbers of 16 bits fit where 8 of 32 do: of the rows that share the
+    digits found so far, the rank among them, by bisection.
     """
-    dtype = key.dtype
-    c, chunk = key.shape[1], 32
-    padding = ((0, -key.shape[0] % chunk), (0, 0))  # padded rows are never below a threshold
-    rows = jnp.pad(key, padding, constant_values=dtype.type(jnp.iinfo(dtype).max))
-    rows = rows.reshape(-1, chunk, c)
+    found: list[jax.Array] = []
+    digits = _digits(key)
+    alive, rows, left = None, digits[0], rank
+    for digit, following in itertools.zip_longest(digits, digits[1:]):
+        count = functools.partial(_count, rows)
+        here = _bisected(count, left, (key.shape[1],), digit.dtype)
+        found.append(here)
+        if following is not None:
+            left = left - count(here).astype(jnp.int32)
+            same = digit == here[None]
+            alive = same if alive is None else alive & same
+            rows = jnp.where(alive, following, _greatest(digit.dtype))
+    return _from_digits(found, key.dtype)
 
-    return [_bisected(lambda trial: _count(rows, trial), rank, (c,), dtype) for rank in ranks]
+
+def _next_key(key: jax.Array, low: jax.Array, rank: int) -> jax.Array:
+    """The key of the rank above, where `low: [c]` is that of this one."""
+    greatest = _greatest(key.dtype)
+
+    def step(carry, row):
+        least, count = carry
+        above = row > low
+        least = jnp.minimum(least, jnp.where(above, row, greatest))
+        return least, count + (~above).astype(jnp.int32)
+
+    start = jnp.full(low.shape, greatest), jnp.zeros(low.shape, jnp.int32)
+    least, count = _fold(step, start, key)
+    return jnp.where(count > rank + 1, low, least)
 
 
 def _bisected(
-    count_below: Callable, rank: int, shape: tuple[int, ...], dtype: jnp.dtype
+    count_below: Callable, rank: int | jax.Array, shape: tuple[int, ...], dtype: jnp.dtype
 ) -> jax.Array:
     """The largest keys with at most `rank` keys below them, bit by bit from the top."""
     bits = jnp.iinfo(dtype).bits
@@ -215,18 +274,25 @@ def _kth_by_bisection(values: jax.Array, k: int) -> jax.Array:
 def _select(x: jax.Array, start: int, width: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(mean, first, last) of the window, for the columns of `x: [n, c]`, by bisection."""
     key = _to_key(x)
-    ends = (start, start + width - 1)
-    low, high = _kth_keys(key, ends if width > 1 else ends[:1]) * (1 if width > 1 else 2)
+    low = _kth_key(key, start)
+    if width == 1:
+        high = low
+    elif width == 2:
+        high = _next_key(key, low, start)
+    else:
+        high = _kth_key(key, start + width - 1)
     wide = sum_dtype(x.dtype)
     first, last = _from_key(low, x.dtype), _from_key(high, x.dtype)
     if width <= 2:
         return _mean([first, last][:width], x.dtype), first, last
-    total = jnp.zeros(low.shape, wide)
-    below = jnp.zeros(low.shape, jnp.int32)
-    for row, k in zip(x, key):
+
+    def step(carry, k, row):
+        total, below, not_above = carry
         total = total + jnp.where((low < k) & (k < high), row.astype(wide), 0)
-        below = below + (k < high).astype(jnp.int32)
-    not_above = _count(key[:, None], low + 1)
+        return total, below + (k < high).astype(jnp.int32), not_above + (k <= low).astype(jnp.int32)
+
+    none = jnp.zeros(low.shape, jnp.int32)
+    total, below, not_above = _fold(step, (jnp.zeros(low.shape, wide), none, none), key, x)
     at_low = jnp.minimum(not_above, start + width) - start
     at_high = jnp.where(low < high, start + width - jnp.maximum(below, start), 0)
     total = total + at_low.astype(wide) * first.astype(wide)
@@ -234,19 +300,69 @@ def _select(x: jax.Array, start: int, width: int) -> tuple[jax.Array, jax.Array,
     return (total / width).astype(x.dtype), first, last
 
 
-def _by_blocks(fn, x: jax.Array) -> tuple[jax.Array, ...]:
-    """`fn` on blocks of the columns of `x: [n, c]`, one after another."""
-    n, c = x.shape
-    block = _BISECTION_BLOCK
-    if c <= block:
-        return fn(x)
-    padded = jnp.pad(x, ((0, 0), (0, -c % block)))
+def _select_nearest(x: jax.Array, center: jax.Array, k: int):
+    """(start, mean, first, last) of the k values nearest to `center: [c]`, for `x: [n, c]`.
+
+    The k-th smallest distance decides: who is nearer is in, and of those just as far the lower
+    ones come first.
+    """
+    wide = sum_dtype(x.dtype)
+    c = center.astype(wide)
+    bad = jnp.where(jnp.signbit(x), -jnp.inf, jnp.inf).astype(wide)
+    values = jnp.where(jnp.isnan(x), bad, x.astype(wide))
+    below = values < c[None]
+    apart = _to_key(jnp.where(jnp.isinf(values), jnp.inf, jnp.abs(values - c[None])))
+    radius = _kth_key(apart, k - 1)
+
+    def step(carry, key, value, low):
+        total, least, most, lowest, highest, inner, lower, under = carry
+        near, tie = key < radius, key == radius
+        lower_tie, upper_tie = tie & low, tie & ~low
+        return (
+            total + jnp.where(near, value, 0),
+            jnp.minimum(least, jnp.where(near, value, jnp.inf)),
+            jnp.maximum(most, jnp.where(near, value, -jnp.inf)),
+            jnp.maximum(lowest, jnp.where(lower_tie, value, -jnp.inf)),
+            jnp.minimum(highest, jnp.where(upper_tie, value, jnp.inf)),
+            inner + near.astype(jnp.int32),
+            lower + lower_tie.astype(jnp.int32),
+            under + (low & (key > radius)).astype(jnp.int32),
+        )
+
+    zero, none = jnp.zeros(c.shape, wide), jnp.zeros(c.shape, jnp.int32)
+    start = (zero, zero + jnp.inf, zero - jnp.inf, zero - jnp.inf, zero + jnp.inf, none, none, none)
+    total, least, most, lowest, highest, inner, lower, under = _fold(
+        step, start, apart, values, below
+    )
+    from_lower = jnp.minimum(lower, k - inner)
+    from_upper = k - inner - from_lower
+    for count, value in ((from_lower, lowest), (from_upper, highest)):
+        total = total + jnp.where(count > 0, count.astype(wide) * value, 0)
+    first = jnp.where(from_lower > 0, lowest, jnp.where(inner > 0, least, highest))
+    last = jnp.where(from_upper > 0, highest, jnp.where(inner > 0, most, lowest))
+    mean = jnp.where(jnp.isfinite(c), total / k, jnp.nan)
+    rank = under + lower - from_lower
+    return rank, mean.astype(x.dtype), first.astype(x.dtype), last.astype(x.dtype)
+
+
+def _select_blocks(fn: Callable, x: jax.Array, *others: jax.Array) -> tuple[jax.Array, ...]:
+    """`fn` on blocks of the columns of `x: [n, ...]` and of `others: [...]`, as `[...]` each.
+
+    A block stays in a core's cache. Only one core works: two loops side by side, or blocks that are
+    large enough to be shared, took as long.
+    """
+    n, shape = x.shape[0], x.shape[1:]
+    flat, columns = x.reshape(n, -1), [other.reshape(1, -1) for other in others]
+    c = flat.shape[1]
+    block = min(c, max(64, _BISECTION_NUMBERS // n // 64 * 64))
+    padded = [jnp.pad(a, ((0, 0), (0, -c % block))) for a in (flat, *columns)]
 
     def one(_, b):
-        return None, fn(lax.dynamic_slice(padded, (0, b * block), (n, block)))
+        cut = [lax.dynamic_slice(a, (0, b * block), (a.shape[0], block)) for a in padded]
+        return None, fn(cut[0], *(a[0] for a in cut[1:]))
 
-    _, out = lax.scan(one, None, jnp.arange(padded.shape[1] // block))
-    return jax.tree.map(lambda a: a.reshape(-1)[:c], out)
+    _, out = lax.scan(one, None, jnp.arange(padded[0].shape[1] // block))
+    return jax.tree.map(lambda a: a.reshape(-1)[:c].reshape(shape), out)
 
 
 # --- windows ---------------------------------------------------------------------------------
@@ -267,12 +383,9 @@ def _mean(values: list[jax.Array], dtype: jnp.dtype) -> jax.Array:
 
 
 def _window(x: jax.Array, start: int, width: int) -> jax.Array:
-    n = x.shape[0]
-    if n > NETWORK_MAX:
-        flat = x.reshape(n, -1)
-        mean, _, _ = _by_blocks(lambda block: _select(block, start, width), flat)
-        return mean.reshape(x.shape[1:])
-    rows = _run(comparators(n, start, width), [_to_key(row) for row in x])
+    if x.shape[0] > NETWORK_MAX:
+        return _select_blocks(lambda block: _select(block, start, width), x)[0]
+    rows = _run(comparators(x.shape[0], start, width), [_to_key(row) for row in x])
     return _mean([_from_key(row, x.dtype) for row in rows[start : start + width]], x.dtype)
 
 
@@ -294,11 +407,7 @@ def _window_mean_jvp(start, width, primals, tangents):
 
 def _sorted(x: jax.Array) -> list[jax.Array]:
     """The columns of x in order, NaN as the infinity beside which it sorts."""
-    n = x.shape[0]
-    if n > NETWORK_MAX:
-        keys = list(jnp.sort(_to_key(x), axis=0))
-    else:
-        keys = _run(_merge_exchange(n), [_to_key(row) for row in x])
+    keys = _run(_merge_exchange(x.shape[0]), [_to_key(row) for row in x])
     values = [_from_key(key, x.dtype) for key in keys]
     ends = [jnp.where(key < 0, -jnp.inf, jnp.inf).astype(x.dtype) for key in keys]
     return [jnp.where(jnp.isnan(v), end, v) for v, end in zip(values, ends)]
@@ -306,11 +415,20 @@ def _sorted(x: jax.Array) -> list[jax.Array]:
 
 def _nearest_window(x: jax.Array, center: jax.Array, k: int):
     """(start, mean, first, last) of the window of the k values nearest to the centre."""
+    if x.shape[0] > NETWORK_MAX:
+        return _select_blocks(lambda block, c: _select_nearest(block, c, k), x, center)
     return _window_in_order(_sorted(x), center, k)
 
 
 def _window_around(x: jax.Array, k: int, start: int, width: int):
     """The same, about the mean of the window of `width` values from rank `start`."""
+    if x.shape[0] > NETWORK_MAX:
+
+        def around(block):
+            wide = block.astype(sum_dtype(x.dtype))
+            return _select_nearest(block, _select(wide, start, width)[0], k)
+
+        return _select_blocks(around, x)
     y = _sorted(x)
     wide = [v.astype(sum_dtype(x.dtype)) for v in y[start : start + width]]
     return _window_in_order(y, _mean(wide, wide[0].dtype), k)

@@ -242,7 +242,7 @@ def test_sum_dtype():
 # --- exactness -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("d", [100, 40_000, _kernels.BLOCKED + 1])
+@pytest.mark.parametrize("d", [100, 40_000, _kernels.BLOCKED + 1, _kernels.PRODUCTS[1][1] + 1])
 @pytest.mark.parametrize("n", [3, 11, 25])
 def test_distances_do_not_cancel(n, d):
     """A common offset of 1e3, a spread of 1e-3: the Gram matrix alone gave -16384 for 0.2."""
