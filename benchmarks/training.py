@@ -241,14 +241,14 @@ def main() -> None:
     """Measures, prints, and writes if asked to."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
-    parser.add_argument("--write", type=pathlib.Path, help="folder of published.md, for its tables")
+    parser.add_argument("--write", type=pathlib.Path, help="folder of training.md, for its tables")
     options = parser.parse_args()
     tables = measure(options.networks)
     text = "\n\n".join([environment(), *map(markdown, tables.values())])
     print(text)
     if options.write:
         write_csv(options.write / "benchmarks", tables)
-        page = options.write / "published.md"
+        page = options.write / "training.md"
         page.write_text(written(page.read_text(), "training", text))
 
 

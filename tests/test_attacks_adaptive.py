@@ -81,7 +81,7 @@ def test_a_tenth_of_a_dense_grid_is_enough(name):
 
 @pytest.mark.slow
 def test_a_tenth_of_a_dense_grid_is_nearly_always_enough():
-    found = reached(deployed(25, 5), [(11, 3), (25, 11)])
+    found = reached(deployed(11, 3), [(11, 3)])
     misses = {case: round(share, 3) for case, share in found.items() if share < 0.98}
     print(f"{len(found)} cases, misses: {misses}")
     assert len(misses) <= 0.05 * len(found), misses
@@ -99,13 +99,17 @@ def test_objectives():
         low=0.01,
         high=100.0,
     )
-    grid = [attacks.little_is_enough(x, byzantine, z=z) for z in np.geomspace(0.01, 100, 200)]
+
+    def with_strength(z):
+        return byzjax.median(attacks.little_is_enough(x, byzantine, z=z))
+
+    dense = jax.jit(jax.vmap(with_strength))(jnp.geomspace(0.01, 100, 200))
     for objective, score in (
         ("inner_product", lambda out: -out @ mean),
         (lambda out, honest: -out[0], lambda out: -out[0]),
     ):
         found = score(byzjax.median(search(x, byzantine, objective=objective)))
-        best = max(score(byzjax.median(row)) for row in grid)
+        best = max(map(score, dense))
         assert float(found) >= float(best) - 0.02 * abs(float(best))
     with pytest.raises(ValueError, match=r"^objective must be one of distance, inner_product; got"):
         search(x, byzantine, objective="accuracy")

@@ -582,7 +582,7 @@ def test_too_many_bad_rows_do_not_look_healthy(case):
 # --- derivatives ---------------------------------------------------------------------------------
 
 
-@over_sizes(3, 4, 5, 6, 11, 12, 25, slow=12)
+@over_sizes(3, 4, 5, 6, 12, slow=12)
 def test_derivatives_equal_finite_differences(case, n, f):
     rng = np.random.default_rng(20)
     count, step, eps = 6, 1e-6, 2e-6 if X64 else case.slope_eps
@@ -597,7 +597,7 @@ def test_derivatives_equal_finite_differences(case, n, f):
         close(np.sum(backward[i] * dx[i]), forward[i] @ dy[i], eps=eps)
 
 
-@over_sizes(3, 4, 5, 6, 11, 12)
+@over_sizes(3, 4, 5, 6, 12)
 def test_derivatives_where_rows_coincide(case, n, f):
     rng = np.random.default_rng(21)
     row = grid(rng, 1)
@@ -612,7 +612,7 @@ def test_derivatives_where_rows_coincide(case, n, f):
         close(backward.sum(axis=1), 1)
 
 
-@over_sizes(3, 4, 5, 6, 11, 12, least_f=1)
+@over_sizes(3, 4, 5, 6, 12, least_f=1)
 def test_derivatives_with_bad_rows(case, n, f):
     rng = np.random.default_rng(22)
     matrices = attacked(rng, n, f, case.trusted)
