@@ -257,6 +257,21 @@ def test_distances_do_not_cancel(n, d):
     assert np.max(np.abs(distances - exact) / exact) < 1e-3
 
 
+@pytest.mark.parametrize("near", [False, True])
+@pytest.mark.parametrize(("n", "d"), [(48, 3000), (9, _kernels.PRODUCTS[1][1])])
+def test_liars_close_together_far_away(n, d, near):
+    """Equal rows are at 0, and a near one is as far as it is, also where products would cancel."""
+    x = np.random.default_rng(n).normal(size=(n, d)).astype(np.float32)
+    x[[2, 3, 7]] = 1e3 * x[2]
+    x[5] = 0.5 * x[2]
+    if near:
+        x[5] = x[2] * np.float32(1 + 1e-5)
+    pairs, exact = stacked.pairwise_squared_distances(jnp.asarray(x)), exact_pairs(x)
+    np.testing.assert_array_equal(pairs == 0, exact == 0)
+    assert (exact == 0).sum() == n + 6
+    np.testing.assert_allclose(pairs, exact, rtol=1e-4)
+
+
 def test_short_floats_are_summed_in_float32():
     """3000 ones: bfloat16 would stop counting at 256, float16 at 2048; squares of 300 overflow."""
     for dtype in (jnp.bfloat16, jnp.float16):
