@@ -9,7 +9,7 @@ import pathlib
 import re
 from typing import Any
 
-from benchmarks.rules import environment, write_csv
+from benchmarks.pages import environment, write_csv
 from tests import contraction
 
 INPUTS, ASCENTS, STEPS = 1000, 100, 400

@@ -16,8 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.protocols import written
-from benchmarks.rules import environment, markdown, write_csv
+from benchmarks.pages import environment, markdown, write_csv, written
 from experiments import config as configs
 from experiments import data, models, train
 from experiments.config import Config

@@ -3,16 +3,67 @@
 A peer is the fastest of its expressions: each is tried once, and the winner takes part.
 """
 
+import importlib
+import importlib.util
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-try:
-    import torch
-except ImportError:  # the peers are optional; the report says that they are missing
-    torch = None
+# The peers are optional; the report says that they are missing.
+torch: Any = importlib.import_module("torch") if importlib.util.find_spec("torch") else None
+
+
+def median(x: np.ndarray, threads: int = 2) -> dict[str, Callable]:
+    """The fastest median of `x: [n, d]`, by its name."""
+    if torch is None:
+        return {}
+    torch.set_num_threads(threads)
+    medians = _medians(_layouts(x))
+    name = _fastest(medians)
+    return {f"torch median ({name})": _waiting(medians[name])}
+
+
+def krum(x: np.ndarray, f: int) -> dict[str, Callable]:
+    """Krum by its Gram matrix, without care for what cancels."""
+    if torch is None:
+        return {}
+    t, _ = _layouts(x)["[n, d]"]
+    n = len(t)
+
+    def call() -> Any:
+        gram = t @ t.T
+        own = gram.diagonal()
+        squares = (own[:, None] + own[None] - 2 * gram).fill_diagonal_(0)
+        scores = torch.topk(squares, n - f - 1, largest=False).values.sum(1)
+        return t[scores.argmin()]
+
+    return {"torch krum (Gram)": _waiting(call)}
+
+
+def _layouts(x: np.ndarray) -> dict[str, tuple[Any, int]]:
+    """The matrix as it is and transposed, and which of its axes is the workers'."""
+    rows = torch.from_numpy(x)
+    if torch.cuda.is_available():
+        rows = rows.cuda()
+    return {"[n, d]": (rows, 0), "[d, n]": (rows.T.contiguous(), 1)}
+
+
+def _medians(layouts: dict[str, tuple[Any, int]]) -> dict[str, Callable]:
+    out = {}
+    for label, (t, dim) in layouts.items():
+        n = t.shape[dim]
+        out |= {
+            f"median {label}": lambda t=t, dim=dim: torch.median(t, dim).values,
+            f"kthvalue {label}": lambda t=t, dim=dim, n=n: (
+                torch.kthvalue(t, (n + 1) // 2, dim).values
+            ),
+            f"sort {label}": lambda t=t, dim=dim, n=n: torch.sort(t, dim).values.select(
+                dim, n // 2
+            ),
+        }
+    return out
 
 
 def peers(x: np.ndarray, f_values: tuple[int, ...], threads: int = 2) -> dict[str, Callable]:
@@ -21,22 +72,13 @@ def peers(x: np.ndarray, f_values: tuple[int, ...], threads: int = 2) -> dict[st
         return {}
     torch.set_num_threads(threads)
     n = x.shape[0]
-    rows = torch.from_numpy(x)
-    if torch.cuda.is_available():
-        rows = rows.cuda()
-    columns = rows.T.contiguous()
-    layouts = {"[n, d]": (rows, 0), "[d, n]": (columns, 1)}
+    layouts = _layouts(x)
+    rows = layouts["[n, d]"][0]
 
     def average(values: Any, dim: int, start: int, stop: int) -> Any:
         return values.narrow(dim, start, stop - start).mean(dim)
 
-    medians = {}
-    for label, (t, dim) in layouts.items():
-        medians |= {
-            f"median {label}": lambda t=t, dim=dim: torch.median(t, dim).values,
-            f"kthvalue {label}": lambda t=t, dim=dim: torch.kthvalue(t, (n + 1) // 2, dim).values,
-            f"sort {label}": lambda t=t, dim=dim: torch.sort(t, dim).values.select(dim, n // 2),
-        }
+    medians = _medians(layouts)
     median_name = _fastest(medians)
     out = {f"torch median ({median_name})": medians[median_name]}
 

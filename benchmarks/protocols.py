@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 
 from benchmarks import timing
-from benchmarks.rules import environment, markdown, write_csv
+from benchmarks.pages import environment, markdown, write_csv, written
 from byzjax import protocols as library
 from experiments import models, protocols, specs
 from experiments.config import Config
@@ -94,13 +94,6 @@ def main() -> None:
         write_csv(options.write / "benchmarks", {"protocols": rows})
         page = options.write / "protocols.md"
         page.write_text(written(page.read_text(), "cost", table))
-
-
-def written(page: str, mark: str, table: str) -> str:
-    """The page with this table between its marks."""
-    begin, end = f"<!-- {mark} -->", f"<!-- end of {mark} -->"
-    before, rest = page.split(begin)
-    return f"{before}{begin}\n\n{table}\n\n{end}{rest.split(end)[1]}"
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ import numpy as np
 
 import byzjax
 from benchmarks import timing
-from benchmarks.rules import environment, gaussian, markdown, write_csv
+from benchmarks.pages import environment, markdown, write_csv
+from benchmarks.rules import gaussian
 from byzjax.facts import FACTS
 
 # The report has no peers without it.

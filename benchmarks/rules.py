@@ -1,15 +1,9 @@
-"""Latency of the rules: `python -m benchmarks.rules`, and `--write docs` for the page.
+"""The rules that are compared: their latency beside PyTorch, how it grows, and what they compile.
 
-Needs `pip install -e ".[benchmarks]"` for the comparison with PyTorch, on a quiet machine.
+Part of `python -m benchmarks`.
 """
 
-import argparse
-import csv
-import datetime
 import functools
-import os
-import pathlib
-import platform
 import re
 from collections.abc import Callable
 from typing import Any
@@ -85,7 +79,7 @@ def latency(n: int, d: int, rounds: int) -> tuple[list[dict[str, Any]], dict[str
 
 def ratios(seconds: dict[str, float]) -> list[dict[str, Any]]:
     """The claims: each rule beside its peer, with the goal."""
-    goals = {"median": 40, "trimmed_mean": 40, "aksel": 20}
+    goals = {"median": 40, "trimmed_mean": 40, "aksel": 20, "krum": 1}
     out = []
     for name in seconds:
         peer = re.fullmatch(r"torch (\S+(?: f=\d+)?) \(.*\)", name)
@@ -96,10 +90,9 @@ def ratios(seconds: dict[str, float]) -> list[dict[str, Any]]:
     if "torch cdist" in seconds:
         ratio = seconds["torch cdist"] / seconds["krum"]
         out.append(_claim("krum: faster than torch cdist", ratio, ">= 5", ratio >= 5))
-        ratio = seconds["krum"] / seconds["torch Gram (T @ T.T)"]
-        out.append(_claim("krum: time over torch T @ T.T", ratio, "<= 2", ratio <= 2))
-    ratio = seconds["aksel"] / seconds["w @ G"]
-    out.append(_claim("aksel: time over w @ G", ratio, "<= 6", ratio <= 6))
+    for name, limit in (("median", 1.5), ("aksel", 4)):
+        ratio = seconds[name] / seconds["w @ G"]
+        out.append(_claim(f"{name}: time over w @ G", ratio, f"<= {limit:g}", ratio <= limit))
     return out
 
 
@@ -169,105 +162,38 @@ def compile_times(numbers: range) -> tuple[list[dict[str, Any]], list[dict[str, 
     return rows, claims
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """Rows as a table."""
-    heads = list(rows[0])
-
-    def show(value: Any) -> str:
-        if isinstance(value, float):
-            return f"{value:.2f}" if value < 100 else f"{value:.0f}"
-        return "" if value is None else str(value)
-
-    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
-    lines += ["| " + " | ".join(show(row[h]) for h in heads) + " |" for row in rows]
-    return "\n".join(lines)
-
-
-def environment() -> str:
-    """Device, versions and date."""
-    versions = [f"Python {platform.python_version()}", f"JAX {jax.__version__}"]
-    if peers.torch is not None:
-        versions.append(
-            f"PyTorch {peers.torch.__version__}, {peers.torch.get_num_threads()} threads"
-        )
-    device = jax.devices()[0]
-    where = f"{os.cpu_count()} cores" if device.platform == "cpu" else device.device_kind
-    return f"{_processor() or platform.machine()}, {where}; {', '.join(versions)}; " + str(
-        datetime.date.today()
-    )
+def many_workers(rounds: int) -> list[dict[str, Any]]:
+    """The coordinate-wise rules of 128 and 512 workers beside PyTorch's median, d = 131,072."""
+    claims = []
+    for n in (128, 512):
+        x = gaussian(n, 2**17)
+        few = n // 5
+        rules = {
+            "median": byzjax.median,
+            "trimmed_mean": _trimmed_mean(few),
+            "mean_around_median": functools.partial(byzjax.mean_around_median, f=few),
+            "phocas": functools.partial(byzjax.phocas, f=few),
+        }
+        calls = {name: timing.compile_call(rule, x).call for name, rule in rules.items()}
+        found = peers.median(np.array(x))
+        seconds = timing.take_turns(calls | found, rounds)
+        for peer in found:
+            for name in rules:
+                ratio = seconds[peer] / seconds[name]
+                what = f"{name}, n = {n}: faster than {peer}"
+                claims.append(_claim(what, ratio, ">= 10", ratio >= 10))
+    return claims
 
 
-def _processor() -> str:
-    try:
-        found = re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())
-    except OSError:
-        return platform.processor()
-    return found[1] if found else platform.processor()
-
-
-def main() -> None:
-    """Measures, prints, and writes if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--quick", action="store_true", help="ratios at n = 25, d = 1e6 only")
-    parser.add_argument("--rounds", type=int, default=9, help="timed rounds (default 9)")
-    parser.add_argument("--largest", type=int, default=10**7, help="largest d (default 1e7)")
-    parser.add_argument("--write", type=pathlib.Path, help="folder for benchmarks.md and CSV files")
-    options = parser.parse_args()
-    tables: dict[str, list[dict[str, Any]]] = {}
-    tables["latency"], seconds = latency(25, 10**6, options.rounds)
-    tables["peers"] = [
-        {"n": 25, "d": 10**6, "what": name, "ms": 1e3 * s}
-        for name, s in seconds.items()
-        if name.startswith(("torch", "copy", "w @"))
-    ]
-    claims = ratios(seconds)
-    if not options.quick:
-        for n in (11, 64):
-            tables["latency"] += latency(n, 10**6, options.rounds)[0]
-        tables["growth"], more = growth(options.rounds, options.largest)
-        claims += more
-        tables["compile"], more = compile_times(range(5, 65))
-        claims += more
-    tables["claims"] = claims
-    print(environment())
-    for name in ("latency", "peers", "growth", "claims"):
-        if name in tables:
-            print(f"\n{name}\n{markdown(tables[name])}")
-    if options.write:
-        write(options.write, tables)
-
-
-def write_csv(folder: pathlib.Path, tables: dict[str, list[dict[str, Any]]]) -> None:
-    """Every table as a file of its name."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, rows in tables.items():
-        with (folder / f"{name}.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-
-
-def write(folder: pathlib.Path, tables: dict[str, list[dict[str, Any]]]) -> None:
-    """The page, and beside it every table as CSV."""
-    write_csv(folder / "benchmarks", tables)
-    page = [
-        "# Benchmarks",
-        f"Made by `python -m benchmarks.rules --write {folder}` on {environment()}.",
-        "Times are medians over rounds in which every call has a turn; a turn is one call that "
-        "does not count and as many as take 20 ms together. `w @ G` reads the input once; `copy` "
-        "reads and writes it. PyTorch runs eagerly, and of its expressions and memory layouts the "
-        "fastest takes part. The numbers as CSV: [benchmarks/](benchmarks/).",
-        "## Goals, and what was measured",
-        markdown(tables["claims"]),
-        "## Latency, float32",
-        markdown(tables["latency"]),
-        "## Peers",
-        markdown(tables["peers"]),
-    ]
-    if "growth" in tables:
-        page += ["## How Aksel's time grows", markdown(tables["growth"])]
-    (folder / "benchmarks.md").write_text("\n\n".join(page) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+def krum_of(n: int, rounds: int) -> list[dict[str, Any]]:
+    """Krum beside PyTorch's by its Gram matrix, d = 1e6."""
+    x = gaussian(n, 10**6)
+    f = (n - 3) // 2
+    ours = timing.compile_call(functools.partial(byzjax.krum, f=f), x).call
+    found = peers.krum(np.array(x), f)
+    seconds = timing.take_turns({"krum": ours} | found, rounds)
+    out = []
+    for peer in found:
+        ratio = seconds[peer] / seconds["krum"]
+        out.append(_claim(f"krum, n = {n}: faster than {peer}", ratio, ">= 1", ratio >= 1))
+    return out

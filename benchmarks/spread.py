@@ -20,8 +20,7 @@ import optax
 from jax import lax
 
 import byzjax
-from benchmarks.protocols import written
-from benchmarks.rules import environment, markdown, write_csv
+from benchmarks.pages import environment, markdown, write_csv, written
 from byzjax import attacks, protocols
 from byzjax.protocols import graphs
 

@@ -61,6 +61,11 @@ def take_turns(calls: Mapping[str, Callable[[], Any]], rounds: int = 9) -> dict[
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+def once(call: Callable[[], Any]) -> float:
+    """Seconds of one call, the first."""
+    return _seconds(call, 1)
+
+
 def _seconds(call: Callable[[], Any], repeats: int) -> float:
     begin = time.perf_counter()
     for _ in range(repeats):

@@ -29,8 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.protocols import written
-from benchmarks.rules import environment, markdown, write_csv
+from benchmarks.pages import environment, markdown, write_csv, written
 from experiments import config as configs
 from experiments import data, models, sweep, train
 from experiments.config import Config

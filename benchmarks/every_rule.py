@@ -1,0 +1,147 @@
+"""Every rule: how long it takes, how long it compiles, and what it holds beside its input.
+
+Part of `python -m benchmarks`. A rule has the most faults that it allows, at most n // 5; the two
+that try subsets of workers have one, and are left out where even that is too many subsets.
+"""
+
+import functools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from matplotlib.figure import Figure
+
+from benchmarks import timing
+from benchmarks.rules import RESNET, gaussian
+from byzjax.facts import FACTS
+from experiments import specs
+
+SUBSETS = ("minimum_diameter", "minimum_eigenvalue")
+# What has no default; the distances of Gaussian updates are about the root of d.
+WRITTEN = {
+    "geometric_median_of_means": "geometric_median_of_means(k={groups})",
+    "huber": "huber(threshold={scale})",
+}
+NAMES = [name for name in specs.RULES if name not in specs.REMEMBERING]
+# n and d at which all are timed.
+SHAPES = ((8, 10**4), (25, 10**4), (8, 10**6), (25, 10**6), (64, 10**6), (256, 10**5))
+# The few that are followed over n and d, with what their plots show beside them.
+FOLLOWED = ("mean", "median", "trimmed_mean", "krum", "aksel", "geometric_median")
+BESIDE = {"w @ G": ":", "copy": "--"}
+LONG = 5.0  # seconds; what takes longer once is not timed again
+COMPILE_GOALS = {25: 4.0, 64: 8.0}
+
+
+def with_faults(name: str, n: int, d: int) -> Callable | None:
+    """The rule for n workers; None where it has no room for one fault."""
+    facts = FACTS.get("krum" if name == "multi_krum" else name)
+    a, b = facts.needs if facts else (0, 1)
+    most = n // 5 if a == 0 else min(n // 5, (n - b) // a)
+    f = min(most, 1) if name in SUBSETS else most
+    if f < 1:
+        return None
+    text = WRITTEN.get(name, name).format(groups=2 * f + 1, scale=d**0.5)
+    return specs.deployed(specs.parse("rule", text, f=f))
+
+
+def possible(names: Sequence[str], n: int, x: Any) -> Iterator[tuple[str, timing.Compiled]]:
+    """The rules that can be compiled for such updates."""
+    for name in names:
+        d = sum(leaf.size for leaf in jax.tree.leaves(x)) // n
+        rule = with_faults(name, n, d)
+        if rule is None:
+            continue
+        try:
+            yield name, timing.compile_call(rule, x)
+        except ValueError as error:  # too many subsets
+            if name not in SUBSETS:
+                raise
+            print(f"{name} at n = {n} is left out: {error}")
+
+
+def latency(shapes: Sequence[tuple[int, int]], rounds: int) -> list[dict[str, Any]]:
+    """All rules at all shapes, in turns with reading the input once."""
+    rows = []
+    for n, d in shapes:
+        x = gaussian(n, d)
+        read = timing.compile_call(lambda w, g: w @ g, jnp.full((n,), 1 / n), x).call
+        for name, compiled in possible(NAMES, n, x):
+            calls = {"rule": compiled.call, "read": read}
+            once = timing.once(compiled.call)
+            seconds = timing.take_turns(calls, rounds if once < LONG else 1)
+            rows.append(
+                {
+                    "n": n,
+                    "d": d,
+                    "rule": name,
+                    "ms": 1e3 * seconds["rule"],
+                    "times w @ G": seconds["rule"] / seconds["read"],
+                    "compile s": compiled.compile_seconds,
+                    "temporaries / input": compiled.temporary_bytes / x.nbytes,
+                }
+            )
+        print(f"n = {n}, d = {d}: {len(rows)} lines", flush=True)
+    return rows
+
+
+def compile_times() -> list[dict[str, Any]]:
+    """Seconds to compile every rule for a model of 65 leaves."""
+    rows = []
+    for n, goal in COMPILE_GOALS.items():
+        tree = {f"{i:02d}": jnp.zeros((n, *shape)) for i, shape in enumerate(RESNET)}
+        for name, compiled in possible(NAMES, n, tree):
+            seconds = compiled.compile_seconds
+            line = {"n": n, "rule": name, "compile s": seconds, "goal": f"<= {goal:g}"}
+            rows.append(line | {"reached": "yes" if seconds <= goal else "no"})
+    return rows
+
+
+def followed(largest: int, rounds: int) -> list[dict[str, Any]]:
+    """Some rules over n at d = 1e5 and over d at n = 25, beside one reading and one copy."""
+    over_n = [(n, 10**5) for n in (8, 16, 32, 64, 128, 256)]
+    over_d = [(25, d) for d in (10**4, 10**5, 10**6, 10**7)] + [(8, 10**8)]
+    rows = []
+    shapes = that_fit(list(dict.fromkeys([*over_n, *over_d])), largest)
+    for n, d in shapes:
+        x = gaussian(n, d)
+        calls = {name: c.call for name, c in possible(FOLLOWED, n, x)}
+        weights = jnp.full((n,), 1 / n)
+        calls["w @ G"] = timing.compile_call(lambda w, g: w @ g, weights, x).call
+        calls["copy"] = timing.compile_call(functools.partial(jnp.multiply, 2.0), x).call
+        for name, seconds in timing.take_turns(calls, rounds).items():
+            rows.append({"n": n, "d": d, "what": name, "ms": 1e3 * seconds})
+    return rows
+
+
+def plots(rows: list[dict[str, Any]]) -> dict[str, Figure]:
+    """Time against n and against d, on logarithmic axes, with the lines of reading and copying."""
+    figures = {}
+    for axis, fixed, value in (("n", "d", 10**5), ("d", "n", 25)):
+        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+        axes = figure.subplots()
+        for name in (*FOLLOWED, *BESIDE):
+            line = [r for r in rows if r["what"] == name and r[fixed] == value]
+            line.sort(key=lambda r: r[axis])
+            (drawn,) = axes.plot([r[axis] for r in line], [r["ms"] for r in line], label=name)
+            if name in BESIDE:
+                drawn.set(color="0.5", linestyle=BESIDE[name])
+            else:
+                drawn.set(marker="o", markersize=4)
+        axes.set(xscale="log", yscale="log", xlabel=axis, ylabel="milliseconds")
+        axes.set_title(f"{fixed} = {value:,}", loc="left")
+        axes.grid(alpha=0.3, which="both", linewidth=0.4)
+        axes.legend(frameon=False, fontsize="small", ncols=2)
+        figures[f"time_against_{axis}"] = figure
+    return figures
+
+
+def that_fit(shapes: Sequence[tuple[int, int]], largest: int) -> list[tuple[int, int]]:
+    """The shapes of at most so many coordinates whose input is a sixth of the free memory or less.
+
+    Twice that is what a copy holds, and some rules hold as much again.
+    """
+    stats = jax.devices()[0].memory_stats() or {}
+    free = stats.get("bytes_limit") or os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return [(n, d) for n, d in shapes if d <= largest and 4 * n * d <= free / 6]
