@@ -46,7 +46,9 @@ class Case:
 
     @property
     def facts(self) -> Facts:
-        return FACTS[self.name or self.rule.__name__]._replace(**self.change)
+        found = FACTS[self.name or self.rule.__name__]
+        of_variant = found.kappa[self.variant : self.variant + 1]
+        return found._replace(kappa=of_variant)._replace(**self.change)
 
     def least(self, f):
         a, b = self.facts.needs
@@ -77,9 +79,6 @@ class Case:
         hyper = {k: v for k, v in self.hyper(len(x), f).items() if k not in self.unseen}
         x = np.asarray(x, np.float64)
         return self.oracle(x, f, **hyper, **self.oracle_data(x.shape[1]))
-
-    def kappa(self, n, f):
-        return self.facts.kappa[self.variant].value(n, f) if self.facts.kappa else None
 
 
 # --- data: the same in every coordinate, so that it can be sliced --------------------------------
