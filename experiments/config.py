@@ -34,7 +34,8 @@ class Config:
     or resnet20."""
     rule: tuple[str, ...] = ("mean", "median", "trimmed_mean", "krum", "multi_krum", "aksel")
     """Rules, with hyperparameters where wanted: aksel "krum(f=4, m=3)". The declared
-    f is filled in."""
+    f is filled in. A rule of your own: my_rules:nearest, from my_rules.py in this folder; likewise
+    mixings and attacks."""
     mixing: tuple[str, ...] = ("none",)
     """What stands in front of the rule: none, nearest_neighbors, "bucketing(s=2)",
     "clip_norms(max_norm=1)", adaptive_clipping."""
@@ -108,14 +109,22 @@ class Config:
     download: bool = False
     """Let TFDS download and prepare a data set that is missing (needs TensorFlow)."""
 
+    @property
+    def code(self) -> str:
+        """The files that rules, mixings and attacks of one's own come from; else empty."""
+        return specs.code((*self.rule, *self.mixing, *self.attack))
+
 
 # What says where things lie, or which other blocks there are: not what a block's numbers come from.
 _ELSEWHERE = ("study", "rule", "mixing", "attack", "s", "seeds", "results", "data_dir", "download")
-IDENTITY = tuple(field.name for field in dataclasses.fields(Config) if field.name not in _ELSEWHERE)
+IDENTITY = (
+    *(field.name for field in dataclasses.fields(Config) if field.name not in _ELSEWHERE),
+    "code",
+)
 
 
 # Settings that came later: a block names them where they are not the only ones that there were.
-_LATER = {"protocol": protocols.DEFAULT, "dealt_to": "all"}
+_LATER = {"protocol": protocols.DEFAULT, "dealt_to": "all", "code": ""}
 
 
 def setting(block: dict[str, Any], name: str) -> Any:
