@@ -1,0 +1,212 @@
+"""The site: `python -m sphinx -W -b html docs docs/_build/html`.
+
+Nothing is fetched and nothing is trained. Equations become MathML, which browsers draw without a
+script. A link to a file that is no page of the site leads to the repository; one that leads nowhere
+ends the build.
+"""
+
+import html.parser
+import importlib
+import inspect
+import os
+import pathlib
+import pkgutil
+import re
+import tomllib
+import urllib.parse
+
+import latex2mathml.converter
+from docutils import nodes
+from sphinx.errors import ExtensionError
+
+import byzjax
+
+DOCS = pathlib.Path(__file__).parent
+ROOT = DOCS.parent
+REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+
+project = "byzjax"
+version = release = byzjax.__version__
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = "byzjax"
+html_static_path = ["_static"]
+html_css_files = ["byzjax.css"]
+html_copy_source = False
+html_math_renderer = "mathml"
+html_theme_options = {
+    "source_repository": REPOSITORY,
+    "source_branch": "main",
+    "source_directory": "docs/",
+}
+myst_enable_extensions = ["dollarmath", "deflist"]
+myst_heading_anchors = 3
+nb_execution_mode = "off"  # the tests run the notebooks
+autosummary_generate = False
+autodoc_typehints = "none"  # Args says more
+autodoc_preserve_defaults = True
+default_role = "literal"  # docstrings are written as in Markdown
+copybutton_prompt_text = r">>> |\.\.\. "
+copybutton_prompt_is_regexp = True
+
+
+# --- equations ------------------------------------------------------------------------------------
+
+
+def mathml(latex: str, display: str) -> str:
+    """Raises if a command is not understood, which would be drawn as it is written."""
+    made = latex2mathml.converter.convert(latex.replace(r"\arg", r"\mathrm{arg}"), display=display)
+    if "\\" in re.sub("<[^>]*>", "", made):
+        raise ExtensionError(f"no MathML for {latex!r}.")
+    return made
+
+
+def inline(translator, node) -> None:
+    translator.body.append(mathml(node.astext(), "inline"))
+    raise nodes.SkipNode
+
+
+def block(translator, node) -> None:
+    translator.body.append(f'<div class="math">{mathml(node.astext(), "block")}</div>\n')
+    raise nodes.SkipNode
+
+
+def equations_of_docstrings(app, what, name, obj, options, lines: list[str]) -> None:
+    """`$$ ... $$` as reStructuredText has it."""
+
+    def directive(match: re.Match) -> str:
+        return "\n.. math::\n\n" + "\n".join(f"   {line}" for line in match[1].strip().split("\n"))
+
+    text = re.sub(r"\$\$(.+?)\$\$", directive, "\n".join(lines), flags=re.DOTALL)
+    lines[:] = text.split("\n")
+
+
+# --- the reference: one page for each public module -----------------------------------------------
+
+
+def functions_of(module) -> list[str]:
+    """What a module offers, in its own order."""
+    if names := getattr(module, "__all__", None):
+        return [name for name in names if not inspect.ismodule(getattr(module, name))]
+    return [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
+    ]
+
+
+def write_reference(app, config) -> None:
+    """Pages of the reference, from the modules that there are."""
+    folder = DOCS / "api"
+    folder.mkdir(exist_ok=True)
+    written = set()
+    for found in pkgutil.iter_modules(byzjax.__path__):
+        if found.name.startswith("_"):
+            continue
+        module = importlib.import_module(f"byzjax.{found.name}")
+        names = functions_of(module)
+        on_face = all(getattr(byzjax, n, None) is getattr(module, n) for n in names)
+        parent = "byzjax" if on_face else module.__name__
+        title = f"byzjax.{found.name}"
+        directives = [
+            f".. auto{'class' if inspect.isclass(getattr(module, n)) else 'function'}:: {n}"
+            if callable(getattr(module, n))
+            else f".. autodata:: {n}"
+            for n in names
+        ]
+        page = [
+            *(title, "=" * len(title), ""),
+            *(f".. automodule:: {module.__name__}", "   :no-members:", ""),
+            *(f".. currentmodule:: {parent}", ""),
+            *(".. autosummary::", "", *(f"   {name}" for name in names), ""),
+            *(line for directive in directives for line in (directive, "")),
+        ]
+        path = folder / f"{found.name}.rst"
+        if not path.exists() or path.read_text() != "\n".join(page):
+            path.write_text("\n".join(page))
+        written.add(path)
+    for path in set(folder.glob("*.rst")) - written:
+        path.unlink()
+
+
+# --- links ----------------------------------------------------------------------------------------
+
+
+def links_to_the_repository(app, docname: str, source: list[str]) -> None:
+    """What a page links to beside the site's own pages and pictures lies in the repository."""
+    page = pathlib.Path(app.env.doc2path(docname))
+    if page.suffix != ".md":
+        return
+
+    def link(match: re.Match) -> str:
+        text, target, anchor = match.groups("")
+        path = pathlib.Path(os.path.normpath(page.parent / target))
+        if not path.exists():
+            raise ExtensionError(f"{page}: {target} does not exist.")
+        if path.is_dir() and (path / "README.md").exists():
+            path = path / "README.md"
+        if path.is_relative_to(DOCS) and path.suffix in (".md", ".png", ".ipynb"):
+            return f"{text}({os.path.relpath(path, page.parent)}{anchor})"
+        kind = "tree" if path.is_dir() else "blob"
+        return f"{text}({REPOSITORY}/{kind}/main/{path.relative_to(ROOT)}{anchor})"
+
+    parts = re.split(r"(^```.*?^```$)", source[0], flags=re.DOTALL | re.MULTILINE)
+    for i in range(0, len(parts), 2):  # not inside of code
+        parts[i] = re.sub(r"(\])\((?!\w+:|#)([^)#\s]+)(#[^)\s]*)?\)", link, parts[i])
+    source[0] = "".join(parts)
+
+
+class Page(html.parser.HTMLParser):
+    """The anchors of a page of HTML, and where it leads."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.ids: set[str] = set()
+        self.links: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs) -> None:
+        found = dict(attrs)
+        self.ids.add(found.get("id") or "")
+        if target := found.get("href") or found.get("src"):
+            self.links.append(target)
+
+
+def check_links(app, exception) -> None:
+    """Every link between pages leads to a page that exists, and to an anchor that is there."""
+    if exception is not None or app.builder.name != "html":
+        return
+    folder = pathlib.Path(app.outdir)
+    pages = {path: Page(path.read_text()) for path in folder.rglob("*.html")}
+    broken, tried = [], 0
+    for path, page in pages.items():
+        for link in page.links:
+            url = urllib.parse.urlsplit(link)
+            if url.scheme or url.netloc:
+                continue
+            tried += 1
+            target = (path.parent / urllib.parse.unquote(url.path)).resolve() if url.path else path
+            target = target / "index.html" if target.is_dir() else target
+            there = target.exists()
+            if there and url.fragment and target in pages:
+                there = urllib.parse.unquote(url.fragment) in pages[target].ids
+            if not there:
+                broken.append(f"{path.relative_to(folder)} -> {link}")
+    if broken:
+        raise ExtensionError("links that lead nowhere:\n" + "\n".join(sorted(set(broken))))
+    print(f"{tried} links between {len(pages)} pages resolve.")
+
+
+def setup(app) -> None:
+    app.add_html_math_renderer("mathml", (inline, None), (block, None))
+    app.connect("config-inited", write_reference)
+    app.connect("source-read", links_to_the_repository)
+    app.connect("autodoc-process-docstring", equations_of_docstrings)
+    app.connect("build-finished", check_links)
