@@ -34,19 +34,23 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "**/table.md", "**/summary.md"]  # tables lie beside their pages
+suppress_warnings = ["toc.empty_glob"]
 html_theme = "furo"
 html_title = "byzjax"
 html_static_path = ["_static"]
 html_css_files = ["byzjax.css"]
 html_copy_source = False
+html_domain_indices = False
+html_show_copyright = False
+smartquotes = False
 html_math_renderer = "mathml"
 html_theme_options = {
     "source_repository": REPOSITORY,
     "source_branch": "main",
     "source_directory": "docs/",
 }
-myst_enable_extensions = ["dollarmath", "deflist"]
+myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # the tests run the notebooks
 autosummary_generate = False
@@ -78,13 +82,15 @@ def block(translator, node) -> None:
     raise nodes.SkipNode
 
 
-def equations_of_docstrings(app, what, name, obj, options, lines: list[str]) -> None:
-    """`$$ ... $$` as reStructuredText has it."""
+def docstrings(app, what, name, obj, options, lines: list[str]) -> None:
+    """`$$ ... $$`, and code that is set off by its indentation, as reStructuredText has them."""
 
     def directive(match: re.Match) -> str:
         return "\n.. math::\n\n" + "\n".join(f"   {line}" for line in match[1].strip().split("\n"))
 
     text = re.sub(r"\$\$(.+?)\$\$", directive, "\n".join(lines), flags=re.DOTALL)
+    if what == "module":
+        text = re.sub(r"\n\n(?=    \S)", "\n\n::\n\n", text)
     lines[:] = text.split("\n")
 
 
@@ -123,7 +129,7 @@ def write_reference(app, config) -> None:
         ]
         page = [
             *(title, "=" * len(title), ""),
-            *(f".. automodule:: {module.__name__}", "   :no-members:", ""),
+            *(f".. automodule:: {module.__name__}", "   :no-members:", "   :no-index:", ""),
             *(f".. currentmodule:: {parent}", ""),
             *(".. autosummary::", "", *(f"   {name}" for name in names), ""),
             *(line for directive in directives for line in (directive, "")),
@@ -140,7 +146,7 @@ def write_reference(app, config) -> None:
 
 
 def links_to_the_repository(app, docname: str, source: list[str]) -> None:
-    """What a page links to beside the site's own pages and pictures lies in the repository."""
+    """Modules are in the reference; what else is no page or picture lies in the repository."""
     page = pathlib.Path(app.env.doc2path(docname))
     if page.suffix != ".md":
         return
@@ -152,7 +158,10 @@ def links_to_the_repository(app, docname: str, source: list[str]) -> None:
             raise ExtensionError(f"{page}: {target} does not exist.")
         if path.is_dir() and (path / "README.md").exists():
             path = path / "README.md"
-        if path.is_relative_to(DOCS) and path.suffix in (".md", ".png", ".ipynb"):
+        if path.parent == ROOT / "byzjax" and (DOCS / "api" / f"{path.stem}.rst").exists():
+            path = DOCS / "api" / f"{path.stem}.rst"
+        of_site = path.is_relative_to(DOCS) and path.suffix in (".md", ".rst", ".png", ".ipynb")
+        if of_site and path.name not in ("table.md", "summary.md"):
             return f"{text}({os.path.relpath(path, page.parent)}{anchor})"
         kind = "tree" if path.is_dir() else "blob"
         return f"{text}({REPOSITORY}/{kind}/main/{path.relative_to(ROOT)}{anchor})"
@@ -184,7 +193,8 @@ def check_links(app, exception) -> None:
     if exception is not None or app.builder.name != "html":
         return
     folder = pathlib.Path(app.outdir)
-    pages = {path: Page(path.read_text()) for path in folder.rglob("*.html")}
+    made = [pathlib.Path(app.builder.get_outfilename(name)) for name in app.env.found_docs]
+    pages = {path: Page(path.read_text()) for path in made}
     broken, tried = [], 0
     for path, page in pages.items():
         for link in page.links:
@@ -208,5 +218,5 @@ def setup(app) -> None:
     app.add_html_math_renderer("mathml", (inline, None), (block, None))
     app.connect("config-inited", write_reference)
     app.connect("source-read", links_to_the_repository)
-    app.connect("autodoc-process-docstring", equations_of_docstrings)
+    app.connect("autodoc-process-docstring", docstrings)
     app.connect("build-finished", check_links)

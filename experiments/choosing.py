@@ -10,8 +10,6 @@ import sys
 
 import pandas as pd
 
-from byzjax.facts import FACTS, inequality
-
 Folder = pathlib.Path
 RULES = (
     *("mean", "median", "trimmed_mean", "mean_around_median", "phocas", "geometric_median"),
@@ -31,9 +29,8 @@ def table(docs: Folder) -> str:
       The table as Markdown; `-` where nothing was measured.
     """
     columns = {
-        "needs": {rule: inequality(FACTS[_NAMES.get(rule, rule)].needs) for rule in RULES},
-        **{f"f = {f} of 51": _worst_of_aksel(docs, f) for f in (12, 24)},
-        **{f"unlike data, {name}": _of_unlike_data(docs, name) for name in MIXINGS},
+        **{f"f = {f}": _worst_of_aksel(docs, f) for f in (12, 24)},
+        **{title: _of_unlike_data(docs, mixing) for title, mixing in MIXINGS.items()},
         **{f"white box, {at}": _white_box(docs, at) for at in ("half", "limit")},
         "ms": _milliseconds(docs),
     }
@@ -43,7 +40,7 @@ def table(docs: Folder) -> str:
     )
 
 
-MIXINGS = ("none", "nearest_neighbors", "bucketing(s=2)")
+MIXINGS = {"unlike": "none", "+ NNM": "nearest_neighbors", "+ buckets": "bucketing(s=2)"}
 
 
 def _worst_of_aksel(docs: Folder, f: int) -> dict[str, str]:
