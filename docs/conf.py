@@ -5,6 +5,7 @@ script. A link to a file that is no page of the site leads to the repository; on
 ends the build.
 """
 
+import fnmatch
 import html.parser
 import importlib
 import inspect
@@ -35,7 +36,6 @@ extensions = [
     "sphinx_copybutton",
 ]
 exclude_patterns = ["_build", "**/table.md", "**/summary.md"]  # tables lie beside their pages
-suppress_warnings = ["toc.empty_glob"]
 html_theme = "furo"
 html_title = "byzjax"
 html_static_path = ["_static"]
@@ -83,12 +83,13 @@ def block(translator, node) -> None:
 
 
 def docstrings(app, what, name, obj, options, lines: list[str]) -> None:
-    """`$$ ... $$`, and code that is set off by its indentation, as reStructuredText has them."""
+    """Equations, and code that is set off by its indentation, as reStructuredText has them."""
 
     def directive(match: re.Match) -> str:
         return "\n.. math::\n\n" + "\n".join(f"   {line}" for line in match[1].strip().split("\n"))
 
     text = re.sub(r"\$\$(.+?)\$\$", directive, "\n".join(lines), flags=re.DOTALL)
+    text = re.sub(r"\$([^$\n]+)\$", r":math:`\1`", text)
     if what == "module":
         text = re.sub(r"\n\n(?=    \S)", "\n\n::\n\n", text)
     lines[:] = text.split("\n")
@@ -170,6 +171,13 @@ def links_to_the_repository(app, docname: str, source: list[str]) -> None:
     for i in range(0, len(parts), 2):  # not inside of code
         parts[i] = re.sub(r"(\])\((?!\w+:|#)([^)#\s]+)(#[^)\s]*)?\)", link, parts[i])
     source[0] = "".join(parts)
+    if docname == "index":  # places for pages that may be missing: Sphinx would warn of each
+        there = [str(path.relative_to(DOCS)) for path in DOCS.rglob("*.*")]
+        source[0] = "\n".join(
+            line
+            for line in source[0].split("\n")
+            if not re.fullmatch(r"\w+\*", line) or fnmatch.filter(there, line)
+        )
 
 
 class Page(html.parser.HTMLParser):
