@@ -70,14 +70,13 @@ def nearest(updates, *, f, axis_name=None):
 # from the honest mean than a constant times the honest diameter. `check_rule` holds it to that, and to what
 # every rule keeps: order, shift, scale, trees, dtypes, `jit`, `vmap`, derivatives, platforms, errors.
 
+
 # %%
-facts = Facts(
-    *("rule", (2, 1), "nd", "n > 2f"),
-    full=True,
-    promise="bounded",
-    constant=lambda n, f: 1 + 2 * (n - f) ** 0.5,
-    reference="",
-)
+def bound(n, f):
+    return 1 + 2 * (n - f) ** 0.5
+
+
+facts = Facts("rule", (2, 1), "nd", "n > 2f", True, "bounded", "", constant=bound)
 try:
     check_rule(nearest, facts)
 except AssertionError as error:

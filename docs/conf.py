@@ -45,11 +45,7 @@ html_domain_indices = False
 html_show_copyright = False
 smartquotes = False
 html_math_renderer = "mathml"
-html_theme_options = {
-    "source_repository": REPOSITORY,
-    "source_branch": "main",
-    "source_directory": "docs/",
-}
+html_theme_options = {"top_of_page_buttons": []}  # half of the pages are made, not written
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # the tests run the notebooks
@@ -143,6 +139,14 @@ def write_reference(app, config) -> None:
         path.unlink()
 
 
+def copy_notebooks(app, config) -> None:
+    """Sphinx reads nothing outside of its folder."""
+    for path in (ROOT / "colab").glob("*.ipynb"):
+        target = DOCS / "notebooks" / path.name
+        if not target.exists() or target.read_bytes() != path.read_bytes():
+            target.write_bytes(path.read_bytes())
+
+
 # --- links ----------------------------------------------------------------------------------------
 
 
@@ -159,6 +163,8 @@ def links_to_the_repository(app, docname: str, source: list[str]) -> None:
             raise ExtensionError(f"{page}: {target} does not exist.")
         if path.is_dir() and (path / "README.md").exists():
             path = path / "README.md"
+        if path.suffix == ".ipynb":
+            path = DOCS / "notebooks" / path.name
         if path.parent == ROOT / "byzjax" and (DOCS / "api" / f"{path.stem}.rst").exists():
             path = DOCS / "api" / f"{path.stem}.rst"
         of_site = path.is_relative_to(DOCS) and path.suffix in (".md", ".rst", ".png", ".ipynb")
@@ -225,6 +231,7 @@ def check_links(app, exception) -> None:
 def setup(app) -> None:
     app.add_html_math_renderer("mathml", (inline, None), (block, None))
     app.connect("config-inited", write_reference)
+    app.connect("config-inited", copy_notebooks)
     app.connect("source-read", links_to_the_repository)
     app.connect("autodoc-process-docstring", docstrings)
     app.connect("build-finished", check_links)
