@@ -175,6 +175,8 @@ def _write_report(
         found = studies.load(more["study"])
         title, about = found.title, found.about
         command += f" study {found.name} --edition {more['edition']}"
+    else:
+        command += f" {configs.options(grids[0])}".rstrip()
     described = report.About(title=title, claim=about, command=command)
     failures = list(sweep.failures(folder))
     results = report.write(folder, finished, grids, described, failures)

@@ -57,7 +57,7 @@ def _of_unlike_data(docs: Folder, mixing: str) -> dict[str, str]:
 
 
 def _least(found: pd.DataFrame) -> dict[str, str]:
-    return {rule: f"{100 * part['mean'].min():.1f}" for rule, part in found.groupby("rule")}
+    return {str(rule): f"{100 * part['mean'].min():.1f}" for rule, part in found.groupby("rule")}
 
 
 def _white_box(docs: Folder, at: str) -> dict[str, str]:
@@ -66,7 +66,7 @@ def _white_box(docs: Folder, at: str) -> dict[str, str]:
     found = found[(found["data"] == "mnist") & (found["n"] == 25) & (found["d"] == 10_000)]
     found = found[(found["at"] == at) & (found["attack"] == "gradient_attack")]
     return {
-        line.rule: "unbounded"
+        str(line.rule): "unbounded"
         if line.damage == float("inf")
         else f"{line.damage:.1f} (f = {line.f})"
         for line in found.itertuples()
@@ -77,7 +77,8 @@ def _milliseconds(docs: Folder) -> dict[str, str]:
     """A call on n = 25, d = 1e6."""
     found = pd.read_csv(docs / "benchmarks" / "latency.csv")
     found = found[(found["n"] == 25) & (found["d"] == 1_000_000)]
-    return {_NAMES.get(line.rule, line.rule): f"{line.ms:.1f}" for line in found.itertuples()}
+    names = [_NAMES.get(str(rule), str(rule)) for rule in found["rule"]]
+    return {name: f"{ms:.1f}" for name, ms in zip(names, found["ms"])}
 
 
 def written(page: str, docs: Folder) -> str:

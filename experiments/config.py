@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import shlex
 from typing import Annotated, Any
 
 import tyro
@@ -150,6 +151,18 @@ class Block:
     mixing: specs.Spec
     attack: specs.Spec
     runs: tuple[tuple[int, int], ...]
+
+
+def options(config: Config) -> str:
+    """What was written on the command line, where it is not the default."""
+    words = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value != field.default:
+            words.append(f"--{field.name.replace('_', '-')}")
+            if value is not True:
+                words += map(str, value) if isinstance(value, tuple) else [str(value)]
+    return shlex.join(words)
 
 
 def program(config: Config, block: Block) -> tuple:

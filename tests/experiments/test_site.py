@@ -28,13 +28,13 @@ def blocks(page, language):
 # --- pages ----------------------------------------------------------------------------------------
 
 
-def run_page(page, folder, more=""):
+SHORT = {"--study": " --steps 25", "worst-case": " --steps 3", "pytest": " -p no:cacheprovider"}
+
+
+def run_page(page, folder):
     """Runs a page as a reader would: files are saved, commands are given, the rest is one script.
 
-    Args:
-      page: its name.
-      folder: where files are saved and commands run.
-      more: what is added to each command of the laboratory, to make it short.
+    Commands are made `SHORT`.
     """
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join((str(folder), str(ROOT))),
@@ -60,8 +60,7 @@ def run_page(page, folder, more=""):
         if INSTALLING.match(line):
             continue
         assert line.startswith("python -m "), line
-        line += more if line.startswith("python -m experiments") else ""
-        line += " -p no:cacheprovider" if line.startswith("python -m pytest") else ""
+        line += "".join(more for word, more in SHORT.items() if word in line)
         run("bash", "-ec", line.replace("python", sys.executable, 1))
     return said
 
@@ -81,17 +80,14 @@ def test_a_rule_of_ones_own(tmp_path):
     (rule,) = (code for code in blocks("own-rule.md", "python") if "# my_rules.py" in code)
     lines = [line for line in rule.splitlines() if line.strip() and not line.startswith("#")]
     assert len(lines) < 15
-    said = run_page("own-rule.md", tmp_path, more=" --steps 25")
+    said = run_page("own-rule.md", tmp_path)
     assert said == "[1.25 2.  ]\n"
     report = (tmp_path / "results" / "mine" / "index.html").read_text()
     assert "my_rules:nearest" in report
     table = (tmp_path / "results" / "worst-case" / "damage.csv").read_text()
     assert "my_rules:nearest,gradient_attack" in table
 
-
-@pytest.mark.slow
-def test_what_a_broken_rule_of_ones_own_says(tmp_path):
-    run_page("own-rule.md", tmp_path, more=" --help")
+    # What the page says of a broken rule.
     path = tmp_path / "my_rules.py"
     path.write_text(path.read_text().replace("scores.lowest(distances, n - f)", "distances >= 0"))
     done = subprocess.run(
@@ -109,10 +105,7 @@ def test_what_a_broken_rule_of_ones_own_says(tmp_path):
 
 @pytest.mark.slow
 def test_an_attack_of_ones_own(tmp_path):
-    said = dict(
-        line.rsplit(" ", 1)
-        for line in run_page("own-attack.md", tmp_path, " --steps 25").splitlines()
-    )
+    said = dict(line.rsplit(" ", 1) for line in run_page("own-attack.md", tmp_path).splitlines())
     assert float(said["strongest"]) > float(said["factor 0.5"])
 
 

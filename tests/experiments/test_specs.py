@@ -2,16 +2,18 @@
 
 import dataclasses
 import math
+import shlex
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tyro
 
 import byzjax
 from byzjax import attacks
 from experiments import specs
-from experiments.config import BUDGET, Config, identity, plan, run_bytes
+from experiments.config import BUDGET, Config, identity, options, plan, run_bytes
 
 
 @pytest.mark.parametrize(
@@ -280,3 +282,10 @@ def test_a_changed_file_gets_results_of_its_own(own, tmp_path):
     path = tmp_path / f"{own}.py"
     path.write_text(path.read_text() + "# changed\n")
     assert grid.code != before
+
+
+def test_the_options_of_a_grid_make_the_same_grid():
+    grid = Config(rule=("krum(m=2)", "mean"), s=(0, 3), average=True, learning_rate=0.1)
+    assert options(grid) == "--rule 'krum(m=2)' mean --s 0 3 --learning-rate 0.1 --average"
+    assert tyro.cli(Config, args=shlex.split(options(grid))) == grid
+    assert options(Config()) == ""
