@@ -62,7 +62,9 @@ copybutton_prompt_is_regexp = True
 
 def mathml(latex: str, display: str) -> str:
     """Raises if a command is not understood, which would be drawn as it is written."""
-    made = latex2mathml.converter.convert(latex.replace(r"\arg", r"\mathrm{arg}"), display=display)
+    known = latex.replace(r"\arg", r"\mathrm{arg}")
+    known = re.sub(r"\\[Bb]igg?[lr](?=\\[{}])", "", known)  # braces grow by themselves
+    made = latex2mathml.converter.convert(known, display=display)
     if "\\" in re.sub("<[^>]*>", "", made):
         raise ExtensionError(f"no MathML for {latex!r}.")
     return made
@@ -94,7 +96,7 @@ def docstrings(app, what, name, obj, options, lines: list[str]) -> None:
 # --- the reference: one page for each public module -----------------------------------------------
 
 
-def functions_of(module) -> list[str]:
+def names_of(module) -> list[str]:
     """What a module offers, in its own order."""
     if names := getattr(module, "__all__", None):
         return [name for name in names if not inspect.ismodule(getattr(module, name))]
@@ -103,6 +105,15 @@ def functions_of(module) -> list[str]:
         for name, value in vars(module).items()
         if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
     ]
+
+
+def entry(name: str, value) -> list[str]:
+    """A function, a class, or a table, of which the keys and the texts are shown."""
+    if callable(value):
+        return [f".. auto{'class' if inspect.isclass(value) else 'function'}:: {name}", ""]
+    pairs = value.items() if isinstance(value, dict) else [(key, None) for key in value]
+    lines = [f"   * `{k}`{f': {v}' if isinstance(v, str) else ''}" for k, v in pairs]
+    return [f".. py:data:: {name}", "", *lines, ""]
 
 
 def write_reference(app, config) -> None:
@@ -114,22 +125,16 @@ def write_reference(app, config) -> None:
         if found.name.startswith("_"):
             continue
         module = importlib.import_module(f"byzjax.{found.name}")
-        names = functions_of(module)
-        on_face = all(getattr(byzjax, n, None) is getattr(module, n) for n in names)
-        parent = "byzjax" if on_face else module.__name__
+        members = {name: getattr(module, name) for name in names_of(module)}
+        on_face = all(getattr(byzjax, name, None) is value for name, value in members.items())
         title = f"byzjax.{found.name}"
-        directives = [
-            f".. auto{'class' if inspect.isclass(getattr(module, n)) else 'function'}:: {n}"
-            if callable(getattr(module, n))
-            else f".. autodata:: {n}"
-            for n in names
-        ]
         page = [
             *(title, "=" * len(title), ""),
-            *(f".. automodule:: {module.__name__}", "   :no-members:", "   :no-index:", ""),
-            *(f".. currentmodule:: {parent}", ""),
-            *(".. autosummary::", "", *(f"   {name}" for name in names), ""),
-            *(line for directive in directives for line in (directive, "")),
+            *(f".. automodule:: {title}", "   :no-members:", "   :no-index:", ""),
+            *(f".. currentmodule:: {'byzjax' if on_face else title}", ""),
+            *(".. autosummary::", ""),
+            *(f"   {name}" for name, value in members.items() if callable(value)),
+            *("", *(line for name, value in members.items() for line in entry(name, value))),
         ]
         path = folder / f"{found.name}.rst"
         if not path.exists() or path.read_text() != "\n".join(page):
