@@ -49,6 +49,7 @@ html_theme_options = {"top_of_page_buttons": []}  # half of the pages are made, 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # the tests run the notebooks
+suppress_warnings = ["autosummary.import_cycle"]  # names are written in full
 autosummary_generate = False
 autodoc_typehints = "none"  # Args says more
 autodoc_preserve_defaults = True
@@ -116,29 +117,38 @@ def entry(name: str, value) -> list[str]:
     return [f".. py:data:: {name}", "", *lines, ""]
 
 
+def page_of(module, names: list[str]) -> list[str]:
+    """What stands on the face is shown under the name that it has there."""
+    members = {}
+    for name in names:
+        value = getattr(module, name)
+        home = byzjax if getattr(byzjax, name, None) is value else module
+        members[f"{home.__name__}.{name}"] = value
+    title = module.__name__
+    return [
+        *(title, "=" * len(title), ""),
+        *(f".. automodule:: {title}", "   :no-members:", "   :no-index:", ""),
+        *(".. autosummary::", ""),
+        *(f"   ~{name}" for name, value in members.items() if callable(value)),
+        *("", *(line for name, value in members.items() for line in entry(name, value))),
+    ]
+
+
 def write_reference(app, config) -> None:
     """Pages of the reference, from the modules that there are."""
+    public = [m.name for m in pkgutil.iter_modules(byzjax.__path__) if not m.name.startswith("_")]
+    modules = [importlib.import_module(f"byzjax.{name}") for name in public]
+    pages = {module: names_of(module) for module in modules}
+    elsewhere = {name for names in pages.values() for name in names}
+    pages[byzjax] = [name for name in names_of(byzjax) if name not in elsewhere]
     folder = DOCS / "api"
     folder.mkdir(exist_ok=True)
     written = set()
-    for found in pkgutil.iter_modules(byzjax.__path__):
-        if found.name.startswith("_"):
-            continue
-        module = importlib.import_module(f"byzjax.{found.name}")
-        members = {name: getattr(module, name) for name in names_of(module)}
-        on_face = all(getattr(byzjax, name, None) is value for name, value in members.items())
-        title = f"byzjax.{found.name}"
-        page = [
-            *(title, "=" * len(title), ""),
-            *(f".. automodule:: {title}", "   :no-members:", "   :no-index:", ""),
-            *(f".. currentmodule:: {'byzjax' if on_face else title}", ""),
-            *(".. autosummary::", ""),
-            *(f"   {name}" for name, value in members.items() if callable(value)),
-            *("", *(line for name, value in members.items() for line in entry(name, value))),
-        ]
-        path = folder / f"{found.name}.rst"
-        if not path.exists() or path.read_text() != "\n".join(page):
-            path.write_text("\n".join(page))
+    for module, names in pages.items():
+        text = "\n".join(page_of(module, names))
+        path = folder / f"{module.__name__.rpartition('.')[2]}.rst"
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
         written.add(path)
     for path in set(folder.glob("*.rst")) - written:
         path.unlink()
@@ -170,8 +180,9 @@ def links_to_the_repository(app, docname: str, source: list[str]) -> None:
             path = path / "README.md"
         if path.suffix == ".ipynb":
             path = DOCS / "notebooks" / path.name
-        if path.parent == ROOT / "byzjax" and (DOCS / "api" / f"{path.stem}.rst").exists():
-            path = DOCS / "api" / f"{path.stem}.rst"
+        module = "byzjax" if path.stem == "__init__" else path.stem
+        if path.parent == ROOT / "byzjax" and (DOCS / "api" / f"{module}.rst").exists():
+            path = DOCS / "api" / f"{module}.rst"
         of_site = path.is_relative_to(DOCS) and path.suffix in (".md", ".rst", ".png", ".ipynb")
         if of_site and path.name not in ("table.md", "summary.md"):
             return f"{text}({os.path.relpath(path, page.parent)}{anchor})"
