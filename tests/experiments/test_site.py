@@ -28,7 +28,12 @@ def blocks(page, language):
 # --- pages ----------------------------------------------------------------------------------------
 
 
-SHORT = {"--study": " --steps 25", "worst-case": " --steps 3", "pytest": " -p no:cacheprovider"}
+SHORT = {
+    "--study": " --steps 25",
+    "--study mine": " --attack sign_flip",
+    "worst-case": " --steps 3",
+    "pytest": " -p no:cacheprovider",
+}
 
 
 def run_page(page, folder):
