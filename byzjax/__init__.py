@@ -1,6 +1,6 @@
 """byzjax: train with optax when some of the workers lie."""
 
-from byzjax import attacks, facts, protocols, scores, stacked
+from byzjax import attacks, facts, protocols, scores, stacked, theory
 from byzjax.influence import influence
 from byzjax.memory import centered_clipping, concentration_filter, foolsgold, safeguard
 from byzjax.mixing import adaptive_clipping, bucketing, clip_norms, nearest_neighbors
@@ -76,6 +76,7 @@ __all__ = [
     "sign_guard",
     "spectral_filter",
     "stacked",
+    "theory",
     "trimmed_mean",
     "zeno",
 ]

@@ -37,7 +37,10 @@ ALLOWED = {
         *[*ALGEBRA, *CHECKS, "byzjax.rules", "byzjax.mixing", "byzjax.transforms"],
         "byzjax.protocols",
     ],
-    "byzjax.theory": [*ALGEBRA, *CHECKS, "byzjax.rules", "byzjax.mixing", "byzjax.theory"],
+    "byzjax.theory": [
+        *[*ALGEBRA, *CHECKS, "byzjax.facts", "byzjax.rules", "byzjax.influence"],
+        "byzjax.theory",
+    ],
 }
 
 

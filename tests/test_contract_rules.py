@@ -25,7 +25,8 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import byzjax
-from byzjax.facts import FACTS, inequality
+from byzjax import theory
+from byzjax.facts import inequality
 from tests import oracles
 from tests.rule_cases import CASES, KEY
 
@@ -524,13 +525,14 @@ def test_promise(case, n, f, seed):
         if case.facts.promise == "range":
             assert (out >= good.min(axis=0) - rounding).all(), sent
             assert (out <= good.max(axis=0) + rounding).all(), sent
-        if case.facts.constant is not None:
-            assert distance <= case.facts.constant(n, f) * reach + rounding, sent
-        if case.facts.kappa:  # V is at most half the squared diameter
-            assert distance**2 <= case.kappa(n, f) * oracles.variance(good) + rounding, sent
+        of_diameter, of_variance = (case.proved(kind, n, f) for kind in ("lambda", "kappa"))
+        if of_diameter is not None:
+            assert distance <= of_diameter * reach + rounding, sent
+        if of_variance is not None:  # V is at most half the squared diameter
+            assert distance**2 <= of_variance * oracles.variance(good) + rounding, sent
             assert oracles.variance(good) <= reach**2 / 2 + rounding
         if case.facts.promise == "bounded":
-            assert case.facts.constant is not None or case.facts.kappa
+            assert of_diameter is not None or of_variance is not None
 
 
 @over_sizes(11, 12, keep=promises, all_quick=True)
@@ -541,14 +543,14 @@ def test_bad_rows_are_treated_as_in_the_papers_loop(case, n, f):
             close(out, case.expected(np.asarray(x, np.float32), f), 8, case.eps)
 
 
-@over_sizes(11, 12, keep=lambda case: case.epsilon is not None)
+@over_sizes(11, 12, keep=lambda case: case.proved("epsilon", 11, 1) is not None)
 def test_no_attack_accuracy(case, n, f):
     """T4 of docs/bounds.md: without a liar, at most epsilon times V from the mean, squared."""
     rng = np.random.default_rng(13)
     matrices = [rng.exponential(size=(n, DIM)) * rng.exponential(size=(n, 1)) for _ in range(BATCH)]
     for x, out in zip(matrices, apply(case, n, f, matrices)):
         distance = np.linalg.norm(out - x.mean(axis=0))
-        assert distance**2 <= case.epsilon(n, f) * oracles.variance(x) * (1 + 1e-5)
+        assert distance**2 <= case.proved("epsilon", n, f) * oracles.variance(x) * (1 + 1e-5)
 
 
 @pytest.mark.parametrize("f", [1, 2, 3])
@@ -559,11 +561,13 @@ def test_constants_are_attained(f):
     mean, variance = good.mean(), oracles.variance(good)
     above = jnp.asarray(np.concatenate([np.full((f, 1), 2.0), good]), jnp.float32)
     for out, kappa in (
-        (byzjax.median(above), FACTS["median"].kappa[0]),
-        (byzjax.trimmed_mean(above, f=f), FACTS["trimmed_mean"].kappa[0]),
-        (byzjax.aksel(above, f=f, mode="n-f"), FACTS["aksel"].kappa[1]),
+        (byzjax.median(above), theory.proved("kappa", "median", n, f)),
+        (byzjax.trimmed_mean(above, f=f), theory.proved("kappa", "trimmed_mean", n, f)),
+        (
+            byzjax.aksel(above, f=f, mode="n-f"),
+            theory.proved("kappa", "aksel", n, f, mode="n-f"),
+        ),
     ):
-        kappa = kappa.value(n, f)
         np.testing.assert_allclose((out[0] - mean) ** 2, kappa * variance, rtol=1e-5)
 
 
