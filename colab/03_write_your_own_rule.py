@@ -76,9 +76,9 @@ def bound(n, f):
     return 1 + 2 * (n - f) ** 0.5
 
 
-facts = Facts("rule", (2, 1), "nd", "n > 2f", True, "bounded", "", constant=bound)
+facts = Facts("rule", (2, 1), "nd", "n > 2f", True, "bounded", "")
 try:
-    check_rule(nearest, facts)
+    check_rule(nearest, facts, bound=bound)
 except AssertionError as error:
     print(error)
 else:
@@ -101,7 +101,7 @@ def nearest(updates, *, f, axis_name=None):
 
 
 sizes = [(12, 5)] if FAST else None  # None: the fewest workers as well
-for clause in check_rule(nearest, facts, sizes=sizes):
+for clause in check_rule(nearest, facts, bound=bound, sizes=sizes):
     print("held:", clause)
 
 # %% [markdown]

@@ -159,6 +159,7 @@ ATTACKS: dict[str, Callable] = {
     "min_sum": attacks.min_sum,
     "mimic": attacks.mimic,
     "omniscient": attacks.omniscient,
+    "order_statistic": attacks.order_statistic,
     "reversed_gradient": attacks.reversed_gradient,
     "stale": attacks.stale,
     "strongest_alie": _strongest(attacks.little_is_enough, "z", "alie"),

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import byzjax
-from byzjax import attacks
+from byzjax import attacks, theory
 from experiments import data, models, specs, sweep
 
 mpl.use("Agg")
@@ -290,11 +290,12 @@ def measure(setting: Setting, config: WorstCase) -> dict[str, Any]:
     for name, aggregate in zip(rows, np.asarray(aggregates, np.float64)):
         away = float(np.linalg.norm(aggregate - mean))
         damage[name] = away / unit if math.isfinite(away) else None
-    # The first constant is that of the rule as it is without options.
-    facts = specs.facts_of(setting.name) if setting.label == setting.name else None
-    kappas = () if facts is None else facts.kappa[:1]
-    bound = [math.sqrt(k.value(n, f) * spread / h) / unit for k in kappas]
-    return {"damage": damage, "bound": bound[0] if bound else None}
+    kappa = None
+    if setting.name in byzjax.rules.__all__:
+        _, options = specs.parse_call(setting.rule)
+        kappa = theory.proved("kappa", setting.name, n, f, **options)
+    bound = None if kappa is None else math.sqrt(kappa * spread / h) / unit
+    return {"damage": damage, "bound": bound}
 
 
 def run(config: WorstCase) -> pd.DataFrame:

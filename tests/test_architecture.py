@@ -38,7 +38,10 @@ ALLOWED = {
         "byzjax.protocols",
     ],
     "byzjax.testing": ["byzjax.facts", "byzjax.transforms", "byzjax.testing"],
-    "byzjax.theory": [*ALGEBRA, *CHECKS, "byzjax.rules", "byzjax.mixing", "byzjax.theory"],
+    "byzjax.theory": [
+        *[*ALGEBRA, *CHECKS, "byzjax.facts", "byzjax.rules", "byzjax.influence"],
+        "byzjax.theory",
+    ],
 }
 
 

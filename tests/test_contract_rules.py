@@ -25,7 +25,8 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import byzjax
-from byzjax.facts import FACTS, inequality
+from byzjax import theory
+from byzjax.facts import inequality
 from byzjax.testing import attacked, broken_promise, grid
 from byzjax.testing.rows import DIM
 from tests import oracles
@@ -475,7 +476,9 @@ def test_promise(case, n, f, seed):
     assert len(matrices) <= BATCH
     for (x, byzantine), out in zip(matrices, apply(case, n, f, [m for m, _ in matrices])):
         sent = f"the liars {np.flatnonzero(byzantine)} sent {x[byzantine][0]}"
-        assert not broken_promise(case.facts, x, byzantine, out), sent
+        bound, kappa = (case.proved(kind, n, f) for kind in ("lambda", "kappa"))
+        promise = case.facts.promise
+        assert not broken_promise(promise, x, byzantine, out, bound=bound, kappa=kappa), sent
 
 
 @over_sizes(11, 12, keep=promises, all_quick=True)
@@ -486,14 +489,14 @@ def test_bad_rows_are_treated_as_in_the_papers_loop(case, n, f):
             close(out, case.expected(np.asarray(x, np.float32), f), 8, case.eps)
 
 
-@over_sizes(11, 12, keep=lambda case: case.epsilon is not None)
+@over_sizes(11, 12, keep=lambda case: case.proved("epsilon", 11, 1) is not None)
 def test_no_attack_accuracy(case, n, f):
     """T4 of docs/bounds.md: without a liar, at most epsilon times V from the mean, squared."""
     rng = np.random.default_rng(13)
     matrices = [rng.exponential(size=(n, DIM)) * rng.exponential(size=(n, 1)) for _ in range(BATCH)]
     for x, out in zip(matrices, apply(case, n, f, matrices)):
         distance = np.linalg.norm(out - x.mean(axis=0))
-        assert distance**2 <= case.epsilon(n, f) * oracles.variance(x) * (1 + 1e-5)
+        assert distance**2 <= case.proved("epsilon", n, f) * oracles.variance(x) * (1 + 1e-5)
 
 
 @pytest.mark.parametrize("f", [1, 2, 3])
@@ -504,11 +507,13 @@ def test_constants_are_attained(f):
     mean, variance = good.mean(), oracles.variance(good)
     above = jnp.asarray(np.concatenate([np.full((f, 1), 2.0), good]), jnp.float32)
     for out, kappa in (
-        (byzjax.median(above), FACTS["median"].kappa[0]),
-        (byzjax.trimmed_mean(above, f=f), FACTS["trimmed_mean"].kappa[0]),
-        (byzjax.aksel(above, f=f, mode="n-f"), FACTS["aksel"].kappa[1]),
+        (byzjax.median(above), theory.proved("kappa", "median", n, f)),
+        (byzjax.trimmed_mean(above, f=f), theory.proved("kappa", "trimmed_mean", n, f)),
+        (
+            byzjax.aksel(above, f=f, mode="n-f"),
+            theory.proved("kappa", "aksel", n, f, mode="n-f"),
+        ),
     ):
-        kappa = kappa.value(n, f)
         np.testing.assert_allclose((out[0] - mean) ** 2, kappa * variance, rtol=1e-5)
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import byzjax
-from byzjax import attacks, scores, stacked
-from byzjax.facts import FACTS, Facts, Kappa
+from byzjax import attacks, scores, stacked, theory
+from byzjax.facts import FACTS, Facts
 from byzjax.testing import check_attack, check_rule
 from tests import oracles
 from tests.rule_cases import CASES
@@ -25,7 +25,10 @@ def claims(promise="range", **more):
 
 
 def test_a_rule_that_keeps_its_contract():
-    held = check_rule(byzjax.aksel, FACTS["aksel"], loop=oracles.aksel, sizes=[(12, 5)])
+    kappa = functools.partial(theory.proved, "kappa", "aksel")
+    held = check_rule(
+        byzjax.aksel, FACTS["aksel"], kappa=kappa, loop=oracles.aksel, sizes=[(12, 5)]
+    )
     last = ("stands in a chain", "coordinates sliced over 8 devices", "errors")
     assert held == (*EVERY, "promise: bounded", "equals its loop", *FORMS, *last)
 
@@ -35,8 +38,19 @@ def test_a_rule_that_keeps_its_contract():
 def test_rules_of_the_library(case):
     n, f = 12, case.most(12)
     facts = case.facts._replace(permutes=case.facts.permutes and not case.ties(n, f))
+    bounds = {
+        name: functools.partial(case.proved, kind)
+        for name, kind in (("bound", "lambda"), ("kappa", "kappa"))
+        if case.proved(kind, n, f) is not None
+    }
     held = check_rule(
-        case.rule, facts, sizes=[(n, f)], units=case.units, trusted=case.trusted, **case.hyper(n, f)
+        case.rule,
+        facts,
+        **bounds,
+        sizes=[(n, f)],
+        units=case.units,
+        trusted=case.trusted,
+        **case.hyper(n, f),
     )
     assert f"promise: {facts.promise}" in held
 
@@ -96,8 +110,6 @@ def careless(updates, *, f):
     [
         (byzjax.mean, claims("finite"), "promise 'finite', n=5, f=1: it is not finite, after"),
         (doubled, claims(shifts=False, repeats=False), "it is not within the honest range"),
-        (byzjax.medoid, claims("bounded", constant=lambda n, f: 0.1), "honest diameters"),
-        (byzjax.median, claims(kappa=(Kappa("0", lambda n, f: 0.0, "", ""),)), "their variance"),
         (first, claims("none"), "permutes, n=5"),
         (clipped, claims("finite"), "shifts"),
         (squashed, claims("finite", shifts=False), "scales"),
@@ -121,9 +133,17 @@ def test_another_loop_is_found():
         check_rule(byzjax.median, FACTS["median"], sizes=[(5, 1)], loop=lambda x, f: x.mean(axis=0))
 
 
-def test_a_bound_without_a_constant():
-    with pytest.raises(AssertionError, match=r"bounded needs a constant or a kappa in the facts"):
-        check_rule(byzjax.median, claims("bounded"), sizes=[(5, 1)])
+@pytest.mark.parametrize(
+    ("bounds", "said"),
+    [
+        ({"bound": lambda n, f: 0.1}, "more than 0.1 honest diameters of"),
+        ({"kappa": lambda n, f: 0.1}, "more than 0.1 times their variance"),
+        ({}, "a promise of bounded needs a bound or a kappa"),
+    ],
+)
+def test_a_bound_that_does_not_hold_is_found(bounds, said):
+    with pytest.raises(AssertionError, match=rf"^median breaks .*, promise 'bounded', .*{said}"):
+        check_rule(byzjax.median, claims("bounded"), sizes=[(5, 1)], **bounds)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
     from byzjax.testing import check_attack, check_rule
 
-    check_rule(my_rule, facts)
+    check_rule(my_rule, facts, bound=lambda n, f: 3.0)
     check_attack(my_attack)
 
 `check_rule` holds a rule to the laws and to the promise that its `byzjax.facts.Facts` state, and to
@@ -11,7 +11,7 @@ clause gets an `AssertionError` that says which, with the numbers. It needs noth
 brings, and stands in any test:
 
     def test_my_rule():
-        check_rule(my_rule, facts)
+        check_rule(my_rule, facts, bound=lambda n, f: 3.0)
 
 Values lie on a grid of 1/1024, so that shifting and scaling them is exact in float32: what is left
 is the rounding of the rule's own sums.

@@ -21,6 +21,8 @@ def check_rule(
     rule: Callable,
     facts: Facts,
     *,
+    bound: Callable[[int, int], float] | None = None,
+    kappa: Callable[[int, int], float] | None = None,
     sizes: Sequence[tuple[int, int]] | None = None,
     loop: Callable | None = None,
     units: Sequence[str] = (),
@@ -43,6 +45,10 @@ def check_rule(
       rule: `rule(updates, *, f, axis_name=None, **hyperparameters) -> update`; without `f` if the
         facts say that it takes none.
       facts: what is claimed of it.
+      bound: C(n, f) of the promise `"bounded"`: the largest distance to the honest mean, in honest
+        diameters.
+      kappa: kappa(n, f), the largest squared distance to it, in units of the honest variance; may
+        stand in the place of `bound`.
       sizes: pairs (n, f) to try; by default the fewest workers for one fault, and 12 workers with
         the most faults. Where whole rows may tie, the order of the workers matters: choose others.
       loop: the same mathematics as a plain loop over NumPy arrays in float64,
@@ -59,7 +65,6 @@ def check_rule(
 
     Raises:
       AssertionError: the rule breaks one of them.
-      ValueError: the facts promise a bound without a constant or a kappa.
 
     Example:
       >>> import byzjax
@@ -79,7 +84,10 @@ def check_rule(
     sizes = _sizes(facts) if sizes is None else sizes
     tried: list[str] = []
     for n, f in sizes:
-        tried = _check_values(clause_of, call, facts, n, f, rng, of_loop, trusted, eps, bool(units))
+        bounds = {name: c and c(n, f) for name, c in (("bound", bound), ("kappa", kappa))}
+        tried = _check_values(
+            clause_of, call, facts, n, f, rng, bounds, of_loop, trusted, eps, bool(units)
+        )
     tried += _check_forms(clause_of, rule, call, *sizes[-1], rng, eps)
     if facts.takes_f:
         with clause_of("errors"):
@@ -95,7 +103,9 @@ def _sizes(facts: Facts) -> list[tuple[int, int]]:
     return [(max(a + b, 3), 1), (n, (n - b) // a if a else 1)]
 
 
-def _check_values(clause_of, call, facts, n, f, rng, loop, trusted, eps, in_units) -> list[str]:
+def _check_values(
+    clause_of, call, facts, n, f, rng, bounds, loop, trusted, eps, in_units
+) -> list[str]:
     """Laws, promise and derivatives for one (n, f), in three compiled functions."""
     x, offset, scale = grid(rng, n), 8.0 * rng.integers(-8, 9, size=DIM), 2.0**7
     order = rng.permutation(n)
@@ -120,7 +130,7 @@ def _check_values(clause_of, call, facts, n, f, rng, loop, trusted, eps, in_unit
             tried.append(law)
     for (matrix, byzantine), result in zip(sent, of_attacked):
         with clause_of(f"promise {facts.promise!r}, {at}"):
-            if broken := broken_promise(facts, matrix, byzantine, result):
+            if broken := broken_promise(facts.promise, matrix, byzantine, result, **bounds):
                 raise AssertionError(
                     f"{broken}, after workers {np.flatnonzero(byzantine).tolist()} sent "
                     f"{text(matrix[byzantine][0])}: {text(result)}."
