@@ -20,7 +20,8 @@ class Breakdown(NamedTuple):
     """What `breakdown_search` found.
 
     Attributes:
-      liars: the smallest number of liars that carries the aggregate away; None if none does.
+      liars: the smallest number of liars that carries the aggregate away, or makes it not finite;
+        None if none does.
       damage: `[n]`, for s = 0 to n - 1 liars the largest distance of the aggregate to the honest
         mean, in root mean squared distances of the honest rows to it; inf where it is not finite.
     """
@@ -56,8 +57,6 @@ def breakdown_search(
 
     Example:
       >>> import byzjax
-      >>> breakdown_search(byzjax.mean, n=7, restarts=4).liars
-      1
       >>> breakdown_search(byzjax.median, n=7, restarts=4).liars
       4
     """
@@ -83,8 +82,7 @@ def _damage(rule: Callable, n: int, d: int, s: jax.Array, key: jax.Array) -> jax
     honest = ~byzantine[:, None]
     mean = jnp.sum(jnp.where(honest, x, 0), axis=0) / (n - s)
     spread = jnp.sqrt(jnp.sum(jnp.where(honest, (x - mean) ** 2, 0)) / (n - s))
-    # With one honest row there is no spread.
-    spread = jnp.where(spread > 0, spread, jnp.sqrt(float(d)))
+    spread = jnp.where(s < n - 1, spread, jnp.sqrt(float(d)))  # one honest row has none
 
     def of(lies: jax.Array) -> jax.Array:
         out = rule(jnp.where(honest, x, lies))

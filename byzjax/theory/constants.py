@@ -16,7 +16,7 @@ KINDS = {
     "eta": "‖E F - g‖ <= η √v for n - f independent rows of mean g and total variance v",
     "threshold": "the largest √v / ‖g‖ for which the rule's authors count on its resilience",
 }
-_TABLES = {
+TABLES = {
     "kappa": table.KAPPA,
     "lambda": table.LAMBDA,
     "epsilon": table.EPSILON,
@@ -59,7 +59,7 @@ def constants(
     form = {name: p.default for name, p in parameters.items()} | options
     return tuple(
         c
-        for c in _TABLES[kind]
+        for c in TABLES[kind]
         if c.rule == rule
         and c.tag in tags
         and all(form[name] == value for name, value in c.options.items())

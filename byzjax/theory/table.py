@@ -86,6 +86,10 @@ def _delta(n: int, f: int) -> float:
     return 2 * math.sqrt(n - f)
 
 
+def _kappa_medoid(n: int, f: int) -> float:
+    return (((1 + math.sqrt(2)) * (n - f) + f) / (n - 2 * f)) ** 2
+
+
 def _kappa_of_ranges(n: int, f: int) -> float:
     return 8.0 * (n - f)
 
@@ -241,6 +245,7 @@ KAPPA = (
         lambda n, f: 4 * _least(n, f),
         "derived",
         "T6",
+        attained=_with_liars,
         note=f"also {_EIGENVALUE}",
     ),
     Constant(
@@ -265,6 +270,13 @@ KAPPA = (
         lambda n, f: 8 * f * f / (n - f),
         "derived",
         "T11",
+    ),
+    Constant(
+        "medoid",
+        "(((1+√2)(n-f) + f) / (n-2f))²",
+        _kappa_medoid,
+        "derived",
+        "T12",
     ),
     Constant("mean_around_median", "8 (n-f)", _kappa_of_ranges, "derived", "T10"),
     Constant("phocas", "8 (n-f)", _kappa_of_ranges, "derived", "T10"),
