@@ -221,14 +221,16 @@ def _check_forms(clause_of, rule, call, n, f, rng, eps) -> list[str]:
     if "axis_name" in inspect.signature(rule).parameters:
         devices = math.gcd(jax.device_count(), 8)
         with clause_of(f"coordinates sliced over {devices} devices"):
-            close(_sliced(lambda x: call(x, f, axis_name="shard"), x, devices), call(x, f), 1, eps)
+            sliced = _sliced(lambda x: call(x, f, axis_name="shard"), x, devices)
+            close(sliced, call(x, f), largest, eps)
         tried.append(f"coordinates sliced over {devices} devices")
     return tried
 
 
 def _sliced(rule: Callable, x: jax.Array, count: int) -> jax.Array:
     """The rule where each of `count` devices holds a slice of the coordinates."""
-    mesh = jax.make_mesh((count,), ("shard",), axis_types=(jax.sharding.AxisType.Auto,))
+    devices, auto = jax.devices()[:count], (jax.sharding.AxisType.Auto,)
+    mesh = jax.make_mesh((count,), ("shard",), devices=devices, axis_types=auto)
     spec = jax.sharding.PartitionSpec
     sliced = jax.shard_map(rule, mesh=mesh, in_specs=spec(None, "shard"), out_specs=spec("shard"))
     return jax.jit(sliced)(x)
