@@ -31,8 +31,8 @@ class Config:
     """digits (comes with scikit-learn), mnist, fashion_mnist or cifar10 (through TFDS), a9a,
     mushrooms, spambase or w8a (from files)."""
     model: str = "mlp"
-    """softmax, logistic (two classes), mlp (100 hidden units), cnn (small), cnn_mnist, cnn_cifar
-    or resnet20."""
+    """softmax, logistic (two classes), mlp (100 hidden units), cnn (small), cnn_5x5, cnn_mnist,
+    cnn_cifar or resnet20."""
     rule: tuple[str, ...] = ("mean", "median", "trimmed_mean", "krum", "multi_krum", "aksel")
     """Rules, with hyperparameters where wanted: aksel "krum(f=4, m=3)". The declared
     f is filled in. A rule of your own: my_rules:nearest, from my_rules.py in this folder; likewise

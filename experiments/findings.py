@@ -95,8 +95,8 @@ def convex(folder: Folder) -> str:
     return pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)
 
 
-def _spread(values: pd.Series) -> str:
-    return f"{values.mean():.2f} ± {values.std():.2f}"
+def _spread(values: pd.Series, digits: int = 2) -> str:
+    return f"{values.mean():.{digits}f} ± {values.std():.{digits}f}"
 
 
 def heterogeneity(folder: Folder) -> str:
@@ -118,20 +118,61 @@ PUBLISHED = {
 
 
 def bucketing(folder: Folder) -> str:
-    """Measured beside published."""
-    results = pd.read_csv(folder / "table.csv")
+    """Measured beside published, both the mean of the last five evaluations."""
     lines = []
-    for line in results.to_dict("records"):
-        rule, attack = (str(line[name]).partition("(")[0] for name in ("rule", "attack"))
-        published = PUBLISHED.get((rule, attack), np.nan)
-        measured = 100 * line["mean"]
+    data = report.curves(export.read(folder))
+    for (rule, attack), part in data.groupby(["rule", "attack"], sort=False):
+        names = rule.partition("(")[0], attack.partition("(")[0]
+        last = part.sort_values("step").groupby("seed")["accuracy"].tail(5)
+        measured, published = 100 * last.mean(), PUBLISHED[names]
         lines.append(
             {
-                "rule": line["rule"],
-                "attack": line["attack"],
+                "rule": rule,
+                "attack": attack,
                 "measured": f"{measured:.1f}",
                 "published": f"{published:.1f}",
                 "difference": f"{measured - published:+.1f}",
+            }
+        )
+    return pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)
+
+
+def steps_to(data: pd.DataFrame, level: float) -> pd.Series:
+    """Steps that each protocol takes without liars until the mean accuracy reaches a level.
+
+    By straight lines between evaluations; NaN where it never does. What comes before the first
+    evaluation is not known, so that a level must not be met there.
+    """
+    quiet = data[data["s"] == 0]
+    means = quiet.groupby(["protocol", "step"], sort=False)["accuracy"].mean()
+    found = {}
+    for protocol, curve in means.groupby("protocol", sort=False):
+        steps, accuracy = curve.index.get_level_values("step"), curve.to_numpy()
+        above = np.flatnonzero(accuracy >= level)
+        found[protocol] = np.nan
+        if len(above) and above[0]:
+            ends = slice(above[0] - 1, above[0] + 1)
+            found[protocol] = np.interp(level, accuracy[ends], steps[ends])
+    return pd.Series(found)
+
+
+def protocols(folder: Folder) -> str:
+    """Accuracy under each attack, and what a step sends and takes."""
+    data = report.curves(export.read(folder))
+    costs = pd.read_csv(folder.parents[1] / "benchmarks" / "protocols.csv").set_index("protocol")
+    needed = steps_to(data, 0.92)
+    lines = []
+    for (protocol, rule), part in figures.final(data).groupby(["protocol", "rule"], sort=False):
+        cost = costs.loc[protocol if rule == "mean" else f"{protocol}, {rule}"]
+        accuracy = (100 * part["accuracy"]).groupby(part["attack"], sort=False)
+        lines.append(
+            {"protocol": protocol, "rule": rule}
+            | {attack: _spread(values, 1) for attack, values in accuracy}
+            | {
+                "steps to 92 %": f"{needed[protocol]:.0f}",
+                "messages": f"{cost['messages']:.0f}",
+                "million floats": f"{cost['million floats']:.1f}",
+                "ms": f"{cost['ms a step']:.2f}",
             }
         )
     return pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)
@@ -145,6 +186,7 @@ PARTS: dict[str, tuple[str, Callable[[Folder], str]]] = {
     "convex": ("convex-cpu", convex),
     "heterogeneity": ("heterogeneity-cpu", heterogeneity),
     "bucketing": ("bucketing-cpu", bucketing),
+    "protocols": ("protocols-cpu", protocols),
 }
 
 

@@ -10,8 +10,8 @@ from flax import nnx
 from jax import lax
 
 
-class Conv3x3(nnx.Module):
-    """A 3 x 3 convolution: what `nnx.Conv(cin, cout, (3, 3), strides, padding=padding)` computes.
+class Conv(nnx.Module):
+    """A square convolution: what `nnx.Conv(cin, cout, (3, 3), strides, padding=padding)` computes.
 
     Written as patches times a matrix. Per-worker gradients (vmap over the kernel) turn a
     convolution proper into a grouped one, which XLA runs slowly on CPU, but this into one
@@ -20,9 +20,10 @@ class Conv3x3(nnx.Module):
     Args:
       cin: channels of the input.
       cout: channels of the output.
+      size: of the kernel, `size` x `size` pixels.
       stride: every how many pixels there is an output.
-      padding: zeros around the image, the same on all four sides: 1 keeps its size if the stride
-        is 1 (flax's "SAME"), 0 loses two rows and columns (flax's "VALID").
+      padding: zeros around the image, the same on all four sides: of a 3 x 3 kernel 1 keeps its
+        size if the stride is 1 (flax's "SAME"); 0 is flax's "VALID".
       use_bias: whether a bias is added.
       rngs: flax's random keys.
     """
@@ -42,26 +43,26 @@ class Conv3x3(nnx.Module):
         cin: int,
         cout: int,
         *,
+        size: int = 3,
         stride: int = 1,
         padding: int = 1,
         use_bias: bool = True,
         rngs: nnx.Rngs,
     ):
         init = nnx.initializers.lecun_normal()
-        self.kernel = nnx.Param(init(rngs.params(), (3, 3, cin, cout), jnp.float32))
+        self.kernel = nnx.Param(init(rngs.params(), (size, size, cin, cout), jnp.float32))
         self.bias = nnx.Param(jnp.zeros(cout, jnp.float32)) if use_bias else None
+        self.size = size
         self.stride = stride
         self.padding = padding
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """`[b, h, w, cin]` to `[b, (h + 2 padding - 3) // stride + 1, ..., cout]`."""
-        kernel, step, pad = self.kernel[...], self.stride, self.padding
+        """`[b, h, w, cin]` to `[b, (h + 2 padding - size) // stride + 1, ..., cout]`."""
+        kernel, step, pad, size = self.kernel[...], self.stride, self.padding, range(self.size)
         padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-        h, w = (size - 2 for size in padded.shape[1:3])  # of the output if the stride were 1
-        shifted = [
-            padded[:, i : i + h : step, j : j + w : step] for i in range(3) for j in range(3)
-        ]
-        patches = jnp.concatenate(shifted, axis=-1)  # [b, ., ., 9 cin], as the kernel's rows
+        h, w = (side + 1 - len(size) for side in padded.shape[1:3])  # of the output at stride 1
+        shifted = [padded[:, i : i + h : step, j : j + w : step] for i in size for j in size]
+        patches = jnp.concatenate(shifted, axis=-1)  # [b, ., ., size^2 cin], as the kernel's rows
         out = patches @ kernel.reshape(-1, kernel.shape[-1])
         return out if self.bias is None else out + self.bias[...][None, None, None]
 

@@ -10,7 +10,7 @@ import optax
 from flax import nnx
 from jax import lax
 
-from experiments.layers import Conv3x3, dropout, group_norm, max_pool
+from experiments.layers import Conv, dropout, group_norm, max_pool
 
 Params = Any
 """A nested dict of arrays."""
@@ -75,8 +75,8 @@ class CNN(nnx.Module):
 
     def __init__(self, input_shape: tuple[int, ...], num_classes: int, *, rngs: nnx.Rngs):
         h, w, channels = input_shape
-        self.conv1 = Conv3x3(channels, 16, rngs=rngs)
-        self.conv2 = Conv3x3(16, 32, rngs=rngs)
+        self.conv1 = Conv(channels, 16, rngs=rngs)
+        self.conv2 = Conv(16, 32, rngs=rngs)
         self.linear = nnx.Linear((h // 4) * (w // 4) * 32, num_classes, rngs=rngs)
 
     def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
@@ -84,6 +84,30 @@ class CNN(nnx.Module):
         x = max_pool(nnx.relu(self.conv1(x)))
         x = max_pool(nnx.relu(self.conv2(x)))
         return self.linear(x.reshape(x.shape[0], -1))
+
+
+class CNN5x5(nnx.Module):
+    """Two 5 x 5 convolutions (20 and 50 channels), each rectified and pooled, then 500 units.
+
+    conv 20 - relu - max pool 2 - conv 50 - relu - max pool 2 - dense 500 - relu - dense, no
+    padding: `cnn_mnist` of ByzFL, where speed is compared with it. 431,080 parameters for MNIST.
+    """
+
+    smallest: ClassVar[int] = 16
+
+    def __init__(self, input_shape: tuple[int, ...], num_classes: int, *, rngs: nnx.Rngs):
+        h, w = (((side - 4) // 2 - 4) // 2 for side in input_shape[:2])
+        self.conv1 = Conv(input_shape[2], 20, size=5, padding=0, rngs=rngs)
+        self.conv2 = Conv(20, 50, size=5, padding=0, rngs=rngs)
+        self.hidden = nnx.Linear(h * w * 50, 500, rngs=rngs)
+        self.linear = nnx.Linear(500, num_classes, rngs=rngs)
+
+    def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """Images `[b, h, w, channels]` to logits `[b, num_classes]`."""
+        x = max_pool(nnx.relu(self.conv1(x)))
+        x = max_pool(nnx.relu(self.conv2(x)))
+        x = nnx.relu(self.hidden(x.reshape(x.shape[0], -1)))
+        return self.linear(x)
 
 
 class CNNMNIST(nnx.Module):
@@ -99,8 +123,8 @@ class CNNMNIST(nnx.Module):
 
     def __init__(self, input_shape: tuple[int, ...], num_classes: int, *, rngs: nnx.Rngs):
         h, w, channels = input_shape
-        self.conv1 = Conv3x3(channels, 32, padding=0, rngs=rngs)
-        self.conv2 = Conv3x3(32, 64, padding=0, rngs=rngs)
+        self.conv1 = Conv(channels, 32, padding=0, rngs=rngs)
+        self.conv2 = Conv(32, 64, padding=0, rngs=rngs)
         self.hidden = nnx.Linear(((h - 4) // 2) * ((w - 4) // 2) * 64, 128, rngs=rngs)
         self.linear = nnx.Linear(128, num_classes, rngs=rngs)
 
@@ -128,13 +152,13 @@ class CNNCIFAR(nnx.Module):
     def __init__(self, input_shape: tuple[int, ...], num_classes: int, *, rngs: nnx.Rngs):
         h, w, channels = input_shape
         units = 128 if num_classes < 100 else 256
-        self.conv1 = Conv3x3(channels, 64, rngs=rngs)
+        self.conv1 = Conv(channels, 64, rngs=rngs)
         self.norm1 = group_norm(64, rngs=rngs)
-        self.conv2 = Conv3x3(64, 64, rngs=rngs)
+        self.conv2 = Conv(64, 64, rngs=rngs)
         self.norm2 = group_norm(64, rngs=rngs)
-        self.conv3 = Conv3x3(64, 128, rngs=rngs)
+        self.conv3 = Conv(64, 128, rngs=rngs)
         self.norm3 = group_norm(128, rngs=rngs)
-        self.conv4 = Conv3x3(128, 128, rngs=rngs)
+        self.conv4 = Conv(128, 128, rngs=rngs)
         self.norm4 = group_norm(128, rngs=rngs)
         self.hidden = nnx.Linear((h // 4) * (w // 4) * 128, units, rngs=rngs)
         self.linear = nnx.Linear(units, num_classes, rngs=rngs)
@@ -158,9 +182,9 @@ class ResidualBlock(nnx.Module):
     """
 
     def __init__(self, cin: int, cout: int, stride: int, *, rngs: nnx.Rngs):
-        self.conv1 = Conv3x3(cin, cout, stride=stride, use_bias=False, rngs=rngs)
+        self.conv1 = Conv(cin, cout, stride=stride, use_bias=False, rngs=rngs)
         self.norm1 = group_norm(cout, rngs=rngs)
-        self.conv2 = Conv3x3(cout, cout, use_bias=False, rngs=rngs)
+        self.conv2 = Conv(cout, cout, use_bias=False, rngs=rngs)
         self.norm2 = group_norm(cout, rngs=rngs)
         self.stride = stride
 
@@ -186,7 +210,7 @@ class ResNet20(nnx.Module):
     smallest: ClassVar[int] = 4
 
     def __init__(self, input_shape: tuple[int, ...], num_classes: int, *, rngs: nnx.Rngs):
-        self.conv = Conv3x3(input_shape[-1], 16, use_bias=False, rngs=rngs)
+        self.conv = Conv(input_shape[-1], 16, use_bias=False, rngs=rngs)
         self.norm = group_norm(16, rngs=rngs)
         cin = 16
         for stage, channels in enumerate((16, 32, 64)):
@@ -210,12 +234,13 @@ MODELS: dict[str, Callable[..., nnx.Module]] = {
     "logistic": Logistic,
     "mlp": MLP,
     "cnn": CNN,
+    "cnn_5x5": CNN5x5,
     "cnn_mnist": CNNMNIST,
     "cnn_cifar": CNNCIFAR,
     "resnet20": ResNet20,
 }
 
-CONVOLUTIONAL = ("cnn", "cnn_mnist", "cnn_cifar", "resnet20")
+CONVOLUTIONAL = ("cnn", "cnn_5x5", "cnn_mnist", "cnn_cifar", "resnet20")
 
 DESCRIPTIONS: dict[str, str] = {
     name: (module.__doc__ or "").partition("\n")[0] for name, module in MODELS.items()

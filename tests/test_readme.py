@@ -137,3 +137,32 @@ def test_distances_of_honest_models_are_those_measured():
             assert [cell for cell in shown if cell] == [v for v in row.values() if v]
             if row.get("pull and contract") in ("median", "aksel"):
                 assert float(row["1 lying"]) <= float(row["no liar"]) + 0.051
+
+
+def test_what_is_said_of_kardam():
+    page = (ROOT / "docs" / "protocols.md").read_text()
+    with (ROOT / "docs" / "benchmarks" / "kardam.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    shown = page.split("<!-- kardam -->")[1].split("<!-- end of kardam -->")[0]
+    lines = [line for line in shown.splitlines() if line.startswith("| ")][2:]
+    assert [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines] == [
+        list(row.values()) for row in rows
+    ]
+    judged = [row for row in rows if row["judge"] == "kardam"]
+    loud = [row for row in judged if row["attack"].startswith(("gaussian", "reversed"))]
+    quiet = [row for row in judged if row not in loud and row["attack"] != "none"]
+    assert len(loud) == 4
+    assert all(float(row["to plain, no liars"]) >= -1.5 for row in loud)
+    assert {row["liars accepted, %"] for row in loud} == {"0.0"}
+    passed = [float(row["liars accepted, %"]) for row in quiet]
+    assert (round(min(passed)), round(max(passed))) == (24, 36)
+    assert all(float(row["honest accepted, %"]) <= 32 for row in judged)
+    plain = {row["data"]: float(row["arrivals to 90 %"]) for row in rows if row["judge"] == "none"}
+    slower = [
+        float(row["arrivals to 90 %"]) / plain[row["data"]]
+        for row in judged
+        if row["attack"] == "none"
+    ]
+    assert (f"{min(slower):.1f}", f"{max(slower):.1f}") == ("2.7", "3.3")
+    (mnist,) = [r for r in quiet if r["attack"] == "little_is_enough" and r["data"] == "mnist"]
+    assert (mnist["accuracy"], mnist["arrivals to 90 %"]) == ("67.2", "nan")

@@ -10,7 +10,7 @@ from flax import nnx
 
 from experiments import layers, models
 
-SHAPES = [(8, 8, 1), (28, 28, 1), (32, 32, 3)]
+SHAPES = [(16, 16, 1), (28, 28, 1), (32, 32, 3)]
 ON_FEATURES = ["softmax", "logistic", "mlp"]
 DROPOUTS = {"cnn_mnist": 2, "cnn_cifar": 3}
 DEEP = ["cnn_cifar", "resnet20"]  # each of their programs takes seconds to compile
@@ -24,6 +24,11 @@ def build(name, shape):
     return models.build(name, shape, num_classes(name))
 
 
+def small(name):
+    """Images that are quickly seen."""
+    return (16, 16, 1) if name == "cnn_5x5" else (8, 8, 1)
+
+
 def num_classes(name):
     return 2 if name == "logistic" else 10
 
@@ -34,19 +39,19 @@ def labels(name, *shape):
 
 @functools.cache
 def parameters(name):
-    """Of the model for images of 8 x 8 pixels."""
-    return jax.jit(build(name, (8, 8, 1)).init)(jax.random.key(0))
+    """Of the model for small images."""
+    return jax.jit(build(name, small(name)).init)(jax.random.key(0))
 
 
 @functools.cache
 def per_worker(name):
     """Three workers' gradients, compiled once: of their own batches, and of their own keys."""
-    grads = jax.vmap(jax.grad(build(name, (8, 8, 1)).loss), in_axes=(None, 0, 0))
+    grads = jax.vmap(jax.grad(build(name, small(name)).loss), in_axes=(None, 0, 0))
     return jax.jit(grads)
 
 
 def batches(name):
-    x = images((8, 8, 1), 15).reshape(3, 5, 8, 8, 1)
+    x = images(small(name), 15).reshape(3, 5, *small(name))
     return {"x": x, "y": labels(name, 3, 5)}
 
 
@@ -107,6 +112,7 @@ RESNET = (
         ("cnn", (28, 28, 1), 10, 9 * 16 + 16 + 9 * 16 * 32 + 32 + 7 * 7 * 32 * 10 + 10),
         ("cnn", (32, 32, 3), 10, 27 * 16 + 16 + 9 * 16 * 32 + 32 + 8 * 8 * 32 * 10 + 10),
         ("cnn", (8, 8, 1), 10, 9 * 16 + 16 + 9 * 16 * 32 + 32 + 2 * 2 * 32 * 10 + 10),
+        ("cnn_5x5", (28, 28, 1), 10, 431_080),
         ("cnn_mnist", (28, 28, 1), 10, 1_199_882),
         ("cnn_mnist", (6, 7, 1), 10, 320 + 288 * 64 + 64 + 64 * 128 + 128 + 128 * 10 + 10),
         ("cnn_cifar", (32, 32, 3), 10, CIFAR + 8192 * 128 + 128 + 128 * 10 + 10),
@@ -122,7 +128,7 @@ def test_number_of_parameters(name, shape, classes, count):
 
 @pytest.mark.parametrize("name", models.MODELS)
 def test_parameters_are_a_plain_dict(name):
-    params = jax.eval_shape(build(name, (8, 8, 1)).init, jax.random.key(0))
+    params = jax.eval_shape(build(name, small(name)).init, jax.random.key(0))
 
     def check(tree):
         if isinstance(tree, jax.ShapeDtypeStruct):
@@ -213,7 +219,7 @@ def test_loss_and_accuracy():
 
 @pytest.mark.parametrize("name", SLOW_IF_DEEP)
 def test_init_follows_the_key_and_vmaps(name):
-    model = build(name, (8, 8, 1))
+    model = build(name, small(name))
     keys = jnp.stack([jax.random.key(seed) for seed in (1, 0, 2)])
     stacked = jax.jit(jax.vmap(model.init))(keys)
     for a, b in zip(jax.tree.leaves(stacked), jax.tree.leaves(parameters(name))):
@@ -222,18 +228,18 @@ def test_init_follows_the_key_and_vmaps(name):
     assert (kernel[0] != kernel[1]).mean() > 0.99
     assert (kernel[1] != kernel[2]).mean() > 0.99
     vmapped = jax.vmap(model.apply, in_axes=(0, None))
-    logits = jax.eval_shape(vmapped, stacked, images((8, 8, 1)))
+    logits = jax.eval_shape(vmapped, stacked, images(small(name)))
     assert logits.shape == (3, 4, num_classes(name))
 
 
 @pytest.mark.parametrize("name", SLOW_IF_DEEP)
 def test_per_worker_gradients(name):
-    model, params, batch = build(name, (8, 8, 1)), parameters(name), batches(name)
+    model, params, batch = build(name, small(name)), parameters(name), batches(name)
     if name in DROPOUTS:
         grads = jax.jit(jax.vmap(jax.grad(model.loss), in_axes=(None, 0)))(params, batch)
     else:
         grads = per_worker(name)(params, batch, jax.random.split(jax.random.key(0), 3))
-    union = {"x": batch["x"].reshape(15, 8, 8, 1), "y": batch["y"].reshape(15)}
+    union = {"x": batch["x"].reshape(15, *small(name)), "y": batch["y"].reshape(15)}
     expected = jax.jit(jax.grad(model.loss))(params, union)
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(expected)):
         assert a.shape == (3, *b.shape)
@@ -242,8 +248,8 @@ def test_per_worker_gradients(name):
 
 @pytest.mark.parametrize("name", SLOW_IF_DEEP)
 def test_sgd_in_scan_fits_a_batch(name):
-    model = build(name, (8, 8, 1))
-    batch = {"x": images((8, 8, 1), 20), "y": labels(name, 20)}
+    model = build(name, small(name))
+    batch = {"x": images(small(name), 20), "y": labels(name, 20)}
     tx = optax.sgd(0.1 if name in ["cnn", *ON_FEATURES] else 0.02, momentum=0.9)
 
     def step(carry, _):
@@ -262,7 +268,7 @@ def test_sgd_in_scan_fits_a_batch(name):
 
 @pytest.mark.parametrize("name", models.MODELS)
 def test_only_the_loss_with_a_key_draws(name):
-    model, x, y = build(name, (8, 8, 1)), images((8, 8, 1)), labels(name, 4)
+    model, x, y = build(name, small(name)), images(small(name)), labels(name, 4)
     params, key = jax.eval_shape(model.init, jax.random.key(0)), jax.random.key(0)
 
     def draws(function, *args):
@@ -276,8 +282,8 @@ def test_only_the_loss_with_a_key_draws(name):
 
 def test_the_loss_follows_its_key():
     name = "cnn_mnist"
-    model, params = build(name, (8, 8, 1)), parameters(name)
-    batch = {"x": images((8, 8, 1)), "y": labels(name, 4)}
+    model, params = build(name, small(name)), parameters(name)
+    batch = {"x": images(small(name)), "y": labels(name, 4)}
     loss = jax.jit(model.loss)
     keys = jax.random.split(jax.random.key(0), 2)
     plain, first, second = (float(loss(params, batch, key)) for key in (None, *keys))
@@ -329,16 +335,21 @@ def test_dropout_is_linear_in_its_input_and_off_without_a_key():
 
 
 @pytest.mark.parametrize(
-    ("stride", "padding", "use_bias"),
-    [(1, 1, True), (1, 1, False), (1, 0, True), (2, 1, False), (2, 0, True)],
+    ("size", "stride", "padding", "use_bias"),
+    [
+        *((3, 1, 1, True), (3, 1, 1, False), (3, 1, 0, True), (3, 2, 1, False), (3, 2, 0, True)),
+        *((5, 1, 0, True), (5, 1, 2, True), (1, 2, 0, False)),
+    ],
 )
-@pytest.mark.parametrize("shape", [(8, 8, 1), (3, 5, 2)], ids=str)
-def test_convolution_equals_flax(shape, stride, padding, use_bias):
-    ours = layers.Conv3x3(
-        shape[-1], 6, stride=stride, padding=padding, use_bias=use_bias, rngs=nnx.Rngs(0)
+@pytest.mark.parametrize("shape", [(8, 8, 1), (5, 7, 2)], ids=str)
+def test_convolution_equals_flax(shape, size, stride, padding, use_bias):
+    ours = layers.Conv(
+        *(shape[-1], 6),
+        **{"size": size, "stride": stride, "padding": padding, "use_bias": use_bias},
+        rngs=nnx.Rngs(0),
     )
     names = [padding]
-    if stride == 1:
+    if stride == 1 and padding in (0, size // 2):
         names.append("SAME" if padding else "VALID")
     params = {"kernel": ours.kernel[...]}
     if use_bias:
@@ -351,7 +362,7 @@ def test_convolution_equals_flax(shape, stride, padding, use_bias):
 
     for name in names:
         flax = nnx.Conv(
-            shape[-1], 6, (3, 3), stride, padding=name, use_bias=use_bias, rngs=nnx.Rngs(1)
+            shape[-1], 6, (size, size), stride, padding=name, use_bias=use_bias, rngs=nnx.Rngs(1)
         )
         grad = jax.jit(jax.grad(scalar, has_aux=True), static_argnums=1)
         (grads, out), (expected_grads, expected) = grad(params, ours), grad(params, flax)
@@ -361,7 +372,7 @@ def test_convolution_equals_flax(shape, stride, padding, use_bias):
 
 
 def test_convolution_starts_like_flax():
-    ours = layers.Conv3x3(8, 500, rngs=nnx.Rngs(0)).kernel[...]
+    ours = layers.Conv(8, 500, rngs=nnx.Rngs(0)).kernel[...]
     flax = nnx.Conv(8, 500, (3, 3), rngs=nnx.Rngs(1)).kernel[...]
     np.testing.assert_allclose(ours.std(), flax.std(), rtol=0.02)
     np.testing.assert_allclose(ours.std(), np.sqrt(1 / 72), rtol=0.02)
@@ -508,8 +519,8 @@ def test_evaluation_keeps_one_chunk_in_memory():
 def test_strict_promotion():
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
         for name in models.MODELS:
-            model = build(name, (8, 8, 1))
-            batch = {"x": images((8, 8, 1)), "y": labels(name, 4)}
+            model = build(name, small(name))
+            batch = {"x": images(small(name)), "y": labels(name, 4)}
             params = jax.eval_shape(model.init, jax.random.key(0))
             grad = jax.grad(model.loss)
             grads = jax.eval_shape(grad, params, batch, jax.random.key(0))  # tracing is enough
@@ -528,7 +539,7 @@ def test_descriptions():
 
 
 def test_unknown_model():
-    known = "softmax, logistic, mlp, cnn, cnn_mnist, cnn_cifar, resnet20"
+    known = "softmax, logistic, mlp, cnn, cnn_5x5, cnn_mnist, cnn_cifar, resnet20"
     with pytest.raises(ValueError, match=rf"^unknown model 'resnet'; known: {known}\.$"):
         models.build("resnet", (8, 8, 1), 10)
 

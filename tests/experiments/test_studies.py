@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from byzjax.facts import FACTS
-from experiments import cost, data, findings, models, specs, studies, sweep
+from experiments import cost, data, export, findings, models, report, specs, studies, sweep
 from experiments.config import Config, plan
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs" / "studies"
@@ -123,11 +123,7 @@ def test_what_is_said_of_unlike_data():
 
 
 def test_what_is_said_of_the_optimum():
-    page = (DOCS / "README.md").read_text()
-    table = page.split("<!-- convex -->")[1].split("<!-- end of convex -->")[0]
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
-    head, *rows = [line for line in lines if line and not line[0].startswith(":")]
-    found = [dict(zip(head, row)) for row in rows]
+    found = table_of((DOCS / "README.md").read_text(), "convex")
     quiet = {
         (r["data"], r["f"], r["rule"]): float(r["distance to the optimum, s = 0"].split()[0])
         for r in found
@@ -142,6 +138,64 @@ def test_what_is_said_of_the_optimum():
     assert max(v for key, v in far.items() if key[1] in ("median", "trimmed_mean")) == 3.66
     carried = [v for key, v in far.items() if key[1].startswith(("aksel", "krum"))]
     assert (round(min(carried)), round(max(carried))) == (35, 150)
+
+
+def table_of(page, name):
+    """The rows of a part of the page, as dicts."""
+    part = page.split(f"<!-- {name} -->")[1].split(f"<!-- end of {name} -->")[0]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines()]
+    head, *rows = [line for line in lines if line and not line[0].startswith(":")]
+    return [dict(zip(head, row)) for row in rows]
+
+
+def test_what_is_said_of_protocols():
+    page = (DOCS / "README.md").read_text()
+    text = " ".join(page.split("<!-- end of protocols -->")[1].split("## bucketing")[0].split())
+    rows = {row["protocol"]: row for row in table_of(page, "protocols")}
+    mean = {name: {k: v.split()[0] for k, v in row.items()} for name, row in rows.items()}
+    server, servers, replicas = list(mean)[:3]
+    one, many = mean[server], mean[servers]
+    quiet = ("little_is_enough", "inner_product_manipulation(epsilon=0.5)")
+    apart = {a: float(many[a]) - float(one[a]) for a in (*quiet, *LOUD)}
+    assert all(abs(apart[attack]) <= 0.31 for attack in LOUD)
+    low, high = sorted(apart[attack] for attack in quiet)
+    assert f"{low:.1f} to {high:.1f} above it" in text
+    costs = pd.read_csv(DOCS.parent / "benchmarks" / "protocols.csv").set_index("protocol")
+    more = costs.loc[f"{servers}, aksel"] / costs.loc[f"{server}, aksel"]
+    assert f"for {more['million floats']:.1f} times the numbers sent" in text
+    assert f"and {more['ms a step']:.0f} times the simulated time" in text
+    assert all(mean[replicas][attack] == one[attack] for attack in (*quiet, *LOUD))
+    curves = report.curves(export.read(DOCS / "protocols-cpu"))
+    needed = {level: findings.steps_to(curves, level) for level in (0.9, 0.92, 0.93)}
+    ratio = {level: found[servers] / found[server] - 1 for level, found in needed.items()}
+    assert f"here {many['steps to 92 %']} steps to 92 %" in text
+    assert f"takes {one['steps to 92 %']}, so {100 * ratio[0.92]:.0f} % more" in text
+    assert f"at 90 % it is {100 * ratio[0.9]:.0f} %, at 93 % {100 * ratio[0.93]:.0f} %" in text
+    plain = needed[0.92]["redundant(code='cyclic')"]
+    over = 100 * (needed[0.92][servers] / plain - 1)
+    assert f"takes {plain:.0f} steps, it is {over:.0f} % more" in text
+    peers = mean["gossip(graph='complete')"]["little_is_enough"]
+    assert f"({peers} under" in text
+    assert {mean["redundant(code='cyclic')"][attack] for attack in (*quiet, *LOUD)} == {"94.9"}
+    lost = mean["asynchronous"]
+    lost = [lost["gaussian(sigma=200)"], lost["reversed_gradient(kappa=100)"]]
+    assert f"({lost[0]}, {lost[1]})" in text
+
+
+LOUD = ("none", "sign_flip", "gaussian(sigma=200)", "reversed_gradient(kappa=100)")
+
+
+def test_what_is_said_of_buckets():
+    page = (DOCS / "README.md").read_text()
+    close = [abs(float(row["difference"])) <= 3 for row in table_of(page, "bucketing")]
+    assert close == [True, True, False, True]
+    curves = report.curves(export.read(DOCS / "bucketing-cpu")).set_index(
+        ["rule", "attack", "step"]
+    )
+    low = curves.xs(270, level="step")["accuracy"].round(3)
+    assert low.min() == 0.177
+    last = curves.xs(600, level="step")["accuracy"]
+    assert last.min() == 0.1135
 
 
 def test_what_it_would_cost(tmp_path):

@@ -1,0 +1,256 @@
+"""Training against ByzFL's own runner: `python -m benchmarks.training`, and `--write docs`.
+
+First, steps a second of one training on MNIST: ten honest workers and one liar, batch 25, worker
+momentum, a trimmed mean under little_is_enough, with ByzFL's two networks; ours with one seed and
+with eight. ByzFL is run by its `start_training`; two lengths are timed, and a step is their
+difference over the steps between, so that loading and starting do not count. Ours is a call of the
+compiled scan over a number of steps, taking turns with nobody; compiling does not count.
+
+Second, three cells of the study `aksel` (n = 51, f = 12 liars, MLP, batch 16, 300 steps, an
+evaluation on the test set every 25): seconds a run. Ours are the cells of one grid with three
+seeds, run as a study is, everything counted: compiling, evaluating, writing. ByzFL's is the time
+that it writes down itself, of training and evaluating alone.
+
+MNIST is read through TFDS, and written for ByzFL as the files that it reads.
+"""
+
+import argparse
+import contextlib
+import gzip
+import importlib
+import importlib.util
+import pathlib
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.protocols import written
+from benchmarks.rules import environment, markdown, write_csv
+from experiments import config as configs
+from experiments import data, models, sweep, train
+from experiments.config import Config
+
+NETWORKS = {"mlp": "fc_mnist", "cnn_5x5": "cnn_mnist"}  # ours, and ByzFL's name of the same
+GOALS = {"mlp": 20, "cnn_5x5": 3}
+STEPS = {"mlp": (40, 140), "cnn_5x5": (10, 40)}  # of ByzFL's two lengths
+RULES = {"median": "Median", "trimmed_mean": "TrMean", "krum": "Krum"}
+
+
+def one(model: str, seeds: int) -> Config:
+    """Ten honest workers and one liar."""
+    return Config(
+        dataset="mnist",
+        model=model,
+        rule=("trimmed_mean",),
+        attack=("little_is_enough(z=1.5)",),
+        n=11,
+        f=1,
+        s=(1,),
+        seeds=seeds,
+        steps=10_000,
+        eval_every=50 if model == "mlp" else 10,
+        batch_size=25,
+        learning_rate=0.1,
+        momentum=0.9,
+    )
+
+
+def cells() -> Config:
+    """Three rules under one attack, of the study `aksel`."""
+    return Config(
+        study="aksel",
+        dataset="mnist",
+        model="mlp",
+        rule=tuple(RULES),
+        attack=("little_is_enough(z=1.5)",),
+        n=51,
+        f=12,
+        s=(12,),
+        seeds=3,
+        steps=300,
+        eval_every=25,
+        batch_size=16,
+        learning_rate=0.02,
+        momentum=0.9,
+        weight_decay=1e-4,
+    )
+
+
+def our_steps(config: Config, dataset: data.Dataset, rounds: int = 5) -> float:
+    """Steps a second, of all runs together: the median over calls of the compiled scan."""
+    model = models.build(config.model, dataset.train_x.shape[1:], dataset.num_classes)
+    (block,) = configs.plan(config, 0)
+    among = configs.choices(config, block)
+    program = train.program(config, dataset, model, block.rule, block.mixing, among)
+    place = jnp.int32([spec.family for spec in among].index(block.attack.family))
+    runs = train.runs(config, dataset, block.runs, block.attack)
+    states = program.start(place, runs)
+    seconds = []
+    for turn in range(rounds + 1):
+        begin = time.perf_counter()
+        states, _ = program.advance(states, jnp.int32(turn * config.eval_every), place, runs)
+        jax.block_until_ready(states)
+        seconds.append(time.perf_counter() - begin)
+    return len(block.runs) * config.eval_every / float(np.median(seconds[1:]))
+
+
+def our_cells(dataset: data.Dataset) -> float:
+    """Seconds a run of the three cells, from nothing to results on disk."""
+    with tempfile.TemporaryDirectory() as name:
+        jax.clear_caches()
+        jax.config.update("jax_enable_compilation_cache", False)
+        begin = time.perf_counter()
+        todo = sweep.tasks([cells()], pathlib.Path(name), lambda _: dataset)
+        found = sweep.run(todo, pathlib.Path(name), lambda _: dataset)
+        seconds = time.perf_counter() - begin
+    runs = sum(len(block["runs"]) for block in found)
+    if runs != 3 * len(RULES):
+        raise RuntimeError(f"{3 * len(RULES)} runs were to end; {runs} did.")
+    return seconds / runs
+
+
+def write_idx(dataset: data.Dataset, folder: pathlib.Path) -> None:
+    """MNIST in the form in which torchvision looks for it."""
+    raw = folder / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, x, y in (
+        ("train", dataset.train_x, dataset.train_y),
+        ("t10k", dataset.test_x, dataset.test_y),
+    ):
+        pixels = np.asarray(x, np.float64).reshape(len(y), 28, 28)
+        pixels = np.round(255 * (pixels - pixels.min()) / np.ptp(pixels)).astype(np.uint8)
+        for kind, array in (("images-idx3", pixels), ("labels-idx1", np.asarray(y, np.uint8))):
+            sizes = np.array(array.shape, ">i4").tobytes()
+            content = bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes()
+            (raw / f"{name}-{kind}-ubyte").write_bytes(content)
+            with gzip.open(raw / f"{name}-{kind}-ubyte.gz", "wb", compresslevel=1) as file:
+                file.write(content)
+
+
+def byzfl_seconds(
+    folder: pathlib.Path, network: str, rule: str, config: Config, steps: int, evaluate: int
+) -> float:
+    """What ByzFL says that a training took."""
+    start_training = importlib.import_module("byzfl.benchmark.train").start_training
+    f = config.f
+    with tempfile.TemporaryDirectory() as results:
+        setting = {
+            "benchmark_config": {
+                "device": "cpu",
+                "training_seed": 0,
+                "nb_workers": config.n,
+                "nb_honest_clients": config.n - f,
+                "f": f,
+                "tolerated_f": f,
+                "size_train_set": 1.0,
+                "data_distribution_seed": 0,
+                "data_distribution": {"name": "iid", "distribution_parameter": 1.0},
+                "training_algorithm": {"name": "DSGD", "parameters": {}},
+                "nb_steps": steps,
+            },
+            "model": {
+                "name": network,
+                "dataset_name": "mnist",
+                "nb_labels": 10,
+                "loss": "NLLLoss",
+                "learning_rate": config.learning_rate,
+                "learning_rate_decay": 1.0,
+                "milestones": [],
+            },
+            "aggregator": {"name": rule, "parameters": {"f": f}},
+            "pre_aggregators": [],
+            "honest_clients": {
+                "momentum": config.momentum,
+                "weight_decay": config.weight_decay,
+                "batch_size": config.batch_size,
+            },
+            "attack": {"name": "ALittleIsEnough", "parameters": {"tau": 1.5}},
+            "evaluation_and_results": {
+                "evaluation_delta": evaluate,
+                "batch_size_evaluation": 128,
+                "evaluate_on_test": True,
+                "store_per_client_metrics": False,
+                "store_models": False,
+                "data_folder": str(folder),
+                "results_directory": results,
+            },
+        }
+        start_training(setting)
+        (file,) = pathlib.Path(results).rglob("train_time_*.txt")
+        return float(np.loadtxt(file))
+
+
+def byzfl_steps(folder: pathlib.Path, model: str) -> float:
+    """Steps a second."""
+    config = one(model, 1)
+    short, long = (
+        byzfl_seconds(folder, NETWORKS[model], "TrMean", config, steps, 10_000)
+        for steps in STEPS[model]
+    )
+    return (STEPS[model][1] - STEPS[model][0]) / (long - short)
+
+
+def measure(networks: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """Both tables."""
+    dataset = data.load("mnist")
+    peers = importlib.util.find_spec("byzfl") is not None
+    steps, runs = [], []
+    with contextlib.ExitStack() as stack:
+        folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        if peers:
+            write_idx(dataset, folder)
+        for model in networks:
+            ours = {seeds: our_steps(one(model, seeds), dataset) for seeds in (1, 8)}
+            theirs = byzfl_steps(folder, model) if peers else None
+            steps.append(
+                {
+                    "network": model,
+                    "byzjax, steps/s": f"{ours[1]:.1f}",
+                    "8 seeds together, steps/s": f"{ours[8]:.1f}",
+                    "8 seeds over 1": f"{ours[8] / ours[1]:.2f}",
+                    "byzfl, steps/s": f"{theirs:.2f}" if theirs else "not installed",
+                    "times byzfl": f"{ours[1] / theirs:.1f}" if theirs else "",
+                    "goal": GOALS[model],
+                }
+            )
+            print(steps[-1], flush=True)
+        ours = our_cells(dataset)
+        for rule, name in RULES.items():
+            theirs = None
+            if peers:
+                theirs = byzfl_seconds(folder, "fc_mnist", name, cells(), 300, 25)
+            runs.append(
+                {
+                    "cell": rule,
+                    "byzjax, s a run": f"{ours:.2f}",
+                    "byzfl, s a run": f"{theirs:.1f}" if theirs else "not installed",
+                    "times byzfl": f"{theirs / ours:.1f}" if theirs else "",
+                    "goal": 20,
+                }
+            )
+            print(runs[-1], flush=True)
+    return {"training": steps, "training-cells": runs}
+
+
+def main() -> None:
+    """Measures, prints, and writes if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    parser.add_argument("--write", type=pathlib.Path, help="folder of published.md, for its tables")
+    options = parser.parse_args()
+    tables = measure(options.networks)
+    text = "\n\n".join([environment(), *map(markdown, tables.values())])
+    print(text)
+    if options.write:
+        write_csv(options.write / "benchmarks", tables)
+        page = options.write / "published.md"
+        page.write_text(written(page.read_text(), "training", text))
+
+
+if __name__ == "__main__":
+    main()
