@@ -45,8 +45,9 @@ trials = 10 if FAST else 100
 # %% [markdown]
 # ## What the angle is
 #
-# In two dimensions: honest gradients (blue) around the true one (black), four liars, and the aggregates that
-# two rules make of fifty such draws. The cone is where the angle with g is at most alpha.
+# In two dimensions: honest gradients (blue) around the true one (the arrow), four liars, and the aggregates
+# that two rules make of fifty such draws. The legend has the widest angle with g. A small lie, which hides
+# among the honest, may turn Aksel farther than a large one.
 
 # %%
 g = jnp.array([3.0, 1.0])
