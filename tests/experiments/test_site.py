@@ -44,6 +44,7 @@ def run_page(page, folder):
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join((str(folder), str(ROOT))),
         "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiled quickly rather than well
     }
 
     def run(*command):
