@@ -1,6 +1,7 @@
 """byzjax: train with optax when some of the workers lie."""
 
-from byzjax import attacks, facts, protocols, scores, stacked
+from byzjax import attacks, facts, protocols, scores, stacked, theory
+from byzjax._checks import enough_workers
 from byzjax.influence import influence
 from byzjax.memory import centered_clipping, concentration_filter, foolsgold, safeguard
 from byzjax.mixing import adaptive_clipping, bucketing, clip_norms, nearest_neighbors
@@ -48,6 +49,7 @@ __all__ = [
     "comparative_elimination",
     "concentration_filter",
     "covariance_filter",
+    "enough_workers",
     "facts",
     "fl_trust",
     "flag",
@@ -76,6 +78,7 @@ __all__ = [
     "sign_guard",
     "spectral_filter",
     "stacked",
+    "theory",
     "trimmed_mean",
     "zeno",
 ]

@@ -19,7 +19,29 @@ def static_int(name: str, value: Any, *, at_least: int = 0) -> int:
 def enough_workers(
     name: str, updates: Any, f: Any, needs: tuple[int, int] | None = None
 ) -> tuple[int, int]:
-    """(n, f), with n >= a f + b for the (a, b) of the facts, or of a variant's own `needs`."""
+    """The first line of a rule: n and f, once it is sure that there are enough workers.
+
+    Args:
+      name: the rule's, which the error names; one of `byzjax.facts.FACTS`, or give `needs`.
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      f: number of faults to tolerate.
+      needs: (a, b) of the requirement n >= a f + b; by default that of the facts.
+
+    Returns:
+      (n, f), Python ints.
+
+    Raises:
+      ValueError: the leaves disagree on n, f is negative, or n < a f + b.
+      TypeError: f is not a Python int.
+
+    Example:
+      >>> import byzjax, jax.numpy as jnp
+      >>> byzjax.enough_workers("my_rule", jnp.ones((12, 2)), 5, needs=(2, 1))
+      (12, 5)
+      >>> byzjax.enough_workers("my_rule", jnp.ones((12, 2)), 5, needs=(2, 3))
+      Traceback (most recent call last):
+      ValueError: my_rule needs n >= 2f + 3; got n=12, f=5.
+    """
     f, n = static_int("f", f), stacked.num_workers(updates)
     a, b = FACTS[name].needs if needs is None else needs
     if n < a * f + b:

@@ -58,6 +58,11 @@ def trimmed_mean(x: jax.Array, f: int) -> jax.Array:
     return _window_mean(x, f, x.shape[0] - 2 * f)
 
 
+def kth(x: jax.Array, k: int) -> jax.Array:
+    """The k-th lowest value per coordinate, from 1."""
+    return _window_mean(x, k - 1, 1)
+
+
 def mean_of_nearest(x: jax.Array, center: jax.Array, k: int) -> jax.Array:
     """Mean per coordinate of the k values nearest to `center: [...]`, the lower one on a tie.
 

@@ -1,11 +1,10 @@
 """What is known of each rule and mixing, as data: read by errors, tests and documentation.
 
 `FACTS["krum"]` has the requirement that krum's error states, the laws and the promise that its
-tests hold it to, and what the README's table says of it. `table()` prints that table.
+tests hold it to, and what the README's table says of it. `table()` prints that table. Constants
+that are proved stand in `byzjax.theory`.
 """
 
-import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 PROMISES = {
@@ -14,22 +13,6 @@ PROMISES = {
     "finite": "f rows cannot make it NaN or infinite",
     "none": "one row can make it NaN or infinite",
 }
-
-
-class Kappa(NamedTuple):
-    """A constant with ||F - mean(S)||^2 <= kappa V(S) for every set S of n - f rows.
-
-    Attributes:
-      text: the formula.
-      value: the formula as a function of (n, f).
-      variant: the form of the rule that it is proved for.
-      source: `"derived"` (docs/bounds.md) or the paper.
-    """
-
-    text: str
-    value: Callable[[int, int], float]
-    variant: str
-    source: str
 
 
 class Facts(NamedTuple):
@@ -51,8 +34,6 @@ class Facts(NamedTuple):
       deterministic: it takes no key.
       memory: what it remembers between steps.
       workspace: temporaries that it may allocate, in multiples of its input.
-      constant: C of the promise `bounded`, a function of (n, f).
-      kappa: the constants of this kind that are proved; see `Kappa`.
       note: what a user has to know besides.
     """
 
@@ -71,8 +52,6 @@ class Facts(NamedTuple):
     deterministic: bool = True
     memory: str = "none"
     workspace: float = 2.0
-    constant: Callable[[int, int], float] | None = None
-    kappa: tuple[Kappa, ...] = ()
     note: str = ""
 
 
@@ -93,51 +72,6 @@ def inequality(needs: tuple[int, int]) -> str:
     if a == 0:
         return f"n >= {b}"
     return f"n >= {'' if a == 1 else a}f + {b}"
-
-
-# --- constants: docs/bounds.md has the proofs of what is called derived -------------------------
-
-
-def _kappa_median(n: int, f: int) -> float:
-    return (n - 1) / (n + 1 - 2 * f) if n % 2 else (n - 2) / (n + 2 - 2 * f)
-
-
-def _kappa_n_minus_f(n: int, f: int) -> float:
-    return 8 * f / (n + 1 - 2 * f) if n % 2 else 8 * f / (n + 2 - 2 * f)
-
-
-def _kappa_mid(n: int, f: int) -> float:
-    one = _kappa_median(n, f)
-    return (math.sqrt(one) + math.sqrt(1 + one)) ** 2
-
-
-def _kappa_radius(n: int, f: int) -> float:
-    one = _kappa_median(n, f)
-    return (math.sqrt(one) + 1 + one) ** 2
-
-
-def _constant_krum(n: int, f: int) -> float:
-    return 1 + math.sqrt((n - f - 2) / (n - 2 * f - 1))
-
-
-def _constant_of_ranges(n: int, f: int) -> float:
-    return 2 * math.sqrt(n - f)
-
-
-def _constant_diameter(n: int, f: int) -> float:
-    return 2 * f / (n - f)
-
-
-def _constant_medoid(n: int, f: int) -> float:
-    return 1 + (n - f) / (n - 2 * f)
-
-
-def _constant_geometric_median(n: int, f: int) -> float:
-    return 2 * (n - f) / (n - 2 * f)
-
-
-def _constant_pivot(n: int, f: int) -> float:
-    return 2.0
 
 
 BLANCHARD = "Blanchard, El-Mhamdi, Guerraoui, Stainer 2017"
@@ -174,14 +108,6 @@ FACTS: dict[str, Facts] = {
         promise="range",
         reference=YIN,
         takes_f=False,
-        kappa=(
-            Kappa(
-                "(n-1)/(n+1-2f) for odd n, (n-2)/(n+2-2f) for even n",
-                _kappa_median,
-                "mean of the two middle values for even n",
-                "derived",
-            ),
-        ),
     ),
     "trimmed_mean": Facts(
         "rule",
@@ -191,9 +117,6 @@ FACTS: dict[str, Facts] = {
         full=False,
         promise="range",
         reference=YIN,
-        kappa=(
-            Kappa("f/(n-2f)", lambda n, f: f / (n - 2 * f), "f values off either end", "derived"),
-        ),
     ),
     "mean_around_median": Facts(
         "rule",
@@ -203,7 +126,6 @@ FACTS: dict[str, Facts] = {
         full=False,
         promise="bounded",
         reference="Xie, Koyejo, Gupta 2018 (MeaMed)",
-        constant=_constant_of_ranges,
     ),
     "phocas": Facts(
         "rule",
@@ -213,7 +135,6 @@ FACTS: dict[str, Facts] = {
         full=False,
         promise="bounded",
         reference="Xie, Koyejo, Gupta 2018",
-        constant=_constant_of_ranges,
     ),
     "aksel": Facts(
         "rule",
@@ -223,16 +144,6 @@ FACTS: dict[str, Facts] = {
         full=True,
         promise="bounded",
         reference="Boussetta, El-Mhamdi, Guerraoui, Maurer, Rouault 2020",
-        kappa=(
-            Kappa("(√κ₁ + √(1+κ₁))², κ₁ the median's", _kappa_mid, 'mode="mid"', "derived"),
-            Kappa(
-                "8f/(n+1-2f) for odd n, 8f/(n+2-2f) for even n",
-                _kappa_n_minus_f,
-                'mode="n-f"',
-                "derived",
-            ),
-            Kappa("(√κ₁ + 1 + κ₁)², κ₁ the median's", _kappa_radius, 'mode="radius"', "derived"),
-        ),
     ),
     "krum": Facts(
         "rule",
@@ -242,7 +153,6 @@ FACTS: dict[str, Facts] = {
         full=True,
         promise="bounded",
         reference=BLANCHARD,
-        constant=_constant_krum,
         note="m > 1 is Multi-Krum",
     ),
     "bulyan": Facts(
@@ -253,7 +163,6 @@ FACTS: dict[str, Facts] = {
         full=False,
         promise="bounded",
         reference="El-Mhamdi, Guerraoui, Rouault 2018",
-        constant=_constant_of_ranges,
         note="over Krum, or over any rule",
     ),
     "minimum_diameter": Facts(
@@ -265,7 +174,6 @@ FACTS: dict[str, Facts] = {
         promise="bounded",
         reference="El-Mhamdi, Guerraoui, Rouault 2018 (Brute, MDA)",
         permutes=False,
-        constant=_constant_diameter,
         note="f <= 32; many subsets tie, so the order of the workers matters",
     ),
     "minimum_eigenvalue": Facts(
@@ -277,14 +185,6 @@ FACTS: dict[str, Facts] = {
         promise="bounded",
         reference="Farhadkhani, Guerraoui, Gupta, Hoang, Pinot, Stephan 2023 (SMEA)",
         note="at most 100,000 subsets",
-        kappa=(
-            Kappa(
-                "4f/(n-2f)",
-                lambda n, f: 4 * f / (n - 2 * f),
-                "also for the largest eigenvalue in place of V",
-                "derived",
-            ),
-        ),
     ),
     "covariance_filter": Facts(
         "rule",
@@ -314,7 +214,6 @@ FACTS: dict[str, Facts] = {
         promise="bounded",
         reference="Pillutla, Kakade, Harchaoui 2019 (RFA)",
         takes_f=False,
-        constant=_constant_geometric_median,
     ),
     "geometric_median_of_means": Facts(
         "rule",
@@ -370,7 +269,6 @@ FACTS: dict[str, Facts] = {
         promise="bounded",
         reference="Farhadkhani, Guerraoui, Gupta, Hoang, Pinot, Stephan 2023 (MoNNA)",
         permutes=False,
-        constant=_constant_pivot,
         note="the pivot is one worker, trusted",
     ),
     "medoid": Facts(
@@ -382,7 +280,6 @@ FACTS: dict[str, Facts] = {
         promise="bounded",
         reference="Xie, Koyejo, Gupta 2018",
         takes_f=False,
-        constant=_constant_medoid,
     ),
     "majority_sign": Facts(
         "rule",
@@ -581,14 +478,12 @@ def _cells(name: str, facts: Facts) -> dict[str, str]:
 
 def _more_cells(facts: Facts) -> dict[str, str]:
     laws = ("permutes", "shifts", "scales", "repeats")
-    kappas = [f"{k.text} ({k.variant}; {k.source})" for k in facts.kappa]
     return {
         "whole updates": "yes" if facts.full else "no",
         "laws": ", ".join(law for law in laws if getattr(facts, law)),
         "key": "no" if facts.deterministic else "yes",
         "remembers": facts.memory,
         "temporaries / input": f"<= {facts.workspace:g}",
-        "κ": "; ".join(kappas),
     }
 
 
@@ -613,8 +508,7 @@ n workers, f faults to tolerate, d coordinates. Promises, against any f rows:
 
 Laws: *permutes*, the order of the workers does not matter; *shifts*, a vector added to all updates
 is added to the result; *scales*, so with a factor (and hyperparameters in the unit of the updates);
-*repeats*, equal updates give that update. κ: ‖F - x̄‖² <= κ V for any n - f rows of mean x̄ and
-variance V; `derived` constants are proved in [bounds.md](bounds.md).
+*repeats*, equal updates give that update. Proved constants: [comparison.md](comparison.md).
 
 ## Rules
 

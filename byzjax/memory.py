@@ -217,7 +217,7 @@ def concentration_filter(
     and x_med likewise within 2 V (where there is none, the one with the most). The result is the
     sum over the good workers divided by n, as in the paper, or by their number. A row that is not
     finite is infinitely far away, for ever. If nobody is good the result is NaN: then the
-    assumption |x_i - gradient| <= V does not hold.
+    assumption `|x_i - gradient| <= V` does not hold.
 
     Parameters must be given: `tx.update(updates, state, params)`.
 

@@ -175,6 +175,8 @@ def _write_report(
         found = studies.load(more["study"])
         title, about = found.title, found.about
         command += f" study {found.name} --edition {more['edition']}"
+    else:
+        command += f" {configs.options(grids[0])}".rstrip()
     described = report.About(title=title, claim=about, command=command)
     failures = list(sweep.failures(folder))
     results = report.write(folder, finished, grids, described, failures)
@@ -230,6 +232,13 @@ def worst_case(arguments: Sequence[str]) -> int:
     return worst_case.main(list(arguments))
 
 
+def theory(arguments: Sequence[str]) -> int:
+    """Proved constants beside measured errors and the worst inputs that are found."""
+    from experiments.theory import run  # only here: matplotlib takes a second to import
+
+    return run.main(arguments)
+
+
 def names(arguments: Sequence[str]) -> int:
     """What there is, by name, one line each."""
     if arguments:
@@ -275,6 +284,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "report": report,
     "choose": choose,
     "worst-case": worst_case,
+    "theory": theory,
     "list": names,
     "data": show_data,
 }

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import shlex
 from typing import Annotated, Any
 
 import tyro
@@ -34,7 +35,8 @@ class Config:
     cnn_cifar or resnet20."""
     rule: tuple[str, ...] = ("mean", "median", "trimmed_mean", "krum", "multi_krum", "aksel")
     """Rules, with hyperparameters where wanted: aksel "krum(f=4, m=3)". The declared
-    f is filled in."""
+    f is filled in. A rule of your own: my_rules:nearest, from my_rules.py in this folder; likewise
+    mixings and attacks."""
     mixing: tuple[str, ...] = ("none",)
     """What stands in front of the rule: none, nearest_neighbors, "bucketing(s=2)",
     "clip_norms(max_norm=1)", adaptive_clipping."""
@@ -108,14 +110,22 @@ class Config:
     download: bool = False
     """Let TFDS download and prepare a data set that is missing (needs TensorFlow)."""
 
+    @property
+    def code(self) -> str:
+        """The files that rules, mixings and attacks of one's own come from; else empty."""
+        return specs.code((*self.rule, *self.mixing, *self.attack))
+
 
 # What says where things lie, or which other blocks there are: not what a block's numbers come from.
 _ELSEWHERE = ("study", "rule", "mixing", "attack", "s", "seeds", "results", "data_dir", "download")
-IDENTITY = tuple(field.name for field in dataclasses.fields(Config) if field.name not in _ELSEWHERE)
+IDENTITY = (
+    *(field.name for field in dataclasses.fields(Config) if field.name not in _ELSEWHERE),
+    "code",
+)
 
 
 # Settings that came later: a block names them where they are not the only ones that there were.
-_LATER = {"protocol": protocols.DEFAULT, "dealt_to": "all"}
+_LATER = {"protocol": protocols.DEFAULT, "dealt_to": "all", "code": ""}
 
 
 def setting(block: dict[str, Any], name: str) -> Any:
@@ -141,6 +151,18 @@ class Block:
     mixing: specs.Spec
     attack: specs.Spec
     runs: tuple[tuple[int, int], ...]
+
+
+def options(config: Config) -> str:
+    """What was written on the command line, where it is not the default."""
+    words = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value != field.default:
+            words.append(f"--{field.name.replace('_', '-')}")
+            if value is not True:
+                words += map(str, value) if isinstance(value, tuple) else [str(value)]
+    return shlex.join(words)
 
 
 def program(config: Config, block: Block) -> tuple:

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import math
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+import byzjax
 from experiments import diagnostics, panels, specs
 from experiments.config import Config
 
@@ -90,12 +90,9 @@ def final(data: pd.DataFrame) -> pd.DataFrame:
 
 
 def threshold(rule: str, n: int, f: int) -> float | None:
-    r"""The largest ratio of deviation to norm for which a rule's resilience is proved.
+    r"""The largest ratio of deviation to norm for which a rule's authors count on its resilience.
 
-    The ratio is $\sqrt{E \|G - g\|^2} / \|g\|$ of an honest gradient G with mean g. Known for
-    * krum and bulyan: $1 / \sqrt{2 (n - f + f (n + f (n - f - 2) - 2) / (n - 2f - 2))}$,
-    * median: $1 / \sqrt{n - f}$,
-    * minimum_diameter: $(n - f) / (\sqrt 8 f)$.
+    The ratio is $\sqrt{E \|G - g\|^2} / \|g\|$ of an honest gradient G with mean g.
 
     Args:
       rule: as it is written in a study; its own f goes before that of the grid.
@@ -103,21 +100,12 @@ def threshold(rule: str, n: int, f: int) -> float | None:
       f: faults that the grid's rules are declared to tolerate.
 
     Returns:
-      The threshold; None where none is known.
-
-    Reference:
-      El-Mhamdi, Guerraoui, Rouault, Distributed Momentum for Byzantine-resilient SGD, 2021.
+      The threshold of `byzjax.theory`; None where none is known.
     """
     name, given = specs.parse_call(rule)
-    f = given.get("f", f)
-    free = n - 2 * f - 2
-    if name in ("krum", "bulyan") and given.get("m", 1) == 1 and free > 0:
-        return 1 / math.sqrt(2 * (n - f + f * (n + f * (n - f - 2) - 2) / free))
-    if name == "median":
-        return 1 / math.sqrt(n - f)
-    if name == "minimum_diameter" and f > 0:
-        return (n - f) / (math.sqrt(8) * f)
-    return None
+    f = given.pop("f", f)
+    known = name in byzjax.rules.__all__ and f > 0
+    return byzjax.theory.proved("threshold", name, n, f, **given) if known else None
 
 
 @contextlib.contextmanager

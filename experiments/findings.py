@@ -190,13 +190,15 @@ PARTS: dict[str, tuple[str, Callable[[Folder], str]]] = {
 }
 
 
-def written(page: str, folder: Folder) -> str:
+def written(
+    page: str, folder: Folder, parts: dict[str, tuple[str, Callable[[Folder], str]]] = PARTS
+) -> str:
     """The page with its tables as the files in the folder say; parts that it lacks stay out.
 
     Raises:
       FileNotFoundError: the page has a part whose study is not there.
     """
-    for name, (study, table) in PARTS.items():
+    for name, (study, table) in parts.items():
         begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
         pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
         if pattern.search(page):

@@ -1,10 +1,15 @@
-"""Rules, mixings and attacks by name, as on the command line: `krum`, `krum(f=4, m=3)`."""
+"""Rules, mixings and attacks by name, as on the command line: `krum`, `krum(f=4, m=3)`.
+
+Functions of one's own are named with their module, as Python finds it: `my_rules:nearest(k=3)`.
+"""
 
 import ast
 import functools
+import hashlib
+import importlib
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +17,7 @@ import jax.numpy as jnp
 
 import byzjax
 from byzjax import attacks, stacked
+from byzjax.facts import FACTS, Facts
 
 
 def multi_krum(updates: Any, *, f: int, axis_name: str | None = None) -> Any:
@@ -153,6 +159,7 @@ ATTACKS: dict[str, Callable] = {
     "min_sum": attacks.min_sum,
     "mimic": attacks.mimic,
     "omniscient": attacks.omniscient,
+    "order_statistic": attacks.order_statistic,
     "reversed_gradient": attacks.reversed_gradient,
     "stale": attacks.stale,
     "strongest_alie": _strongest(attacks.little_is_enough, "z", "alie"),
@@ -202,7 +209,7 @@ class Spec(NamedTuple):
     @property
     def function(self) -> Callable:
         """The function itself."""
-        return TABLES[self.kind][self.name]
+        return function(self.kind, self.name)
 
     @property
     def remembers(self) -> bool:
@@ -237,6 +244,44 @@ class Spec(NamedTuple):
         return f"{self.name}({', '.join(f'{k}={v!r}' for k, v in self.given.items())})"
 
 
+def function(kind: str, name: str) -> Callable:
+    """What a name stands for: an entry of the table, or of a module, `my_rules:nearest`.
+
+    Raises:
+      ValueError: there is no such name.
+    """
+    if ":" not in name:
+        if name not in TABLES[kind]:
+            raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(TABLES[kind])}.")
+        return TABLES[kind][name]
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ValueError(f"unknown {kind} {name!r}: {error}.") from error
+
+
+def facts_of(name: str) -> Facts | None:
+    """What is known of a rule: those of one's own in the `FACTS` of their module."""
+    if ":" not in name:
+        return FACTS.get(name)
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), "FACTS", {}).get(attribute)
+
+
+def code(texts: Iterable[str]) -> str:
+    """The files that functions of one's own come from, by hash: who changes one gets new results.
+
+    What such a file imports is not looked at.
+    """
+    names = {parse_call(text)[0].partition(":")[0] for text in texts if ":" in parse_call(text)[0]}
+    found = []
+    for name in sorted(names):
+        source = inspect.getsource(importlib.import_module(name))
+        found.append(f"{name}={hashlib.sha256(source.encode()).hexdigest()[:12]}")
+    return " ".join(found)
+
+
 def parse_call(text: str) -> tuple[str, dict[str, Any]]:
     """`"krum(f=4)"` as `("krum", {"f": 4})`; values are literals, nan and inf.
 
@@ -244,14 +289,18 @@ def parse_call(text: str) -> tuple[str, dict[str, Any]]:
       ValueError: the text is not of this form.
     """
     expected = 'expected a name or a call with keywords, such as "krum" or "krum(f=4, m=3)"'
+    name, bracket, rest = text.strip().partition("(")
+    module, colon, name = name.rpartition(":")
     try:
-        node = ast.parse(text.strip(), mode="eval").body
+        node = ast.parse(name + bracket + rest, mode="eval").body
+        if colon and not all(part.isidentifier() for part in module.split(".")):
+            raise SyntaxError(module)
         if isinstance(node, ast.Name):
-            return node.id, {}
+            return module + colon + node.id, {}
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
             given = {str(k.arg): _literal(k.value) for k in node.keywords if k.arg is not None}
             if len(given) == len(node.keywords):
-                return node.func.id, given
+                return module + colon + node.func.id, given
     except (SyntaxError, ValueError, TypeError):
         pass
     raise ValueError(f"cannot read {text!r}; {expected}.")
@@ -272,13 +321,10 @@ def parse(kind: str, text: str, *, f: int) -> Spec:
       ValueError: the name is unknown or the text cannot be read.
       TypeError: a hyperparameter is unknown or missing.
     """
-    table = TABLES[kind]
     name, given = parse_call(text)
-    if name not in table:
-        raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(table)}.")
     hyperparameters = dict(given)
     # little_is_enough takes its strength from f or from z, never from both.
-    if "f" in inspect.signature(table[name]).parameters and "z" not in given:
+    if "f" in inspect.signature(function(kind, name)).parameters and "z" not in given:
         hyperparameters.setdefault("f", f)
     spec = Spec(kind, name, given, hyperparameters)
     reserved = [name for name in given if name in _FROM_RUN]

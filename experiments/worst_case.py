@@ -21,8 +21,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import byzjax
-from byzjax import attacks
-from byzjax.facts import FACTS
+from byzjax import attacks, theory
 from experiments import data, models, specs, sweep
 
 mpl.use("Agg")
@@ -188,7 +187,13 @@ def settings(config: WorstCase) -> list[Setting]:
             raise ValueError(
                 f"f is the rule's limit here, and half of it; leave it out of {text!r}."
             )
-        a, b = FACTS[name].needs if name in FACTS else (2, 1)
+        facts = specs.facts_of(name)
+        if facts is None and ":" in name:
+            raise ValueError(
+                f"{name} has no facts, so its limit is not known; expected a dict FACTS with "
+                f"{name.partition(':')[2]!r} in its module."
+            )
+        a, b = (2, 1) if facts is None else facts.needs
         most = (n - b) // a if a > 1 else (n - 1) // 2
         if name == "minimum_eigenvalue" and n > 16:
             most = min(most, 3)  # of 25 workers: 2,300 subsets at every step; f = 5 has 53,130
@@ -285,11 +290,12 @@ def measure(setting: Setting, config: WorstCase) -> dict[str, Any]:
     for name, aggregate in zip(rows, np.asarray(aggregates, np.float64)):
         away = float(np.linalg.norm(aggregate - mean))
         damage[name] = away / unit if math.isfinite(away) else None
-    # The first constant is that of the rule as it is without options.
-    plain = setting.label == setting.name and setting.name in FACTS
-    kappas = FACTS[setting.name].kappa[:1] if plain else ()
-    bound = [math.sqrt(k.value(n, f) * spread / h) / unit for k in kappas]
-    return {"damage": damage, "bound": bound[0] if bound else None}
+    kappa = None
+    if setting.name in byzjax.rules.__all__:
+        _, options = specs.parse_call(setting.rule)
+        kappa = theory.proved("kappa", setting.name, n, f, **options)
+    bound = None if kappa is None else math.sqrt(kappa * spread / h) / unit
+    return {"damage": damage, "bound": bound}
 
 
 def run(config: WorstCase) -> pd.DataFrame:
@@ -305,6 +311,7 @@ def run(config: WorstCase) -> pd.DataFrame:
             "d": setting.d,
             "steps": config.steps,
             "byzjax": byzjax.__version__,
+            **({"code": code} if (code := specs.code([setting.rule])) else {}),
         }
         path = sweep.block_path(folder, described)
         found = sweep.read_block(path)

@@ -1,6 +1,7 @@
 """The table of rules that the contract tests go through: a new rule is one more `Case`.
 
-Laws, requirement and promise come from `byzjax.facts`, so that the facts are what is tested.
+Laws, requirement and promise come from `byzjax.facts` and constants from `byzjax.theory`, so that
+these are what is tested.
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ import numpy as np
 from jax import lax
 
 import byzjax
+from byzjax import theory
 from byzjax.facts import FACTS, Facts
 from tests import oracles
 
@@ -32,8 +34,6 @@ class Case:
     change: dict[str, Any] = dataclasses.field(default_factory=dict)  # this variant's own facts
     name: str = ""  # in the facts; that of the rule by default
     ties: Callable = lambda n, f: False  # (n, f) where whole rows may tie, so that order matters
-    variant: int = 0  # which kappa of the facts is this variant's
-    epsilon: Callable | None = None  # without a liar, at most epsilon V from the mean, squared: T4
     trusted: int = 0  # the first rows, which never lie
     unique_from: int = 1  # with fewer good rows the result is not unique, and has no derivative
     quick: bool = True  # whether it is tried by default in more than its values and its promise
@@ -78,8 +78,9 @@ class Case:
         x = np.asarray(x, np.float64)
         return self.oracle(x, f, **hyper, **self.oracle_data(x.shape[1]))
 
-    def kappa(self, n, f):
-        return self.facts.kappa[self.variant].value(n, f) if self.facts.kappa else None
+    def proved(self, kind, n, f):
+        """The best constant of this kind for this form of the rule, or None."""
+        return theory.proved(kind, self.name or self.rule.__name__, n, f, **self.hyper(n, f))
 
 
 # --- data: the same in every coordinate, so that it can be sliced --------------------------------
@@ -112,47 +113,20 @@ def one_neighbor(n, f):
     return n - f - 2 == 1
 
 
-def epsilon_middle(n, f):
-    c = (n + 1) // 2
-    return (n - c) / c
-
-
-def epsilon_median(n, f):
-    k = (n - 1) // 2
-    return k / (n - k)
-
-
-def epsilon_n_minus_f(n, f):
-    return f / (n - f)
-
-
-def constant_of_variant(neighbors, power):
-    """A selected row's score is at most that of some honest row, whose k nearest others are within
-    the honest diameter D; at least k - f + 1 of its own neighbours are honest."""
-
-    def value(n, f):
-        k = neighbors(n, f)
-        return 1 + (k / (k - f + 1)) ** (1 / power)
-
-    return value
-
-
 CASES = [
     Case("mean", byzjax.mean, oracles.mean),
     Case("mean_of_finite", byzjax.mean_of_finite, oracles.mean_of_finite),
-    Case("median", byzjax.median, oracles.median, epsilon=epsilon_median),
-    Case("trimmed_mean", byzjax.trimmed_mean, oracles.trimmed_mean, epsilon=epsilon_n_minus_f),
+    Case("median", byzjax.median, oracles.median),
+    Case("trimmed_mean", byzjax.trimmed_mean, oracles.trimmed_mean),
     Case("mean_around_median", byzjax.mean_around_median, oracles.mean_around_median),
     Case("phocas", byzjax.phocas, oracles.phocas),
     Case("majority_sign", byzjax.majority_sign, oracles.majority_sign),
-    Case("aksel-mid", byzjax.aksel, oracles.aksel, epsilon=epsilon_middle),
+    Case("aksel-mid", byzjax.aksel, oracles.aksel),
     Case(
         "aksel-n-f",
         byzjax.aksel,
         oracles.aksel,
         hyper=lambda n, f: {"mode": "n-f"},
-        variant=1,
-        epsilon=epsilon_n_minus_f,
         quick=False,
     ),
     Case(
@@ -160,8 +134,6 @@ CASES = [
         byzjax.aksel,
         oracles.aksel,
         hyper=lambda n, f: {"mode": "radius"},
-        variant=2,
-        epsilon=epsilon_middle,
         quick=False,
     ),
     Case("krum", byzjax.krum, oracles.krum, ties=one_neighbor),
@@ -178,10 +150,7 @@ CASES = [
         byzjax.krum,
         oracles.krum,
         hyper=lambda n, f: {"neighbors": "n-f-1", "m": n - f},
-        change={
-            "needs": (2, 1),
-            "constant": constant_of_variant(lambda n, f: n - f - 1, 2),
-        },
+        change={"needs": (2, 1)},
         ties=lambda n, f: n - f - 1 == 1,
     ),
     Case(
@@ -189,10 +158,7 @@ CASES = [
         byzjax.krum,
         oracles.krum,
         hyper=lambda n, f: {"neighbors": "n-f-1", "squared": False},
-        change={
-            "needs": (2, 1),
-            "constant": constant_of_variant(lambda n, f: n - f - 1, 1),
-        },
+        change={"needs": (2, 1)},
         ties=lambda n, f: n - f - 1 == 1,
         quick=False,
     ),
@@ -230,7 +196,7 @@ CASES = [
         oracles.geometric_median,
         hyper=lambda n, f: {"iterations": 3, "start": "median", "smoothing": 0.1},
         units=("smoothing",),
-        change={"promise": "finite", "constant": None},
+        change={"promise": "finite"},
         eps=1e-5,
     ),
     Case(

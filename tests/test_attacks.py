@@ -131,6 +131,8 @@ CASES = [
         oracles.hidden_vulnerability,
         {"gamma": 3.0, "coordinate": 4},
     ),
+    Case("order-largest", attacks.order_statistic, oracles.order_statistic),
+    Case("order-2", attacks.order_statistic, oracles.order_statistic, {"rank": 2}),
     Case("anti_cge", attacks.anti_cge, oracles.anti_cge),
     Case(
         "fang_krum",

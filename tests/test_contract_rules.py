@@ -25,11 +25,14 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import byzjax
-from byzjax.facts import FACTS, inequality
+from byzjax import theory
+from byzjax.facts import inequality
+from byzjax.testing import attacked, broken_promise, grid
+from byzjax.testing.rows import DIM
 from tests import oracles
 from tests.rule_cases import CASES, KEY
 
-BATCH, DIM = 64, 6
+BATCH = 64
 X64 = jax.config.jax_enable_x64
 REAL = np.float64 if X64 else np.float32
 
@@ -121,11 +124,6 @@ def derivatives(case, n, f, matrices, tangents, cotangents):
 
 
 # --- values --------------------------------------------------------------------------------------
-
-
-def grid(rng, n, d=DIM):
-    """Values in steps of 1/1024, normal with a standard deviation of 2, of some common mean."""
-    return np.round((2 * rng.normal(size=(n, d)) + rng.normal(size=d)) * 1024) / 1024
 
 
 def close(actual, expected, scale=1.0, eps=2e-6):
@@ -470,85 +468,35 @@ def test_words_and_other_hyperparameters():
 
 # --- promises ------------------------------------------------------------------------------------
 
-LARGEST = float(np.finfo(np.float32).max)
-CONSTANT_LIES = [math.nan, -math.nan, math.inf, -math.inf, LARGEST, -LARGEST]
-CONSTANT_LIES += [1e30, 1e12, 1e3, -1e3]
-
-
-def lies(rng, good, f):
-    """What f liars may send, knowing the honest rows `good`: matrices `[f, d]`."""
-    shape = (f, good.shape[1])
-    for value in CONSTANT_LIES:
-        yield np.full(shape, value)
-    signs = rng.choice([-1.0, 1.0], size=shape)
-    yield signs * math.inf
-    yield signs * LARGEST
-    yield signs * 7e18 / 10.0 ** np.arange(f)[:, None]  # squares just below and far below that
-    for value in (math.nan, -math.nan, -math.inf):  # one bad coordinate in an otherwise good row
-        almost = good[rng.integers(len(good), size=f)] + 1 / 1024
-        almost[np.arange(f), rng.integers(shape[1], size=f)] = value
-        yield almost
-    yield np.repeat(good[:1], f, axis=0)  # ties
-    yield np.repeat(good.max(axis=0)[None], f, axis=0)
-    yield np.repeat(np.median(good, axis=0)[None] + 1 / 1024, f, axis=0)
-    yield good.mean(axis=0) + 4 * rng.normal(size=shape)
-
-
-def placements(rng, good, bad, trusted=0):
-    """The liars first, last and scattered, after the trusted rows: (matrix, byzantine)."""
-    n, f = len(good) + len(bad), len(bad)
-    scattered = trusted + rng.choice(n - trusted, f, replace=False)
-    for places in (range(trusted, trusted + f), range(n - f, n), scattered):
-        byzantine = np.isin(np.arange(n), np.array(places, int))
-        x = np.empty((n, good.shape[1]))
-        x[byzantine], x[~byzantine] = bad, good
-        yield x, byzantine
-
-
-def attacked(rng, n, f, trusted=0):
-    good = grid(rng, n - f)
-    return [p for bad in lies(rng, good, f) for p in placements(rng, good, bad, trusted)]
-
 
 @pytest.mark.parametrize("seed", [0, 1])
 @over_sizes(keep=promises, least_f=1, all_quick=True)
 def test_promise(case, n, f, seed):
-    matrices = attacked(np.random.default_rng([n, seed]), n, f, case.trusted)
+    matrices = list(attacked(np.random.default_rng([n, seed]), n, f, trusted=case.trusted))
     assert len(matrices) <= BATCH
     for (x, byzantine), out in zip(matrices, apply(case, n, f, [m for m, _ in matrices])):
-        good = np.asarray(x, np.float32)[~byzantine].astype(np.float64)
         sent = f"the liars {np.flatnonzero(byzantine)} sent {x[byzantine][0]}"
-        assert np.isfinite(out).all(), sent
-        reach, rounding = oracles.diameter(good), 2e-6 * np.abs(good).max()
-        distance = np.linalg.norm(out - good.mean(axis=0))
-        if case.facts.promise == "range":
-            assert (out >= good.min(axis=0) - rounding).all(), sent
-            assert (out <= good.max(axis=0) + rounding).all(), sent
-        if case.facts.constant is not None:
-            assert distance <= case.facts.constant(n, f) * reach + rounding, sent
-        if case.facts.kappa:  # V is at most half the squared diameter
-            assert distance**2 <= case.kappa(n, f) * oracles.variance(good) + rounding, sent
-            assert oracles.variance(good) <= reach**2 / 2 + rounding
-        if case.facts.promise == "bounded":
-            assert case.facts.constant is not None or case.facts.kappa
+        bound, kappa = (case.proved(kind, n, f) for kind in ("lambda", "kappa"))
+        promise = case.facts.promise
+        assert not broken_promise(promise, x, byzantine, out, bound=bound, kappa=kappa), sent
 
 
 @over_sizes(11, 12, keep=promises, all_quick=True)
 def test_bad_rows_are_treated_as_in_the_papers_loop(case, n, f):
-    matrices = [x for x, _ in attacked(np.random.default_rng(12), n, f, case.trusted)]
+    matrices = [x for x, _ in attacked(np.random.default_rng(12), n, f, trusted=case.trusted)]
     for x, out in zip(matrices, apply(case, n, f, matrices)):
         if np.abs(x[np.isfinite(x)]).max() <= case.reach:
             close(out, case.expected(np.asarray(x, np.float32), f), 8, case.eps)
 
 
-@over_sizes(11, 12, keep=lambda case: case.epsilon is not None)
+@over_sizes(11, 12, keep=lambda case: case.proved("epsilon", 11, 1) is not None)
 def test_no_attack_accuracy(case, n, f):
     """T4 of docs/bounds.md: without a liar, at most epsilon times V from the mean, squared."""
     rng = np.random.default_rng(13)
     matrices = [rng.exponential(size=(n, DIM)) * rng.exponential(size=(n, 1)) for _ in range(BATCH)]
     for x, out in zip(matrices, apply(case, n, f, matrices)):
         distance = np.linalg.norm(out - x.mean(axis=0))
-        assert distance**2 <= case.epsilon(n, f) * oracles.variance(x) * (1 + 1e-5)
+        assert distance**2 <= case.proved("epsilon", n, f) * oracles.variance(x) * (1 + 1e-5)
 
 
 @pytest.mark.parametrize("f", [1, 2, 3])
@@ -559,11 +507,13 @@ def test_constants_are_attained(f):
     mean, variance = good.mean(), oracles.variance(good)
     above = jnp.asarray(np.concatenate([np.full((f, 1), 2.0), good]), jnp.float32)
     for out, kappa in (
-        (byzjax.median(above), FACTS["median"].kappa[0]),
-        (byzjax.trimmed_mean(above, f=f), FACTS["trimmed_mean"].kappa[0]),
-        (byzjax.aksel(above, f=f, mode="n-f"), FACTS["aksel"].kappa[1]),
+        (byzjax.median(above), theory.proved("kappa", "median", n, f)),
+        (byzjax.trimmed_mean(above, f=f), theory.proved("kappa", "trimmed_mean", n, f)),
+        (
+            byzjax.aksel(above, f=f, mode="n-f"),
+            theory.proved("kappa", "aksel", n, f, mode="n-f"),
+        ),
     ):
-        kappa = kappa.value(n, f)
         np.testing.assert_allclose((out[0] - mean) ** 2, kappa * variance, rtol=1e-5)
 
 
@@ -615,7 +565,7 @@ def test_derivatives_where_rows_coincide(case, n, f):
 @over_sizes(3, 4, 5, 6, 12, least_f=1)
 def test_derivatives_with_bad_rows(case, n, f):
     rng = np.random.default_rng(22)
-    matrices = attacked(rng, n, f, case.trusted)
+    matrices = list(attacked(rng, n, f, trusted=case.trusted))
     x = np.stack([m for m, _ in matrices]).astype(np.float32)
     dx, dy = rng.normal(size=x.shape), rng.normal(size=(len(x), DIM))
     forward, backward = derivatives(case, n, f, x, dx, dy)

@@ -16,7 +16,13 @@ from byzjax.attacks.statistical import (
     reversed_gradient,
     sign_flip,
 )
-from byzjax.attacks.targeted import anti_cge, fang_krum, fang_trimmed_mean, hidden_vulnerability
+from byzjax.attacks.targeted import (
+    anti_cge,
+    fang_krum,
+    fang_trimmed_mean,
+    hidden_vulnerability,
+    order_statistic,
+)
 
 __all__ = [
     "add_trigger",
@@ -44,6 +50,7 @@ __all__ = [
     "min_sum",
     "non_finite",
     "omniscient",
+    "order_statistic",
     "relocated",
     "reversed_gradient",
     "rotating",

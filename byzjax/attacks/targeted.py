@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from byzjax import stacked
+from byzjax import _order, stacked
 from byzjax._checks import one_of, static_int
 from byzjax._kernels import wide
 from byzjax.attacks import _rows
@@ -59,6 +59,56 @@ def hidden_vulnerability(
             lambda number, mu: (number == j).astype(mu.dtype), _rows.coordinates(mean), mean
         )
     return _rows.replace(updates, byzantine, _rows.plus(mean, gamma, where))
+
+
+def order_statistic(updates: PyTree, byzantine: jax.Array, *, rank: int | None = None) -> PyTree:
+    r"""All liars send one order statistic of the honest updates, coordinate by coordinate.
+
+    $$ b_j = x_{(k)j} \quad \text{of the honest } x_{(1)j} \le \dots \le x_{(h)j} $$
+
+    For k = ceil(n / 2) the coordinate-wise median of all n is this value, the farthest to which it
+    can be moved, and the liars are at distance 0 of it: rules that look around the median choose
+    them all. With s = (n - 1) / 2 liars that is the largest honest value. Cost: O(nd); that of a
+    median with a rank.
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      byzantine: `bool[n]`, who attacks; may be traced.
+      rank: k, from 1, a Python int; None for the largest honest value, which is also sent where
+        there are fewer than k honest workers.
+
+    Returns:
+      Stacked updates; the honest rows are bitwise unchanged.
+
+    Raises:
+      ValueError: `byzantine` is not `bool[n]`, or there are fewer than k workers.
+      TypeError: rank is not a Python int.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from byzjax import attacks
+      >>> updates = jnp.array([[1.0, 9.0], [2.0, 7.0], [3.0, 8.0], [0.0, 0.0]])
+      >>> byzantine = jnp.array([False, False, False, True])
+      >>> attacks.order_statistic(updates, byzantine)[3]
+      Array([3., 9.], dtype=float32)
+      >>> attacks.order_statistic(updates, byzantine, rank=2)[3]
+      Array([2., 8.], dtype=float32)
+
+    Reference: ours; the worst case of the median in docs/bounds.md, T1.
+    """
+    byzantine = _rows.mask(updates, byzantine)
+    n = len(byzantine)
+    if rank is not None and static_int("rank", rank, at_least=1) > n:
+        raise ValueError(f"order_statistic needs rank <= n = {n}; got rank={rank}.")
+
+    def lie(x: jax.Array) -> jax.Array:
+        liars = byzantine.reshape(-1, *[1] * (x.ndim - 1))
+        value = jnp.max(jnp.where(liars, -jnp.inf, x), axis=0)
+        if rank is not None:
+            value = jnp.minimum(value, _order.kth(jnp.where(liars, jnp.inf, x), rank))
+        return value[None]
+
+    return _rows.replace(updates, byzantine, jax.tree.map(lie, updates))
 
 
 def anti_cge(updates: PyTree, byzantine: jax.Array, *, margin: float = 1e-3) -> PyTree:

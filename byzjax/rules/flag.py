@@ -24,8 +24,8 @@ def flag(
 
     $$ F = \frac{1}{r} \sum_i Y Y^\top \hat x_i, \qquad \hat x_i = \frac{x_i}{\|x_i\|} $$
 
-    where Y holds the top r left singular vectors of the matrix with the columns w_i x_i / |x_i|
-    and, for lambda > 0, w_ij (x_i / |x_i| - x_j / |x_j|) for all pairs i, j. Weights are 1 (and
+    where Y holds the top r left singular vectors of the matrix with the columns `w_i x_i / |x_i|`
+    and, for lambda > 0, `w_ij (x_i / |x_i| - x_j / |x_j|)` for all pairs i, j. Weights are 1 (and
     lambda / (n (n-1)) for pairs) in the first iteration; each further one takes those of the sine
     loss at the last Y,
 

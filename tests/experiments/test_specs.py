@@ -2,16 +2,18 @@
 
 import dataclasses
 import math
+import shlex
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tyro
 
 import byzjax
 from byzjax import attacks
 from experiments import specs
-from experiments.config import BUDGET, Config, plan, run_bytes
+from experiments.config import BUDGET, Config, identity, options, plan, run_bytes
 
 
 @pytest.mark.parametrize(
@@ -210,3 +212,80 @@ def test_every_attack_of_the_table_runs():
             continue
         given = "(gamma=1.0)" if name == "hidden_vulnerability" else ""
         specs.check(specs.parse("attack", name + given, f=11), 25)
+
+
+# --- functions of one's own -----------------------------------------------------------------------
+
+OWN = '''
+import byzjax
+from byzjax.facts import Facts
+
+FACTS = {"middle": Facts("rule", (3, 1), "nd", "n > 3f", True, "range", "")}
+
+
+def middle(updates, *, f, share=1, axis_name=None):
+    """A median."""
+    return byzjax.median(updates, axis_name=axis_name)
+
+
+def unknown(updates):
+    return byzjax.median(updates)
+
+
+def silent(updates, byzantine):
+    return updates
+'''
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A module of a name of its own for each test, as Python keeps those that it has imported."""
+    name = f"own_{tmp_path.name}".replace("-", "_")
+    (tmp_path / f"{name}.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    return name
+
+
+def test_a_rule_of_ones_own(own):
+    spec = specs.parse("rule", f"{own}:middle(share=2)", f=3)
+    assert spec.hyperparameters == {"share": 2, "f": 3}
+    assert str(spec) == f"{own}:middle(share=2)"
+    assert spec.function.__doc__ == "A median."
+    assert specs.facts_of(f"{own}:middle").needs == (3, 1)
+    assert specs.facts_of(f"{own}:unknown") is None
+    assert specs.facts_of("krum") == byzjax.facts.FACTS["krum"]
+    grid = Config(rule=("median", f"{own}:middle"), attack=(f"{own}:silent",))
+    assert [str(block.rule) for block in plan(grid)] == ["median"] * 2 + [f"{own}:middle"] * 2
+    assert specs.parse("attack", f"{own}:silent", f=1).kind == "attack"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("no_such_module:rule", r"^unknown rule 'no_such_module:rule': No module named 'no_such"),
+        ("json:rule", r"^unknown rule 'json:rule': module 'json' has no attribute 'rule'"),
+        (":rule", r"^cannot read ':rule'; expected"),
+        ("a b:rule", r"^cannot read 'a b:rule'; expected"),
+    ],
+)
+def test_what_is_not_there(text, message):
+    with pytest.raises(ValueError, match=message):
+        specs.parse("rule", text, f=1)
+
+
+def test_a_changed_file_gets_results_of_its_own(own, tmp_path):
+    grid = Config(rule=("median", f"{own}:middle"))
+    before = grid.code
+    assert before.startswith(f"{own}=")
+    assert identity(grid)["code"] == before
+    assert "code" not in identity(Config())
+    path = tmp_path / f"{own}.py"
+    path.write_text(path.read_text() + "# changed\n")
+    assert grid.code != before
+
+
+def test_the_options_of_a_grid_make_the_same_grid():
+    grid = Config(rule=("krum(m=2)", "mean"), s=(0, 3), average=True, learning_rate=0.1)
+    assert options(grid) == "--rule 'krum(m=2)' mean --s 0 3 --learning-rate 0.1 --average"
+    assert tyro.cli(Config, args=shlex.split(options(grid))) == grid
+    assert options(Config()) == ""

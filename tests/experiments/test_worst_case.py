@@ -111,3 +111,18 @@ def test_the_published_table_holds_what_its_page_says():
         bound = cells["bound"].iloc[0]
         assert pd.isna(bound) or damage.max() <= bound * (1 + 1e-4), case
     assert worst_case.summary(table) == (DOCS / "summary.md").read_text()
+
+
+def test_the_limit_of_a_rule_of_ones_own_is_in_its_facts(tmp_path, monkeypatch):
+    (tmp_path / "own_worst.py").write_text(
+        "from byzjax import median\n"
+        "from byzjax.facts import Facts\n"
+        'FACTS = {"third": Facts("rule", (3, 1), "nd", "n > 3f", True, "range", "")}\n'
+        "def third(updates, *, f):\n    return median(updates)\n"
+        "def unknown(updates):\n    return median(updates)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config = WorstCase(rule=("own_worst:third",), data=("gaussian",), size=("25x100",))
+    assert [s.f for s in settings(config)] == [8, 4]
+    with pytest.raises(ValueError, match=r"^own_worst:unknown has no facts, .* a dict FACTS with"):
+        settings(dataclasses.replace(config, rule=("own_worst:unknown",)))

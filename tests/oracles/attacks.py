@@ -127,6 +127,11 @@ def hidden_vulnerability(x, byzantine, gamma, coordinate=None):
     return lie(x, byzantine, row)
 
 
+def order_statistic(x, byzantine, rank=None):
+    good = np.sort(honest(x, byzantine), axis=0)
+    return lie(x, byzantine, good[-1 if rank is None else min(rank, len(good)) - 1])
+
+
 def anti_cge(x, byzantine, margin=1e-3):
     good = honest(x, byzantine)
     kept = max(len(good) - sum(byzantine), 1)

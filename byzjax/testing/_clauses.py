@@ -1,0 +1,38 @@
+"""How a clause of a contract is tried, and what is said when it is broken."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+@contextlib.contextmanager
+def clause(name: str, words: str) -> Iterator[None]:
+    """Who fails inside is told by which rule and in which clause."""
+    try:
+        yield
+    except Exception as error:
+        said = str(error).partition("\n")[0]  # JAX goes on for a page
+        raise AssertionError(f"{name} breaks its contract, {words}: {said}") from error
+
+
+def close(actual: Any, expected: Any, largest: float, eps: float) -> None:
+    difference = np.abs(np.asarray(actual, np.float64) - np.asarray(expected, np.float64))
+    if not (difference <= eps * (largest + np.abs(expected))).all():  # also if it is NaN
+        raise AssertionError(f"{text(actual)} instead of {text(expected)}.")
+
+
+def text(x: Any) -> str:
+    return np.array2string(np.asarray(x, np.float64), precision=6, threshold=8)
+
+
+def same(actual: Any, expected: Any, rows: jax.Array) -> None:
+    """Bit for bit, in these rows of every leaf."""
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected)):
+        for i in np.flatnonzero(rows):
+            if np.asarray(a[i]).tobytes() != np.asarray(b[i]).tobytes():
+                raise AssertionError(f"worker {i} sent {text(b[i])}, out came {text(a[i])}.")

@@ -1,0 +1,94 @@
+"""The contract of attacks."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+
+from byzjax import transforms
+from byzjax.testing._clauses import PLATFORMS, clause, same
+from byzjax.testing.rows import grid
+
+
+def check_attack(
+    attack: Callable,
+    *,
+    sizes: Sequence[tuple[int, int]] = ((5, 1), (12, 5)),
+    seed: int = 0,
+    **hyperparameters: Any,
+) -> tuple[str, ...]:
+    """Holds an attack to what every attack keeps.
+
+    Honest rows come out bit for bit as they came in; without a liar nothing changes; who lies may
+    be traced; two calls give the same; trees and dtypes are kept; it lowers for every platform and
+    stands in a chain.
+
+    Args:
+      attack: `attack(updates, byzantine, **hyperparameters) -> updates`.
+      sizes: pairs (n, s) of workers and liars to try.
+      seed: decides what is random.
+      **hyperparameters: the attack's own; a key where it draws numbers, a rule where it takes one.
+
+    Returns:
+      The clauses that were tried, in words.
+
+    Raises:
+      AssertionError: the attack breaks one of them.
+
+    Example:
+      >>> from byzjax import attacks
+      >>> check_attack(attacks.sign_flip)[:3]
+      ('honest rows are kept', 'no liar, no change', 'who lies may be traced')
+    """
+    name = getattr(attack, "__name__", None) or repr(attack)
+    clause_of = functools.partial(clause, name)
+    rng = np.random.default_rng(seed)
+
+    def call(updates: Any, byzantine: jax.Array) -> Any:
+        return attack(updates, byzantine, **hyperparameters)
+
+    for n, s in sizes:
+        x = jnp.asarray(grid(rng, n, 8), jnp.float32)
+        tree = {"b": x[:, 0], "w": (x[:, 1:5].reshape(n, 2, 1, 2), x[:, 5:].astype(jnp.bfloat16))}
+        nobody = jnp.zeros(n, bool)
+        traces = []
+
+        @jax.jit
+        def compiled(updates, byzantine, traces=traces):
+            traces.append(None)
+            return call(updates, byzantine)
+
+        for liars in (np.arange(s), n - 1 - np.arange(s), rng.choice(n, s, replace=False)):
+            byzantine = jnp.asarray(np.isin(np.arange(n), liars))
+            with clause_of("who lies may be traced"):
+                sent = compiled(tree, byzantine)
+            with clause_of("trees and dtypes are kept"):
+                if jax.tree.map(jnp.shape, sent) != jax.tree.map(jnp.shape, tree):
+                    raise AssertionError(f"{jax.tree.map(jnp.shape, sent)}.")
+                if jax.tree.map(jnp.result_type, sent) != jax.tree.map(jnp.result_type, tree):
+                    raise AssertionError(f"{jax.tree.map(jnp.result_type, sent)}.")
+            with clause_of(f"honest rows are kept, n={n}, s={s}"):
+                same(sent, tree, ~byzantine)
+            with clause_of("two calls give the same"):
+                same(compiled(tree, byzantine), sent, ~nobody)
+        with clause_of("no liar, no change"):
+            same(compiled(tree, nobody), tree, ~nobody)
+        with clause_of("who lies may be traced"):
+            if len(traces) != 1:
+                raise AssertionError(f"{len(traces)} traces for 4 sets of liars.")
+            together = jax.vmap(call, in_axes=(None, 0))(tree, jnp.stack([nobody, byzantine]))
+            same(jax.tree.map(lambda leaf: leaf[0], together), tree, ~nobody)
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+        with clause_of(f"lowers for {', '.join(PLATFORMS)}"):
+            jax.export.export(jax.jit(call), platforms=PLATFORMS)(
+                shapes, jax.ShapeDtypeStruct((n,), bool)
+            )
+        with clause_of("stands in a chain"):
+            tx = transforms.attack(call, nobody)
+            jax.eval_shape(lambda u, tx=tx: tx.update(u, tx.init({}))[0], shapes)
+    kept = ("honest rows are kept", "no liar, no change", "who lies may be traced")
+    return (*kept, "two calls give the same", "trees and dtypes", "lowers", "stands in a chain")

@@ -1,0 +1,250 @@
+"""The contract of rules."""
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+
+from byzjax import transforms
+from byzjax.facts import Facts, inequality
+from byzjax.testing._clauses import PLATFORMS, clause, close, text
+from byzjax.testing.rows import DIM, attacked, broken_promise, grid
+
+
+def check_rule(
+    rule: Callable,
+    facts: Facts,
+    *,
+    bound: Callable[[int, int], float] | None = None,
+    kappa: Callable[[int, int], float] | None = None,
+    sizes: Sequence[tuple[int, int]] | None = None,
+    loop: Callable | None = None,
+    units: Sequence[str] = (),
+    trusted: int = 0,
+    eps: float = 1e-5,
+    seed: int = 0,
+    **hyperparameters: Any,
+) -> tuple[str, ...]:
+    r"""Holds a rule to its facts, and to what every rule keeps.
+
+    The laws that the facts claim, each to rounding:
+
+    $$ F(x_{\pi}) = F(x), \qquad F(x + v) = F(x) + v, \qquad F(c\,x) = c\,F(x), \qquad
+       F(y, \dots, y) = y $$
+
+    and the promise, against all of `lies` wherever the liars stand. A rule that takes data besides
+    the updates is wrapped in a function that gives it.
+
+    Args:
+      rule: `rule(updates, *, f, axis_name=None, **hyperparameters) -> update`; without `f` if the
+        facts say that it takes none.
+      facts: what is claimed of it.
+      bound: C(n, f) of the promise `"bounded"`: the largest distance to the honest mean, in honest
+        diameters.
+      kappa: kappa(n, f), the largest squared distance to it, in units of the honest variance; may
+        stand in the place of `bound`.
+      sizes: pairs (n, f) to try; by default the fewest workers for one fault, and 12 workers with
+        the most faults. Where whole rows may tie, the order of the workers matters: choose others.
+      loop: the same mathematics as a plain loop over NumPy arrays in float64,
+        `loop(x, f, **hyperparameters) -> [d]`; must give the same, also for rows that are not
+        finite.
+      units: hyperparameters in the unit of the updates, which are scaled with them.
+      trusted: so many of the first workers never lie.
+      eps: largest error, as a share of the largest value.
+      seed: decides what is random.
+      **hyperparameters: the rule's own; a key where it draws numbers.
+
+    Returns:
+      The clauses that were tried, in words.
+
+    Raises:
+      AssertionError: the rule breaks one of them.
+
+    Example:
+      >>> import byzjax
+      >>> held = check_rule(byzjax.median, byzjax.facts.FACTS["median"])
+      >>> held[:5]
+      ('permutes', 'shifts', 'scales', 'repeats', 'promise: range')
+    """
+    name = getattr(rule, "__name__", None) or repr(rule)
+
+    def call(updates: Any, f: int, scale: float = 1.0, **more: Any) -> Any:
+        given = {k: scale * v if k in units else v for k, v in hyperparameters.items()}
+        return rule(updates, **({"f": f} if facts.takes_f else {}), **given, **more)
+
+    clause_of = functools.partial(clause, name)
+    of_loop = None if loop is None else functools.partial(loop, **hyperparameters)
+    rng = np.random.default_rng(seed)
+    sizes = _sizes(facts) if sizes is None else sizes
+    tried: list[str] = []
+    for n, f in sizes:
+        bounds = {name: c and c(n, f) for name, c in (("bound", bound), ("kappa", kappa))}
+        tried = _check_values(
+            clause_of, call, facts, n, f, rng, bounds, of_loop, trusted, eps, bool(units)
+        )
+    tried += _check_forms(clause_of, rule, call, *sizes[-1], rng, eps)
+    if facts.takes_f:
+        with clause_of("errors"):
+            _check_errors(name, call, facts)
+        tried.append("errors")
+    return tuple(tried)
+
+
+def _sizes(facts: Facts) -> list[tuple[int, int]]:
+    """The fewest workers for one fault, and about 12 with the most faults."""
+    a, b = facts.needs
+    n = max(12, 2 * a + b)
+    return [(max(a + b, 3), 1), (n, (n - b) // a if a else 1)]
+
+
+def _check_values(
+    clause_of, call, facts, n, f, rng, bounds, loop, trusted, eps, in_units
+) -> list[str]:
+    """Laws, promise and derivatives for one (n, f), in three compiled functions."""
+    x, offset, scale = grid(rng, n), 8.0 * rng.integers(-8, 9, size=DIM), 2.0**7
+    order = rng.permutation(n)
+    laws = [x, x[order], x + offset, x if in_units else scale * x, np.repeat(x[:1], n, axis=0)]
+    sent = list(attacked(rng, n, f, trusted=trusted)) if f else []
+    rows = jnp.asarray(np.stack([*laws, *(m for m, _ in sent)]), jnp.float32)
+    with clause_of("under jit and vmap"):
+        found = np.asarray(jax.jit(jax.vmap(lambda x: call(x, f)))(rows), np.float64)
+    (out, permuted, shifted, scaled, repeated), of_attacked = found[:5], found[5:]
+    if in_units:
+        scaled = jax.jit(lambda x: call(x, f, scale))(scale * rows[0])
+    largest, tried, at = np.abs(x).max(), [], f"n={n}, f={f}"
+    for law, actual, expected, size in (
+        ("permutes", permuted, out, largest),
+        ("shifts", shifted, out + offset, np.abs(x + offset).max()),
+        ("scales", scaled, scale * out, scale * largest),
+        ("repeats", repeated, x[0], largest),
+    ):
+        if getattr(facts, law):
+            with clause_of(f"{law}, {at}"):
+                close(actual, expected, size, eps)
+            tried.append(law)
+    for (matrix, byzantine), result in zip(sent, of_attacked):
+        with clause_of(f"promise {facts.promise!r}, {at}"):
+            if broken := broken_promise(facts.promise, matrix, byzantine, result, **bounds):
+                raise AssertionError(
+                    f"{broken}, after workers {np.flatnonzero(byzantine).tolist()} sent "
+                    f"{text(matrix[byzantine][0])}: {text(result)}."
+                )
+    if sent and facts.promise != "none":
+        tried.append(f"promise: {facts.promise}")
+    if loop is not None:
+        with clause_of(f"equals its loop, {at}"):
+            for matrix, result in zip([x, *(m for m, _ in sent)], [out, *of_attacked]):
+                single = np.asarray(matrix, np.float32).astype(np.float64)
+                close(result, loop(single, f), largest, eps)
+        tried.append("equals its loop")
+    with clause_of(f"derivatives, {at}"):
+        _check_derivatives(lambda x: call(x, f), rows, facts, rng, eps)
+    return [*tried, "derivatives"]
+
+
+def _check_derivatives(rule, rows, facts, rng, eps) -> None:
+    """Finite everywhere, forward as backward, and 0 for what is not finite."""
+
+    def both(x, dx, dy):
+        _, forward = jax.jvp(rule, (x,), (dx,))
+        _, backward = jax.vjp(rule, x)
+        return forward, backward(dy)[0]
+
+    dx = jnp.asarray(rng.normal(size=rows.shape), jnp.float32)
+    dy = jnp.asarray(rng.normal(size=(len(rows), DIM)), jnp.float32)
+    forward, backward = jax.jit(jax.vmap(both))(rows, dx, dy)
+    harmless = [0, 4]  # a random matrix, and one whose rows coincide
+    kept = range(len(rows)) if facts.promise != "none" else harmless
+    for i in kept:
+        if not (np.isfinite(forward[i]).all() and np.isfinite(backward[i]).all()):
+            raise AssertionError(f"it is not finite at {text(rows[i])}.")
+    there = np.isfinite(rows) | np.isin(np.arange(len(rows)), kept, invert=True)[:, None, None]
+    if (np.where(there, 0, backward) != 0).any():
+        raise AssertionError("the slope at a value that is not finite is not 0.")
+    one = np.sum(np.asarray(forward[0], np.float64) * dy[0])
+    other = np.sum(np.asarray(backward[0], np.float64) * dx[0])
+    close(one, other, 1.0, 10 * eps)
+
+
+def _check_forms(clause_of, rule, call, n, f, rng, eps) -> list[str]:
+    """The same numbers in every form in which a model may bring them."""
+    x = jnp.asarray(grid(rng, n, 8), jnp.float32)
+    low = x.astype(jnp.bfloat16).astype(jnp.float32)
+    tree = {"b": x[:, 0], "w": (x[:, 1:5].reshape(n, 2, 1, 2), low[:, 5:].astype(jnp.bfloat16))}
+    largest = float(jnp.max(jnp.abs(x)))
+    traces = []
+
+    @jax.jit
+    def compiled(updates):
+        traces.append(None)
+        return call(updates, f)
+
+    with clause_of("one trace for two calls"):
+        compiled(x), compiled(x + 1)
+        if len(traces) != 1:
+            raise AssertionError(f"{len(traces)} traces.")
+    flat = compiled(x.at[:, 5:].set(low[:, 5:]))
+    with clause_of("plain as under jit"):
+        close(call(x, f), compiled(x), largest, eps)
+    with clause_of("a tree gives what its flat vector gives"):
+        out = call(tree, f)
+        if jax.tree.structure(out) != jax.tree.structure(tree):
+            raise AssertionError(f"the result is a tree of another structure: {out}.")
+        like = jax.tree.map(lambda leaf: (leaf.shape[1:], leaf.dtype), tree)
+        made = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), out)
+        if made != like:
+            raise AssertionError(f"shapes and dtypes are {made}, expected {like}.")
+        close(jnp.append(out["b"], out["w"][0]), flat[:5], largest, eps)
+        close(out["w"][1].astype(jnp.float32), flat[5:], largest, 2**-7)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+
+    def value_and_slope(updates):
+        out, backward = jax.vjp(lambda u: call(u, f), updates)
+        return out, backward(out)
+
+    strict = jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict")
+    with clause_of("strict promotion"), strict[0], strict[1]:
+        jax.eval_shape(value_and_slope, shapes)
+    with clause_of(f"lowers for {', '.join(PLATFORMS)}"):
+        jax.export.export(jax.jit(value_and_slope), platforms=PLATFORMS)(shapes)
+    with clause_of("stands in a chain"):
+        # `call` has given the hyperparameters already.
+        tx = transforms.aggregate(lambda updates: call(updates, f))
+        jax.eval_shape(lambda u: tx.update(u, tx.init({}))[0], shapes)
+    tried = ["jit", "trees and dtypes", "strict promotion", "lowers", "stands in a chain"]
+    if "axis_name" in inspect.signature(rule).parameters:
+        devices = math.gcd(jax.device_count(), 8)
+        with clause_of(f"coordinates sliced over {devices} devices"):
+            sliced = _sliced(lambda x: call(x, f, axis_name="shard"), x, devices)
+            close(sliced, call(x, f), largest, eps)
+        tried.append(f"coordinates sliced over {devices} devices")
+    return tried
+
+
+def _sliced(rule: Callable, x: jax.Array, count: int) -> jax.Array:
+    """The rule where each of `count` devices holds a slice of the coordinates."""
+    devices, auto = jax.devices()[:count], (jax.sharding.AxisType.Auto,)
+    mesh = jax.make_mesh((count,), ("shard",), devices=devices, axis_types=auto)
+    spec = jax.sharding.PartitionSpec
+    sliced = jax.shard_map(rule, mesh=mesh, in_specs=spec(None, "shard"), out_specs=spec("shard"))
+    return jax.jit(sliced)(x)
+
+
+def _check_errors(name: str, call: Callable, facts: Facts) -> None:
+    a, b = facts.needs
+    n = a + b - 1
+    expected = f"{name} needs {inequality(facts.needs)}; got n={n}, f=1."
+    for f, error, words in ((1, ValueError, expected), (1.0, TypeError, "f must be a Python int")):
+        try:
+            call(jnp.ones((n, 2)), f)
+        except error as found:
+            if words in str(found):
+                continue
+            raise AssertionError(f"it says {str(found)!r}, expected {words!r}.") from found
+        raise AssertionError(f"{n} updates with f={f} do not raise {error.__name__}: {words!r}.")

@@ -1,0 +1,57 @@
+"""What is proved of rules, beside what is measured: constants, errors and searches."""
+
+from byzjax.theory.breakdown import Breakdown, breakdown_search
+from byzjax.theory.constants import (
+    AFTER,
+    HELD,
+    KINDS,
+    after_adaptive_clipping,
+    after_nearest_neighbors,
+    constants,
+    eta_of_kappa,
+    lambda_of_kappa,
+    lower_bound,
+    proved,
+    sine_of_alpha,
+)
+from byzjax.theory.distributions import exponential, gaussian, heavy_tailed, sparse
+from byzjax.theory.errors import (
+    AngularError,
+    Estimate,
+    angular_error,
+    efficiency,
+    estimate,
+    selection_probability,
+)
+from byzjax.theory.kappa import Worst, kappa_search
+from byzjax.theory.table import TAGS, Constant
+
+__all__ = [
+    "AFTER",
+    "HELD",
+    "KINDS",
+    "TAGS",
+    "AngularError",
+    "Breakdown",
+    "Constant",
+    "Estimate",
+    "Worst",
+    "after_adaptive_clipping",
+    "after_nearest_neighbors",
+    "angular_error",
+    "breakdown_search",
+    "constants",
+    "efficiency",
+    "estimate",
+    "eta_of_kappa",
+    "exponential",
+    "gaussian",
+    "heavy_tailed",
+    "kappa_search",
+    "lambda_of_kappa",
+    "lower_bound",
+    "proved",
+    "selection_probability",
+    "sine_of_alpha",
+    "sparse",
+]

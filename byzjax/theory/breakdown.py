@@ -1,0 +1,127 @@
+"""How many liars a rule withstands: the number from which they carry it as far as they like."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from byzjax._checks import static_int
+from byzjax.theory._float64 import float64
+
+FAR = 1e9  # how far lies go, in deviations of an honest coordinate
+# Damage from which a rule counts as carried away. No constant that is proved comes near it for less
+# than 10^4 workers, and rules that follow the lies are at FAR / n.
+UNBOUNDED = 1e4
+
+
+class Breakdown(NamedTuple):
+    """What `breakdown_search` found.
+
+    Attributes:
+      liars: the smallest number of liars that carries the aggregate away, or makes it not finite;
+        None if none does.
+      damage: `[n]`, for s = 0 to n - 1 liars the largest distance of the aggregate to the honest
+        mean, in root mean squared distances of the honest rows to it; inf where it is not finite.
+    """
+
+    liars: int | None
+    damage: Any
+
+
+def breakdown_search(
+    rule: Callable, *, n: int, d: int = 10, restarts: int = 64, key: jax.Array | None = None
+) -> Breakdown:
+    r"""The smallest number of liars for which a search carries the aggregate away.
+
+    $$ \min \Bigl\{ s : \sup_{b_1, \dots, b_s} \|F(x_1, \dots, x_{n-s}, b_1, \dots, b_s) - \mu\|
+       = \infty \Bigr\} $$
+
+    for Gaussian honest rows. Lies go 10^9 deviations far: all to one place, to two opposite places,
+    each in its own direction, in two orthogonal groups, at lengths of all orders, or not finite at
+    all; and everybody else's mean is made up for, so that sums of lies cancel. In float64.
+
+    Args:
+      rule: `rule(updates) -> update`; the f that it is declared to tolerate stays as it is.
+      n: number of workers, a Python int.
+      d: number of coordinates, a Python int, at least 2.
+      restarts: number of random draws of each kind of lie, a Python int.
+      key: draws them; `jax.random.key(0)` by default.
+
+    Returns:
+      A `Breakdown`. A search may overlook a lie: the true number is at most the one found.
+
+    Raises:
+      TypeError: one of the numbers is not a Python int.
+
+    Example:
+      >>> import byzjax
+      >>> breakdown_search(byzjax.median, n=7, restarts=4).liars
+      4
+    """
+    n, d = static_int("n", n, at_least=2), static_int("d", d, at_least=2)
+    restarts = static_int("restarts", restarts, at_least=1)
+    with float64():
+        keys = jax.random.split(jax.random.key(0) if key is None else key, restarts)
+
+        @jax.jit
+        def worst(s: jax.Array) -> jax.Array:
+            return jnp.max(lax.map(lambda k: _damage(rule, n, d, s, k), keys))
+
+        damage = [float(worst(jnp.asarray(s))) for s in range(n)]
+    broken = [s for s, value in enumerate(damage) if value > UNBOUNDED]
+    return Breakdown(broken[0] if broken else None, damage)
+
+
+def _damage(rule: Callable, n: int, d: int, s: jax.Array, key: jax.Array) -> jax.Array:
+    """The damage of the worst kind of lie, from one draw; the last s rows lie."""
+    honest_key, lies_key = jax.random.split(key)
+    x = jax.random.normal(honest_key, (n, d))
+    byzantine = jnp.arange(n) >= n - s
+    honest = ~byzantine[:, None]
+    mean = jnp.sum(jnp.where(honest, x, 0), axis=0) / (n - s)
+    spread = jnp.sqrt(jnp.sum(jnp.where(honest, (x - mean) ** 2, 0)) / (n - s))
+    spread = jnp.where(s < n - 1, spread, jnp.sqrt(float(d)))  # one honest row has none
+
+    def of(lies: jax.Array) -> jax.Array:
+        out = rule(jnp.where(honest, x, lies))
+        away = jnp.sqrt(jnp.sum((out - mean) ** 2)) / spread
+        return jnp.where(jnp.isfinite(away), away, jnp.inf)
+
+    return jnp.max(lax.map(of, _lies(lies_key, n, d, byzantine)))
+
+
+def _lies(key: jax.Array, n: int, d: int, byzantine: jax.Array) -> jax.Array:
+    """`[kinds, n, d]`; the rows of honest workers are not read."""
+    one, two, own, length, sign, near = jax.random.split(key, 6)
+    unit = _unit(jax.random.normal(one, (1, d)))
+    across = jax.random.normal(two, (1, d))
+    across = _unit(across - jnp.sum(across * unit) * unit)
+    own = _unit(jax.random.normal(own, (n, d)))
+    lengths = FAR ** jax.random.uniform(length, (n, 1))
+    signs = jnp.where(jax.random.bernoulli(sign, 0.5, (n, 1)), 1.0, -1.0)
+    even = jnp.arange(n)[:, None] % 2 == 0
+    noise = jax.random.normal(near, (n, d))
+    shape = (n, d)
+    kinds = [
+        jnp.broadcast_to(FAR * unit, shape),
+        FAR * unit + noise,
+        FAR * signs * unit,
+        FAR * own,
+        FAR * jnp.where(even, unit, across),
+        lengths * unit,
+        lengths * own,
+        lengths * signs * unit + noise,
+        jnp.full(shape, jnp.inf),
+        jnp.full(shape, jnp.nan),
+    ]
+    rows = jnp.stack(kinds)
+    # The first liar alone makes up for the others: their mean is that of nobody.
+    first = (jnp.cumsum(byzantine) == 1) & byzantine
+    others = jnp.sum(jnp.where((byzantine & ~first)[:, None], rows[:8], 0), axis=1, keepdims=True)
+    return jnp.concatenate([rows, jnp.where(first[:, None], -others, rows[:8])])
+
+
+def _unit(rows: jax.Array) -> jax.Array:
+    return rows / jnp.linalg.norm(rows, axis=-1, keepdims=True)

@@ -1,0 +1,251 @@
+"""What is proved of each rule, looked up; what no rule can do better; what follows from what."""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from byzjax import rules
+from byzjax.theory import table
+from byzjax.theory.table import Constant
+
+KINDS = {
+    "kappa": "‖F - x̄‖² <= κ V for any n - f rows of mean x̄ and variance V, whatever f others are",
+    "lambda": "‖F - x̄‖ <= λ D for any n - f rows of mean x̄ and diameter D, whatever f others are",
+    "epsilon": "‖F - x̄‖² <= ε V for all n rows, of mean x̄ and variance V: nobody lies",
+    "eta": "‖E F - g‖ <= η √v for n - f independent rows of mean g and total variance v",
+    "threshold": "the largest √v / ‖g‖ for which the rule's authors count on its resilience",
+}
+TABLES = {
+    "kappa": table.KAPPA,
+    "lambda": table.LAMBDA,
+    "epsilon": table.EPSILON,
+    "eta": table.ETA,
+    "threshold": table.THRESHOLD,
+}
+HELD = ("derived", "read")  # what a test may fail on
+
+
+def constants(
+    kind: str, rule: str, n: int, f: int, /, *, tags: tuple[str, ...] = HELD, **options: Any
+) -> tuple[Constant, ...]:
+    """The constants of one kind that hold for this form of a rule.
+
+    Args:
+      kind: a key of `KINDS`.
+      rule: the rule's name.
+      n: number of workers.
+      f: number of faults.
+      tags: which sources count; by default those that a test may fail on.
+      **options: the rule's hyperparameters where they are not its defaults.
+
+    Returns:
+      Those whose form is this one and whose requirement (n, f) meets, in the order of the table.
+
+    Raises:
+      ValueError: there is no such kind or rule.
+
+    Example:
+      >>> [constant.text for constant in constants("kappa", "trimmed_mean", 11, 3)]
+      ['f/(n-2f)', '6f/(n-2f) (1 + f/(n-2f))']
+      >>> constants("kappa", "krum", 11, 3, neighbors="n-f-1", squared=False)
+      ()
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}.")
+    if rule not in rules.__all__:
+        raise ValueError(f"there is no rule {rule!r}; known: {', '.join(rules.__all__)}.")
+    parameters = inspect.signature(getattr(rules, rule)).parameters
+    form = {name: p.default for name, p in parameters.items()} | options
+    return tuple(
+        c
+        for c in TABLES[kind]
+        if c.rule == rule
+        and c.tag in tags
+        and all(form[name] == value for name, value in c.options.items())
+        and n >= c.needs[0] * f + c.needs[1]
+    )
+
+
+def proved(
+    kind: str, rule: str, n: int, f: int, /, *, tags: tuple[str, ...] = HELD, **options: Any
+) -> float | None:
+    """The best constant of one kind that holds for this form of a rule.
+
+    Args:
+      kind: a key of `KINDS`.
+      rule: the rule's name.
+      n: number of workers.
+      f: number of faults.
+      tags: which sources count; by default those that a test may fail on.
+      **options: the rule's hyperparameters where they are not its defaults.
+
+    Returns:
+      The smallest; of thresholds the largest. None if there is none.
+
+    Raises:
+      ValueError: there is no such kind or rule.
+
+    Example:
+      >>> proved("kappa", "median", 7, 3), proved("kappa", "median", 7, 3, tags=("read",))
+      (3.0, 64.0)
+      >>> proved("kappa", "comparative_elimination", 7, 3) is None
+      True
+    """
+    found = [c.value(n, f) for c in constants(kind, rule, n, f, tags=tags, **options)]
+    best = max if kind == "threshold" else min
+    return best(found) if found else None
+
+
+# --- what no rule can do better, and what follows from what --------------------------------------
+
+
+def lower_bound(kind: str, n: int, f: int) -> float:
+    """What no rule can do better, for `"kappa"`, `"lambda"` and `"epsilon"`.
+
+    Args:
+      kind: the kind of constant.
+      n: number of workers.
+      f: number of faults, below n / 2: no rule withstands more.
+
+    Returns:
+      f / (n - 2f) for kappa, f / (n - f) for lambda, and f / (n - f) for the epsilon of every rule
+      that is (f, kappa)-robust for some kappa.
+
+    Raises:
+      ValueError: there is no such bound, or n < 2f + 1.
+
+    Example:
+      >>> lower_bound("kappa", 11, 5), lower_bound("epsilon", 15, 5)
+      (5.0, 0.5)
+
+    Reference: kappa, Allouah et al., AISTATS 2023 (arXiv:2302.01772); lambda, Farhadkhani et al.,
+    ICML 2022 (arXiv:2205.12173); epsilon, On the Tension between Byzantine Robustness and No-Attack
+    Accuracy, ICML 2025, Theorem 3.1.
+    """
+    if kind not in table.LOWER_BOUNDS:
+        known = ", ".join(table.LOWER_BOUNDS)
+        raise ValueError(f"there are lower bounds for {known}; got {kind!r}.")
+    if n < 2 * f + 1:
+        raise ValueError(f"a rule that withstands f needs n >= 2f + 1; got n={n}, f={f}.")
+    return table.LOWER_BOUNDS[kind](n, f)
+
+
+def eta_of_kappa(kappa: float, n: int, f: int) -> float:
+    r"""The angular error that (f, kappa)-robustness guarantees, $\sqrt\kappa + 1 / \sqrt{n - f}$.
+
+    For independent honest rows of mean g and variance sigma^2 a coordinate, the honest mean lies
+    within $\sqrt{d / (n-f)} \sigma$ of g on average and the aggregate within
+    $\sqrt{\kappa d} \sigma$ of that: $E \|F - g\| \le \eta \sqrt d \sigma$.
+
+    Args:
+      kappa: of the rule, at (n, f).
+      n: number of workers.
+      f: number of faults.
+
+    Returns:
+      eta.
+
+    Example:
+      >>> eta_of_kappa(4.0, 5, 1)
+      2.5
+
+    Reference: derived, docs/bounds.md.
+    """
+    return math.sqrt(kappa) + 1 / math.sqrt(n - f)
+
+
+def lambda_of_kappa(kappa: float, n: int, f: int) -> float:
+    r"""The (f, lambda)-resilience that (f, kappa)-robustness guarantees.
+
+    $$ \lambda = \sqrt{\kappa \, \frac{n - f - 1}{2 (n - f)}}, \quad \text{since} \quad
+       V = \frac{1}{2 m^2} \sum_{i, j} \|x_i - x_j\|^2 \le \frac{m - 1}{2 m} D^2, \quad m = n - f $$
+
+    Args:
+      kappa: of the rule, at (n, f).
+      n: number of workers.
+      f: number of faults.
+
+    Returns:
+      lambda.
+
+    Example:
+      >>> lambda_of_kappa(4.0, 3, 1)
+      1.0
+
+    Reference: derived, docs/bounds.md.
+    """
+    m = n - f
+    return math.sqrt(kappa * (m - 1) / (2 * m))
+
+
+def sine_of_alpha(eta: float, *, d: int, sigma: float, norm: float) -> float:
+    r"""The sine of the alpha for which a rule is (alpha, f)-Byzantine resilient.
+
+    $$ \sin \alpha = \frac{\eta \sqrt d \sigma}{\|g\|}: \quad
+       \langle E F, g \rangle \ge (1 - \sin\alpha) \|g\|^2 > 0 $$
+
+    Args:
+      eta: with $\|E F - g\| \le \eta \sqrt d \sigma$.
+      d: number of coordinates.
+      sigma: standard deviation of an honest update, in each coordinate.
+      norm: of the true gradient g.
+
+    Returns:
+      The sine; 1 or more says that nothing is promised: the updates vary too much.
+
+    Example:
+      >>> sine_of_alpha(2.0, d=100, sigma=0.1, norm=4.0)
+      0.5
+
+    Reference: Blanchard, El-Mhamdi, Guerraoui and Stainer, NeurIPS 2017 (arXiv:1703.02757),
+    Definition 1 and Proposition 1. Moments of order 2 to 4 also have to be bounded.
+    """
+    return eta * math.sqrt(d) * sigma / norm
+
+
+def after_nearest_neighbors(kappa: float, n: int, f: int) -> float:
+    r"""The kappa of a rule behind `nearest_neighbors`, $\frac{8 f}{n - f} (\kappa + 1)$.
+
+    Args:
+      kappa: of the rule alone, at (n, f).
+      n: number of workers.
+      f: number of faults.
+
+    Returns:
+      The constant of both together.
+
+    Example:
+      >>> after_nearest_neighbors(1.0, 9, 1)
+      2.0
+
+    Reference: docs/bounds.md, T9; Allouah et al., AISTATS 2023 (arXiv:2302.01772).
+    """
+    return 8 * f / (n - f) * (kappa + 1)
+
+
+def after_adaptive_clipping(kappa: float, n: int, f: int) -> float:
+    r"""The kappa of a rule behind `adaptive_clipping`, $\kappa + 2 f / (n - 2 f)$.
+
+    Args:
+      kappa: of the rule alone, at (n, f).
+      n: number of workers.
+      f: number of faults.
+
+    Returns:
+      The constant of both together, at most 3 kappa.
+
+    Example:
+      >>> after_adaptive_clipping(1.0, 3, 1)
+      3.0
+
+    Reference: Allouah, Guerraoui, Gupta, Jellouli, Rizk and Stephan, Adaptive Gradient Clipping for
+    Robust Federated Learning, ICLR 2025 (arXiv:2405.14432), as quoted elsewhere.
+    """
+    return kappa + 2 * lower_bound("kappa", n, f)
+
+
+AFTER: Mapping[str, Callable[[float, int, int], float]] = {
+    "nearest_neighbors": after_nearest_neighbors,
+    "adaptive_clipping": after_adaptive_clipping,
+}

@@ -1,0 +1,175 @@
+"""The worst input of a rule, found by a search: how large its kappa is at least."""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from byzjax._checks import static_int
+from byzjax.theory._float64 import float64
+
+# Subsets of n - f rows that are looked at in every step; of more, only the last n - f rows, which
+# loses nothing where the order of the rows does not matter, since all rows are moved.
+_MOST_SUBSETS = 1000
+# A variance below this share of the largest squared row is rounding: the search would climb on it.
+_FLAT = 1e-12
+_SHORTEST, _LONGEST = 1e-9, 1e3
+
+
+class Worst(NamedTuple):
+    """What `kappa_search` found.
+
+    Attributes:
+      kappa: the largest ratio.
+      updates: `[n, d]`, the rows that have it.
+      subset: `bool[n]`, the n - f rows S among them.
+      found: `[restarts]`, what each restart ended with.
+    """
+
+    kappa: float
+    updates: Any
+    subset: Any
+    found: Any
+
+
+def kappa_search(
+    rule: Callable,
+    *,
+    n: int,
+    f: int,
+    d: int = 2,
+    restarts: int = 100,
+    steps: int = 2000,
+    key: jax.Array | None = None,
+) -> Worst:
+    r"""The largest squared error of a rule that a search finds, in units of the variance.
+
+    $$ \max_{x \in \mathbb R^{n \times d}} \; \max_{|S| = n - f} \;
+       \frac{\|F(x) - \bar x_S\|^2}{V_S}, \qquad
+       V_S = \frac{1}{n - f} \sum_{i \in S} \|x_i - \bar x_S\|^2 $$
+
+    A lower bound on the kappa for which the rule is (f, kappa)-robust. All rows are moved, by turns
+    uphill along the gradient, along random directions, one row alone, and one row onto another; a
+    move is kept if it is better, and then the next of its kind is twice as long, else half as long.
+    In float64. Restarts are climbed side by side.
+
+    Args:
+      rule: `rule(updates) -> update`, differentiable, such as `functools.partial(krum, f=f)`.
+      n: number of rows, a Python int.
+      f: how many of them may be bad, a Python int.
+      d: number of coordinates, a Python int; two show more than one where whole rows are selected.
+      restarts: number of starts, a Python int.
+      steps: number of moves from each, a Python int.
+      key: draws starts and moves; `jax.random.key(0)` by default.
+
+    Returns:
+      A `Worst`. Cost: `restarts * steps` calls of the rule and its gradient.
+
+    Raises:
+      ValueError: n < 2f + 1.
+      TypeError: one of the numbers is not a Python int.
+
+    Example:
+      >>> import byzjax
+      >>> worst = kappa_search(byzjax.median, n=5, f=1, restarts=4, steps=300)
+      >>> 0.95 < worst.kappa <= 1.0 + 1e-9  # the median's constant at (5, 1) is 1
+      True
+
+    Reference: ours; (f, kappa)-robustness is that of Allouah, Farhadkhani, Guerraoui, Gupta, Pinot
+    and Stephan, Fixing by Mixing, AISTATS 2023 (arXiv:2302.01772).
+    """
+    n, f = static_int("n", n, at_least=1), static_int("f", f)
+    d, steps = static_int("d", d, at_least=1), static_int("steps", steps, at_least=1)
+    restarts = static_int("restarts", restarts, at_least=1)
+    if n < 2 * f + 1:
+        raise ValueError(f"kappa_search needs n >= 2f + 1; got n={n}, f={f}.")
+    with float64():
+        key = jax.random.key(0) if key is None else key
+        subsets = _subsets(n, f)
+        ratio = functools.partial(_largest_ratio, rule, subsets / (n - f))
+        climb = jax.jit(jax.vmap(functools.partial(_climb, ratio)))
+        rows, found = climb(*_drawn(key, restarts, steps, n, d))
+        best = rows[jnp.argmax(found)]
+        ratios = _ratios(rule(best), subsets / (n - f), best)
+        subset = subsets[jnp.argmax(ratios)] > 0
+        return Worst(float(jnp.max(found)), *jax.device_get((best, subset, found)))
+
+
+def _subsets(n: int, f: int) -> jax.Array:
+    """`[subsets, n]`, 1 for the rows of each."""
+    chosen = itertools.combinations(range(n), n - f)
+    if math.comb(n, f) > _MOST_SUBSETS:
+        chosen = iter([tuple(range(f, n))])
+    return jnp.array([[float(i in rows) for i in range(n)] for rows in map(set, chosen)])
+
+
+def _ratios(aggregate: jax.Array, weights: jax.Array, x: jax.Array) -> jax.Array:
+    """Squared errors over variances, for each subset; 0 where there is no variance."""
+    means = weights @ x
+    away = x - means[:, None]
+    variances = jnp.sum(weights[..., None] * away**2, axis=(1, 2))
+    errors = jnp.sum((aggregate - means) ** 2, axis=1)
+    there = variances > _FLAT * jnp.max(jnp.sum(x**2, axis=1))
+    return jnp.where(there, errors / jnp.where(there, variances, 1), 0)
+
+
+def _largest_ratio(rule: Callable, weights: jax.Array, x: jax.Array) -> jax.Array:
+    value = jnp.max(_ratios(rule(x), weights, x))
+    return jnp.where(jnp.isfinite(value), value, 0)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
+def _drawn(
+    key: jax.Array, restarts: int, steps: int, n: int, d: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Starts `[restarts, n, d]`, directions `[restarts, steps, n, d]`, rows `[restarts, steps, 2]`.
+
+    Starts lie in one to four clusters, more or less tight, as the rows of worst cases do. All is
+    drawn apart from the climb: it takes longer to compile than most rules.
+    """
+    centers, which, count, tight, noise, pairs = jax.random.split(key, 6)
+    places = jax.random.normal(centers, (restarts, 4, d))
+    most = jax.random.randint(count, (restarts, 1), 1, 5)
+    chosen = jax.random.randint(which, (restarts, n), 0, most)
+    scale = 10.0 ** jax.random.uniform(tight, (restarts, 1, 1), minval=-2, maxval=0.5)
+    directions = jax.random.normal(noise, (restarts, steps + 1, n, d))
+    starts = jnp.take_along_axis(places, chosen[..., None], axis=1) + scale * directions[:, 0]
+    return starts, directions[:, 1:], jax.random.randint(pairs, (restarts, steps, 2), 0, n)
+
+
+def _climb(
+    ratio: Callable, x: jax.Array, directions: jax.Array, pairs: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The rows of the largest ratio seen on the way up from these, and that ratio."""
+    ratio_and_slope = jax.value_and_grad(ratio)  # of every move: the rule is compiled once
+
+    def step(state, inputs):
+        x, value, slope, lengths = state
+        index, noise, (i, j) = inputs
+        kind, length = index % 4, lengths[index % 4]
+        alone = (jnp.arange(len(x)) == i)[:, None]
+        uphill = slope * jnp.linalg.norm(x - jnp.mean(x, axis=0)) / jnp.linalg.norm(slope)
+        moves = (
+            length * jnp.where(jnp.isfinite(uphill), uphill, 0),
+            length * noise,
+            length * noise * alone,
+            (x[j] - x[i]) * alone,  # one row exactly onto another
+        )
+        there = x + jnp.where(index > 0, lax.select_n(kind, *moves), 0)
+        reached, there_slope = ratio_and_slope(there)
+        better = reached > value
+        x, value = jnp.where(better, there, x), jnp.where(better, reached, value)
+        slope = jnp.where(better, there_slope, slope)
+        lengths = lengths.at[kind].multiply(jnp.where(better, 2.0, 0.5))
+        # Now and then long again: the way on may lie behind an edge.
+        lengths = jnp.where(index % 97 == 0, 1.0, jnp.clip(lengths, _SHORTEST, _LONGEST))
+        return (x, value, slope, lengths), None
+
+    state = (x, jnp.array(-1.0), jnp.zeros_like(x), jnp.ones(4))
+    (x, value, _, _), _ = lax.scan(step, state, (jnp.arange(len(pairs)), directions, pairs))
+    return x, value

@@ -1,0 +1,194 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/byzjax/byzjax/blob/main/colab/03_write_your_own_rule.ipynb)
+#
+# # Write your own rule
+#
+# A rule is a function from *stacked updates* to one update. You will write one in six lines, hold it to a
+# contract, see it break, mend it, train with it, and find its worst case.
+
+# %%
+# Installs on Colab only. Elsewhere: pip install byzjax matplotlib
+import os
+import subprocess
+import sys
+
+REPOSITORY = "https://github.com/byzjax/byzjax"
+if "google.colab" in sys.modules:
+    command = [sys.executable, "-m", "pip", "install", "-q", f"byzjax @ git+{REPOSITORY}"]
+    subprocess.check_call(command)
+FAST = bool(os.environ.get("BYZJAX_FAST"))  # a short form, for tests
+
+# %%
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+
+import byzjax
+from byzjax import attacks, scores, stacked
+from byzjax.facts import Facts
+from byzjax.testing import check_rule
+
+# %% [markdown]
+# ## Stacked updates
+#
+# What n workers send is one tree, whose every leaf has a leading axis of length n. `byzjax.stacked` treats
+# row i of all leaves together as one vector, without making one.
+
+# %%
+updates = {"w": jax.random.normal(jax.random.key(0), (7, 3, 2)), "b": jnp.zeros((7, 2))}
+print(stacked.num_workers(updates), stacked.squared_norms(updates).round(1))
+
+# %% [markdown]
+# ## A first try
+#
+# Average the updates that are nearest to the mean of all.
+
+
+# %%
+def nearest(updates, *, f, axis_name=None):
+    """The mean of the n - f updates nearest to the mean."""
+    n, f = byzjax.enough_workers("nearest", updates, f, needs=(2, 1))
+    center = byzjax.mean(updates)
+    distances = stacked.squared_distances(updates, center, axis_name=axis_name)
+    return stacked.mean_of(updates, scores.lowest(distances, n - f))
+
+
+# %% [markdown]
+# What do we claim? That it needs n >= 2f + 1 workers, costs O(nd), and that f liars cannot move it farther
+# from the honest mean than a constant times the honest diameter. `check_rule` holds it to that, and to what
+# every rule keeps: order, shift, scale, trees, dtypes, `jit`, `vmap`, derivatives, platforms, errors.
+
+
+# %%
+def bound(n, f):
+    return 1 + 2 * (n - f) ** 0.5
+
+
+facts = Facts("rule", (2, 1), "nd", "n > 2f", True, "bounded", "")
+try:
+    check_rule(nearest, facts, bound=bound)
+except AssertionError as error:
+    print(error)
+else:
+    raise RuntimeError("the first try was expected to fail")
+
+# %% [markdown]
+# The mean is not robust: one NaN makes it NaN, then all distances are infinite, and the first n - f updates
+# are taken, the liar's among them.
+#
+# ## Mended: start from somewhere robust
+
+
+# %%
+def nearest(updates, *, f, axis_name=None):
+    """The mean of the n - f updates nearest to the trimmed mean."""
+    n, f = byzjax.enough_workers("nearest", updates, f, needs=(2, 1))
+    center = byzjax.trimmed_mean(updates, f=f)
+    distances = stacked.squared_distances(updates, center, axis_name=axis_name)
+    return stacked.mean_of(updates, scores.lowest(distances, n - f))
+
+
+sizes = [(12, 5)] if FAST else None  # None: the fewest workers as well
+for clause in check_rule(nearest, facts, bound=bound, sizes=sizes):
+    print("held:", clause)
+
+# %% [markdown]
+# The trimmed mean of each coordinate lies within the honest range, so it is at most sqrt(n - f) honest
+# diameters from the honest mean, and the updates averaged are no farther from it than the honest ones are.
+# That is the constant above. What is claimed is what is tested.
+#
+# ## Train with it
+#
+# Linear regression with eleven workers, of which five lie.
+
+# %%
+n, f = 11, 5
+byzantine = jnp.arange(n) < f
+truth = jnp.arange(1.0, 21.0) / 10
+x = jax.random.normal(jax.random.key(1), (n, 40, 20))
+y = x @ truth + jax.random.normal(jax.random.key(2), (n, 40))
+
+
+def loss(params, x, y):
+    return jnp.mean((x @ params - y) ** 2)
+
+
+@partial(jax.jit, static_argnames=("rule", "attack"))
+def train(rule, attack):
+    """The distance to the truth after each step."""
+    tx = optax.chain(byzjax.attack(attack, byzantine), byzjax.aggregate(rule), optax.sgd(0.05))
+
+    def step(carry, _):
+        params, state = carry
+        grads = jax.vmap(jax.grad(loss), in_axes=(None, 0, 0))(params, x, y)
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), jnp.linalg.norm(params - truth)
+
+    start = jnp.zeros(20)
+    return jax.lax.scan(step, (start, tx.init(start)), length=100)[1]
+
+
+rules = {
+    "mean": byzjax.mean,
+    "trimmed_mean": partial(byzjax.trimmed_mean, f=f),
+    "aksel": partial(byzjax.aksel, f=f),
+    "nearest (yours)": partial(nearest, f=f),
+}
+lies = {
+    "little_is_enough": partial(attacks.little_is_enough, f=f),
+    "inner_product_manipulation": partial(attacks.inner_product_manipulation, epsilon=1.0),
+}
+if FAST:
+    rules.pop("trimmed_mean")
+    rules.pop("aksel")
+    lies.pop("little_is_enough")
+figure, axes = plt.subplots(
+    1, len(lies), figsize=(5.5 * len(lies), 3.4), layout="constrained", squeeze=False
+)
+for axis, (title, attack) in zip(axes[0], lies.items()):
+    for name, rule in rules.items():
+        axis.semilogy(train(rule, attack), label=name)
+    axis.set(title=title, xlabel="step", ylabel="distance to the truth")
+axes[0, -1].legend()
+plt.show()
+
+# %% [markdown]
+# ## Its worst case
+#
+# `attacks.gradient_attack` is given the rule and climbs through it by its gradient: it needs nothing from
+# you, since your rule has a derivative. The unit is the error that the honest mean has anyway.
+
+# %%
+updates = 0.3 + jax.random.normal(jax.random.key(4), (n, 100))
+honest = np.asarray(updates[~byzantine], np.float64)
+error = np.sqrt(np.sum((honest - honest.mean(axis=0)) ** 2) / (len(honest) * (len(honest) - 1)))
+for name, rule in rules.items():
+    if name == "mean":
+        continue  # without bound
+    sent = jax.jit(partial(attacks.gradient_attack, rule=rule, steps=10 if FAST else 100))(
+        updates, byzantine
+    )
+    damage = np.linalg.norm(np.asarray(rule(sent), np.float64) - honest.mean(axis=0)) / error
+    print(f"{name:16s} moved by {damage:.1f} errors of the honest mean")
+
+# %% [markdown]
+# ## Now you
+#
+# * Replace `byzjax.trimmed_mean` by `byzjax.geometric_median`. Does the contract still hold? Its worst case?
+# * Average only half of the updates, `scores.lowest(distances, (n + 1) // 2)`: with the median as centre that
+#   is Aksel.
+# * Save your rule as `my_rules.py`, clone the laboratory, and get its tables, curves and report:
+#   `python -m experiments --rule median my_rules:nearest`.

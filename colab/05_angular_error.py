@@ -1,0 +1,186 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/byzjax/byzjax/blob/main/colab/05_angular_error.ipynb)
+#
+# # The angular error of Aksel
+#
+# A step downhill must make an angle of less than 90 degrees with the true gradient g. A rule F errs by a
+# vector F - g, and the theory of Byzantine-robust SGD asks how long that vector is: if its expectation is
+# shorter than g, the step stays in a cone around g. The abstract of the AKSEL paper says how the error of
+# its rule grows with the number of coordinates d and of workers n. Here it is measured. What follows are our
+# own experiments, not results of the paper.
+
+# %%
+# Installs on Colab only. Elsewhere: pip install byzjax matplotlib ipywidgets
+import os
+import subprocess
+import sys
+
+REPOSITORY = "https://github.com/byzjax/byzjax"
+if "google.colab" in sys.modules:
+    command = [sys.executable, "-m", "pip", "install", "-q", f"byzjax @ git+{REPOSITORY}"]
+    subprocess.check_call(command)
+FAST = bool(os.environ.get("BYZJAX_FAST"))  # a short form, for tests
+
+# %%
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+
+import byzjax
+from byzjax import attacks, theory
+
+trials = 10 if FAST else 100
+
+# %% [markdown]
+# ## What the angle is
+#
+# In two dimensions: honest gradients (blue) around the true one (the arrow), four liars, and the aggregates
+# that two rules make of fifty such draws. The legend has the widest angle with g. A small lie, which hides
+# among the honest, may turn Aksel farther than a large one.
+
+# %%
+g = jnp.array([3.0, 1.0])
+n, f = 11, 4
+byzantine = jnp.arange(n) >= n - f
+shown = {"mean": byzjax.mean, "aksel": partial(byzjax.aksel, f=f)}
+
+
+def draw(epsilon=0.8):
+    """Aggregates of fifty draws, with liars that send -epsilon times the honest mean."""
+    x = g + jax.random.normal(jax.random.key(0), (50, n, 2))
+    lie = partial(attacks.inner_product_manipulation, epsilon=epsilon)
+    sent = jax.vmap(lambda x: lie(x, byzantine))(x)
+    _, axis = plt.subplots(figsize=(6, 4), layout="constrained")
+    axis.scatter(*np.asarray(x[0][~byzantine]).T, s=12, color="tab:blue", label="honest, one draw")
+    for color, (name, rule) in zip(("tab:red", "tab:green"), shown.items()):
+        out = np.asarray(jax.vmap(rule)(sent))
+        cosines = out @ np.asarray(g) / np.linalg.norm(out, axis=1) / np.linalg.norm(g)
+        widest = np.degrees(np.arccos(cosines.clip(-1, 1).min()))
+        label = f"{name}, widest angle {widest:.0f} degrees"
+        axis.scatter(*out.T, s=14, color=color, alpha=0.6, label=label)
+    axis.annotate("", np.asarray(g), (0, 0), arrowprops={"arrowstyle": "->", "lw": 2})
+    axis.set(xlim=(-4, 7), ylim=(-4, 5), aspect="equal", title=f"epsilon = {epsilon}")
+    axis.legend(loc="upper left", fontsize=8)
+    plt.show()
+
+
+try:
+    from ipywidgets import interact
+except ImportError:
+    for epsilon in (0.1, 0.8, 3.0):
+        draw(epsilon)
+else:
+    interact(draw, epsilon=(-1.0, 5.0, 0.1))
+
+# %% [markdown]
+# ## It grows as the square root of d
+#
+# `theory.angular_error` draws honest gradients with independent coordinates of deviation sigma, lets an attack
+# act, and reports the mean length of F - g in units of sqrt(d) sigma, with a confidence interval. If the error
+# grows as sqrt(d), that number does not depend on d.
+
+
+# %%
+def largest(updates, byzantine):
+    """All liars send the largest honest value of every coordinate."""
+    top = jnp.max(jnp.where(byzantine[:, None], -jnp.inf, updates), axis=0)
+    return jnp.where(byzantine[:, None], top, updates)
+
+
+def errors(rule, sizes, liars):
+    """The error for each (n, d), with the ends of its interval."""
+    found = []
+    for n, d in sizes:
+        f = liars(n)
+        at = partial(rule, f=f) if rule is not byzjax.median else rule
+        error = theory.angular_error(at, n=n, d=d, s=f, attack=largest, trials=trials).error
+        found.append((error.value, error.low, error.high))
+    return np.array(found).T
+
+
+dims = (100, 1000) if FAST else (100, 1000, 10_000, 100_000)
+for name, rule in {"aksel": byzjax.aksel, "median": byzjax.median}.items():
+    value, low, high = errors(rule, [(11, d) for d in dims], lambda n: (n - 1) // 2)
+    for d, v, a, b in zip(dims, value, low, high):
+        print(f"{name:7s} n = 11, f = 5, d = {d:6d}: {v:.3f} [{a:.3f}, {b:.3f}]")
+
+# %% [markdown]
+# ## With n: as bad as sqrt(log n), or not at all
+#
+# At f = (n - 1) / 2, as many liars as there can be, the liars' point is the middle, and the largest of m
+# Gaussian values is about sqrt(2 ln m). With f = 0.2 n the honest keep a large majority, and the error does
+# not grow.
+
+# %%
+counts = (11,) if FAST else (5, 11, 25, 51, 101, 201)
+d = 200 if FAST else 2000
+figure, axes = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained", sharey=True)
+titles = {"f = (n - 1) / 2": lambda n: (n - 1) // 2, "f = 0.2 n": lambda n: max(1, n // 5)}
+for axis, (title, liars) in zip(axes, titles.items()):
+    for name, rule in {"aksel": byzjax.aksel, "median": byzjax.median}.items():
+        value, low, high = errors(rule, [(n, d) for n in counts], liars)
+        axis.errorbar(counts, value, (value - low, high - value), marker="o", label=name)
+    if liars(11) == 5:
+        m = np.array([n - liars(n) for n in counts])
+        axis.plot(counts, np.sqrt(2 * np.log(m)), "k:", label="sqrt(2 ln m), m = n - f")
+    axis.set(title=title, xlabel="n", xscale="log", ylim=(0, None))
+    axis.legend()
+axes[0].set_ylabel("error in units of sqrt(d) sigma")
+plt.show()
+
+# %% [markdown]
+# ## The price when nobody lies
+#
+# The squared error relative to that of the mean, on Gaussian and on skewed coordinates. Choosing whole updates
+# is not cheaper than the median on Gaussian noise; on skewed coordinates it is.
+
+# %%
+n, f = 25, 5
+compared = {
+    "aksel": partial(byzjax.aksel, f=f),
+    "aksel, n-f": partial(byzjax.aksel, f=f, mode="n-f"),
+    "median": byzjax.median,
+    "krum": partial(byzjax.krum, f=f),
+}
+if FAST:
+    compared.pop("krum")
+for title in ("gaussian", "exponential"):
+    for name, rule in compared.items():
+        ratio = theory.efficiency(
+            rule, n=n, d=500, distribution=getattr(theory, title), trials=trials
+        )
+        print(f"{title:12s} {name:12s} {ratio.value:6.2f} [{ratio.low:.2f}, {ratio.high:.2f}]")
+
+# %% [markdown]
+# ## What is proved, and what a search finds
+#
+# A rule is (f, kappa)-robust if its squared error is at most kappa times the variance, for *any* rows. A search
+# by gradient through the rule looks for the worst rows: it can only come from below.
+
+# %%
+for n, f in ((5, 1),) if FAST else ((5, 1), (7, 2), (7, 3)):
+    rule = partial(byzjax.aksel, f=f, mode="n-f")
+    restarts, steps = (4, 100) if FAST else (50, 1000)
+    found = theory.kappa_search(rule, n=n, f=f, restarts=restarts, steps=steps).kappa
+    bound = theory.proved("kappa", "aksel", n, f, mode="n-f")
+    least = theory.lower_bound("kappa", n, f)
+    print(f"n = {n}, f = {f}: no rule below {least:.2f}; found {found:.2f}, proved {bound:.2f}")
+    assert found <= bound * (1 + 1e-9)
+
+# %% [markdown]
+# ## Now you
+#
+# * Replace `largest` by an attack of `byzjax.attacks`. Which one comes nearest to it?
+# * `theory.sparse` and `theory.heavy_tailed` are other distributions of coordinates.
+# * All rules, all pairs of n and d: `python -m experiments theory` in the laboratory.

@@ -1,0 +1,1 @@
+"""What is proved beside what is measured: `python -m experiments theory`."""

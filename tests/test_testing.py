@@ -1,0 +1,200 @@
+"""What `byzjax.testing` finds: it lets the library's own pass, and each kind of fault fail."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import byzjax
+from byzjax import attacks, scores, stacked, theory
+from byzjax.facts import FACTS, Facts
+from byzjax.testing import check_attack, check_rule
+from tests import oracles
+from tests.rule_cases import CASES
+
+EVERY = ("permutes", "shifts", "scales", "repeats")
+FORMS = ("derivatives", "jit", "trees and dtypes", "strict promotion", "lowers")
+SOME = ("huber", "spectral_filter", "nearest_to_pivot")
+
+
+def claims(promise="range", **more):
+    fields = {"takes_f": False, "full": False, "cost": "nd", "breakdown": "", "reference": ""}
+    return Facts("rule", (2, 1), promise=promise, **fields | more)
+
+
+def test_a_rule_that_keeps_its_contract():
+    kappa = functools.partial(theory.proved, "kappa", "aksel")
+    held = check_rule(
+        byzjax.aksel, FACTS["aksel"], kappa=kappa, loop=oracles.aksel, sizes=[(12, 5)]
+    )
+    last = ("stands in a chain", "coordinates sliced over 8 devices", "errors")
+    assert held == (*EVERY, "promise: bounded", "equals its loop", *FORMS, *last)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [c for c in CASES if c.id in SOME], ids=lambda case: case.id)
+def test_rules_of_the_library(case):
+    n, f = 12, case.most(12)
+    facts = case.facts._replace(permutes=case.facts.permutes and not case.ties(n, f))
+    bounds = {
+        name: functools.partial(case.proved, kind)
+        for name, kind in (("bound", "lambda"), ("kappa", "kappa"))
+        if case.proved(kind, n, f) is not None
+    }
+    held = check_rule(
+        case.rule,
+        facts,
+        **bounds,
+        sizes=[(n, f)],
+        units=case.units,
+        trusted=case.trusted,
+        **case.hyper(n, f),
+    )
+    assert f"promise: {facts.promise}" in held
+
+
+def first(updates):
+    return jax.tree.map(lambda leaf: leaf[0], updates)
+
+
+def clipped(updates):
+    return byzjax.median(byzjax.clip_norms(updates, max_norm=1.0))
+
+
+def squashed(updates):
+    return jax.tree.map(jnp.tanh, byzjax.median(updates))
+
+
+def doubled(updates):
+    return jax.tree.map(lambda leaf: 2 * leaf, byzjax.median(updates))
+
+
+def widened(updates):
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), byzjax.median(updates))
+
+
+def over_numpy(updates):
+    return jnp.asarray(np.median(np.asarray(updates), axis=0))
+
+
+def of_kinked_norms(updates):
+    """The root has no slope where a row is the median."""
+    norms = jnp.sqrt(stacked.squared_distances(updates, byzjax.median(updates)))
+    return jax.tree.map(lambda m: m + 0 * jnp.sum(norms), byzjax.median(updates))
+
+
+def one_at_a_time(updates):
+    """Each leaf has a nearest worker of its own, so a tree is not its flat vector."""
+
+    def nearest(leaf):
+        squares = stacked.squared_distances(leaf, byzjax.median(leaf))
+        return stacked.mean_of(leaf, scores.lowest(squares, 1))
+
+    return jax.tree.map(nearest, updates)
+
+
+def deaf(updates, *, axis_name=None):
+    """Its distances are of one device's coordinates."""
+    squares = stacked.squared_distances(updates, byzjax.median(updates))
+    return stacked.mean_of(updates, scores.lowest(squares, 2))
+
+
+def careless(updates, *, f):
+    return byzjax.trimmed_mean(updates, f=min(f, (stacked.num_workers(updates) - 1) // 2))
+
+
+@pytest.mark.parametrize(
+    ("rule", "facts", "clause"),
+    [
+        (byzjax.mean, claims("finite"), "promise 'finite', n=5, f=1: it is not finite, after"),
+        (doubled, claims(shifts=False, repeats=False), "it is not within the honest range"),
+        (first, claims("none"), "permutes, n=5"),
+        (clipped, claims("finite"), "shifts"),
+        (squashed, claims("finite", shifts=False), "scales"),
+        (doubled, claims("finite", shifts=False), "repeats"),
+        (of_kinked_norms, claims("none"), "derivatives"),
+        (widened, claims(), "a tree gives .* shapes and dtypes are"),
+        (one_at_a_time, claims("none"), "a tree gives what its flat vector gives"),
+        (over_numpy, claims(), "under jit and vmap"),
+        (deaf, claims("none"), "coordinates sliced over 8 devices"),
+        (careless, claims(takes_f=True), "errors: 2 updates with f=1 do not raise ValueError"),
+    ],
+)
+def test_a_broken_rule_is_found(rule, facts, clause):
+    name = rule.__name__
+    with pytest.raises(AssertionError, match=f"^{name} breaks its contract, .*{clause}"):
+        check_rule(rule, facts, sizes=[(5, 1)])
+
+
+def test_another_loop_is_found():
+    with pytest.raises(AssertionError, match=r"median breaks its contract, equals its loop, n=5"):
+        check_rule(byzjax.median, FACTS["median"], sizes=[(5, 1)], loop=lambda x, f: x.mean(axis=0))
+
+
+@pytest.mark.parametrize(
+    ("bounds", "said"),
+    [
+        ({"bound": lambda n, f: 0.1}, "more than 0.1 honest diameters of"),
+        ({"kappa": lambda n, f: 0.1}, "more than 0.1 times their variance"),
+        ({}, "a promise of bounded needs a bound or a kappa"),
+    ],
+)
+def test_a_bound_that_does_not_hold_is_found(bounds, said):
+    with pytest.raises(AssertionError, match=rf"^median breaks .*, promise 'bounded', .*{said}"):
+        check_rule(byzjax.median, claims("bounded"), sizes=[(5, 1)], **bounds)
+
+
+@pytest.mark.parametrize(
+    ("attack", "given"),
+    [
+        (attacks.little_is_enough, {}),
+        pytest.param(attacks.gaussian, {"key": jax.random.key(0)}, marks=pytest.mark.slow),
+        pytest.param(
+            attacks.fang_krum,
+            {"rule": functools.partial(byzjax.krum, f=1), "f": 1},
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_attacks_of_the_library(attack, given):
+    assert "who lies may be traced" in check_attack(attack, sizes=[(12, 5)], **given)
+
+
+def replaced(updates, byzantine, lie):
+    def one(leaf):
+        liars = jnp.expand_dims(byzantine, tuple(range(1, leaf.ndim)))
+        return jnp.where(liars, lie(leaf), leaf)
+
+    return jax.tree.map(one, updates)
+
+
+def moves_everybody(updates, byzantine):
+    return jax.tree.map(lambda leaf: leaf + 1e-3 * byzantine.any(), updates)
+
+
+def never_rests(updates, byzantine):
+    return replaced(updates, byzantine | ~byzantine.any(), jnp.zeros_like)
+
+
+def looks(updates, byzantine):
+    return updates if not byzantine.any() else replaced(updates, byzantine, jnp.zeros_like)
+
+
+def wide(updates, byzantine):
+    return replaced(updates, byzantine, lambda leaf: jnp.zeros(leaf.shape, jnp.float32))
+
+
+@pytest.mark.parametrize(
+    ("attack", "clause"),
+    [
+        (moves_everybody, "honest rows are kept, n=5, s=1: worker 1 sent"),
+        (never_rests, "no liar, no change: worker 0 sent"),
+        (looks, "who lies may be traced"),
+        (wide, "trees and dtypes are kept"),
+    ],
+)
+def test_a_broken_attack_is_found(attack, clause):
+    with pytest.raises(AssertionError, match=f"^{attack.__name__} breaks its contract, {clause}"):
+        check_attack(attack)
