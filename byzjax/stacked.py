@@ -34,6 +34,9 @@ OWN_LEAF = 2**15
 # for 65 leaves of 69,000 coordinates. What shares a buffer is copied there, which costs several
 # times as much as the median itself.
 MAX_OWN_LEAVES = 8
+# Copying a leaf of so many coordinates costs more, within 50 steps, than compiling its kernels (n =
+# 25, 2 CPU cores), and a large model has no memory for a copy.
+ALWAYS_OWN_LEAF = 2**17
 
 
 def num_workers(updates: PyTree) -> int:
@@ -83,7 +86,8 @@ def _layout(updates: PyTree) -> list[list[int]]:
     largest = sorted(range(len(leaves)), key=lambda i: -leaves[i].size)[:MAX_OWN_LEAVES]
     groups: dict[Any, list[int]] = {}
     for i, leaf in enumerate(leaves):
-        own = i in largest and leaf.size // n >= OWN_LEAF
+        size = leaf.size // n
+        own = size >= OWN_LEAF and (i in largest or size >= ALWAYS_OWN_LEAF)
         groups.setdefault(i if own else jnp.dtype(leaf.dtype).name, []).append(i)
     return list(groups.values())
 
