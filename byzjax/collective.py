@@ -73,7 +73,7 @@ def all_aggregate(
              [3.],
              [3.]], dtype=float32)
     """
-    rows, shapes = _own_rows(updates, stacked)
+    rows, shapes = _own_rows(updates, stacked, axis_name)
     data = _data_among(arguments, "all_aggregate", rule)
     arguments |= {name: _sliced(name, arguments[name], shapes, axis_name) for name in data}
     slices = _mixed(_exchanged(rows, axis_name), mix, axis_name)
@@ -118,7 +118,7 @@ def all_mix(
              [0.5],
              [5. ]], dtype=float32)
     """
-    rows, shapes = _own_rows(updates, stacked)
+    rows, shapes = _own_rows(updates, stacked, axis_name)
     _data_among(arguments, "all_mix", mixing)
     slices = _exchanged(rows, axis_name)
     mixed = mixing(slices, **arguments, axis_name=axis_name)
@@ -182,7 +182,7 @@ def across_devices(
         return inner.init(_part(params, axis_name))
 
     def update(updates, state, params=None, **extra_args):
-        rows, shapes = _own_rows(updates, stacked)
+        rows, shapes = _own_rows(updates, stacked, axis_name)
         slices = _mixed(_exchanged(rows, axis_name), mix, axis_name)
         params = None if params is None else _part(params, axis_name)
         out, state = inner.update(slices, state, params, **extra_args)
@@ -204,12 +204,26 @@ def _data_among(given: dict, verb: str, function: Callable, *, skip: int = 1) ->
     return [name for name in found.data if name in given]
 
 
-def _own_rows(updates: PyTree, stacked: bool) -> tuple[PyTree, PyTree]:
+def _own_rows(updates: PyTree, stacked: bool, axis_name: Any) -> tuple[PyTree, PyTree]:
     """This device's updates with a worker axis, and the shapes of one."""
     rows = jax.tree.map(jnp.asarray, updates)
     rows = rows if stacked else jax.tree.map(lambda leaf: leaf[None], rows)
     num_workers(rows)
+    axes = _varying(lax.axis_index(axis_name))  # none with check_vma=False, nor in pmap
+    if axes and not any(axes & _varying(leaf) for leaf in jax.tree.leaves(rows)):
+        raise ValueError(
+            f"the updates are the same on all devices of {axis_name!r}, as the gradient by "
+            "replicated parameters is, which jax.shard_map sums over devices; write "
+            "jax.shard_map(..., check_vma=False)."
+        )
     return rows, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), rows)
+
+
+def _varying(x: jax.Array) -> frozenset:
+    """The axes along which `jax.shard_map` takes x to differ from device to device."""
+    kind = jax.typeof(x)
+    kind = getattr(kind, "mat", kind)  # from JAX 0.10 on
+    return frozenset(getattr(kind, "vma", None) or getattr(kind, "varying", None) or ())
 
 
 def _over_leaves(function: Callable, tree: PyTree, *rest: Any) -> PyTree:

@@ -91,7 +91,7 @@ def sign_guard(
 def _sign_shares(updates: PyTree, key: jax.Array, share: float, axis_name: str | None) -> jax.Array:
     """`[n, 3]`: shares of the positive, zero and negative coordinates of a random window."""
     n = stacked.num_workers(updates)
-    matrices = [leaf.reshape(n, -1) for leaf in jax.tree.leaves(updates)]
+    matrices = stacked.columns(updates)
     total = sum(matrix.shape[1] for matrix in matrices)
     size = max(1, int(share * total))
     start = jax.random.randint(key, (), 0, total - size + 1)
