@@ -2,6 +2,7 @@
 
 from byzjax import attacks, facts, protocols, scores, stacked, theory
 from byzjax._checks import enough_workers
+from byzjax.collective import across_devices, all_aggregate, all_mix
 from byzjax.influence import influence
 from byzjax.memory import centered_clipping, concentration_filter, foolsgold, safeguard
 from byzjax.mixing import adaptive_clipping, bucketing, clip_norms, nearest_neighbors
@@ -32,13 +33,17 @@ from byzjax.rules import (
     trimmed_mean,
     zeno,
 )
+from byzjax.sharded import sharded
 from byzjax.transforms import aggregate, attack, mix, per_worker
 
 __version__ = "0.1.0"
 __all__ = [
+    "across_devices",
     "adaptive_clipping",
     "aggregate",
     "aksel",
+    "all_aggregate",
+    "all_mix",
     "attack",
     "attacks",
     "bucketing",
@@ -75,6 +80,7 @@ __all__ = [
     "protocols",
     "safeguard",
     "scores",
+    "sharded",
     "sign_guard",
     "spectral_filter",
     "stacked",

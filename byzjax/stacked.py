@@ -34,6 +34,9 @@ OWN_LEAF = 2**15
 # for 65 leaves of 69,000 coordinates. What shares a buffer is copied there, which costs several
 # times as much as the median itself.
 MAX_OWN_LEAVES = 8
+# Copying a leaf of so many coordinates costs more, within 50 steps, than compiling its kernels (n =
+# 25, 2 CPU cores), and a large model has no memory for a copy.
+ALWAYS_OWN_LEAF = 2**17
 
 
 def num_workers(updates: PyTree) -> int:
@@ -83,13 +86,27 @@ def _layout(updates: PyTree) -> list[list[int]]:
     largest = sorted(range(len(leaves)), key=lambda i: -leaves[i].size)[:MAX_OWN_LEAVES]
     groups: dict[Any, list[int]] = {}
     for i, leaf in enumerate(leaves):
-        own = i in largest and leaf.size // n >= OWN_LEAF
+        size = leaf.size // n
+        own = size >= OWN_LEAF and (i in largest or size >= ALWAYS_OWN_LEAF)
         groups.setdefault(i if own else jnp.dtype(leaf.dtype).name, []).append(i)
     return list(groups.values())
 
 
-def _columns(updates: PyTree) -> list[jax.Array]:
-    """The leaves as matrices `[n, c]`."""
+def columns(updates: PyTree) -> list[jax.Array]:
+    """The coordinates of all workers as few matrices, in an order that only the shapes decide.
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+
+    Returns:
+      Matrices `[n, c]`, each of one dtype; the c add up to d.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> columns({"a": jnp.array([[1.0], [2.0]]), "b": jnp.array([[3.0, 4.0], [5.0, 6.0]])})
+      [Array([[1., 3., 4.],
+             [2., 5., 6.]], dtype=float32)]
+    """
     n, leaves = num_workers(updates), jax.tree.leaves(updates)
     flat = [leaf.reshape(n, -1) for leaf in leaves]
     return [_join([flat[i] for i in group]) for group in _layout(updates)]
@@ -127,7 +144,7 @@ def coordinatewise(fn: Callable[[jax.Array], jax.Array], updates: PyTree) -> PyT
       >>> coordinatewise(lambda x: x.max(axis=0), {"w": jnp.array([[1.0, 5.0], [3.0, 2.0]])})
       {'w': Array([3., 5.], dtype=float32)}
     """
-    vectors = [fn(matrix) for matrix in _columns(updates)]
+    vectors = [fn(matrix) for matrix in columns(updates)]
     vectors = [_kernels.wall(v) if len(g) > 8 else v for v, g in zip(vectors, _layout(updates))]
     return _from_columns(vectors, updates)
 
@@ -182,7 +199,7 @@ def squared_norms(updates: PyTree, *, axis_name: str | None = None) -> jax.Array
       >>> squared_norms({"a": jnp.array([[3.0], [1.0]]), "b": jnp.array([[4.0], [jnp.nan]])})
       Array([25., inf], dtype=float32)
     """
-    matrices = _columns(updates)
+    matrices = columns(updates)
     return _finish(
         [_kernels.row_squares(x, jnp.zeros_like(_kernels.wide(x[0]))) for x in matrices], axis_name
     )
@@ -208,7 +225,7 @@ def squared_distances(updates: PyTree, point: PyTree, *, axis_name: str | None =
       Array([ 0., 25.], dtype=float32)
     """
     return _finish(
-        [_kernels.row_squares(x, p) for x, p in zip(_columns(updates), _beside(point, updates))],
+        [_kernels.row_squares(x, p) for x, p in zip(columns(updates), _beside(point, updates))],
         axis_name,
     )
 
@@ -233,7 +250,7 @@ def pairwise_squared_distances(updates: PyTree, *, axis_name: str | None = None)
              [25.,  0., inf],
              [inf, inf,  0.]], dtype=float32)
     """
-    matrices = _columns(updates)
+    matrices = columns(updates)
     total = _finish([_kernels.pair_squares(x) for x in matrices], axis_name)
     return jnp.where(jnp.eye(total.shape[0], dtype=bool), 0, total)
 
@@ -264,7 +281,7 @@ def inner_products(
       >>> inner_products(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([1.0, 10.0]))
       Array([21., 43.], dtype=float32)
     """
-    matrices, points = _columns(updates), _beside(point, updates)
+    matrices, points = columns(updates), _beside(point, updates)
     centers = [jnp.zeros_like(p) for p in points] if center is None else _beside(center, updates)
     parts = [_kernels.inner_products(x, p, c) for x, p, c in zip(matrices, points, centers)]
     return _add(parts, axis_name)
@@ -295,7 +312,7 @@ def gram(updates: PyTree, center: PyTree, *, axis_name: str | None = None) -> ja
              [ 3.,  9.,  0.],
              [ 0.,  0., inf]], dtype=float32)
     """
-    matrices, points = _columns(updates), _beside(center, updates)
+    matrices, points = columns(updates), _beside(center, updates)
     total = _add([_kernels.gram(x, p) for x, p in zip(matrices, points)], axis_name)
     bad = ~jnp.isfinite(jnp.diagonal(total))
     diagonal = jnp.eye(total.shape[0], dtype=bool)

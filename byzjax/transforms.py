@@ -22,7 +22,6 @@ Python int:
     )(epsilon=schedule)
 """
 
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -32,6 +31,7 @@ import optax
 
 from byzjax import stacked
 from byzjax._checks import static_int
+from byzjax._signature import signature
 from byzjax.stacked import PyTree
 
 
@@ -234,36 +234,11 @@ class _Call:
 
     def __init__(self, verb: str, function: Callable, given: dict, key: Any, *, skip: int):
         self.verb, self.given, self.key = verb, given, key
-        self.name = getattr(function, "__name__", None) or repr(function)
-        kinds = inspect.Parameter
-        parameters = list(inspect.signature(function).parameters.values())
-        named = [p for p in parameters if p.kind not in (kinds.VAR_KEYWORD, kinds.VAR_POSITIONAL)]
-        rest = {p.name: p for p in named[skip:]}
-        takes_key = "key" in rest
-        open_ended = any(p.kind is kinds.VAR_KEYWORD for p in parameters)
-        unknown = [name for name in given if name not in rest and not open_ended]
-        if key is not None and not (takes_key or open_ended):
-            unknown.append("key")
-        if unknown:
-            known = ", ".join(name for name in rest if name != "axis_name") or "nothing else"
-            raise TypeError(
-                f"{verb}: {self.name} has no parameter {', '.join(unknown)}; it takes {known}."
-            )
-        required = [
-            name for name, p in rest.items() if p.default is kinds.empty and name not in given
-        ]
-        missing = [name for name in required if rest[name].kind is kinds.KEYWORD_ONLY]
-        if key is not None:
-            missing = [name for name in missing if name != "key"]
-        if missing:
-            text = ", ".join(f"{name}=..." for name in missing)
-            raise TypeError(
-                f"{verb}: {self.name} needs {', '.join(missing)}; "
-                f"write {verb}({self.name}, {text})."
-            )
-        data = [name for name, p in rest.items() if p.kind is not kinds.KEYWORD_ONLY]
-        self.from_extra_args = [name for name in data if name not in given and name != "key"]
-        self.required = [name for name in self.from_extra_args if name in required]
+        names = [*given, *(() if key is None else ("key",))]
+        found = signature(verb, function, names, skip=skip)
+        self.name = found.name
+        self.from_extra_args = [name for name in found.data if name not in names and name != "key"]
+        self.required = [name for name in found.missing if name != "key"]
 
     def arguments(self, extra_args: dict) -> dict:
         found = {name: extra_args[name] for name in self.from_extra_args if name in extra_args}

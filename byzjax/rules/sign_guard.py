@@ -1,5 +1,7 @@
 """SignGuard: honest updates have alike norms and alike shares of positive coordinates."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -12,6 +14,7 @@ from byzjax.stacked import PyTree
 _QUANTILE = 0.5  # of the public code; scikit-learn's own default is 0.3
 _NEARER = 1e-6  # what is nearer by less is as near
 _MOST_SHIFTS = 300  # as in scikit-learn
+_BLOCK = 2**11  # columns whose signs are counted side by side
 
 
 def sign_guard(
@@ -88,23 +91,49 @@ def sign_guard(
 def _sign_shares(updates: PyTree, key: jax.Array, share: float, axis_name: str | None) -> jax.Array:
     """`[n, 3]`: shares of the positive, zero and negative coordinates of a random window."""
     n = stacked.num_workers(updates)
-    matrices = [leaf.reshape(n, -1) for leaf in jax.tree.leaves(updates)]
+    matrices = stacked.columns(updates)
     total = sum(matrix.shape[1] for matrix in matrices)
     size = max(1, int(share * total))
     start = jax.random.randint(key, (), 0, total - size + 1)
     counts, offset = jnp.zeros((3, n), jnp.int32), 0
     for matrix in matrices:
-        width = min(size, matrix.shape[1])  # the window's part of this leaf lies within so many
-        first = jnp.clip(start - offset, 0, matrix.shape[1] - width)
-        part = lax.dynamic_slice(matrix, (0, first), (n, width))
-        place = offset + first + jnp.arange(width)
-        inside = (place >= start) & (place < start + size)
-        for i, sign in enumerate((part > 0, part == 0, part < 0)):
-            counts = counts.at[i].add(jnp.sum(sign & inside[None], axis=1, dtype=jnp.int32))
-        offset += matrix.shape[1]
+        width = matrix.shape[1]
+        low, high = jnp.clip(start - offset, 0, width), jnp.clip(start + size - offset, 0, width)
+        counts = counts + _signs_between(matrix, low, high, min(size, width))
+        offset += width
     if axis_name is not None:
         counts, size = lax.psum((counts, size), axis_name)
     return counts.T.astype(jnp.float32) / size
+
+
+def _signs_between(x: jax.Array, low: jax.Array, high: jax.Array, most: int) -> jax.Array:
+    """`[3, n]`: how many of x[:, low:high] are positive, zero, negative; high - low <= most.
+
+    On CPU in blocks, since what XLA makes of a reduction there takes as much memory as its input.
+    """
+    if most == 0:
+        return jnp.zeros((3, x.shape[0]), jnp.int32)
+    by_blocks = functools.partial(_signs_by_blocks, most=most, block=min(most, _BLOCK))
+    at_once = functools.partial(_signs_by_blocks, most=most, block=most)
+    return lax.platform_dependent(x, low, high, cpu=by_blocks, default=at_once)
+
+
+def _signs_by_blocks(
+    x: jax.Array, low: jax.Array, high: jax.Array, *, most: int, block: int
+) -> jax.Array:
+    def signs(b: jax.Array | int) -> tuple[jax.Array, ...]:
+        first = low + b * block
+        begin = jnp.minimum(first, x.shape[1] - block)
+        part = lax.dynamic_slice(x, (0, begin), (x.shape[0], block))
+        place = begin + jnp.arange(block)
+        inside = ((place >= first) & (place < high))[None]
+        return tuple((s & inside).astype(jnp.int32) for s in (part > 0, part == 0, part < 0))
+
+    def add(b: jax.Array, counts: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        return jax.tree.map(jnp.add, counts, signs(b))
+
+    counts = lax.fori_loop(1, -(-most // block), add, signs(0))
+    return jnp.stack([jnp.sum(count, axis=1) for count in counts])
 
 
 def _largest_cluster(points: jax.Array, good: jax.Array) -> jax.Array:

@@ -1,0 +1,232 @@
+"""What rules send and hold on 8 devices: `python -m benchmarks.collective`, and `--write docs`.
+
+The model is GPT-2 small, 124 million parameters, with its 12 layers stacked in 14 leaves, as
+frameworks that scan over layers hold them, and with 148 leaves for some rules. Programs are
+compiled for 8 simulated devices with 8 workers and read, not run: bytes sent by
+`tests.traffic`, memory by the compiler's own account. Nothing here depends on the machine's speed.
+"""
+
+import argparse
+import math
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+os.environ["JAX_NUM_CPU_DEVICES"] = "8"
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import byzjax
+from benchmarks.protocols import written
+from benchmarks.rules import environment, markdown, write_csv
+from byzjax.facts import FACTS
+from tests import traffic
+
+N = 8
+KEY = jax.random.key(0)
+# Rules by name: what they take beside the updates; ONE is one update, as data.
+ONE = object()
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "mean": {},
+    "mean_of_finite": {},
+    "median": {},
+    "trimmed_mean": {"f": 2},
+    "mean_around_median": {"f": 2},
+    "phocas": {"f": 2},
+    "majority_sign": {},
+    "aksel": {"f": 2},
+    "krum": {"f": 2},
+    "bulyan": {"f": 1},
+    "minimum_diameter": {"f": 2},
+    "minimum_eigenvalue": {"f": 2},
+    "covariance_filter": {"f": 2},
+    "spectral_filter": {"f": 2, "key": KEY},
+    "geometric_median": {},
+    "geometric_median_of_means": {"k": 5},
+    "huber": {"threshold": 1.0},
+    "centered_clip": {"center": ONE, "radius": 1.0},
+    "comparative_elimination": {"f": 2},
+    "nearest_to_pivot": {"f": 2},
+    "medoid": {},
+    "sign_guard": {"key": KEY},
+    "flag": {},
+    "fl_trust": {"trusted": ONE},
+    "zeno": {
+        "params": ONE,
+        "trusted_loss": lambda params: sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params)),
+        "f": 2,
+        "learning_rate": 0.1,
+        "rho": 1e-3,
+    },
+}
+FEW = ("median", "aksel", "krum", "geometric_median")
+
+
+def model(layers: int | None) -> dict[str, Any]:
+    """Shapes and how FSDP shards them; layers stacked in one leaf, or so many leaves of each."""
+    kinds: dict[str, tuple[tuple[int, ...], P]] = {
+        "qkv": ((768, 2304), P(None, "devices")),
+        "out": ((768, 768), P("devices", None)),
+        "up": ((768, 3072), P(None, "devices")),
+        "down": ((3072, 768), P("devices", None)),
+        "qkv_bias": ((2304,), P("devices")),
+        "up_bias": ((3072,), P("devices")),
+    }
+    kinds |= {name: ((768,), P()) for name in ("out_bias", "down_bias", "scale1", "shift1")}
+    kinds |= {name: ((768,), P()) for name in ("scale2", "shift2")}
+    tree: dict[str, Any] = {
+        "tokens": ((50304, 768), P("devices", None)),
+        "places": ((1024, 768), P("devices", None)),
+        "scale": ((768,), P()),
+        "shift": ((768,), P()),
+    }
+    for name, (shape, spec) in kinds.items():
+        if layers is None:
+            tree[name] = ((12, *shape), P(None, *spec))
+        else:
+            tree |= {f"{name}{i}": (shape, spec) for i in range(layers)}
+    return tree
+
+
+def compiled(function: Callable, *args: Any) -> Any:
+    """The program, compiled and not run."""
+    return jax.jit(function).lower(*args).compile()
+
+
+def held(program: Any) -> int:
+    """Bytes on one device: arguments, temporaries, output."""
+    memory = program.memory_analysis()
+    return (
+        memory.argument_size_in_bytes
+        + memory.temp_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+    )
+
+
+def abstract(leaves: dict[str, Any], mesh: Any, spec: Callable, *, stacked: bool) -> dict[str, Any]:
+    """One update or the stacked ones, as they lie on the devices."""
+    return {
+        name: jax.ShapeDtypeStruct(
+            (N, *shape) if stacked else shape, jnp.float32, sharding=NamedSharding(mesh, spec(own))
+        )
+        for name, (shape, own) in leaves.items()
+    }
+
+
+def filled(name: str, one: Any) -> dict[str, Any]:
+    """What the rule is given beside the updates, with one update for its data."""
+    return {key: one if value is ONE else value for key, value in ARGUMENTS[name].items()}
+
+
+def all_aggregate(name: str, mesh: Any, leaves: dict[str, Any]) -> dict[str, Any]:
+    """Of one worker a device, with the model on every device; `lax.pmean` to compare with."""
+    rows = abstract(leaves, mesh, lambda _: P("devices"), stacked=True)
+    one = abstract(leaves, mesh, lambda _: P(), stacked=False)
+
+    def on_device(rows: Any, one: Any = None) -> Any:
+        own = {key: leaf[0] for key, leaf in rows.items()}
+        if name == "lax.pmean":
+            return lax.pmean(own, "devices")
+        return byzjax.all_aggregate(getattr(byzjax, name), own, "devices", **filled(name, one))
+
+    args = (rows, one) if takes_one(name) else (rows,)
+    program = compiled(
+        jax.shard_map(
+            on_device, mesh=mesh, in_specs=(P("devices"), P())[: len(args)], out_specs=P()
+        ),
+        *args,
+    )
+    d = sum(leaf.size for leaf in one.values())
+    messages = traffic.collectives(program.as_text(), N)
+    numbers = [(sent / 4, times) for _, sent, times in messages]
+    few = sum(sent * times for sent, times in numbers if sent <= 4 * N**2)
+    return {
+        "sent / d": (sum(sent * times for sent, times in numbers) - few) / d,
+        "numbers besides": int(few),
+        "held / d": held(program) / 4 / d,
+    }
+
+
+def takes_one(name: str) -> bool:
+    """Whether the rule has data."""
+    return ONE in ARGUMENTS.get(name, {}).values()
+
+
+def sharded(name: str, mesh: Any, leaves: dict[str, Any], *, plain: bool = False) -> dict[str, Any]:
+    """Of stacked updates whose coordinates are sharded; `plain` as XLA does it by itself."""
+    rows = abstract(leaves, mesh, lambda own: P(None, *own), stacked=True)
+    one = abstract(leaves, mesh, lambda own: own, stacked=False)
+    shardings = {key: leaf.sharding for key, leaf in one.items()}
+    rule = getattr(byzjax, name)
+    rule = rule if plain else byzjax.sharded(rule, shardings)
+
+    def step(rows: Any, one: Any = None) -> Any:
+        return lax.with_sharding_constraint(rule(rows, **filled(name, one)), shardings)
+
+    program = compiled(step, *((rows, one) if takes_one(name) else (rows,)))
+    share = sum(4 * math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in rows.values())
+    sent = [size for _, size, _ in traffic.collectives(program.as_text(), N)]
+    return {
+        "held / share": held(program) / share,
+        "largest message, kB": max(sent, default=0) / 1e3,
+    }
+
+
+def goal(name: str) -> float:
+    """Of `held / share`: less for rules that do not look at distances between rows."""
+    facts = FACTS[name]
+    return 1.5 if name in ("mean", "aksel") or not (facts.full or name == "bulyan") else 1.6
+
+
+def measure() -> dict[str, list[dict[str, Any]]]:
+    """One line for each rule, and one for each of a few on other layouts."""
+    mesh = jax.make_mesh((N,), ("devices",), axis_types=(AxisType.Auto,))
+    scanned, apart = model(layers=None), model(layers=12)
+    rules = [{"rule": "lax.pmean"} | all_aggregate("lax.pmean", mesh, scanned)]
+    for name in ARGUMENTS:
+        row = {"rule": name} | all_aggregate(name, mesh, scanned)
+        if name != "zeno":  # its loss is a function of whole updates
+            row |= sharded(name, mesh, scanned) | {"goal": goal(name)}
+        rules.append(row)
+        print(row, flush=True)
+    rules[0] |= dict.fromkeys(key for key in rules[1] if key not in rules[0])
+    rules[-1] |= dict.fromkeys(key for key in rules[1] if key not in rules[-1])
+    others = []
+    for name in FEW:
+        row = {"rule": name}
+        for what, leaves, plain in (
+            ("sharded, 14 leaves", scanned, False),
+            ("sharded, 148 leaves", apart, False),
+            ("plain jit, 14 leaves", scanned, True),
+        ):
+            found = sharded(name, mesh, leaves, plain=plain)
+            row[f"{what}: held / share"] = found["held / share"]
+            if plain:
+                row[f"{what}: largest message, MB"] = found["largest message, kB"] / 1e3
+        others.append(row)
+        print(row, flush=True)
+    return {"collective": rules, "collective_layouts": others}
+
+
+def main() -> None:
+    """Measures, prints, and writes if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--write", type=pathlib.Path, help="folder of collective.md")
+    options = parser.parse_args()
+    tables = measure()
+    text = "\n\n".join([environment(), *map(markdown, tables.values())])
+    print(text)
+    if options.write:
+        write_csv(options.write / "benchmarks", tables)
+        page = options.write / "collective.md"
+        page.write_text(written(page.read_text(), "rules", text))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,292 @@
+"""Rules where every device holds what its own workers send: inside `jax.shard_map` and `jax.pmap`.
+
+`all_aggregate(rule, updates, axis_name, ...)` stands where `jax.lax.pmean(updates, axis_name)`
+stood. Each device sends every other one the slice of its updates that the other one is in charge
+of, runs the rule on its own slice of all n workers' updates, where distances are summed over the
+devices, and hands the result round. With one worker a device it sends and holds O(d), as `pmean`
+does, and never the n d numbers of the stacked updates.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from byzjax import _slices
+from byzjax._signature import check_axis_name, signature
+from byzjax.stacked import PyTree, num_workers
+
+
+def all_aggregate(
+    rule: Callable,
+    updates: PyTree,
+    axis_name: Any,
+    *,
+    stacked: bool = False,
+    mix: Callable | None = None,
+    **arguments: Any,
+) -> PyTree:
+    r"""Aggregates what the workers of all devices send, where `lax.pmean` would average it.
+
+    $$ F = \operatorname{rule}(x_1, \dots, x_n), \qquad n = P k $$
+
+    for P devices of k workers each, in the order of the devices. The result is the same on all
+    devices. It is that of the rule on the stacked updates but for the order of sums over
+    coordinates; what a rule draws at random (coordinates of `spectral_filter`, the window of
+    `sign_guard`) it draws among each device's own coordinates.
+
+    Requirement: that of the rule, for n. Breakdown and promise: those of the rule. Cost: each
+    device sends 2 (P - 1) / P d numbers for k = 1, as `lax.pmean` does, and O(n^2) for distances;
+    it computes a P-th of the rule.
+
+    Args:
+      rule: a rule, `rule(updates, *data, axis_name=..., **hyperparameters) -> update`.
+      updates: what this device's worker sends; every leaf has shape `[...]`. With `stacked`, what
+        its k workers send; every leaf has shape `[k, ...]`.
+      axis_name: the axis of `jax.shard_map` or `jax.pmap` along which the workers are spread; a
+        tuple where they are spread along several.
+      stacked: whether `updates` have a worker axis.
+      mix: a mixing before the rule, its hyperparameters bound: `functools.partial(
+        byzjax.nearest_neighbors, f=2)`.
+      **arguments: the rule's hyperparameters, such as `f`, and its data by name, such as `center`:
+        updates `[...]` that all devices have, or functions of one. A `key` has to be the same on
+        all devices.
+
+    Returns:
+      One update; every leaf has shape `[...]` and keeps its dtype.
+
+    Raises:
+      TypeError: the rule lacks a parameter given here, needs one that is not, or has no parameter
+        `axis_name`.
+      ValueError: data have not the shape of one update; what the rule raises.
+
+    Example:
+      >>> import byzjax, jax, jax.numpy as jnp
+      >>> def step(gradient):  # of one worker
+      ...     return byzjax.all_aggregate(byzjax.trimmed_mean, gradient, "workers", f=1)
+      >>> gradients = jnp.array([[1.0], [3.0], [90.0]])
+      >>> jax.vmap(step, axis_name="workers")(gradients)
+      Array([[3.],
+             [3.],
+             [3.]], dtype=float32)
+    """
+    rows, shapes = _own_rows(updates, stacked, axis_name)
+    data = _data_among(arguments, "all_aggregate", rule)
+    arguments |= {name: _sliced(name, arguments[name], shapes, axis_name) for name in data}
+    slices = _mixed(_exchanged(rows, axis_name), mix, axis_name)
+    out = rule(slices, **arguments, axis_name=axis_name)
+    return _gathered(out, shapes, axis_name)
+
+
+def all_mix(
+    mixing: Callable, updates: PyTree, axis_name: Any, *, stacked: bool = False, **arguments: Any
+) -> PyTree:
+    r"""Mixes what the workers of all devices send; each device gets back its own workers' rows.
+
+    $$ (y_1, \dots, y_n) = \operatorname{mixing}(x_1, \dots, x_n) $$
+
+    In front of a rule, `all_aggregate(rule, ..., mix=mixing)` is cheaper: nothing is sent back in
+    between.
+
+    Requirement: that of the mixing, for n, which must not change. Cost: each device sends
+    2 (P - 1) / P d numbers for k = 1, and O(n^2) for distances.
+
+    Args:
+      mixing: a mixing, `mixing(updates, axis_name=..., **hyperparameters) -> stacked updates`.
+      updates: what this device's worker sends; every leaf has shape `[...]`. With `stacked`, what
+        its k workers send; every leaf has shape `[k, ...]`.
+      axis_name: the axis, or a tuple of axes, along which the workers are spread.
+      stacked: whether `updates` have a worker axis.
+      **arguments: the mixing's hyperparameters; a `key` has to be the same on all devices.
+
+    Returns:
+      This device's rows of the mixed updates, of the same shapes and dtypes as `updates`.
+
+    Raises:
+      TypeError: the mixing lacks a parameter given here, or needs one that is not.
+      ValueError: the mixing changes the number of workers; what the mixing raises.
+
+    Example:
+      >>> import byzjax, jax, jax.numpy as jnp
+      >>> def step(gradient):  # of one worker
+      ...     return byzjax.all_mix(byzjax.nearest_neighbors, gradient, "workers", f=1)
+      >>> jax.vmap(step, axis_name="workers")(jnp.array([[0.0], [1.0], [9.0]]))
+      Array([[0.5],
+             [0.5],
+             [5. ]], dtype=float32)
+    """
+    rows, shapes = _own_rows(updates, stacked, axis_name)
+    _data_among(arguments, "all_mix", mixing)
+    slices = _exchanged(rows, axis_name)
+    mixed = mixing(slices, **arguments, axis_name=axis_name)
+    before, after = num_workers(slices), num_workers(mixed)
+    if after != before:
+        raise ValueError(
+            f"all_mix needs a mixing that keeps the number of workers; of {before} rows it made "
+            f"{after}. In front of a rule, write all_aggregate(rule, ..., mix=mixing)."
+        )
+    back = _returned(mixed, shapes, axis_name)
+    return back if stacked else jax.tree.map(lambda leaf: leaf[0], back)
+
+
+def across_devices(
+    make: Callable,
+    axis_name: Any,
+    *,
+    stacked: bool = False,
+    mix: Callable | None = None,
+    **hyperparameters: Any,
+) -> optax.GradientTransformationExtraArgs:
+    r"""An aggregation with memory, of what the workers of all devices send.
+
+    Each device keeps the memory of its own slice of the coordinates, at most n d / P numbers. Both
+    `init` and `update` have to be called inside `jax.shard_map` or `jax.pmap`.
+
+    Cost: as `all_aggregate`.
+
+    Args:
+      make: makes the transformation, `make(axis_name=..., **hyperparameters)`, such as
+        `byzjax.foolsgold`.
+      axis_name: the axis, or a tuple of axes, along which the workers are spread.
+      stacked: whether the updates of a device have a worker axis.
+      mix: a mixing before the aggregation, its hyperparameters bound.
+      **hyperparameters: those of `make`; `num_workers` is n, of all devices together.
+
+    Returns:
+      A transformation from this device's own updates to one update, the same on all devices. Its
+      state differs from device to device.
+
+    Raises:
+      TypeError: `make` lacks a parameter given here, needs one that is not, or has no parameter
+        `axis_name`.
+
+    Example:
+      >>> import byzjax, jax, jax.numpy as jnp
+      >>> tx = byzjax.across_devices(byzjax.centered_clipping, "workers", radius=2.0)
+      >>> def two_steps(gradient):  # of one worker
+      ...     state = tx.init(jnp.zeros(1))
+      ...     _, state = tx.update(gradient, state)
+      ...     return tx.update(gradient, state)[0]
+      >>> jax.vmap(two_steps, axis_name="workers")(jnp.array([[1.0], [2.0], [90.0]])).round(4)
+      Array([[2.2222],
+             [2.2222],
+             [2.2222]], dtype=float32)
+    """
+    _data_among(hyperparameters, "across_devices", make, skip=0)
+    inner = make(**hyperparameters, axis_name=axis_name)
+
+    def init(params: PyTree) -> Any:
+        return inner.init(_part(params, axis_name))
+
+    def update(updates, state, params=None, **extra_args):
+        rows, shapes = _own_rows(updates, stacked, axis_name)
+        slices = _mixed(_exchanged(rows, axis_name), mix, axis_name)
+        params = None if params is None else _part(params, axis_name)
+        out, state = inner.update(slices, state, params, **extra_args)
+        return _gathered(out, shapes, axis_name), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+# --- what they share -----------------------------------------------------------------------------
+
+
+def _data_among(given: dict, verb: str, function: Callable, *, skip: int = 1) -> list[str]:
+    """Checks the names of what a function is given; those of its data, which are updates."""
+    check_axis_name(verb, function)
+    found = signature(verb, function, given, skip=skip)
+    if found.missing:
+        text = ", ".join(f"{name}=..." for name in found.missing)
+        raise TypeError(f"{verb}: {found.name} needs {text}")
+    return [name for name in found.data if name in given]
+
+
+def _own_rows(updates: PyTree, stacked: bool, axis_name: Any) -> tuple[PyTree, PyTree]:
+    """This device's updates with a worker axis, and the shapes of one."""
+    rows = jax.tree.map(jnp.asarray, updates)
+    rows = rows if stacked else jax.tree.map(lambda leaf: leaf[None], rows)
+    num_workers(rows)
+    axes = _varying(lax.axis_index(axis_name))  # none with check_vma=False, nor in pmap
+    if axes and not any(axes & _varying(leaf) for leaf in jax.tree.leaves(rows)):
+        raise ValueError(
+            f"the updates are the same on all devices of {axis_name!r}, as the gradient by "
+            "replicated parameters is, which jax.shard_map sums over devices; write "
+            "jax.shard_map(..., check_vma=False)."
+        )
+    return rows, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), rows)
+
+
+def _varying(x: jax.Array) -> frozenset:
+    """The axes along which `jax.shard_map` takes x to differ from device to device."""
+    kind = jax.typeof(x)
+    kind = getattr(kind, "mat", kind)  # from JAX 0.10 on
+    return frozenset(getattr(kind, "vma", None) or getattr(kind, "varying", None) or ())
+
+
+def _over_leaves(function: Callable, tree: PyTree, *rest: Any) -> PyTree:
+    """A function of lists of leaves, on a tree."""
+    leaves, structure = jax.tree.flatten(tree)
+    return jax.tree.unflatten(structure, function(leaves, *rest))
+
+
+def _exchanged(rows: PyTree, axis_name: Any) -> PyTree:
+    return _over_leaves(_slices.exchanged, rows, axis_name)
+
+
+def _returned(slices: PyTree, shapes: PyTree, axis_name: Any) -> PyTree:
+    sizes = [like.shape for like in jax.tree.leaves(shapes)]
+    return _over_leaves(_slices.returned, slices, sizes, axis_name)
+
+
+def _gathered(slices: PyTree, shapes: PyTree, axis_name: Any) -> PyTree:
+    sizes = [like.shape for like in jax.tree.leaves(shapes)]
+    return _over_leaves(_slices.gathered, slices, sizes, axis_name)
+
+
+def _part(update: PyTree, axis_name: Any) -> PyTree:
+    """This device's slice of one update that all devices have."""
+    rows = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], update)
+    return jax.tree.map(lambda leaf: leaf[0], _over_leaves(_slices.own, rows, axis_name))
+
+
+def _mixed(slices: PyTree, mix: Callable | None, axis_name: Any) -> PyTree:
+    if mix is None:
+        return slices
+    _data_among({}, "mix", mix)
+    return mix(slices, axis_name=axis_name)
+
+
+def _sliced(name: str, value: Any, shapes: PyTree, axis_name: Any) -> Any:
+    """Data of a rule, for a rule that sees slices."""
+    if callable(value):
+        return _of_whole(value, shapes, axis_name)
+    found = jax.tree.map(jnp.shape, value)
+    expected = jax.tree.map(lambda like: like.shape, shapes)
+    if found != expected:
+        raise ValueError(f"{name} has the shapes {found}, but one update has {expected}.")
+    return _part(value, axis_name)
+
+
+def _of_whole(function: Callable, shapes: PyTree, axis_name: Any) -> Callable:
+    """A function of one whole update, as a function of its slices.
+
+    Where a rule maps it over the updates of all workers, each device evaluates it for as many of
+    them: rows are put together on the device that is in charge, and values are handed round.
+    """
+
+    @jax.custom_batching.custom_vmap
+    def of_slices(slices: PyTree) -> Any:
+        return function(_gathered(slices, shapes, axis_name))
+
+    @of_slices.def_vmap
+    def _(n: int, batched: list, slices: PyTree) -> tuple[Any, Any]:
+        missing = -n % _slices.devices(axis_name)  # rows, after a mixing that changed their number
+        slices = jax.tree.map(lambda x: jnp.pad(x, ((0, missing), (0, 0))), slices)
+        values = jax.vmap(function)(_returned(slices, shapes, axis_name))
+        everybody = jax.tree.map(lambda v: lax.all_gather(v, axis_name, tiled=True)[:n], values)
+        return everybody, jax.tree.map(lambda _: True, values)
+
+    return of_slices

@@ -1,0 +1,391 @@
+"""Rules inside `jax.shard_map` and `jax.pmap` give what they give on the stacked updates."""
+
+import functools
+import inspect
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+import byzjax
+from byzjax import _slices
+from tests import traffic
+from tests.rule_cases import CASES
+
+N, F = 8, 2
+KEY = jax.random.key(3)
+# Sizes that 8 divides and that it does not, a scalar, nothing.
+SHAPES = {"a": (3, 5), "b": (), "c": (8, 2), "d": (17,), "e": (0,)}
+SIZE = sum(math.prod(shape) for shape in SHAPES.values())
+QUICK = ["mean", "trimmed_mean", "aksel-mid", "krum", "geometric_median", "sign_guard", "zeno"]
+MIXINGS = {
+    "nearest_neighbors": functools.partial(byzjax.nearest_neighbors, f=F),
+    "bucketing": functools.partial(byzjax.bucketing, s=2, key=KEY),
+    "clip_norms": functools.partial(byzjax.clip_norms, max_norm=4.0),
+    "adaptive_clipping": functools.partial(byzjax.adaptive_clipping, f=F),
+}
+
+
+def mesh_of(**axes):
+    devices = jax.devices("cpu")[: math.prod(axes.values())]
+    return jax.make_mesh(
+        tuple(axes.values()),
+        tuple(axes),
+        devices=devices,
+        axis_types=(AxisType.Auto,) * len(axes),
+    )
+
+
+def tree_of(matrix):
+    """Rows as a tree of leaves of all kinds of sizes."""
+    tree, start = {}, 0
+    for name, shape in SHAPES.items():
+        stop = start + math.prod(shape)
+        tree[name] = jnp.asarray(matrix[:, start:stop], jnp.float32).reshape(len(matrix), *shape)
+        start = stop
+    return tree
+
+
+def updates(n=N, seed=0):
+    return tree_of(np.random.default_rng(seed).normal(size=(n, SIZE)) + 1)
+
+
+def with_liars(tree):
+    """One NaN that one device sees, one row of infinities."""
+    tree = dict(tree)
+    tree["d"] = tree["d"].at[2, 11].set(jnp.nan)
+    return jax.tree.map(lambda leaf: leaf.at[5].set(jnp.inf), tree)
+
+
+def flat(tree):
+    return np.concatenate([np.ravel(np.asarray(x, np.float64)) for x in jax.tree.leaves(tree)])
+
+
+def close(out, expected, eps=1e-6):
+    """To 1e-6, relative to the length of the whole."""
+    out, expected = flat(out), flat(expected)
+    assert np.isfinite(expected).all()
+    assert np.linalg.norm(out - expected) <= eps * np.linalg.norm(expected)
+
+
+def on_devices(function, mesh=None, axis="workers"):
+    """A function of one device's rows, each device with its own; the result is the same on all."""
+    mesh = mesh or mesh_of(workers=N)
+    return jax.shard_map(function, mesh=mesh, in_specs=P(axis), out_specs=P())
+
+
+def first(tree):
+    return jax.tree.map(lambda leaf: leaf[0], tree)
+
+
+def arguments(case, f, tree):
+    """What a case gives its rule, by name, for updates that are whole."""
+    names = list(inspect.signature(case.rule).parameters)[1:]
+    data = case.data(tree, None)
+    return dict(zip(names, data)) | case.kwargs(jax.tree.leaves(tree)[0].shape[0], f)
+
+
+def faults_of(case):
+    return min(F, case.most(N)) if case.facts.takes_f else F
+
+
+def check_rules(cases):
+    """One program for the rules on 8 devices, and one for them on the stacked updates."""
+
+    def collective(rows):
+        return {
+            case.id: byzjax.all_aggregate(
+                case.rule, first(rows), "workers", **arguments(case, faults_of(case), updates())
+            )
+            for case in cases
+        }
+
+    def whole(tree):
+        return {case.id: case(tree, faults_of(case)) for case in cases}
+
+    collective, whole = jax.jit(on_devices(collective)), jax.jit(whole)
+    trees = (updates(), with_liars(updates(seed=1)))
+    for tree in trees:
+        out, expected = collective(tree), whole(tree)
+        for case in cases:
+            found = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), out[case.id])
+            assert found == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), expected[case.id])
+            if np.isfinite(flat(expected[case.id])).all():
+                close(out[case.id], expected[case.id])
+            else:  # more liars than the rule withstands
+                assert tree is not trees[0]
+                assert case.facts.promise == "none" or faults_of(case) < 2, case.id
+                assert not np.isfinite(flat(out[case.id])).any()
+
+
+def test_rules_on_8_devices_equal_the_stacked_form():
+    chosen = [case for case in CASES if case.id in QUICK]
+    assert len(chosen) == len(QUICK)
+    check_rules(chosen)
+
+
+@pytest.mark.slow
+def test_all_other_rules_on_8_devices_equal_the_stacked_form():
+    check_rules([case for case in CASES if case.id not in QUICK])
+
+
+def test_mixings_before_a_rule_and_alone():
+    rule = functools.partial(byzjax.aksel, f=1)
+
+    def collective(rows):
+        return [
+            byzjax.all_aggregate(byzjax.aksel, first(rows), "workers", f=1, mix=mixing)
+            for mixing in MIXINGS.values()
+        ]
+
+    def alone(rows):
+        mixed = [
+            byzjax.all_mix(mixing, first(rows), "workers")
+            for name, mixing in MIXINGS.items()
+            if name != "bucketing"
+        ]
+        return jax.tree.map(lambda leaf: leaf[None], mixed)
+
+    together = jax.shard_map(
+        lambda rows: (collective(rows), alone(rows)),
+        mesh=mesh_of(workers=N),
+        in_specs=P("workers"),
+        out_specs=(P(), P("workers")),
+    )
+    together = jax.jit(together)
+    for tree in (updates(), updates() | {"b": updates()["b"].at[3].set(jnp.nan)}):
+        before, each = together(tree)
+        whole = {name: mixing(tree) for name, mixing in MIXINGS.items()}
+        for out, mixed in zip(before, whole.values(), strict=True):
+            close(out, rule(mixed))
+        del whole["bucketing"]
+        for out, mixed in zip(each, whole.values(), strict=True):
+            assert np.isfinite(flat(mixed)).sum() == np.isfinite(flat(out)).sum() > 0
+            np.testing.assert_allclose(flat(out), flat(mixed), rtol=2e-6, atol=2e-6)
+
+
+def test_several_workers_a_device_in_pmap_and_over_two_axes():
+    rules = {
+        byzjax.krum: {"f": 4, "m": 3},
+        byzjax.aksel: {"f": 4},
+        byzjax.centered_clip: {"radius": 1.5, "center": first(updates(seed=4))},
+    }
+
+    def step(rows, axis="workers"):
+        return [
+            byzjax.all_aggregate(rule, rows, axis, stacked=True, **given)
+            for rule, given in rules.items()
+        ]
+
+    tree = updates(2 * N, seed=3)
+    tree["d"] = tree["d"].at[3, 2].set(jnp.nan)
+    expected = jax.jit(lambda tree: [rule(tree, **given) for rule, given in rules.items()])(tree)
+    axes = ("hosts", "chips")
+    mesh = mesh_of(hosts=2, chips=4)
+    by_devices = jax.tree.map(lambda leaf: leaf.reshape(N, 2, *leaf.shape[1:]), tree)
+    for out in (
+        jax.jit(on_devices(step))(tree),
+        jax.jit(on_devices(functools.partial(step, axis=axes), mesh, axes))(tree),
+        first(jax.pmap(step, axis_name="workers")(by_devices)),
+    ):
+        for one, other in zip(out, expected, strict=True):
+            close(one, other)
+
+
+def test_all_devices_have_the_same_to_the_bit():
+    def step(rows):
+        out = byzjax.all_aggregate(byzjax.geometric_median, first(rows), "workers")
+        return jax.tree.map(lambda leaf: leaf[None], out)
+
+    step = jax.shard_map(
+        step, mesh=mesh_of(workers=N), in_specs=P("workers"), out_specs=P("workers")
+    )
+    out = jax.jit(step)(updates())
+    jax.tree.map(lambda leaf: np.testing.assert_array_equal(leaf, leaf[:1].repeat(N, 0)), out)
+
+
+def test_dtypes_are_kept():
+    tree = updates()
+    tree |= {"a": tree["a"].astype(jnp.bfloat16), "c": tree["c"].astype(jnp.float16)}
+    rule = functools.partial(byzjax.trimmed_mean, f=F)
+    out = jax.jit(on_devices(lambda rows: byzjax.all_aggregate(rule, first(rows), "workers")))(tree)
+    jax.tree.map(np.testing.assert_array_equal, out, rule(tree))
+    assert {name: leaf.dtype.name for name, leaf in out.items()} == {
+        **dict.fromkeys("bde", "float32"),
+        "a": "bfloat16",
+        "c": "float16",
+    }
+
+
+def test_large_leaves_travel_by_themselves(monkeypatch):
+    monkeypatch.setattr(_slices, "OWN_MESSAGE", 16)
+    step = jax.jit(
+        on_devices(lambda rows: byzjax.all_aggregate(byzjax.krum, first(rows), "workers", f=F))
+    )
+    close(step(updates()), byzjax.krum(updates(), f=F))
+    text = step.lower(updates()).compile().as_text()
+    kinds = [kind for kind, _, _ in traffic.collectives(text, N)]
+    assert kinds.count("all-to-all") == 4  # a and c, d, and one of what is small
+
+
+def test_its_derivative_is_that_of_the_rule():
+    target = first(updates(seed=9))
+
+    def loss(out):
+        return sum(jnp.sum((out[name] - target[name]) ** 2) for name in target)
+
+    step = on_devices(lambda rows: byzjax.all_aggregate(byzjax.aksel, first(rows), "workers", f=F))
+    slopes = jax.jit(jax.grad(lambda tree: loss(step(tree))))(updates())
+    close(slopes, jax.grad(lambda tree: loss(byzjax.aksel(tree, f=F)))(updates()))
+
+
+# --- memory --------------------------------------------------------------------------------------
+
+MEMORIES = {
+    byzjax.centered_clipping: {"radius": 1.5},
+    byzjax.foolsgold: {"num_workers": N},
+    byzjax.concentration_filter: {
+        "num_workers": N,
+        "deviation": 4.0,
+        "diameter": 1.0,
+        "steps": 3,
+    },
+    byzjax.safeguard: {"num_workers": N, "windows": (1, 2), "thresholds": (9.0, 12.0)},
+}
+
+
+def test_memory_of_slices():
+    def run(transformations, params, steps, rows):
+        found = []
+        for tx in transformations:
+            state = tx.init(params)
+            for tree in steps:
+                out, state = tx.update(rows(tree), state, params)
+            found.append(out)
+        return found
+
+    params = first(updates(seed=8))
+    steps = [with_liars(updates(seed=seed)) for seed in range(3)]
+    across = [byzjax.across_devices(make, "workers", **given) for make, given in MEMORIES.items()]
+    single = [make(**given) for make, given in MEMORIES.items()]
+    out = jax.jit(on_devices(lambda steps: run(across, params, steps, first)))(steps)
+    expected = jax.jit(lambda steps: run(single, params, steps, lambda tree: tree))(steps)
+    for one, other in zip(out, expected, strict=True):
+        close(one, other)
+
+
+# --- what it costs -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["median", "krum", "lax.pmean"])
+def test_a_device_sends_as_much_as_for_a_mean(name):
+    """2 (P - 1) / P numbers a coordinate, and distances."""
+    shapes = {"w": (700, 100), "b": (3,)}
+    d = 700 * 100 + 3
+    rows = {k: jax.ShapeDtypeStruct((N, *shape), jnp.float32) for k, shape in shapes.items()}
+
+    def step(rows):
+        if name == "lax.pmean":
+            return lax.pmean(first(rows), "workers")
+        given = {} if name == "median" else {"f": F}
+        return byzjax.all_aggregate(getattr(byzjax, name), first(rows), "workers", **given)
+
+    sent = traffic.bytes_sent(jax.jit(on_devices(step)).lower(rows).compile().as_text(), N)
+    numbers = {kind: size / 4 for kind, size in sent.items()}
+    padding = 2 * 8
+    if name == "lax.pmean":
+        assert numbers == {"all-reduce": 2 * 7 / 8 * d}
+    else:
+        assert 7 / 8 * d <= numbers.pop("all-to-all") <= 7 / 8 * (d + padding)
+        assert 7 / 8 * d <= numbers.pop("all-gather") <= 7 / 8 * (d + padding)
+        assert numbers == ({} if name == "median" else {"all-reduce": 2 * 7 / 8 * N**2})
+
+
+def test_a_loss_of_whole_updates_is_evaluated_where_they_are_sent():
+    """Each device evaluates the loss of its own worker's: 3 (P - 1) / P numbers a coordinate."""
+    d, losses = 4000, []
+
+    def loss(params):
+        losses.append(params.shape)
+        return jnp.sum(params**2)
+
+    def step(rows):
+        given = {"params": jnp.ones(d), "trusted_loss": loss}
+        return byzjax.all_aggregate(
+            byzjax.zeno, rows[0], "workers", **given, f=F, learning_rate=0.1, rho=1e-3
+        )
+
+    rows = jax.ShapeDtypeStruct((N, d), jnp.float32)
+    sent = traffic.bytes_sent(jax.jit(on_devices(step)).lower(rows).compile().as_text(), N)
+    assert sum(sent.values()) / 4 <= 3 * 7 / 8 * d + 4 * N
+    assert set(losses) == {(d,)}
+
+
+# --- what is wrong -------------------------------------------------------------------------------
+
+
+def coordinatewise_maximum(updates):
+    return jax.tree.map(lambda leaf: leaf.max(axis=0), updates)
+
+
+ERRORS = {
+    "krum needs n >= 2f + 3; got n=8, f=3.": (byzjax.krum, {"f": 3}),
+    "all_aggregate: krum has no parameter g; it takes f, m, neighbors, squared.": (
+        byzjax.krum,
+        {"g": 3},
+    ),
+    "all_aggregate: krum needs f; write all_aggregate(krum, f=...).": (byzjax.krum, {}),
+    "all_aggregate: centered_clip needs center=...": (byzjax.centered_clip, {"radius": 1.0}),
+    "center has the shapes (3,), but one update has {'a': (3, 5),": (
+        byzjax.centered_clip,
+        {"radius": 1.0, "center": jnp.zeros(3)},
+    ),
+    "all_aggregate: coordinatewise_maximum has no parameter axis_name, so it would take": (
+        coordinatewise_maximum,
+        {},
+    ),
+    "mix: coordinatewise_maximum has no parameter axis_name, so it would take a device's": (
+        byzjax.median,
+        {"mix": coordinatewise_maximum},
+    ),
+}
+
+
+@pytest.mark.parametrize("message", ERRORS)
+def test_errors(message):
+    rule, given = ERRORS[message]
+    with pytest.raises((TypeError, ValueError)) as caught:
+        on_devices(lambda rows: byzjax.all_aggregate(rule, first(rows), "workers", **given))(
+            updates()
+        )
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_mixing_alone_keeps_the_workers():
+    with pytest.raises(
+        ValueError, match=r"^all_mix needs a mixing that keeps .*; of 8 rows it made 4"
+    ):
+        on_devices(lambda rows: byzjax.all_mix(MIXINGS["bucketing"], first(rows), "workers"))(
+            updates()
+        )
+
+
+def test_gradients_that_shard_map_has_summed_are_noticed():
+    """By replicated parameters `jax.grad` sums over devices: then every worker is the mean."""
+
+    def step(params, batch):
+        grads = jax.grad(lambda params: jnp.sum((batch[0] - params) ** 2))(params)
+        return byzjax.all_aggregate(byzjax.median, grads, "workers")
+
+    specs = {"mesh": mesh_of(workers=N), "in_specs": (P(), P("workers")), "out_specs": P()}
+    params, batch = jnp.zeros(3), jnp.arange(24.0).reshape(N, 3)
+    with pytest.raises(ValueError, match=r"^the updates are the same on all devices of 'workers'"):
+        jax.shard_map(step, **specs)(params, batch)
+    out = jax.jit(jax.shard_map(step, **specs, check_vma=False))(params, batch)
+    np.testing.assert_allclose(out, jnp.median(-2 * batch, axis=0))
