@@ -7,8 +7,8 @@ that hosts need not share one.
 
 import contextlib
 import hashlib
-import inspect
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
@@ -51,21 +51,23 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
         raise ValueError(f"num_processes must be at least 1; got {num_processes}.")
     if process_id is not None and not 0 <= process_id < (num_processes or process_id + 1):
         raise ValueError(f"process_id must lie in 0 .. num_processes - 1; got {given}.")
-    # Or else JAX catches SIGTERM, and a process that is told to end goes on.
-    jax.config.update("jax_enable_preemption_service", False)
-    options = {"initialization_timeout": START_SECONDS}
-    if "heartbeat_timeout_seconds" in inspect.signature(jax.distributed.initialize).parameters:
-        options["heartbeat_timeout_seconds"] = HEARTBEAT_SECONDS
     # Said beforehand: if one does not come, JAX ends this process without coming back here.
     print(f"Waiting at most {START_SECONDS} s for all processes; {given}.", file=sys.stderr)
     try:
         address = None if coordinator == "auto" else coordinator
-        jax.distributed.initialize(address, num_processes, process_id, **options)
+        jax.distributed.initialize(
+            address,
+            num_processes,
+            process_id,
+            initialization_timeout=START_SECONDS,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        )
     except ValueError as error:
         raise ValueError(
             f"found no SLURM, TPU pod or Kubernetes that says more; got {given}. {error}"
         ) from error
     sys.excepthook = _end_with_traceback
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which JAX catches: it would not end a process
     if not leads():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
 
@@ -128,8 +130,8 @@ def together() -> Iterator[None]:
         first_line = (str(error).strip() or "no more is known").splitlines()[0]
         raise StoppedError(
             f"process {jax.process_index()} of {jax.process_count()} stopped: "
-            f"{type(error).__name__}: {first_line} If another one has died, that is why. Start all "
-            "of them again: finished blocks and the last checkpoint are kept."
+            f"{type(error).__name__}: {first_line.rstrip('.')}. If another process has died, that "
+            "is why. Start all of them again: finished blocks and the last checkpoint are kept."
         ) from error
 
 

@@ -137,3 +137,33 @@ def test_distances_of_honest_models_are_those_measured():
             assert [cell for cell in shown if cell] == [v for v in row.values() if v]
             if row.get("pull and contract") in ("median", "aksel"):
                 assert float(row["1 lying"]) <= float(row["no liar"]) + 0.051
+
+
+@pytest.mark.slow
+def test_the_page_of_scaling_runs_on_eight_devices():
+    page = (ROOT / "docs" / "scaling.md").read_text()
+    names: dict = {}
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(code, names)
+    assert names["mesh"].size == 8
+    found, on_each = names["state"].params, names["states"].params
+    assert on_each.shape == (8, *found.shape)
+    np.testing.assert_allclose(on_each, np.broadcast_to(found, on_each.shape), rtol=1e-6)
+    assert (found != 0).all()
+
+
+@pytest.mark.parametrize("name", ["devices", "devices_bits"])
+def test_the_tables_of_scaling_are_those_measured(name):
+    page = (ROOT / "docs" / "scaling.md").read_text()
+    table = page.split(f"<!-- {name} -->")[1].split(f"<!-- end of {name} -->")[0]
+    shown = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")]
+    with (ROOT / "docs" / "benchmarks" / f"{name}.csv").open() as file:
+        made = list(csv.DictReader(file))
+    assert shown[0] == list(made[0])
+    assert len(shown) == len(made) + 1
+    for cells, row in zip(shown[1:], made):
+        for cell, (head, value) in zip(cells, row.items()):
+            if head in ("model", "rule"):
+                assert cell == value
+            else:
+                assert float(cell) == pytest.approx(float(value), rel=0.01), head
