@@ -12,9 +12,10 @@ from typing import Annotated
 
 import jax
 import tyro
+from jax.sharding import Mesh
 
 from experiments import config as configs
-from experiments import cost, data, export, models, protocols, specs, studies, sweep
+from experiments import cost, data, devices, export, hosts, models, protocols, specs, studies, sweep
 from experiments.config import Config
 
 # What a user can do wrong; anything else is a bug and shows its traceback.
@@ -22,6 +23,40 @@ USER_ERRORS = (ValueError, TypeError, OSError, ImportError)
 # Results that are committed, each study in a folder of its name and edition.
 STUDIES = pathlib.Path(__file__).parent.parent / "docs" / "studies"
 Command = Annotated[str, tyro.conf.Positional]
+
+
+@dataclasses.dataclass(frozen=True)
+class Machines:
+    """Devices and hosts (docs/scaling.md)."""
+
+    devices: int = 1
+    """Devices of each process that the workers' gradients are spread over; 0 for all."""
+    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT|auto")] = None
+    """Of several processes that train together: where the first of them is. auto finds this and the
+    next two under SLURM, on TPU pods and on Kubernetes (GKE)."""
+    num_processes: int | None = None
+    """How many they are."""
+    process_id: int | None = None
+    """Which of them this is, from 0; 0 writes the results."""
+
+    def join(self) -> None:
+        """Before anything is computed: makes this process one of several, if it is."""
+        hosts.join(self.coordinator, self.num_processes, self.process_id)
+
+    def mesh(self, grids: Sequence[Config]) -> Mesh | None:
+        """The devices to spread the workers of these grids over; None for one."""
+        over = devices.mesh(self.devices)
+        for grid in grids:
+            protocols.check_devices(grid, devices.size(over))
+        return over
+
+
+@dataclasses.dataclass(frozen=True)
+class RunCommand:
+    """Run the grid that the options describe, or continue it."""
+
+    grid: tyro.conf.OmitArgPrefixes[Config]
+    machines: tyro.conf.OmitArgPrefixes[Machines]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +72,7 @@ class StudyCommand:
     """full (the published setting; needs an accelerator or a cluster) or cpu (two cores)."""
     dry_run: bool = False
     """Only tell what is missing, in how many programs, and about how long it would take."""
+    machines: tyro.conf.OmitArgPrefixes[Machines] = Machines()
     shard: str = "1/1"
     """i/N: run the i-th of N parts, for arrays of jobs; report puts them together."""
     results: str = "results"
@@ -93,7 +129,7 @@ def main() -> int:
     _keep_compiled_programs()
     try:
         return COMMANDS[name](arguments)
-    except USER_ERRORS as error:
+    except (*USER_ERRORS, hosts.StoppedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -104,8 +140,11 @@ def main() -> int:
 def run(arguments: Sequence[str]) -> int:
     """A grid that is written on the command line."""
     begin = time.perf_counter()
-    config = tyro.cli(Config, prog="python -m experiments", args=arguments)
+    command = tyro.cli(RunCommand, prog="python -m experiments", args=arguments)
+    command.machines.join()
+    config = command.grid
     dataset = _checked([config])(config)
+    over = command.machines.mesh([config])
     folder = pathlib.Path(config.results) / config.study
     load = functools.cache(lambda _: dataset)
     tasks = sweep.tasks([config], folder, load)
@@ -115,13 +154,14 @@ def run(arguments: Sequence[str]) -> int:
         f"{config.model}, n = {config.n}, f = {config.f}: {len(tasks)} blocks, {runs} runs of "
         f"{config.steps} steps."
     )
-    return _run_and_report([config], tasks, folder, load, begin)
+    return _run_and_report([config], tasks, folder, load, over, begin)
 
 
 def study(arguments: Sequence[str]) -> int:
     """A study of `experiments/studies`."""
     begin = time.perf_counter()
     command = tyro.cli(StudyCommand, prog="python -m experiments study", args=arguments)
+    command.machines.join()
     shard, shards = _shard(command.shard)
     grids = [
         dataclasses.replace(grid, data_dir=command.data_dir, results=command.results)
@@ -129,7 +169,8 @@ def study(arguments: Sequence[str]) -> int:
     ]
     folder = pathlib.Path(command.results) / f"{command.name}-{command.edition}"
     load = _checked(grids)
-    if new := export.bring_in(STUDIES / folder.name, folder):
+    over = command.machines.mesh(grids)
+    if hosts.leads() and (new := export.bring_in(STUDIES / folder.name, folder)):
         print(f"{new} blocks come from {STUDIES / folder.name}.")
     tasks = sweep.tasks(grids, folder, load)
     runs = sum(len(task.block.runs) for task in tasks)
@@ -145,16 +186,29 @@ def study(arguments: Sequence[str]) -> int:
         return 0
     more = {"study": command.name, "edition": command.edition}
     if shards == 1:
-        return _run_and_report(grids, tasks, folder, load, begin, **more)
-    sweep.write_config(grids, folder, **more)
-    finished = sweep.run(tasks, folder, load)
+        return _run_and_report(grids, tasks, folder, load, over, begin, **more)
+    finished = _run(grids, tasks, folder, load, over, **more)
+    if finished is None:
+        return 0
     print(f"Shard {shard} of {shards}: {len(finished)} of {len(tasks)} blocks are finished.")
     return 0 if len(finished) == len(tasks) else 1
 
 
-def _run_and_report(grids, tasks, folder: pathlib.Path, load, begin: float, **more: str) -> int:
-    sweep.write_config(grids, folder, **more)
-    finished = sweep.run(tasks, folder, load)
+def _run(grids, tasks, folder: pathlib.Path, load, over: Mesh | None, **more: str) -> list | None:
+    """The finished blocks; None where another process has them."""
+    if hosts.leads():
+        sweep.write_config(grids, folder, over, **more)
+    with hosts.together():
+        finished = sweep.run(tasks, folder, load, over)
+    return finished if hosts.leads() else None
+
+
+def _run_and_report(
+    grids, tasks, folder: pathlib.Path, load, over: Mesh | None, begin: float, **more: str
+) -> int:
+    finished = _run(grids, tasks, folder, load, over, **more)
+    if finished is None:
+        return 0
     if not finished:
         return 1
     print(f"\n{_write_report(folder, finished, grids, **more)}\n")
@@ -325,4 +379,4 @@ def _keep_compiled_programs() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    hosts.end(main())

@@ -5,13 +5,14 @@ import shutil
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from experiments import diagnostics, train
+from experiments import devices, diagnostics, hosts, train
 
 
 class Checkpoints:
-    """The newest state of one block, and its evaluations so far.
+    """The newest state of one block, and its evaluations so far, in the hands of one process.
 
     Args:
       folder: of this block alone.
@@ -20,18 +21,27 @@ class Checkpoints:
     def __init__(self, folder: pathlib.Path):
         self.folder = folder.absolute()
 
-    def save(self, step: int, states: Any, curves: list) -> None:
-        """Keeps what there is after so many steps, in the place of what was kept before."""
+    def _manager(self) -> Any:
         import orbax.checkpoint as ocp  # only here: it takes a second to import
 
+        alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=1, create=False, multiprocessing_options=alone
+        )
+        return ocp.CheckpointManager(self.folder, options=options)
+
+    def save(self, step: int, states: Any, curves: list) -> None:
+        """Keeps what there is after so many steps, in the place of what was kept before."""
+        import orbax.checkpoint as ocp
+
         flat = [_flat(metrics, found) for metrics, found in curves]
-        with ocp.CheckpointManager(
-            self.folder, options=ocp.CheckpointManagerOptions(max_to_keep=1)
-        ) as manager:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._manager() as manager:
             manager.save(
                 step,
                 args=ocp.args.Composite(
-                    states=ocp.args.StandardSave(states), curves=ocp.args.JsonSave({"all": flat})
+                    states=ocp.args.StandardSave(_arrays(states)),
+                    curves=ocp.args.JsonSave({"all": flat}),
                 ),
             )
             manager.wait_until_finished()
@@ -39,22 +49,30 @@ class Checkpoints:
     def restore(self, like: Any) -> tuple[int, Any, list] | None:
         """(step, states, curves), or None if there is nothing to go on from.
 
+        Of several processes the first reads, and tells the others all but the curves.
+
         Args:
           like: states of the same structure, as the block begins with.
         """
+        arrays = _arrays(like)
+        found = self._read(arrays) if hosts.leads() else None
+        step, arrays, curves = found or (0, arrays, [])
+        step, arrays = hosts.told((np.int32(step), arrays))
+        return (int(step), _as_states(arrays, like), curves) if step else None
+
+    def _read(self, arrays: Any) -> tuple[int, Any, list] | None:
         if not self.folder.is_dir():
             return None
         import orbax.checkpoint as ocp
 
-        with ocp.CheckpointManager(self.folder) as manager:
+        with self._manager() as manager:
             step = manager.latest_step()
             if step is None:
                 return None
-            shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
             found = manager.restore(
                 step,
                 args=ocp.args.Composite(
-                    states=ocp.args.StandardRestore(shapes), curves=ocp.args.JsonRestore()
+                    states=ocp.args.StandardRestore(arrays), curves=ocp.args.JsonRestore()
                 ),
             )
         return step, found["states"], [_whole(each) for each in found["curves"]["all"]]
@@ -62,6 +80,22 @@ class Checkpoints:
     def forget(self) -> None:
         """Removes all of it."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _arrays(states: Any) -> Any:
+    """NumPy's arrays; of keys their data."""
+    return jax.tree.map(
+        lambda x: np.asarray(jax.random.key_data(x) if devices.is_key(x) else x), states
+    )
+
+
+def _as_states(arrays: Any, like: Any) -> Any:
+    def leaf(array: np.ndarray, x: jax.Array) -> jax.Array:
+        if devices.is_key(x):
+            return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(x))
+        return jnp.asarray(array)
+
+    return jax.tree.map(leaf, arrays, like)
 
 
 def _flat(metrics: train.Metrics, found: dict[str, np.ndarray]) -> dict[str, list]:

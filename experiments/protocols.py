@@ -36,6 +36,7 @@ class Parts(NamedTuple):
       key: of the run.
       at_once: workers whose gradients are computed side by side.
       rate: the step size at first, which may be traced; None for that of the config.
+      axis: the mapped axis over whose devices gradients are spread; None for one device.
     """
 
     config: "Config"
@@ -47,6 +48,7 @@ class Parts(NamedTuple):
     key: jax.Array
     at_once: int | None
     rate: Any = None
+    axis: str | None = None
 
     def fold(self, place: int) -> jax.Array:
         """A key of the run's for one purpose."""
@@ -101,6 +103,7 @@ def parameter_server(
         local_steps=local_steps,
         local_rate=local_rate,
         workers_at_once=parts.at_once,
+        workers_axis=parts.axis,
     )
 
 
@@ -136,6 +139,7 @@ def replicated_servers(
         quorum_servers=quorum_servers,
         quorum_workers=quorum_workers,
         workers_at_once=parts.at_once,
+        workers_axis=parts.axis,
     )
 
 
@@ -157,6 +161,7 @@ def replicated_state_machine(
         attack_models=attack_models,
         byzantine_servers=lying,
         workers_at_once=parts.at_once,
+        workers_axis=parts.axis,
     )
 
 
@@ -179,6 +184,7 @@ def gossip(
         attack=parts.of_workers(),
         per_receiver=per_receiver,
         workers_at_once=parts.at_once,
+        workers_axis=parts.axis,
     )
 
 
@@ -236,6 +242,7 @@ def redundant(
         server=optim.stages(config, parts.rate)["server"],
         attack=parts.of_workers(),
         workers_at_once=parts.at_once,
+        workers_axis=parts.axis,
     )
 
 
@@ -332,6 +339,19 @@ def gradients(config: "Config") -> int:
     if name == "asynchronous":
         return 1
     return given.get("per_round") or config.n
+
+
+def check_devices(config: "Config", count: int) -> None:
+    """That the gradients of a step can be spread over so many devices.
+
+    Raises:
+      ValueError: they are fewer.
+    """
+    if count > 1 and (dear := gradients(config)) < count:
+        raise ValueError(
+            f"{config.protocol} computes {dear} gradients a step, which cannot be spread over "
+            f"{count} devices; expected at most {dear}."
+        )
 
 
 def check(config: "Config", rule: specs.Spec, mixing: specs.Spec, attack: specs.Spec) -> None:

@@ -22,13 +22,13 @@ from importlib import metadata
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 import byzjax
 from experiments import config as configs
-from experiments import data, diagnostics, models, protocols, train
+from experiments import data, devices, diagnostics, hosts, models, protocols, train
 from experiments.checkpoint import Checkpoints
 from experiments.config import Block, Config
 
@@ -94,14 +94,18 @@ def read_block(path: pathlib.Path) -> dict[str, Any] | None:
         return None
 
 
-def environment() -> dict[str, str]:
-    """Versions, machine, date and commit, to stand beside every result."""
+def environment(over: Mesh | None = None) -> dict[str, str]:
+    """Versions, machine, date and commit, to stand beside every result.
+
+    Args:
+      over: the devices that the workers are spread over; None for one.
+    """
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
     return {
         "byzjax": byzjax.__version__,
         **{name: metadata.version(name) for name in packages},
         "python": platform.python_version(),
-        "device": f"{jax.devices()[0].device_kind} x {jax.device_count()}",
+        "device": f"{jax.devices()[0].device_kind} x {devices.size(over)}",
         "cores": str(os.cpu_count()),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": _commit(),
@@ -195,9 +199,9 @@ def parameters(config: Config, dataset: data.Dataset) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
-def warn_of_other_versions(found: Sequence[dict[str, Any]]) -> None:
+def warn_of_other_versions(found: Sequence[dict[str, Any]], over: Mesh | None = None) -> None:
     """Says on stderr what differs between this machine and those that finished blocks come from."""
-    here = environment()
+    here = environment(over)
     for name in DECISIVE:
         there = {block["environment"].get(name, "") for block in found} - {here[name]}
         if there:
@@ -209,18 +213,37 @@ def warn_of_other_versions(found: Sequence[dict[str, Any]]) -> None:
 
 
 def run(
-    todo: Sequence[Task], folder: pathlib.Path, load: Callable[[Config], data.Dataset]
+    todo: Sequence[Task],
+    folder: pathlib.Path,
+    load: Callable[[Config], data.Dataset],
+    over: Mesh | None = None,
 ) -> list[dict[str, Any]]:
-    """Runs what is missing and returns all finished blocks; what fails is written down."""
-    found = {task.path: content for task in todo if (content := read_block(task.path)) is not None}
+    """Runs what is missing and returns all finished blocks; what fails is written down.
+
+    Of several processes the first reads and writes, and the others get no block back. There an
+    error stops them all: who failed alone would leave the others waiting.
+
+    Args:
+      todo: the blocks.
+      folder: of the study.
+      load: the data set of a grid.
+      over: the devices that the workers are spread over; None for one.
+    """
+    lead = hosts.leads()
+    hosts.check_same([task.path.name for task in todo])
+    found: dict[pathlib.Path, dict[str, Any]] = {}
+    if lead:
+        read = {task.path: read_block(task.path) for task in todo}
+        found = {path: content for path, content in read.items() if content is not None}
     if found:
         print(f"{len(found)} of {len(todo)} blocks are in {folder} already.")
-        warn_of_other_versions(list(found.values()))
-    missing = [task for task in todo if task.path not in found]
+        warn_of_other_versions(list(found.values()), over)
+    absent = hosts.told(np.array([task.path not in found for task in todo]))
+    missing = [task for task, is_missing in zip(todo, absent) if is_missing]
     steps = sum(task.config.steps * len(task.block.runs) for task in missing)
     begin, programs, compiling, failed = time.perf_counter(), 0, 0.0, 0
     held: tuple[Any, train.Program | None] = (None, None)
-    with tqdm(total=steps, unit="step", unit_scale=True, disable=not missing) as bar:
+    with tqdm(total=steps, unit="step", unit_scale=True, disable=not (missing and lead)) as bar:
         for task in missing:
             config, block = task.config, task.block
             bar.set_postfix_str(f"{block.rule} under {block.attack}")
@@ -236,13 +259,15 @@ def run(
                     )
                     held = (
                         key,
-                        train.program(config, dataset, model, block.rule, block.mixing, among),
+                        train.program(
+                            config, dataset, model, block.rule, block.mixing, among, over
+                        ),
                     )
                 program = held[1]
                 assert program is not None
                 known = len(program.compiled)
-                kept = _checkpoints(task, folder)
-                content = _train(task, load(config), program, place, bar, folder, kept)
+                kept = _checkpoints(task, folder, over)
+                content = _train(task, load(config), program, place, bar, folder, kept, over)
                 programs += known == 0
                 compiling += sum(program.compiled[known:])
             except Exception as error:
@@ -252,15 +277,20 @@ def run(
                 failure = {
                     "error": f"{type(error).__name__}: {first_line}",
                     "traceback": traceback.format_exc(),
-                    "environment": environment(),
+                    "environment": environment(over),
                 }
-                write_json(folder / "failed" / task.path.name, task.described | failure)
+                if lead:
+                    write_json(folder / "failed" / task.path.name, task.described | failure)
+                if hosts.several():
+                    raise
                 continue
-            found[task.path] = task.described | content | {"environment": environment()}
+            if not lead:
+                continue
+            found[task.path] = task.described | content | {"environment": environment(over)}
             write_json(task.path, found[task.path])
             kept.forget()
             (folder / "failed" / task.path.name).unlink(missing_ok=True)
-    if missing:
+    if missing and lead:
         _say(missing, programs, compiling, time.perf_counter() - begin, failed, folder)
     return [found[task.path] for task in todo if task.path in found]
 
@@ -292,36 +322,41 @@ def _train(
     bar: tqdm,
     folder: pathlib.Path,
     kept: Checkpoints,
+    over: Mesh | None,
 ) -> dict[str, Any]:
     """Trains all runs of a block, from its checkpoint if there is one."""
-    config, block = task.config, task.block
+    config, block, lead = task.config, task.block, hosts.leads()
     begin = time.perf_counter()
-    runs = train.runs(config, dataset, block.runs, block.attack)
-    index = jnp.asarray(attack, jnp.int32)
+    runs = devices.on_each(train.runs(config, dataset, block.runs, block.attack), over)
+    index = np.int32(attack)
     states, done, curves = program.start(index, runs), 0, []
-    if (found := kept.restore(states)) is not None:
+    if (found := kept.restore(devices.on_one(states, over))) is not None:
         done, states, curves = found
+        states = devices.on_each(states, over)
         bar.update(done * len(block.runs))
     saved = time.perf_counter()
     for step in range(done + config.eval_every, config.steps + 1, config.eval_every):
-        first = jnp.asarray(step - config.eval_every, jnp.int32)
-        states, found = program.advance(states, first, index, runs)
+        states, found = program.advance(states, np.int32(step - config.eval_every), index, runs)
+        if not lead:
+            continue
         metrics = program.evaluate(states, step == config.steps, runs)
         curves.append(jax.tree.map(np.asarray, (metrics, found)))
         _log(task, step, curves[-1], time.perf_counter() - begin, folder)
         bar.update(config.eval_every * len(block.runs))
         if step < config.steps and time.perf_counter() - saved > CHECKPOINT_SECONDS:
-            kept.save(step, states, curves)
+            kept.save(step, devices.on_one(states, over), curves)
             saved = time.perf_counter()
+    if not lead:
+        return {}
     return {
         "runs": [_run(config, seed, s, r, curves) for r, (seed, s) in enumerate(block.runs)],
         "seconds": round(time.perf_counter() - begin, 2),
     }
 
 
-def _checkpoints(task: Task, folder: pathlib.Path) -> Checkpoints:
+def _checkpoints(task: Task, folder: pathlib.Path, over: Mesh | None) -> Checkpoints:
     """Not gone on from with other versions: a block's digits all come from one of them."""
-    here = environment()
+    here = environment(over)
     versions = hashlib.sha256("".join(here[name] for name in DECISIVE).encode()).hexdigest()[:8]
     return Checkpoints(folder / "checkpoints" / f"{task.path.stem}-{versions}")
 
@@ -372,10 +407,12 @@ def _log(task: Task, step: int, found: tuple, seconds: float, folder: pathlib.Pa
         file.write(json.dumps(line) + "\n")
 
 
-def write_config(grids: Sequence[Config], folder: pathlib.Path, **more: Any) -> None:
+def write_config(
+    grids: Sequence[Config], folder: pathlib.Path, over: Mesh | None = None, **more: Any
+) -> None:
     """The grids of a study with versions, device and commit, as `config.json`."""
     content = [dataclasses.asdict(config) for config in grids]
-    write_json(folder / "config.json", {"grids": content, **more, **environment()})
+    write_json(folder / "config.json", {"grids": content, **more, **environment(over)})
 
 
 def _number(value: np.ndarray) -> float | None:

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.sharding import Mesh
 
 import byzjax.protocols
 from byzjax import attacks
-from experiments import data, diagnostics, models, optim, optimum, protocols, specs
+from experiments import data, devices, diagnostics, models, optim, optimum, protocols, specs
 from experiments.config import Config
 
 
@@ -142,7 +143,7 @@ def _deal(
 
 
 class Program(NamedTuple):
-    """Compiled functions of a rule behind a mixing.
+    """Compiled functions of a rule behind a mixing; states and runs are on each of its devices.
 
     Attributes:
       start: `start(attack, runs) -> states`.
@@ -165,10 +166,21 @@ def program(
     rule: specs.Spec,
     mixing: specs.Spec,
     choices: Sequence[specs.Spec],
+    over: Mesh | None = None,
 ) -> Program:
-    """The program of one rule and mixing, in which `attack` is an index into `choices`."""
+    """The program of one rule and mixing, in which `attack` is an index into `choices`.
+
+    Args:
+      config: its grid.
+      dataset: where samples come from.
+      model: what is trained.
+      rule: how to aggregate.
+      mixing: what stands before.
+      choices: the attacks.
+      over: the devices that the workers are spread over; None for one.
+    """
     dataset, held_x, held_y = data.hold_out(dataset, config.validation)
-    train_x, train_y = jnp.asarray(dataset.train_x), jnp.asarray(dataset.train_y)
+    train = jnp.asarray(dataset.train_x), jnp.asarray(dataset.train_y)
     flipping = jnp.asarray([spec.name == "flip_labels" for spec in choices])
     # What a rule remembers or draws, and momenta that the server keeps, are not seen from outside.
     opaque = rule.remembers or optim.stages(config)["receive"] is not None
@@ -196,6 +208,7 @@ def program(
                 run.key,
                 at_once,
                 run.rate,
+                None if over is None else devices.AXIS,
             )
         )
 
@@ -266,18 +279,25 @@ def program(
 
     compiled: list[float] = []
     start_all = _timed(jax.vmap(start, in_axes=(None, 0)), compiled)
-    advance_all = _timed(_over_runs(advance), compiled, donate_argnums=0)
+    advance_all = _timed(devices.spread(_over_runs(advance), over), compiled, donate_argnums=0)
     axes = (0, 0, None, None, None, None)
     evaluate_all = _timed(jax.vmap(evaluate, in_axes=axes), compiled)
     held = jnp.asarray(held_x), jnp.asarray(held_y)
     test = jnp.asarray(dataset.test_x), jnp.asarray(dataset.test_y)
     some = [a[: config.eval_samples] for a in test] if config.eval_samples else test
-    return Program(
-        start_all,
-        lambda states, step, attack, run: advance_all(states, step, attack, run, train_x, train_y),
-        lambda states, last, run: evaluate_all(states, run, *(test if last else some), *held),
-        compiled,
-    )
+    train = devices.on_each(train, over)
+
+    def start_here(attack, run):
+        return devices.on_each(start_all(attack, devices.on_one(run, over)), over)
+
+    def advance_everywhere(states, step, attack, run):
+        return devices.alike(*advance_all(states, step, attack, run, *train))
+
+    def evaluate_here(states, last, run):
+        states, run = devices.on_one((states, run), over)
+        return evaluate_all(states, run, *(test if last else some), *held)
+
+    return Program(start_here, advance_everywhere, evaluate_here, compiled)
 
 
 def _over_runs(advance: Callable) -> Callable:

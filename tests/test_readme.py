@@ -166,3 +166,33 @@ def test_what_is_said_of_kardam():
     assert (f"{min(slower):.1f}", f"{max(slower):.1f}") == ("2.7", "3.3")
     (mnist,) = [r for r in quiet if r["attack"] == "little_is_enough" and r["data"] == "mnist"]
     assert (mnist["accuracy"], mnist["arrivals to 90 %"]) == ("67.2", "nan")
+
+
+@pytest.mark.slow
+def test_the_page_of_scaling_runs_on_eight_devices():
+    page = (ROOT / "docs" / "scaling.md").read_text()
+    names: dict = {}
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(code, names)
+    assert names["mesh"].size == 8
+    found, on_each = names["state"].params, names["states"].params
+    assert on_each.shape == (8, *found.shape)
+    np.testing.assert_allclose(on_each, np.broadcast_to(found, on_each.shape), rtol=1e-6)
+    assert (found != 0).all()
+
+
+@pytest.mark.parametrize("name", ["devices", "devices_bits"])
+def test_the_tables_of_scaling_are_those_measured(name):
+    page = (ROOT / "docs" / "scaling.md").read_text()
+    table = page.split(f"<!-- {name} -->")[1].split(f"<!-- end of {name} -->")[0]
+    shown = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")]
+    with (ROOT / "docs" / "benchmarks" / f"{name}.csv").open() as file:
+        made = list(csv.DictReader(file))
+    assert shown[0] == list(made[0])
+    assert len(shown) == len(made) + 1
+    for cells, row in zip(shown[1:], made):
+        for cell, (head, value) in zip(cells, row.items()):
+            if head in ("model", "rule"):
+                assert cell == value
+            else:
+                assert float(cell) == pytest.approx(float(value), rel=0.01), head

@@ -19,6 +19,7 @@ def gradients(
     *,
     own: bool = False,
     at_once: int | None = None,
+    axis: str | None = None,
     workers: jax.Array | None = None,
 ) -> PyTree:
     """The gradient of each worker, stacked `[n, ...]`; worker i's loss key is `fold_in(key, i)`.
@@ -30,6 +31,7 @@ def gradients(
       key: of this step.
       own: whether each worker has a model of its own.
       at_once: how many are computed side by side; None for all.
+      axis: a mapped axis over whose devices they are spread; None for one device.
       workers: `int32[n]`, their numbers; None for 0 .. n - 1.
     """
     n = stacked.num_workers(batch)
@@ -37,8 +39,25 @@ def gradients(
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, numbers)
     grad = jax.grad(loss_fn)
     if own:
-        return each(lambda p, b, k: grad(p, b, key=k), params, batch, keys, at_once=at_once)
-    return each(lambda b, k: grad(params, b, key=k), batch, keys, at_once=at_once)
+        args, one = (params, batch, keys), lambda p, b, k: grad(p, b, key=k)
+    else:
+        args, one = (batch, keys), lambda b, k: grad(params, b, key=k)
+    return spread(functools.partial(each, one, at_once=at_once), *args, axis=axis)
+
+
+def spread(function: Callable, *args: PyTree, axis: str | None) -> PyTree:
+    """`function(*args)`, stacked to stacked: each device of a mapped axis computes k of the n rows.
+
+    k = ceil(n / devices); where there are not as many, the last row is computed again and dropped.
+    All devices get all rows.
+    """
+    if axis is None:
+        return function(*args)
+    n, devices = stacked.num_workers(args), lax.axis_size(axis)
+    k = -(-n // devices)
+    rows = jnp.minimum(lax.axis_index(axis) * k + jnp.arange(k), n - 1)
+    mine = function(*stacked.take(args, rows))
+    return jax.tree.map(lambda x: lax.all_gather(x, axis, tiled=True)[:n], mine)
 
 
 def each(function: Callable, *args: PyTree, at_once: int | None) -> PyTree:

@@ -58,6 +58,7 @@ def gossip(
     attack: optax.GradientTransformation | None = None,
     per_receiver: bool = False,
     workers_at_once: int | None = None,
+    workers_axis: str | None = None,
 ) -> Protocol:
     r"""Every node takes a step of its own, then meets its neighbours by a rule.
 
@@ -94,6 +95,8 @@ def gossip(
         arguments. It then has a state for each node.
       workers_at_once: how many nodes compute side by side, a Python int; None for all of them, with
         a copy of a model for each edge and direction.
+      workers_axis: a mapped axis (`jax.shard_map`, `jax.pmap`) over whose devices the gradients are
+        spread; the step, its arguments and all else are the same on each. None for one device.
 
     Returns:
       A `Protocol`. Its `step` draws node i's loss key as `fold_in(key, i)`; its `models` holds
@@ -158,9 +161,8 @@ def gossip(
         found = stacked.num_workers(of_workers)
         if found != n:
             raise ValueError(f"expected batches of {n} nodes, as the graph has; got {found}.")
-        gradients = _workers.gradients(
-            loss_fn, models, of_workers, key, own=True, at_once=workers_at_once
-        )
+        options = {"at_once": workers_at_once, "axis": workers_axis}
+        gradients = _workers.gradients(loss_fn, models, of_workers, key, own=True, **options)
         # Not `per_worker`'s update, which would show every node the models of all.
         steps, optimizing = jax.vmap(optimizer.update)(gradients, state.optimizer, models)
         half = optax.apply_updates(models, steps)

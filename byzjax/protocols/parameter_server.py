@@ -1,5 +1,6 @@
 """One server that is trusted, n workers of which some lie."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -40,6 +41,7 @@ def parameter_server(
     local_steps: int = 1,
     local_rate: float | jax.Array | None = None,
     workers_at_once: int | None = None,
+    workers_axis: str | None = None,
 ) -> Protocol:
     r"""Workers send updates to one server, which aggregates them and takes a step.
 
@@ -70,6 +72,8 @@ def parameter_server(
       local_rate: gamma, the step size of the local steps, which need it; may be traced.
       workers_at_once: how many workers' gradients are computed side by side, a Python int; None for
         all of them. One by one saves memory, and convolutional models time on CPU.
+      workers_axis: a mapped axis (`jax.shard_map`, `jax.pmap`) over whose devices the gradients are
+        spread; the step, its arguments and all else are the same on each. None for one device.
 
     Returns:
       A `Protocol`. Its `step` draws worker i's loss key as `fold_in(key, i)`; a `trusted` batch
@@ -118,7 +122,7 @@ def parameter_server(
         del key  # transformations that draw numbers were given their keys when they were made
         return ServerState(params, tuple(stage.init(params) for stage in stages))
 
-    def learnt(params: PyTree, batch: PyTree, key: jax.Array, workers: jax.Array) -> PyTree:
+    def learnt(params: PyTree, key: jax.Array, batch: PyTree, workers: jax.Array) -> PyTree:
         """What each worker learns from its batch: a gradient, or the mean of several."""
         options = {"at_once": workers_at_once, "workers": workers}
         if local_rate is None:
@@ -148,7 +152,8 @@ def parameter_server(
             drawn = jax.random.permutation(jax.random.fold_in(key, n + 1), n)[:per_round]
             senders = jnp.sort(drawn)
             of_workers = stacked.take(of_workers, senders)
-        updates = learnt(params, of_workers, key, senders)
+        learning = functools.partial(learnt, params, key)
+        updates = _workers.spread(learning, of_workers, senders, axis=workers_axis)
         send, *rest = stages
         sending, *states = state.stages
         if per_round is None:

@@ -92,6 +92,7 @@ def redundant(
     rule: optax.GradientTransformation | None = None,
     attack: optax.GradientTransformation | None = None,
     workers_at_once: int | None = None,
+    workers_axis: str | None = None,
 ) -> Protocol:
     r"""Every batch goes to r nodes, and what they have to agree on tells who lied (DRACO, DETOX).
 
@@ -129,6 +130,8 @@ def redundant(
         Those of the cyclic code are a dict of two trees, `re` and `im`.
       workers_at_once: how many batches' gradients are computed side by side, a Python int; None for
         all of them.
+      workers_axis: a mapped axis (`jax.shard_map`, `jax.pmap`) over whose devices the gradients are
+        spread; the step, its arguments and all else are the same on each. None for one device.
 
     Returns:
       A `Protocol`; `batch["workers"]` holds one batch for each node. Its `step` draws batch i's
@@ -217,9 +220,8 @@ def redundant(
         if "trusted" in batch:
             trusted_key = jax.random.fold_in(key, n)
             extra_args["trusted"] = jax.grad(loss_fn)(params, batch["trusted"], key=trusted_key)
-        gradients = _workers.gradients(
-            loss_fn, params, batch["workers"], key, at_once=workers_at_once
-        )
+        options = {"at_once": workers_at_once, "axis": workers_axis}
+        gradients = _workers.gradients(loss_fn, params, batch["workers"], key, **options)
         honest = codes.encode(gradients, s=s) if cyclic else _of_groups(gradients, r)
         sent, attacking = attack.update(honest, attacking, message(params), **extra_args)
         if cyclic:

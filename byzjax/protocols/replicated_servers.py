@@ -52,6 +52,7 @@ def replicated_servers(
     quorum_servers: int | None = None,
     quorum_workers: int | None = None,
     workers_at_once: int | None = None,
+    workers_axis: str | None = None,
 ) -> Protocol:
     r"""No server is trusted: workers aggregate models, servers aggregate gradients and models.
 
@@ -106,6 +107,8 @@ def replicated_servers(
       quorum_workers: how many gradients a server waits for, a Python int; None for m - f_workers.
       workers_at_once: how many receivers and gradients are computed side by side, a Python int;
         None for all of them.
+      workers_axis: a mapped axis (`jax.shard_map`, `jax.pmap`) over whose devices the gradients are
+        spread; the step, its arguments and all else are the same on each. None for one device.
 
     Returns:
       A `Protocol`. `pull`, `rule` and `contract` get the extra argument `senders`, `int32[q]`,
@@ -189,9 +192,8 @@ def replicated_servers(
 
         quorums = _workers.first_messages(to_workers, m, n, q_servers)
         seen, pulling = _workers.each(pulled, quorums, pulling, at_once=workers_at_once)
-        gradients = _workers.gradients(
-            loss_fn, seen, of_workers, key, own=True, at_once=workers_at_once
-        )
+        options = {"at_once": workers_at_once, "axis": workers_axis}
+        gradients = _workers.gradients(loss_fn, seen, of_workers, key, own=True, **options)
         honest, sending = send.update(gradients, sending)
         sent, attacking = attack.update(honest, attacking)
 

@@ -91,6 +91,7 @@ def replicated_state_machine(
     attack_models: optax.GradientTransformation | None = None,
     byzantine_servers: jax.Array | None = None,
     workers_at_once: int | None = None,
+    workers_axis: str | None = None,
 ) -> Protocol:
     r"""Replicas of one deterministic server; workers take the model that enough of them sent.
 
@@ -128,6 +129,8 @@ def replicated_state_machine(
         traced. None for nobody.
       workers_at_once: how many workers' gradients are computed side by side, a Python int; None for
         all of them.
+      workers_axis: a mapped axis (`jax.shard_map`, `jax.pmap`) over whose devices the gradients are
+        spread; the step, its arguments and all else are the same on each. None for one device.
 
     Returns:
       A `Protocol`. Its `step` draws worker i's loss key as `fold_in(key, i)`; a `trusted` batch
@@ -186,7 +189,8 @@ def replicated_state_machine(
         lying, sending, attacking, *replicated = state.stages
         models, lying = attack_models.update(state.params, lying)
         model = agreed(models, votes=f + 1)
-        gradients = _workers.gradients(loss_fn, model, of_workers, key, at_once=workers_at_once)
+        options = {"at_once": workers_at_once, "axis": workers_axis}
+        gradients = _workers.gradients(loss_fn, model, of_workers, key, **options)
         honest, sending = send.update(gradients, sending, model)
         sent, attacking = attack.update(honest, attacking, model)
 
