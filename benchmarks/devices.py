@@ -24,7 +24,7 @@ from experiments.config import Config
 
 # Steps of one call, and steps after which states are compared.
 STEPS, FAR = {"mlp": 20, "cnn_mnist": 2}, {"mlp": 100, "cnn_mnist": 4}
-COUNTS = (1, 2, 4, 8)
+COUNTS = (1, 2, 8)
 
 
 class Job(NamedTuple):
@@ -69,7 +69,9 @@ def speed(rounds: int, counts: list[int], dataset: data.Dataset) -> list[dict[st
     rows = []
     for model in STEPS:
         jobs = {str(count): job(model, "aksel", 24, count, dataset) for count in counts}
-        calls = {name: lambda it=it: jax.block_until_ready(it.after(1)) for name, it in jobs.items()}
+        calls = {
+            name: lambda it=it: jax.block_until_ready(it.after(1)) for name, it in jobs.items()
+        }
         seconds = timing.take_turns(calls, rounds)
         rows += [
             {
@@ -103,7 +105,9 @@ def differences(counts: list[int], dataset: data.Dataset) -> list[dict[str, Any]
 
 def _apart(a: train.State, b: train.State) -> float:
     pairs = zip(jax.tree.leaves(a.protocol.params), jax.tree.leaves(b.protocol.params))
-    return max(float(np.abs(np.asarray(x) - np.asarray(y)).max() / np.abs(x).max()) for x, y in pairs)
+    return max(
+        float(np.abs(np.asarray(x) - np.asarray(y)).max() / np.abs(x).max()) for x, y in pairs
+    )
 
 
 def made_up() -> data.Dataset:

@@ -31,7 +31,9 @@ def mesh(count: int) -> Mesh | None:
         raise ValueError(f"processes must have equally many devices; they have {numbers}.")
     if not 0 <= count <= numbers[0]:
         more = "; JAX_NUM_CPU_DEVICES makes more" if jax.default_backend() == "cpu" else ""
-        raise ValueError(f"devices must lie in 0 .. {numbers[0]}, all there are{more}; got {count}.")
+        raise ValueError(
+            f"devices must lie in 0 .. {numbers[0]}, all there are{more}; got {count}."
+        )
     chosen = [device for each in devices for device in each[: count or numbers[0]]]
     if len(chosen) == 1:
         return None
@@ -52,13 +54,14 @@ def on_each(tree: Any, over: Mesh | None) -> Any:
     """The same arrays on every device; each process brings its own, which must be alike."""
     if over is None:
         return tree
-    everywhere = NamedSharding(over, P())
+    everywhere, local = NamedSharding(over, P()), over.local_devices
 
     def leaf(x: jax.Array) -> jax.Array:
         if is_key(x):
-            return jax.random.wrap_key_data(leaf(jax.random.key_data(x)), impl=jax.random.key_impl(x))
+            numbers = leaf(jax.random.key_data(x))
+            return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(x))
         # Not `device_put`, where processes compare what they bring: to it, NaN differs from itself.
-        here = [jax.device_put(x, device) for device in over.local_devices]
+        here = [jax.device_put(x, device) for device in local]
         return jax.make_array_from_single_device_arrays(x.shape, everywhere, here)
 
     return jax.tree.map(leaf, tree)
@@ -106,7 +109,7 @@ def alike(states: Any, found: Any, fingerprints: jax.Array | None = None) -> tup
     """
     if fingerprints is not None and len(numbers := set(np.asarray(fingerprints).tolist())) > 1:
         raise RuntimeError(
-            f"{len(fingerprints)} devices hold {len(numbers)} different states, where all must hold "
-            "the same; devices of different kinds may round differently."
+            f"{len(fingerprints)} devices hold {len(numbers)} different states, where all must "
+            "hold the same; devices of different kinds may round differently."
         )
     return states, found

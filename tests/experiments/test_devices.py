@@ -56,7 +56,7 @@ def test_devices_that_part_are_found_out():
 
     advance_all = jax.jit(devices.spread(advance, over))
     devices.alike(*advance_all(states, np.float32(0)))
-    with pytest.raises(RuntimeError, match="^2 devices hold 2 different states, where all must "):
+    with pytest.raises(RuntimeError, match=r"^2 devices hold 2 different states, where all must "):
         devices.alike(*advance_all(states, np.float32(1e-7)))
 
 

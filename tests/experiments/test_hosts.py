@@ -79,7 +79,7 @@ def one_of_two(i, port):
 
 
 def slurm(i, port):
-    """What SLURM tells a task of a step; the port of the coordinator is made of the job's number."""
+    """What SLURM tells a task of a step; JAX makes the coordinator's port of the job's number."""
     return {
         "SLURM_JOB_ID": str(port - (65536 - 2**12)),
         "SLURM_STEP_NODELIST": "127.0.0.1",
