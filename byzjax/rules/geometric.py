@@ -195,12 +195,12 @@ def _minimizer(updates: PyTree, smoothing: Any, axis_name: str | None) -> PyTree
 def _search(rows: PyTree, smoothing: Any, axis_name: str | None) -> tuple[PyTree, Span]:
     """The fixed point to about four digits (a Newton step doubles them), and the span about it."""
     span = span_about(rows, median_of(rows), axis_name)
-    weights = _iterate(span, smoothing)
+    weights = _iterate(span, smoothing, _at_a_row(span, smoothing))
     near = span.squared_distances(weights) < _CANCELLED * jnp.diagonal(span.gram)
 
     def again(weights: jax.Array) -> tuple[jax.Array, jax.Array]:
         about = span_about(rows, stacked.weighted_mean(rows, weights), axis_name)
-        weights = _iterate(about, smoothing)
+        weights = _iterate(about, smoothing, jnp.zeros_like(weights))
         return weights, about.moved_to(weights).gram
 
     weights, gram = lax.cond(
@@ -209,8 +209,30 @@ def _search(rows: PyTree, smoothing: Any, axis_name: str | None) -> tuple[PyTree
     return stacked.weighted_mean(rows, weights), Span(gram, span.bad)
 
 
-def _iterate(span: Span, smoothing: Any) -> jax.Array:
-    """Weights of the point that Weiszfeld steps from the centre lead to, until they are short."""
+def _at_a_row(span: Span, smoothing: Any) -> jax.Array:
+    """Weights of the row that is the minimiser, up to the smoothing; of the centre if none is.
+
+    Row j is, if m_j rows lie within the smoothing radius of it and the others together pull less:
+    |sum_i beta_ij (x_i - x_j)| < m_j. Weiszfeld steps come to such a row ever more slowly the less
+    is missing, as where half of the rows coincide and the others lie in one direction.
+    """
+    lengths = jnp.diagonal(span.gram)
+    squares = jnp.maximum(lengths[:, None] + lengths[None] - 2 * span.gram, 0)
+    squares = jnp.where(span.bad[:, None] | span.bad[None], jnp.inf, squares)
+    near = squares <= jnp.asarray(smoothing, squares.dtype) ** 2
+    pull = jnp.where(near, 0, _weights(squares, smoothing))
+    pull = pull - jnp.diag(jnp.sum(pull, axis=1))
+    force = jnp.sqrt(jnp.maximum(jnp.sum(pull * times(pull, span.gram), axis=1), 0))
+    count = jnp.sum(near, axis=1, dtype=jnp.int32).astype(force.dtype)
+    rounding = 64 * float(jnp.finfo(force.dtype).eps)
+    missing = jnp.where(span.bad, -1, (1 - rounding) * count - force)
+    best = jnp.argmax(missing)
+    chosen = (jnp.arange(len(missing)) == best) & (missing[best] > 0)
+    return chosen.astype(span.gram.dtype)
+
+
+def _iterate(span: Span, smoothing: Any, start: jax.Array) -> jax.Array:
+    """Weights of the point that Weiszfeld steps from these lead to, until they are short."""
     tolerance = _TOLERANCE * float(jnp.finfo(span.gram.dtype).eps)
 
     def step(state):
@@ -227,7 +249,7 @@ def _iterate(span: Span, smoothing: Any) -> jax.Array:
         count, _, moving = state
         return moving & (count < _MOST_ITERATIONS)
 
-    start, moving = 0 * span.gram[0], jnp.isfinite(span.gram[0, 0])
+    start, moving = start + 0 * span.gram[0], jnp.isfinite(span.gram[0, 0])
     return lax.while_loop(going, step, (0, start, moving))[1]
 
 
@@ -265,9 +287,24 @@ def _newton_step(
     along = factor * jnp.where(outside, products, 0)
     weights = factor * times(_inverse(total, columns), along)
     correction, rest = stacked.weighted_sum(still, weights), jnp.sum(weights)
-    return jax.tree.map(
+    reached = jax.tree.map(
         lambda t, c, z: t - (c - rest.astype(z.dtype) * z), target, correction, point
     )
+    # Where the search did not come to an end, the step may lead anywhere; its slope is kept.
+    there = span.squared_distances(lax.stop_gradient(pull / total - weights))
+    rounding = 1 + 64 * float(jnp.finfo(lengths.dtype).eps)
+    worse = _loss(there, smoothing) > rounding * _loss(lengths, smoothing)
+    return jax.tree.map(
+        lambda r, z: jnp.where(worse, z + (r - lax.stop_gradient(r)), r), reached, point
+    )
+
+
+def _loss(squares: jax.Array, smoothing: Any) -> jax.Array:
+    """The sum of the smoothed distances of the rows that are not bad."""
+    smoothing = jnp.asarray(smoothing, squares.dtype)
+    finite = jnp.where(jnp.isfinite(squares), jnp.maximum(squares, 0), 0)
+    r = jnp.sqrt(finite)
+    return jnp.sum(jnp.where(r > smoothing, r - smoothing / 2, finite / (2 * smoothing)))
 
 
 @one_by_one

@@ -1,10 +1,10 @@
 """How Aksel's error grows: what Gaussian updates predict, and exponents with their intervals."""
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 
@@ -16,9 +16,10 @@ class Fit(NamedTuple):
     high: float
 
 
-def exponent(x: Sequence[float], y: Sequence[float]) -> Fit:
+def exponent(x: ArrayLike, y: ArrayLike) -> Fit:
     """The p of y = c x^p by least squares on logarithms; its interval from the residuals."""
-    found = stats.linregress(np.log(x), np.log(y))
+    x, y = np.log(x), np.log(y)
+    found = stats.linregress(x, y)
     half = stats.t.ppf(0.975, len(x) - 2) * found.stderr
     return Fit(found.slope, found.slope - half, found.slope + half)
 

@@ -23,8 +23,8 @@ def acceptance(folder: Folder) -> str:
     """Errors while the liars send an order statistic, beside what is computed."""
     found = pd.read_csv(folder / "acceptance.csv")
     wide = found.pivot(index=["setting", "rule"], columns="n", values="error")
-    rows = found[["setting", "rule"]].drop_duplicates().itertuples(index=False, name=None)
-    lines = [_line(*row, wide.loc[row]) for row in rows]
+    rows = found[["setting", "rule"]].drop_duplicates()
+    lines = [_line(at, rule, wide.loc[(at, rule)]) for at, rule in zip(rows.setting, rows.rule)]
     computed = {
         "aksel, computed for d → ∞": growth.of_aksel,
         "median, computed": growth.of_median,
@@ -32,7 +32,7 @@ def acceptance(folder: Folder) -> str:
     }
     first = found["setting"].iloc[0]
     lines[2:2] = [
-        _line(first, name, pd.Series({n: value(n) for n in wide.columns}))
+        _line(first, name, pd.Series({n: value(n) for n in found["n"].unique()}))
         for name, value in computed.items()
     ]
     return _markdown(pd.DataFrame(lines))
@@ -47,16 +47,17 @@ def exponents_in_d(folder: Folder) -> str:
     """Powers of d, for each n."""
     found = pd.read_csv(folder / "growth.csv")
     lines = []
-    for n, line in found[found["distribution"] == "gaussian"].groupby("n"):
-        line = line.sort_values("d")
+    found = found[found["distribution"] == "gaussian"]
+    for n in map(int, sorted(found["n"].unique())):
+        line = found[found["n"] == n].sort_values("d")
         if len(line) < 3:
             continue
         fit = growth.exponent(line["d"], line["d"] ** 0.5 * line["error"])
-        bound = theory.proved("kappa", "aksel", int(n), (int(n) - 1) // 2)
+        bound = theory.proved("kappa", "aksel", n, (n - 1) // 2)
         lines.append(
             {
-                "n": n,
-                "f": (n - 1) // 2,
+                "n": str(n),
+                "f": str((n - 1) // 2),
                 "d": f"{line['d'].min():,} to {line['d'].max():,}",
                 "exponent of d": _interval(fit),
                 "error at the most coordinates": f"{line['error'].iloc[-1]:.3f}",
@@ -75,16 +76,16 @@ def fits_in_n(folder: Folder) -> dict[tuple[str, str], tuple[growth.Fit, growth.
     accepted = accepted[accepted["rule"] == "aksel"]
     grown = pd.read_csv(folder / "growth.csv")
     grown = grown[grown["distribution"] != "gaussian"]
-    parts = {
-        ("gaussian", setting): line for setting, line in accepted.groupby("setting", sort=False)
-    }
+    parts: dict[tuple[str, str], pd.DataFrame] = {}
+    for setting, line in accepted.groupby("setting", sort=False):
+        parts["gaussian", str(setting)] = line
     for kind, line in grown.groupby("distribution", sort=False):
         parts[str(kind), "f = (n-1)/2"] = line
     fits = {}
-    for key, line in parts.items():
+    for (kind, setting), line in parts.items():
         for name, part in (("", line), (", n >= 51", line[line["n"] >= 51])):
             logarithm = (part["n"] - part["f"]).map(math.log)
-            fits[key[0], key[1] + name] = (
+            fits[kind, setting + name] = (
                 growth.exponent(part["n"], part["error"]),
                 growth.exponent(logarithm, part["error"]),
             )

@@ -231,7 +231,7 @@ def breakdown(table: pd.DataFrame) -> Figure:
     figure, axes = panels.grid(
         found, 3, (4.4, 3.2), xlabel="liars s", ylabel="damage / honest spread"
     )
-    damage = [name for name in table if name.startswith("s = ")]
+    damage = [name for name in map(str, table) if name.startswith("s = ")]
     for ax, (at, family) in zip(axes, found):
         said = "f at the rule's limit" if at == "limit" else at
         ax.set_title(f"{family}, {said}", fontsize=11)
