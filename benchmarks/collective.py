@@ -22,8 +22,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import byzjax
-from benchmarks.protocols import written
-from benchmarks.rules import environment, markdown, write_csv
+from benchmarks.pages import environment, markdown, write_csv, written
 from byzjax.facts import FACTS
 from tests import traffic
 

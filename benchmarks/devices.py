@@ -17,8 +17,7 @@ import jax
 import numpy as np
 
 from benchmarks import timing
-from benchmarks.protocols import written
-from benchmarks.rules import environment, markdown, write_csv
+from benchmarks.pages import environment, markdown, write_csv, written
 from experiments import data, devices, models, specs, train
 from experiments.config import Config
 
