@@ -385,8 +385,14 @@ def _mean(values: list[jax.Array], dtype: jnp.dtype) -> jax.Array:
 def _window(x: jax.Array, start: int, width: int) -> jax.Array:
     if x.shape[0] > NETWORK_MAX:
         return _select_blocks(lambda block: _select(block, start, width), x)[0]
-    rows = _run(comparators(x.shape[0], start, width), [_to_key(row) for row in x])
-    return _mean([_from_key(row, x.dtype) for row in rows[start : start + width]], x.dtype)
+    return mean_by_network(list(x), start, width)
+
+
+def mean_by_network(rows: list[jax.Array], start: int, width: int) -> jax.Array:
+    """The mean of the window, of columns that are given as n rows of any shape."""
+    dtype = rows[0].dtype
+    keys = _run(comparators(len(rows), start, width), [_to_key(row) for row in rows])
+    return _mean([_from_key(key, dtype) for key in keys[start : start + width]], dtype)
 
 
 def _window_ends(x: jax.Array, start: int, width: int) -> tuple[jax.Array, jax.Array]:
