@@ -8,7 +8,8 @@ A program of the grid takes a block of columns, all n rows of it, through the so
 the rows to it while the block is near: one reading of the input where XLA needs two. So Aksel reads
 its input twice, for median and distances together and for the mean of the chosen rows.
 
-CUDA goes through Triton, TPU through Mosaic; nothing else lowers. Kernels have no derivative.
+CUDA goes through Triton (which JAX 0.12 calls deprecated in favour of Mosaic GPU), TPU through
+Mosaic; nothing else lowers. Kernels have no derivative.
 """
 
 import functools
