@@ -4,8 +4,9 @@
 half, quarter, ... of it that fits, and says what share of the measured copy bandwidth they reach:
 the median is to read the input once and to write one row, Aksel to read it twice and to write two.
 Then it trains 64 runs of the MLP at once, and one (needs MNIST; `--no-training`). Without an
-accelerator it times XLA's form on the CPU at d = 1e6, and says so. `--write docs` makes the page
-accelerator.md and its CSV.
+accelerator it times XLA's form on the CPU at d = 1e6, and says so; the goals are not those of a
+CPU, where a copy also waits for fresh memory, so that a share may pass 1. `--write docs` makes the
+page accelerator.md and its CSV.
 """
 
 import argparse
@@ -45,9 +46,11 @@ def in_xla(n: int) -> dict[str, Callable]:
 
 
 def in_pytorch(x: jax.Array) -> dict[str, Callable[[], Any]]:
-    """The same rules, eager, on the same memory."""
+    """The same rules, eager, on the same memory; none where PyTorch is not, or cannot see it."""
     torch = peers.torch
     if torch is None:
+        return {}
+    if jax.default_backend() not in ("cpu", *["gpu"] * torch.cuda.is_available()):
         return {}
     t = torch.from_dlpack(x)
 
@@ -79,7 +82,7 @@ def largest(n: int, wanted: int) -> int:
 
 
 def latency(n: int, d: int, rounds: int, kernels: bool) -> list[dict[str, Any]]:
-    """A line for each rule and form."""
+    """A line for each rule and form; those of the kernels, and the goals, on an accelerator."""
     x = jax.random.normal(jax.random.key(0), (n, d))
     forms = {"XLA": in_xla(n)} | ({"Pallas": KERNELS} if kernels else {})
     compiled = {
@@ -100,8 +103,8 @@ def latency(n: int, d: int, rounds: int, kernels: bool) -> list[dict[str, Any]]:
             "form": form,
             "ms": 1e3 * taken,
             "share of the copy bandwidth": reached,
-            "goal": f">= {GOALS[name]}",
-            "reached": "yes" if reached >= GOALS[name] else "no",
+            "goal": f">= {GOALS[name]}" if kernels else None,
+            "reached": ("yes" if reached >= GOALS[name] else "no") if kernels else None,
             "compile s": compile_seconds,
         }
 
@@ -137,8 +140,8 @@ def main() -> None:
     parser.add_argument("--no-training", action="store_true", help="leave out what needs MNIST")
     parser.add_argument("--write", type=pathlib.Path, help="folder for accelerator.md and its CSV")
     options = parser.parse_args()
-    platform = jax.default_backend()
-    there = platform != "cpu"
+    timing.with_huge_pages("benchmarks.pallas")
+    there = jax.default_backend() != "cpu"
     about = f"Measured on {environment()}."
     if not there:
         about = f"No accelerator here: XLA's form on the CPU only. {about}"
@@ -146,7 +149,7 @@ def main() -> None:
     tables: dict[str, list[dict[str, Any]]] = {"accelerator": []}
     for n in WORKERS:
         d = largest(n, options.d or (10**8 if there else 10**6))
-        tables["accelerator"] += latency(n, d, options.rounds, kernels=platform in ("gpu", "tpu"))
+        tables["accelerator"] += latency(n, d, options.rounds, kernels=there)
     print(markdown(tables["accelerator"]), flush=True)
     if there and not options.no_training:
         tables["accelerator-grid"] = grid(data.load("mnist"))
