@@ -110,6 +110,8 @@ def _run(
 ) -> list[jax.Array]:
     if x.shape[0] > _order.NETWORK_MAX:
         raise ValueError(f"kernels need n <= {_order.NETWORK_MAX}; got n={x.shape[0]}.")
+    if x.size == 0:
+        raise ValueError(f"kernels need at least one column; got shape {x.shape}.")
     if x.dtype.name not in DTYPES:
         raise TypeError(f"kernels need one of {', '.join(DTYPES)}; got {x.dtype.name}.")
     flat = x.reshape(x.shape[0], -1)
@@ -145,7 +147,7 @@ def _call(
         compiler_params=target.params,
         interpret=interpret,
     )(x)
-    return [center, *(jnp.sum(blocks, axis=(0, 2)) for blocks in sums)]
+    return [center, *(jnp.sum(s, axis=(0, 2)) for s in sums)]
 
 
 def _kernel(

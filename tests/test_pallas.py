@@ -92,6 +92,13 @@ def test_squares_are_those_of_a_loop(target, n, dtype):
 
 
 @pytest.mark.parametrize("target", _pallas.TARGETS)
+def test_one_column(target):
+    center, squares = _pallas.median_and_squares(jnp.array([3.0, 5.0, 9.0]), interpret=target)
+    assert center == 5
+    assert squares.tolist() == [4, 0, 16]
+
+
+@pytest.mark.parametrize("target", _pallas.TARGETS)
 def test_side_by_side(target):
     x = jnp.stack([with_bad_rows(9, "float32"), with_bad_rows(9, "float32")[::-1]])
     centers, squares = jax.vmap(lambda x: _pallas.median_and_squares(x, interpret=target))(x)
@@ -139,5 +146,7 @@ def test_a_block_is_a_power_of_two_that_fits(n):
 def test_what_kernels_do_not_take():
     with pytest.raises(ValueError, match="kernels need n <= 128; got n=129"):
         _pallas.median(jnp.zeros((129, 4)), interpret="cuda")
+    with pytest.raises(ValueError, match=r"at least one column; got shape \(3, 0\)"):
+        _pallas.median(jnp.zeros((3, 0)), interpret="cuda")
     with pytest.raises(TypeError, match="float16; got int32"):
         _pallas.median(jnp.zeros((3, 4), jnp.int32), interpret="cuda")
