@@ -22,7 +22,7 @@ def median(x: np.ndarray, threads: int = 2) -> dict[str, Callable]:
     torch.set_num_threads(threads)
     medians = _medians(_layouts(x))
     name = _fastest(medians)
-    return {f"torch median ({name})": _waiting(medians[name])}
+    return {f"torch median ({name})": waiting(medians[name])}
 
 
 def krum(x: np.ndarray, f: int) -> dict[str, Callable]:
@@ -39,7 +39,7 @@ def krum(x: np.ndarray, f: int) -> dict[str, Callable]:
         scores = torch.topk(squares, n - f - 1, largest=False).values.sum(1)
         return t[scores.argmin()]
 
-    return {"torch krum (Gram)": _waiting(call)}
+    return {"torch krum (Gram)": waiting(call)}
 
 
 def _layouts(x: np.ndarray) -> dict[str, tuple[Any, int]]:
@@ -110,10 +110,11 @@ def peers(x: np.ndarray, f_values: tuple[int, ...], threads: int = 2) -> dict[st
     out["torch cdist"] = lambda: torch.cdist(rows, rows)
     target = torch.empty_like(rows)
     out["copy"] = lambda: target.copy_(rows)
-    return {name: _waiting(call) for name, call in out.items()}
+    return {name: waiting(call) for name, call in out.items()}
 
 
-def _waiting(call: Callable) -> Callable:
+def waiting(call: Callable) -> Callable:
+    """The call, and on a GPU until it is done."""
     if torch is None or not torch.cuda.is_available():
         return call
 
@@ -128,7 +129,7 @@ def _waiting(call: Callable) -> Callable:
 def _fastest(calls: dict[str, Callable]) -> str:
     seconds = {}
     for name, call in calls.items():
-        run = _waiting(call)
+        run = waiting(call)
         run()
         begin = time.perf_counter()
         run()

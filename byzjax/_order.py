@@ -382,7 +382,7 @@ def _mean(values: list[jax.Array], dtype: jnp.dtype) -> jax.Array:
         # one product of two.
         low, high = wide
         total, apart = low + high, high - low
-        too_large = jnp.isinf(total) & jnp.isfinite(apart)
+        too_large = jnp.isinf(total) & (jnp.abs(apart) < jnp.inf)  # is_finite: not in Triton of 0.7
         return jnp.where(too_large, low + 0.5 * apart, 0.5 * total).astype(dtype)
     return (functools.reduce(jnp.add, wide) / len(wide)).astype(dtype)
 
@@ -390,8 +390,14 @@ def _mean(values: list[jax.Array], dtype: jnp.dtype) -> jax.Array:
 def _window(x: jax.Array, start: int, width: int) -> jax.Array:
     if x.shape[0] > NETWORK_MAX:
         return _select_blocks(lambda block: _select(block, start, width), x)[0]
-    rows = _run(comparators(x.shape[0], start, width), [_to_key(row) for row in x])
-    return _mean([_from_key(row, x.dtype) for row in rows[start : start + width]], x.dtype)
+    return mean_by_network(list(x), start, width)
+
+
+def mean_by_network(rows: list[jax.Array], start: int, width: int) -> jax.Array:
+    """The mean of the window, of columns that are given as n rows of any shape."""
+    dtype = rows[0].dtype
+    keys = _run(comparators(len(rows), start, width), [_to_key(row) for row in rows])
+    return _mean([_from_key(key, dtype) for key in keys[start : start + width]], dtype)
 
 
 def _window_ends(x: jax.Array, start: int, width: int) -> tuple[jax.Array, jax.Array]:

@@ -21,6 +21,7 @@ ALLOWED = {
     "byzjax._kernels": [],
     "byzjax.stacked": ["byzjax._kernels"],
     "byzjax._order": ["byzjax._kernels"],
+    "byzjax._pallas": ["byzjax._kernels", "byzjax._order"],
     "byzjax.scores": ["byzjax._order"],
     "byzjax.facts": [],
     "byzjax._checks": ["byzjax.facts", "byzjax.stacked"],

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import every_rule, kardam, pages, rules, timing, training
+import byzjax
+from benchmarks import every_rule, kardam, pages, pallas, rules, timing, training
 from experiments import data
 
 
@@ -80,3 +81,23 @@ def test_a_table_between_its_marks():
 def test_growth_is_the_exponent():
     sizes = jnp.array([1.0, 10.0, 100.0])
     assert timing.slope(sizes, 3 * sizes**1.5) == pytest.approx(1.5, abs=1e-4)
+
+
+def test_aksel_on_the_kernel_is_aksel():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(11, 700)), jnp.float32)
+    x = x.at[2, 5].set(jnp.nan).at[7].mul(1e3)
+    for target in ("cuda", "tpu"):
+        actual = pallas.aksel(x, interpret=target)
+        np.testing.assert_allclose(actual, byzjax.aksel(x, f=5), rtol=1e-6, atol=1e-7)
+
+
+def test_kernels_and_rules_have_a_line_each():
+    rows = pallas.latency(8, 1000, rounds=1, kernels=False)
+    assert [row["rule"] for row in rows if row["form"] == "XLA"] == ["median", "aksel"]
+    assert all(row["ms"] > 0 for row in rows)
+
+
+def test_a_share_of_one_is_the_bandwidth_of_a_copy():
+    # A copy of 8 rows moves 16; a median that moves its 9 at that speed takes 9/16 of the time.
+    assert pallas.share("median", 8, 9.0, 16.0) == pytest.approx(1)
+    assert pallas.share("aksel", 8, 36.0, 16.0) == pytest.approx(0.5)

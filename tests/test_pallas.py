@@ -1,0 +1,152 @@
+"""Kernels, interpreted on CPU, against `_order` and loops in NumPy; and that they lower."""
+
+import contextlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+from byzjax import _order, _pallas
+
+COLUMNS = 8195  # the last block of either target is ragged
+SPECIAL = [np.nan, -np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, 1.0, -1.0, 3e38, -3e38, 50.0]
+
+pytestmark = pytest.mark.xdist_group("pallas")
+
+
+def matrix(n, dtype, c=COLUMNS):
+    """Half of the columns normal, half of special values with repetitions."""
+    rng = np.random.default_rng(n)
+    x = rng.normal(size=(n, c)).astype(np.float32)
+    x[:, ::2] = rng.choice(np.array(SPECIAL, np.float32), size=(n, (c + 1) // 2))
+    return jnp.asarray(x).astype(dtype)
+
+
+def with_bad_rows(n, dtype):
+    """Normal, but for one coordinate of NaN in row 1 and one of infinity in the last."""
+    x = np.random.default_rng(n).normal(size=(n, COLUMNS)).astype(np.float32)
+    x[1, 5], x[-1, COLUMNS - 1] = np.nan, -np.inf
+    return jnp.asarray(x).astype(dtype)
+
+
+def same_bits(actual, expected):
+    """Equal bit for bit, signs of zeros too; a NaN is any NaN."""
+    assert actual.dtype == expected.dtype
+    integer = f"uint{8 * actual.dtype.itemsize}"
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    there = ~np.isnan(expected.astype(np.float32))
+    np.testing.assert_array_equal(~np.isnan(actual.astype(np.float32)), there)
+    np.testing.assert_array_equal(actual.view(integer)[there], expected.view(integer)[there])
+
+
+@pytest.mark.parametrize("target", _pallas.TARGETS)
+@pytest.mark.parametrize(
+    ("n", "dtype"),
+    [
+        *((n, "float32") for n in (1, 2, 9, 12)),
+        *((n, "bfloat16") for n in (9, 12)),
+        (12, "float16"),
+    ],
+)
+def test_the_median_is_that_of_order(target, n, dtype):
+    x = matrix(n, dtype)
+    same_bits(_pallas.median(x, interpret=target), _order.median(x))
+
+
+def test_the_median_of_a_loop():
+    x = np.random.default_rng(0).normal(size=(12, 3, 50)).astype(np.float32)
+    expected = np.empty((3, 50), np.float32)
+    for place in np.ndindex(3, 50):
+        column = sorted(x[(slice(None), *place)])
+        expected[place] = (column[5] + column[6]) / 2
+    for target in _pallas.TARGETS:
+        actual = _pallas.median(jnp.asarray(x), interpret=target)
+        np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("target", _pallas.TARGETS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_trimmed_mean_is_that_of_order(target, dtype):
+    x = matrix(12, dtype, 700)
+    actual, expected = _pallas.trimmed_mean(x, 3, interpret=target), _order.trimmed_mean(x, 3)
+    eps = 1e-6 if dtype == "float32" else 2**-8
+    np.testing.assert_allclose(
+        *(np.asarray(y, np.float32) for y in (actual, expected)), rtol=eps, atol=eps
+    )
+
+
+@pytest.mark.parametrize("target", _pallas.TARGETS)
+@pytest.mark.parametrize(("n", "dtype"), [(9, "float32"), (12, "bfloat16")])
+def test_squares_are_those_of_a_loop(target, n, dtype):
+    x = with_bad_rows(n, dtype)
+    center, squares = _pallas.median_and_squares(x, interpret=target)
+    same_bits(center, _order.median(x))
+    assert squares.dtype == jnp.float32
+    rows, middle = np.asarray(x, np.float64), np.asarray(center, np.float64)
+    expected = [sum((row - middle) ** 2) for row in rows]
+    assert np.isnan(expected[1])
+    assert np.isinf(expected[-1])
+    np.testing.assert_allclose(squares, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("target", _pallas.TARGETS)
+def test_one_column(target):
+    center, squares = _pallas.median_and_squares(jnp.array([3.0, 5.0, 9.0]), interpret=target)
+    assert center == 5
+    assert squares.tolist() == [4, 0, 16]
+
+
+@pytest.mark.parametrize("target", _pallas.TARGETS)
+def test_side_by_side(target):
+    x = jnp.stack([with_bad_rows(9, "float32"), with_bad_rows(9, "float32")[::-1]])
+    centers, squares = jax.vmap(lambda x: _pallas.median_and_squares(x, interpret=target))(x)
+    for i in range(2):
+        center, square = _pallas.median_and_squares(x[i], interpret=target)
+        same_bits(centers[i], center)
+        np.testing.assert_allclose(squares[i], square, rtol=1e-6)
+
+
+def a_card():
+    """From JAX 0.11, Triton's kernels lower for a card that is there, or for one that is named."""
+    if tuple(map(int, jax.__version__.split(".")[:2])) < (0, 11):
+        return contextlib.nullcontext()
+    from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
+
+    return use_abstract_mesh(
+        AbstractMesh((), (), abstract_device=AbstractDevice("NVIDIA H100 80GB HBM3", 132, "gpu"))
+    )
+
+
+@pytest.mark.parametrize("target", _pallas.TARGETS)
+@pytest.mark.parametrize("name", ["median", "median_and_squares"])
+@pytest.mark.parametrize(("n", "dtype"), [(8, "float32"), (25, "bfloat16")])
+def test_kernels_lower(target, name, n, dtype):
+    call = {"cuda": "__gpu$xla.gpu.triton", "tpu": "tpu_custom_call"}[target]
+    unchecked = [export.DisabledSafetyCheck.custom_call(call)]
+    lower = export.export(
+        jax.jit(getattr(_pallas, name)), platforms=[target], disabled_checks=unchecked
+    )
+    with a_card() if target == "cuda" else contextlib.nullcontext():
+        lowered = lower(jax.ShapeDtypeStruct((n, 100_003), dtype)).mlir_module()
+    assert lowered.count(f"@{call}") == 1
+    assert "sort" not in lowered
+
+
+@pytest.mark.parametrize("n", [1, 2, 8, 25, 64, 128])
+def test_a_block_is_a_power_of_two_that_fits(n):
+    for target in _pallas.TARGETS.values():
+        block = target.block(n)
+        assert block & (block - 1) == 0
+        assert block % 128 == 0
+        assert n * block <= 2 * target.numbers
+
+
+def test_what_kernels_do_not_take():
+    with pytest.raises(ValueError, match="kernels need n <= 128; got n=129"):
+        _pallas.median(jnp.zeros((129, 4)), interpret="cuda")
+    with pytest.raises(ValueError, match=r"at least one column; got shape \(3, 0\)"):
+        _pallas.median(jnp.zeros((3, 0)), interpret="cuda")
+    with pytest.raises(TypeError, match="float16; got int32"):
+        _pallas.median(jnp.zeros((3, 4), jnp.int32), interpret="cuda")
