@@ -199,11 +199,12 @@ FACTS: dict[str, Facts] = {
         "rule",
         (2, 1),
         cost="nd + n²b, b coordinates sampled",
-        breakdown="n > 2f",
+        breakdown="none proved",
         full=True,
         promise="finite",
         reference="Shejwalkar, Houmansadr 2021 (DnC)",
         deterministic=False,
+        note="two liars far off in two directions, one farther than the other, carry it away",
     ),
     "geometric_median": Facts(
         "rule",

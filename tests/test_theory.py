@@ -292,6 +292,9 @@ def test_a_search_leaves_the_process_as_it_was():
         pytest.param(few(byzjax.aksel, f=1, mode="n-f"), 7, 2, marks=pytest.mark.slow),
         # With three rows that are not finite, an honest one has only three neighbours of four.
         pytest.param(few(byzjax.krum, f=1), 7, 3, marks=pytest.mark.slow),
+        pytest.param(
+            *(few(byzjax.spectral_filter, f=2, key=jax.random.key(0)), 7, 2), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_breakdown(rule, n, liars):

@@ -71,17 +71,13 @@ def growth(table: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(11.5, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     gaussian = table[table["distribution"] == "gaussian"]
-    for place, (n, line) in enumerate(gaussian.groupby("n")):
+    several = gaussian.groupby("n").filter(lambda line: len(line) > 2)
+    for place, (n, line) in enumerate(several.groupby("n")):
         line = line.sort_values("d")
-        root = np.sqrt(line["d"])
-        look, label = panels.look(place), f"n = {n}"
-        if len(line) > 2:
-            label += (
-                f": exponent {predicted.exponent(line['d'], root * line['error']).exponent:.3f}"
-            )
-        left.plot(
-            line["d"], root * line["error"], color=look.color, marker=look.marker, label=label
-        )
+        error = np.sqrt(line["d"]) * line["error"]
+        look = panels.look(place)
+        label = f"n = {n}: exponent {predicted.exponent(line['d'], error).exponent:.3f}"
+        left.plot(line["d"], error, color=look.color, marker=look.marker, label=label)
     d = np.array([gaussian["d"].min(), gaussian["d"].max()], float)
     left.plot(d, np.sqrt(d), color="0.45", linestyle=_DASHED, label="√d")
     left.set(xscale="log", yscale="log", xlabel="coordinates d", ylabel=r"$E\,\|F-g\|\,/\,\sigma$")
@@ -107,7 +103,7 @@ def growth(table: pd.DataFrame) -> Figure:
 
 
 def rules(table: pd.DataFrame) -> Figure:
-    """Errors of all rules against n; against d in a figure of its own."""
+    """Errors of all rules but the mean against n; against d in a figure of its own."""
     return _of_families(table[table["against"] == "n"], "n", "workers n", (11, 25, 50, 100))
 
 
@@ -119,9 +115,10 @@ def rules_d(table: pd.DataFrame) -> Figure:
 def _of_families(
     table: pd.DataFrame, along: str, xlabel: str, ticks: tuple[int, ...] | None
 ) -> Figure:
+    table = table[table["rule"] != "mean"]  # which is carried away
     found = [(at, family) for at in dict.fromkeys(table["at"]) for family in FAMILIES]
     figure, axes = panels.grid(found, 3, (4.4, 3.4), xlabel=xlabel, ylabel=_ERROR)
-    most = 30.0  # what is carried away is drawn at the upper end
+    most = 10.0  # what is above is drawn at the upper end
     for ax, (at, family) in zip(axes, found):
         said = "f at the rule's limit" if at == "limit" else "f = n/5"
         ax.set_title(f"{family}, {said}", fontsize=11)
@@ -146,13 +143,9 @@ def _of_families(
     )
     shown = dict.fromkeys(table["rule"])
     looks = {k: v for names in FAMILIES.values() for k, v in _looks(names).items() if k in shown}
-    for family, names in FAMILIES.items():
-        handles = [
-            panels.handle(name, looks[name], markers=True) for name in names if name in looks
-        ]
-        if handles:
-            ax = axes[list(FAMILIES).index(family)]
-            ax.legend(handles=handles, fontsize=8, loc="upper left")
+    for ax, names in zip(axes[-len(FAMILIES) :], FAMILIES.values()):
+        handles = [panels.handle(n, looks[n], markers=True) for n in names if n in shown]
+        ax.legend(handles=handles, fontsize=8, loc="upper left", ncol=2)
     panels.below(
         figure, [panels.handle(n, look, markers=True) for n, look in AKSEL.items() if n in shown]
     )
@@ -176,7 +169,7 @@ def efficiency(table: pd.DataFrame) -> Figure:
                 *(part["ratio"], places), look.marker, color=look.color, markersize=6, linestyle=""
             )
         ax.axvline(1, color="0.45", linewidth=1)
-        ax.set_yticks(range(len(names)), names)
+        ax.set_yticks(range(len(names)), names, fontsize=9)
     axes[0].set(xscale="log", ylim=(len(names) - 0.5, -0.5))
     _plain_ticks(axes, (1, 2, 5, 10, 20))
     panels.head(figure, "Squared error where nobody lies, relative to the mean's (n = 25, d = 500)")
@@ -197,29 +190,34 @@ def kappa(table: pd.DataFrame) -> Figure:
     pairs = sorted(
         set(zip(table["n"], table["f"])), key=lambda p: (theory.lower_bound("kappa", *p), p)
     )
-    columns = panels.columns_for(len(names), 3.4)
-    figure, axes = panels.grid(names, columns, (3.4, 2.3), xlabel="(n, f)", ylabel="κ")
+    figure, axes = panels.grid(names, 6, (2.5, 2.2), xlabel="(n, f)", ylabel="κ / (f/(n-2f))")
     x = {pair: i for i, pair in enumerate(pairs)}
     for ax, name in zip(axes, names):
-        panels.name(ax, name, 3.4)
+        panels.name(ax, name, 2.5)
         part = table[table["rule"] == name]
-        at = [x[pair] for pair in zip(part["n"], part["f"])]
-        proved = [proved_kappa(name, n, f) for n, f in zip(part["n"], part["f"])]
-        lower = [theory.lower_bound("kappa", n, f) for n, f in pairs]
-        ax.plot(range(len(pairs)), lower, color="0.6", linestyle=":", linewidth=1.2)
-        known = [(i, value) for i, value in zip(at, proved) if value is not None]
+        at = list(zip(part["n"], part["f"], part["found"]))
+        lower = {pair: theory.lower_bound("kappa", *pair) for pair in pairs}
+        known = [(x[n, f], k / lower[n, f]) for n, f, _ in at if (k := proved_kappa(name, n, f))]
+        ax.axhline(1, color="0.6", linestyle=":", linewidth=1.2)
         if known:
-            ax.plot(*zip(*known), "_", color="black", markersize=11, markeredgewidth=2)
-        ax.plot(at, part["found"], "o", color=panels.look(0).color, markersize=5)
+            ax.plot(*zip(*known), "_", color="black", markersize=9, markeredgewidth=2)
+        found = [(x[n, f], value / lower[n, f]) for n, f, value in at]
+        ax.plot(*zip(*found), "o", color=panels.look(0).color, markersize=4)
         ax.set_xticks(range(len(pairs)), [f"{n}, {f}" for n, f in pairs], rotation=90, fontsize=7)
-    axes[0].set(yscale="log")
-    panels.head(figure, "The largest ‖F - x̄‖² / V that a search finds, and what is proved")
+    axes[0].set(yscale="log", ylim=(0.6, 300))
+    for ax in axes:
+        ax.set_yticks((1, 4, 10, 100), ["1", "4", "10", "100"], fontsize=9)
+        ax.minorticks_off()
+    panels.head(
+        figure,
+        "The largest ‖F - x̄‖² / V that a search finds, and what is proved, over f/(n-2f)",
+    )
     panels.below(
         figure,
         [
             Line2D([], [], color="black", marker="_", markersize=11, linestyle="", label="proved"),
             Line2D([], [], color=panels.look(0).color, marker="o", linestyle="", label="found"),
-            Line2D([], [], color="0.6", linestyle=":", label="no rule has less: f/(n-2f)"),
+            Line2D([], [], color="0.6", linestyle=":", label="no rule has less"),
         ],
     )
     return figure

@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 
 from byzjax import theory
+from byzjax.facts import FACTS
+from byzjax.theory.comparison import eta
 from experiments import findings
 from experiments.theory import growth, measure, page, plots, run
 from experiments.theory.rules import FORMS, SEARCHED, constants_of, proved_kappa
@@ -182,6 +184,132 @@ def test_the_figures_are_there():
 def test_the_figures_can_be_drawn(part, tmp_path):
     for path in plots.write(part, read(part), tmp_path):
         assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def said(text):
+    return " ".join(text.split()) in " ".join(TEXT.split())
+
+
+def test_what_is_said_of_growth():
+    accepted = read("acceptance").set_index(["setting", "rule"])["error"]
+    flat = accepted["f = 0.4 n", "aksel"]
+    assert said(f"(between {flat.min():.3f} and {flat.max():.3f} for Aksel)")
+    fits = page.fits_in_n(FOLDER)
+    exponential = fits["exponential", "f = (n-1)/2, n >= 51"][1]
+    assert said(f"exponent {exponential.exponent:.2f} of the logarithm from n = 51 on")
+    assert exponential.low > 1
+    sparse = fits["sparse, 1/n", "f = (n-1)/2, n >= 51"][0]
+    assert said(f"the error grows like √n, exponent {sparse.exponent:.2f}")
+    assert sparse.low < 0.5 < sparse.high
+    for (kind, setting), (_, of_logarithm) in fits.items():
+        if kind == "gaussian" and setting.startswith("f = (n-1)/2"):
+            assert 0.5 < of_logarithm.low < of_logarithm.high < 1
+
+
+def test_exponents_of_d():
+    found = read("growth")
+    found = found[found["distribution"] == "gaussian"]
+    several = [line for _, line in found.groupby("n") if len(line) > 2]
+    assert len(several) == 4
+    for line in several:
+        fit = growth.exponent(line["d"], line["d"] ** 0.5 * line["error"])
+        assert abs(fit.exponent - 0.5) < 0.005
+        assert fit.high - fit.low < 0.01
+
+
+def test_what_is_said_of_the_lowest_bound():
+    etas = {name: eta(name, 25, 5) for name, facts in FACTS.items() if facts.kind == "rule"}
+    of_n_minus_f = page.proved_error("aksel, n-f", 25, 5)
+    assert said(
+        f'the form `"n-f"` has {of_n_minus_f:.2f}, Krum {etas["krum"]:.2f}, the geometric median '
+        f'{etas["geometric_median"]:.2f}, Aksel `"mid"` {etas["aksel"]:.2f}; `minimum_eigenvalue`, '
+        f"which tries all subsets, has {etas['minimum_eigenvalue']:.2f}"
+    )
+    for name, value in etas.items():
+        if FACTS[name].full and value is not None and name != "minimum_eigenvalue":
+            assert value > of_n_minus_f, name
+
+
+def test_what_is_said_of_all_rules():
+    found = read("rules")
+    against = found[found["against"] == "n"].set_index(["at", "n", "rule"])["error"]
+    assert against["limit", 101, "medoid"] > 10 > against["limit", 51, "medoid"]
+    for n in (25, 51, 101):
+        for rule in ("median", "trimmed_mean", "krum"):
+            ours = against["limit", n, "aksel"]
+            assert against["limit", n, rule] == pytest.approx(ours, rel=0.12)
+    for rule in ("covariance_filter", "spectral_filter", "nearest_to_pivot"):
+        assert against["limit", 25, rule] < against["limit", 25, "aksel"] / 2
+        assert page.proved_error(rule, 25, 12) is None
+    level = found[found["against"] == "d"].set_index(["rule", "d"])["error"]
+    for rule in found["rule"].unique():
+        assert level[rule, 100_000] == pytest.approx(level[rule, 100], rel=0.5)
+
+
+def test_what_is_said_of_efficiency():
+    found = read("efficiency").set_index(["rule", "distribution", "n", "f"])["ratio"]
+
+    def at(rule, *kinds):
+        return " and ".join(f"{found[rule, kind, 25, 11]:.2f}" for kind in kinds)
+
+    skewed, others = ("exponential", "sparse"), ("gaussian", "heavy_tailed")
+    assert said(f"(Aksel {at('aksel', *skewed)}, the median {at('median', *skewed)})")
+    assert said(f"(the median {at('median', *others)}, Aksel {at('aksel', *others)})")
+    assert said(f"(Krum {found['krum'].min():.0f} to {found['krum'].max():.0f})")
+    assert found["geometric_median"].max() < 1.01
+
+
+def test_what_is_said_of_selection():
+    found = read("selection").set_index(["attack", "rule"])
+    for (attack, rule), liars, honest in zip(found.index, found["liars"], found["honest"]):
+        one = rule in ("krum", "medoid")  # then one of the eight is selected
+        if attack == "sign_flip":
+            assert liars < 0.15 < honest or one
+        else:
+            assert liars == (1 / 8 if one else 1) > honest
+
+
+def test_what_is_said_of_kappa():
+    found = read("kappa")
+    above = {
+        name: [
+            value / theory.lower_bound("kappa", n, f)
+            for n, f, value in zip(part["n"], part["f"], part["found"])
+        ]
+        for name, part in found.groupby("rule")
+    }
+    shares = {
+        name: [v / proved_kappa(name, n, f) for n, f, v in zip(part["n"], part["f"], part["found"])]
+        for name, part in found.groupby("rule")
+        if name != "covariance_filter"
+    }
+    for name in ("median", "trimmed_mean", "minimum_eigenvalue"):
+        assert len(shares[name]) == 13
+        assert min(shares[name]) > 0.99
+    for name in ("minimum_eigenvalue", "nearest_neighbors + trimmed_mean"):
+        assert above[name] == pytest.approx([4] * 13, rel=0.01)
+    for name in ("aksel, n-f", "minimum_diameter", "multi_krum, n-f-1 neighbours"):
+        assert max(above[name]) > 3.99
+    for name in ("mean_around_median", "phocas", "medoid"):
+        assert max(shares[name]) < 0.5
+    values = found.set_index(["rule", "n", "f"])["found"]
+    for n, f in measure.FULL.pairs:
+        observed = n / (n - 2 * f) if n % 2 == 0 else (n - 1) / (n + 1 - 2 * f)
+        assert values["geometric_median", n, f] == pytest.approx(observed, rel=0.05)
+        ours = values["aksel", n, f]
+        assert values["aksel, radius", n, f] == pytest.approx(ours, rel=0.02)
+
+
+def test_what_is_said_of_breakdown():
+    found = read("breakdown").set_index(["at", "rule"])
+    liars = found["liars"]
+    assert (liars <= 6).all()
+    for (at, rule), count, f in zip(found.index, liars, found["f"]):
+        assert (count > f) == (rule not in ("mean", "spectral_filter")), (at, rule)
+    for rule in ("median", "aksel", "geometric_median", "huber", "medoid", "sign_guard"):
+        assert liars["f = 2", rule] == 6
+    assert liars["f = 2", "krum"] == 4
+    assert liars["f = 2", "aksel, n-f"] == 3
 
 
 # --- the command ---------------------------------------------------------------------------------
