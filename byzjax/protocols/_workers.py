@@ -34,15 +34,16 @@ def gradients(
       axis: a mapped axis over whose devices they are spread; None for one device.
       workers: `int32[n]`, their numbers; None for 0 .. n - 1.
     """
-    n = stacked.num_workers(batch)
-    numbers = jnp.arange(n) if workers is None else workers
-    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, numbers)
     grad = jax.grad(loss_fn)
-    if own:
-        args, one = (params, batch, keys), lambda p, b, k: grad(p, b, key=k)
-    else:
-        args, one = (batch, keys), lambda b, k: grad(params, b, key=k)
-    return spread(functools.partial(each, one, at_once=at_once), *args, axis=axis)
+    numbers = jnp.arange(stacked.num_workers(batch)) if workers is None else workers
+
+    def of(batch: PyTree, numbers: jax.Array, models: PyTree = None) -> PyTree:
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, numbers)
+        if own:
+            return each(lambda p, b, k: grad(p, b, key=k), models, batch, keys, at_once=at_once)
+        return each(lambda b, k: grad(params, b, key=k), batch, keys, at_once=at_once)
+
+    return spread(of, batch, numbers, *([params] if own else []), axis=axis)
 
 
 def spread(function: Callable, *args: PyTree, axis: str | None) -> PyTree:
