@@ -2,7 +2,7 @@
 
 Along a mesh axis of P devices a leaf of c coordinates is padded with zeros to P m, m >= 1, and cut
 into P slices of m coordinates. What n workers padded alike has no distance and no spread, so that a
-rule does not see it. Everything here maps lists of leaves to lists of leaves.
+rule does not see it.
 """
 
 import math
@@ -13,12 +13,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from byzjax.stacked import PyTree
+
 # Slices of so many numbers travel by themselves, and are not copied for it; those below share
 # messages, one for each dtype, since each message costs time to compile and to begin.
 OWN_MESSAGE = 2**18
-
-Leaves = Sequence[jax.Array]
-Shapes = Sequence[tuple[int, ...]]
 
 
 def devices(axis_name: Any) -> int:
@@ -26,38 +25,44 @@ def devices(axis_name: Any) -> int:
     return lax.psum(1, axis_name)
 
 
-def exchanged(
-    rows: Leaves, axis_name: Any, dims: Sequence[int | None] | None = None
-) -> list[jax.Array]:
+def exchanged(rows: PyTree, axis_name: Any, dims: Sequence[int | None] | None = None) -> PyTree:
     """This device's slices of the updates of all workers: leaves `[k, ...]` become `[P k, m]`.
 
-    Where `dims` names a dimension of `[k, ...]`, slices are of that dimension, which P divides.
+    Where `dims` has a dimension of a leaf `[k, ...]`, which P divides, slices are of that.
     """
-    dims = dims or [None] * len(rows)
-    blocks = [_blocks(leaf, axis_name, dim) for leaf, dim in zip(rows, dims)]
+    leaves, structure = jax.tree.flatten(rows)
+    dims = dims or [None] * len(leaves)
+    blocks = [_blocks(leaf, axis_name, dim) for leaf, dim in zip(leaves, dims)]
     received = _together(lambda x: _all_to_all(x, axis_name), blocks)
-    return [x.reshape(-1, x.shape[-1]) for x in received]
+    return jax.tree.unflatten(structure, [x.reshape(-1, x.shape[-1]) for x in received])
 
 
-def returned(slices: Leaves, shapes: Shapes, axis_name: Any) -> list[jax.Array]:
-    """The inverse of `exchanged`, for updates of these shapes: to every device its own rows."""
+def returned(slices: PyTree, like: PyTree, axis_name: Any) -> PyTree:
+    """The inverse of `exchanged`: to every device its own rows, of updates `like` that one."""
     p = devices(axis_name)
-    blocks = [leaf.reshape(p, -1, leaf.shape[1]) for leaf in slices]
+    blocks = [leaf.reshape(p, -1, leaf.shape[1]) for leaf in jax.tree.leaves(slices)]
     received = _together(lambda x: _all_to_all(x, axis_name), blocks)
-    return [_joined(x, shape) for x, shape in zip(received, shapes, strict=True)]
+    likes, structure = jax.tree.flatten(like)
+    whole = [_joined(x, one.shape) for x, one in zip(received, likes, strict=True)]
+    return jax.tree.unflatten(structure, whole)
 
 
-def own(rows: Leaves, axis_name: Any) -> list[jax.Array]:
+def own(rows: PyTree, axis_name: Any) -> PyTree:
     """This device's slices of rows that all devices have: leaves `[k, ...]` become `[k, m]`."""
     place = lax.axis_index(axis_name)
-    blocks = [_blocks(leaf, axis_name) for leaf in rows]
-    return [lax.dynamic_index_in_dim(x, place, 0, keepdims=False) for x in blocks]
+
+    def of_leaf(leaf: jax.Array) -> jax.Array:
+        return lax.dynamic_index_in_dim(_blocks(leaf, axis_name), place, 0, keepdims=False)
+
+    return jax.tree.map(of_leaf, rows)
 
 
-def gathered(slices: Leaves, shapes: Shapes, axis_name: Any) -> list[jax.Array]:
-    """The inverse of `own`, for one update `[m]` in each leaf: they become of these shapes."""
-    received = _together(lambda x: _all_gather(x, axis_name), slices)
-    return [_joined(x[:, None], shape)[0] for x, shape in zip(received, shapes, strict=True)]
+def gathered(slices: PyTree, like: PyTree, axis_name: Any) -> PyTree:
+    """One update `like` that one on all devices, from the slices `[m]` of each."""
+    received = _together(lambda x: _all_gather(x, axis_name), jax.tree.leaves(slices))
+    likes, structure = jax.tree.flatten(like)
+    whole = [_joined(x[:, None], one.shape)[0] for x, one in zip(received, likes, strict=True)]
+    return jax.tree.unflatten(structure, whole)
 
 
 def _blocks(rows: jax.Array, axis_name: Any, dim: int | None = None) -> jax.Array:
@@ -78,7 +83,7 @@ def _joined(blocks: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return blocks.swapaxes(0, 1).reshape(k, -1)[:, : math.prod(shape)].reshape(k, *shape)
 
 
-def _together(collective: Callable, parts: Leaves) -> list[jax.Array]:
+def _together(collective: Callable, parts: list[jax.Array]) -> list[jax.Array]:
     """A collective of every part `[..., m]`, in few messages."""
     groups: dict[Any, list[int]] = {}
     for i, part in enumerate(parts):

@@ -73,12 +73,12 @@ def all_aggregate(
              [3.],
              [3.]], dtype=float32)
     """
-    rows, shapes = _own_rows(updates, stacked, axis_name)
+    rows, one = _own_rows(updates, stacked, axis_name)
     data = _data_among(arguments, "all_aggregate", rule)
-    arguments |= {name: _sliced(name, arguments[name], shapes, axis_name) for name in data}
-    slices = _mixed(_exchanged(rows, axis_name), mix, axis_name)
+    arguments |= {name: _sliced(name, arguments[name], one, axis_name) for name in data}
+    slices = _mixed(_slices.exchanged(rows, axis_name), mix, axis_name)
     out = rule(slices, **arguments, axis_name=axis_name)
-    return _gathered(out, shapes, axis_name)
+    return _slices.gathered(out, one, axis_name)
 
 
 def all_mix(
@@ -118,9 +118,9 @@ def all_mix(
              [0.5],
              [5. ]], dtype=float32)
     """
-    rows, shapes = _own_rows(updates, stacked, axis_name)
+    rows, one = _own_rows(updates, stacked, axis_name)
     _data_among(arguments, "all_mix", mixing)
-    slices = _exchanged(rows, axis_name)
+    slices = _slices.exchanged(rows, axis_name)
     mixed = mixing(slices, **arguments, axis_name=axis_name)
     before, after = num_workers(slices), num_workers(mixed)
     if after != before:
@@ -128,7 +128,7 @@ def all_mix(
             f"all_mix needs a mixing that keeps the number of workers; of {before} rows it made "
             f"{after}. In front of a rule, write all_aggregate(rule, ..., mix=mixing)."
         )
-    back = _returned(mixed, shapes, axis_name)
+    back = _slices.returned(mixed, one, axis_name)
     return back if stacked else jax.tree.map(lambda leaf: leaf[0], back)
 
 
@@ -182,11 +182,11 @@ def across_devices(
         return inner.init(_part(params, axis_name))
 
     def update(updates, state, params=None, **extra_args):
-        rows, shapes = _own_rows(updates, stacked, axis_name)
-        slices = _mixed(_exchanged(rows, axis_name), mix, axis_name)
+        rows, one = _own_rows(updates, stacked, axis_name)
+        slices = _mixed(_slices.exchanged(rows, axis_name), mix, axis_name)
         params = None if params is None else _part(params, axis_name)
         out, state = inner.update(slices, state, params, **extra_args)
-        return _gathered(out, shapes, axis_name), state
+        return _slices.gathered(out, one, axis_name), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -226,30 +226,10 @@ def _varying(x: jax.Array) -> frozenset:
     return frozenset(getattr(kind, "vma", None) or getattr(kind, "varying", None) or ())
 
 
-def _over_leaves(function: Callable, tree: PyTree, *rest: Any) -> PyTree:
-    """A function of lists of leaves, on a tree."""
-    leaves, structure = jax.tree.flatten(tree)
-    return jax.tree.unflatten(structure, function(leaves, *rest))
-
-
-def _exchanged(rows: PyTree, axis_name: Any) -> PyTree:
-    return _over_leaves(_slices.exchanged, rows, axis_name)
-
-
-def _returned(slices: PyTree, shapes: PyTree, axis_name: Any) -> PyTree:
-    sizes = [like.shape for like in jax.tree.leaves(shapes)]
-    return _over_leaves(_slices.returned, slices, sizes, axis_name)
-
-
-def _gathered(slices: PyTree, shapes: PyTree, axis_name: Any) -> PyTree:
-    sizes = [like.shape for like in jax.tree.leaves(shapes)]
-    return _over_leaves(_slices.gathered, slices, sizes, axis_name)
-
-
 def _part(update: PyTree, axis_name: Any) -> PyTree:
     """This device's slice of one update that all devices have."""
     rows = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], update)
-    return jax.tree.map(lambda leaf: leaf[0], _over_leaves(_slices.own, rows, axis_name))
+    return jax.tree.map(lambda leaf: leaf[0], _slices.own(rows, axis_name))
 
 
 def _mixed(slices: PyTree, mix: Callable | None, axis_name: Any) -> PyTree:
@@ -259,18 +239,18 @@ def _mixed(slices: PyTree, mix: Callable | None, axis_name: Any) -> PyTree:
     return mix(slices, axis_name=axis_name)
 
 
-def _sliced(name: str, value: Any, shapes: PyTree, axis_name: Any) -> Any:
+def _sliced(name: str, value: Any, one: PyTree, axis_name: Any) -> Any:
     """Data of a rule, for a rule that sees slices."""
     if callable(value):
-        return _of_whole(value, shapes, axis_name)
+        return _of_whole(value, one, axis_name)
     found = jax.tree.map(jnp.shape, value)
-    expected = jax.tree.map(lambda like: like.shape, shapes)
+    expected = jax.tree.map(lambda like: like.shape, one)
     if found != expected:
         raise ValueError(f"{name} has the shapes {found}, but one update has {expected}.")
     return _part(value, axis_name)
 
 
-def _of_whole(function: Callable, shapes: PyTree, axis_name: Any) -> Callable:
+def _of_whole(function: Callable, one: PyTree, axis_name: Any) -> Callable:
     """A function of one whole update, as a function of its slices.
 
     Where a rule maps it over the updates of all workers, each device evaluates it for as many of
@@ -279,13 +259,13 @@ def _of_whole(function: Callable, shapes: PyTree, axis_name: Any) -> Callable:
 
     @jax.custom_batching.custom_vmap
     def of_slices(slices: PyTree) -> Any:
-        return function(_gathered(slices, shapes, axis_name))
+        return function(_slices.gathered(slices, one, axis_name))
 
     @of_slices.def_vmap
     def _(n: int, batched: list, slices: PyTree) -> tuple[Any, Any]:
         missing = -n % _slices.devices(axis_name)  # rows, after a mixing that changed their number
         slices = jax.tree.map(lambda x: jnp.pad(x, ((0, missing), (0, 0))), slices)
-        values = jax.vmap(function)(_returned(slices, shapes, axis_name))
+        values = jax.vmap(function)(_slices.returned(slices, one, axis_name))
         everybody = jax.tree.map(lambda v: lax.all_gather(v, axis_name, tiled=True)[:n], values)
         return everybody, jax.tree.map(lambda _: True, values)
 

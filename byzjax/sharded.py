@@ -91,7 +91,7 @@ def sharded(
         out = jax.shard_map(on_device, mesh=mesh, in_specs=in_specs, out_specs=one)(*trees)
         return jax.tree.unflatten(structure, out)
 
-    vars(on_mesh)["__signature__"] = own
+    vars(on_mesh)["__signature__"] = own  # what byzjax.aggregate reads
     return on_mesh
 
 
@@ -169,27 +169,31 @@ def _leaves_of(tree: PyTree, structure: Any) -> list[jax.Array]:
 def _cut(
     rows: list[jax.Array], places: list[_Place], workers: str | None
 ) -> tuple[list[jax.Array], Callable]:
-    """This device's slices `[n, m]`, and what makes its shards of an update of slices `[m]`."""
-    shapes = [leaf.shape[1:] for leaf in rows]
+    """This device's slices `[n, m]`, and what makes its shards of one update of slices `[m]`."""
+    one = [_like(leaf.shape[1:], leaf) for leaf in rows]
     if workers is None:
         slices = [leaf.reshape(leaf.shape[0], -1) for leaf in rows]
     else:
         slices = _slices.exchanged(rows, workers, [place.dim for place in places])
         p = _slices.devices(workers)
-        shapes = [_divided(shape, place.dim, p) for shape, place in zip(shapes, places)]
-    widths = [leaf.shape[1:] for leaf in slices]
+        one = [_like(_divided(leaf.shape, place.dim, p), leaf) for leaf, place in zip(one, places)]
+    flat = [_like(leaf.shape[1:], leaf) for leaf in slices]
 
     def joined(out: list[jax.Array]) -> list[jax.Array]:
         # Leaves that lie alike together, or shard_map takes one to vary as another does.
         for axes, chosen in _alike(places):
             if axes:
-                out = _some(partial(_slices.gathered, axis_name=axes), chosen, out, widths)
+                out = _some(partial(_slices.gathered, axis_name=axes), chosen, out, flat)
             if workers is not None:
                 chosen = [i for i in chosen if places[i].dim is None]
-                out = _some(partial(_slices.gathered, axis_name=workers), chosen, out, shapes)
-        return [leaf.reshape(shape) for leaf, shape in zip(out, shapes)]
+                out = _some(partial(_slices.gathered, axis_name=workers), chosen, out, one)
+        return [leaf.reshape(like.shape) for leaf, like in zip(out, one, strict=True)]
 
     return _cut_along_others(slices, places), joined
+
+
+def _like(shape: tuple[int, ...], leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, leaf.dtype)
 
 
 def _cut_one(leaves: list[jax.Array], places: list[_Place], workers: str | None) -> list[jax.Array]:

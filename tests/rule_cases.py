@@ -5,6 +5,7 @@ these are what is tested.
 """
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -72,6 +73,12 @@ class Case:
         if self.facts.scales:
             data = jax.tree.map(lambda leaf: scale * leaf, data)
         return self.rule(updates, *data, **kwargs, axis_name=axis_name)
+
+    def arguments(self, updates, f):
+        """What the rule is given beside these updates, by name."""
+        names = list(inspect.signature(self.rule).parameters)[1:]
+        data = self.data(updates, None)
+        return dict(zip(names, data)) | self.kwargs(jax.tree.leaves(updates)[0].shape[0], f)
 
     def expected(self, x, f):
         hyper = {k: v for k, v in self.hyper(len(x), f).items() if k not in self.unseen}

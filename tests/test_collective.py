@@ -1,8 +1,12 @@
 """Rules inside `jax.shard_map` and `jax.pmap` give what they give on the stacked updates."""
 
 import functools
-import inspect
 import math
+import os
+import pathlib
+import socket
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 import byzjax
 from byzjax import _slices
-from tests import traffic
+from tests import traffic, two_processes
 from tests.rule_cases import CASES
 
 N, F = 8, 2
@@ -83,13 +87,6 @@ def first(tree):
     return jax.tree.map(lambda leaf: leaf[0], tree)
 
 
-def arguments(case, f, tree):
-    """What a case gives its rule, by name, for updates that are whole."""
-    names = list(inspect.signature(case.rule).parameters)[1:]
-    data = case.data(tree, None)
-    return dict(zip(names, data)) | case.kwargs(jax.tree.leaves(tree)[0].shape[0], f)
-
-
 def faults_of(case):
     return min(F, case.most(N)) if case.facts.takes_f else F
 
@@ -100,7 +97,7 @@ def check_rules(cases):
     def collective(rows):
         return {
             case.id: byzjax.all_aggregate(
-                case.rule, first(rows), "workers", **arguments(case, faults_of(case), updates())
+                case.rule, first(rows), "workers", **case.arguments(updates(), faults_of(case))
             )
             for case in cases
         }
@@ -281,6 +278,38 @@ def test_memory_of_slices():
 
 # --- what it costs -------------------------------------------------------------------------------
 
+HLO = """
+%add (a: f32[], b: f32[]) -> f32[] {
+}
+%body (p: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %a = f32[8]{0} all-reduce(%x), replica_groups={{0,1,2,3}}, to_apply=%add
+}
+%one (p: f32[8]) -> f32[8] {
+  %b = bf16[4,10]{1,0} all-gather(%x), replica_groups=[2,4]<=[8], dimensions={0}
+}
+%other (p: f32[8]) -> f32[8] {
+  %c = f32[10]{0} collective-permute(%x), source_target_pairs={{0,1}}
+}
+ENTRY %main (p: f32[8]) -> f32[8] {
+  %d = (s32[], f32[8]) while(%t), body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  %e = (f32[1,3]{1,0}, f32[1,3]{1,0}) all-to-all(%p, %p), replica_groups={{0,1},{2,3}}
+  %f = f32[8]{0} conditional(%i, %p, %p), branch_computations={%one, %other}
+  %g = f32[5]{0} reduce-scatter(%e), replica_groups={}, to_apply=%add
+}
+"""
+
+
+def test_what_a_program_sends_is_counted():
+    assert traffic.bytes_sent(HLO, 8) == {
+        "all-reduce": 5 * 2 * 3 / 4 * 32,
+        "all-to-all": 1 / 2 * 24,
+        "all-gather": 3 / 4 * 80,
+        "collective-permute": 40,
+        "reduce-scatter": 7 / 8 * 160,
+    }
+    with pytest.raises(AssertionError, match="in a loop of unknown length"):
+        traffic.bytes_sent(HLO.replace("known_trip_count", "unknown"), 8)
+
 
 @pytest.mark.parametrize("name", ["median", "krum", "lax.pmean"])
 def test_a_device_sends_as_much_as_for_a_mean(name):
@@ -326,6 +355,44 @@ def test_a_loss_of_whole_updates_is_evaluated_where_they_are_sent():
     assert set(losses) == {(d,)}
 
 
+# --- processes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_two_processes(tmp_path):
+    """Over loopback, with four devices each."""
+    rows = np.random.default_rng(0).normal(size=(N, 1001)).astype(np.float32)
+    rows[3, 7], rows[6] = np.nan, 1e30  # a liar in each
+    np.save(tmp_path / "updates.npy", rows)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "tests.two_processes", str(port)]
+    root = pathlib.Path(__file__).parent.parent
+    processes = [
+        subprocess.Popen(
+            [*command, str(place), str(tmp_path)],
+            cwd=root,
+            env=os.environ | {"JAX_NUM_CPU_DEVICES": "4"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for place in range(2)
+    ]
+    try:
+        logs = [process.communicate(timeout=120)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(logs)[-4000:]
+    found = [np.load(tmp_path / f"{place}.npz") for place in range(2)]
+    for name, (rule, given) in two_processes.RULES.items():
+        np.testing.assert_array_equal(found[0][name], found[1][name])
+        close(found[0][name], rule(jnp.asarray(rows), **given))
+    assert [int(each["processes"]) for each in found] == [2, 2]
+
+
 # --- what is wrong -------------------------------------------------------------------------------
 
 
@@ -359,21 +426,17 @@ ERRORS = {
 @pytest.mark.parametrize("message", ERRORS)
 def test_errors(message):
     rule, given = ERRORS[message]
+    step = on_devices(lambda rows: byzjax.all_aggregate(rule, first(rows), "workers", **given))
     with pytest.raises((TypeError, ValueError)) as caught:
-        on_devices(lambda rows: byzjax.all_aggregate(rule, first(rows), "workers", **given))(
-            updates()
-        )
+        jax.eval_shape(step, updates())
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
 
 
 def test_a_mixing_alone_keeps_the_workers():
-    with pytest.raises(
-        ValueError, match=r"^all_mix needs a mixing that keeps .*; of 8 rows it made 4"
-    ):
-        on_devices(lambda rows: byzjax.all_mix(MIXINGS["bucketing"], first(rows), "workers"))(
-            updates()
-        )
+    step = on_devices(lambda rows: byzjax.all_mix(MIXINGS["bucketing"], first(rows), "workers"))
+    with pytest.raises(ValueError, match=r"^all_mix needs a mixing that keeps .* 8 rows it made 4"):
+        jax.eval_shape(step, updates())
 
 
 def test_gradients_that_shard_map_has_summed_are_noticed():
@@ -386,6 +449,6 @@ def test_gradients_that_shard_map_has_summed_are_noticed():
     specs = {"mesh": mesh_of(workers=N), "in_specs": (P(), P("workers")), "out_specs": P()}
     params, batch = jnp.zeros(3), jnp.arange(24.0).reshape(N, 3)
     with pytest.raises(ValueError, match=r"^the updates are the same on all devices of 'workers'"):
-        jax.shard_map(step, **specs)(params, batch)
+        jax.eval_shape(jax.shard_map(step, **specs), params, batch)
     out = jax.jit(jax.shard_map(step, **specs, check_vma=False))(params, batch)
     np.testing.assert_allclose(out, jnp.median(-2 * batch, axis=0))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 import byzjax
 
@@ -196,3 +197,52 @@ def test_the_tables_of_scaling_are_those_measured(name):
                 assert cell == value
             else:
                 assert float(cell) == pytest.approx(float(value), rel=0.01), head
+
+
+def test_the_page_of_rules_across_devices_runs():
+    """Word for word, on as many devices as there are; what it only shows is tried as well."""
+    page = (ROOT / "docs" / "collective.md").read_text()
+    names: dict = {}
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    for code in blocks:
+        exec(code, names)
+    assert names["n"] == 8
+    params, batch, on_mesh = names["params"], names["batch"], names["on_mesh"]
+    np.testing.assert_allclose(params["w"], [1.0, 2.0, 3.0], atol=1e-3)
+    fresh = jax.tree.map(jnp.zeros_like, params), names["state"]
+    assert not np.isfinite(names["train"](*fresh, batch)[0]["w"]).all()
+    for step in ("step_of_two", "mixed_step"):
+        moved, _ = on_mesh(names[step])(*fresh, batch)
+        assert np.isfinite(moved["w"]).all()
+        assert (moved["w"] != 0).all()
+    batches = jax.tree.map(lambda leaf: jnp.stack([leaf] * 50), batch)
+    many = jax.shard_map(
+        names["many_steps"],
+        mesh=names["mesh"],
+        in_specs=(P(), P(None, "workers")),
+        out_specs=P(),
+        check_vma=False,
+    )
+    trained = jax.jit(many)(fresh[0], batches)
+    assert names["loss"](trained, {k: v[4:] for k, v in batch.items()}) < 2.0
+    assert (names["model"]["w"] < 0).all()
+    assert names["model"]["w"].sharding == names["shardings"]["w"]
+
+
+def test_what_rules_send_and_hold_is_what_was_measured():
+    page = (ROOT / "docs" / "collective.md").read_text()
+    shown = page.split("<!-- rules -->")[1].split("<!-- end of rules -->")[0]
+    with (ROOT / "docs" / "benchmarks" / "collective.csv").open() as file:
+        made = {row["rule"]: row for row in csv.DictReader(file)}
+    rules = {name for name, facts in byzjax.facts.FACTS.items() if facts.kind == "rule"}
+    assert set(made) == rules | {"lax.pmean"}
+    for name, row in made.items():
+        (line,) = re.findall(rf"^\| {re.escape(name)} \|(.*)\|$", shown, re.MULTILINE)
+        cells = [cell.strip() for cell in line.split("|")]
+        for cell, value in zip(cells, list(row.values())[1:], strict=True):
+            if value:
+                assert float(cell) == pytest.approx(float(value), rel=0.01, abs=0.005), (name, cell)
+        assert float(row["sent / d"]) <= 3
+        assert float(row["numbers besides"]) <= 20 * 8**2
+        if row["held / share"] and name != "geometric_median_of_means":
+            assert float(row["held / share"]) <= float(row["goal"]), name

@@ -22,7 +22,8 @@ _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
 _COLLECTIVE = re.compile(rf" = (.+?) ({'|'.join(KINDS)})(-start|-done)?\(")
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 _CALLED = re.compile(
-    r"(?:to_apply|calls|true_computation|false_computation|branch_computations)=\{?([^}\s]+)"
+    r"(?:to_apply|calls|true_computation|false_computation)=(%?[\w.\-]+)"
+    r"|branch_computations=\{([^}]*)\}"
 )
 _WHILE = re.compile(r"body=%?([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
@@ -45,7 +46,7 @@ def collectives(text, devices):
                 assert not one[3], f"asynchronous: {line[:200]}"
                 found.append((one[2], _sent(one[2], one[1], line, devices), 1))
             for called in _CALLED.findall(line):
-                for branch in called.rstrip(",").split(","):
+                for branch in "".join(called).split(","):
                     found += within(branch.strip().lstrip("%"))
             if body := _WHILE.search(line):
                 inside, trips = within(body[1]), _TRIPS.search(line)

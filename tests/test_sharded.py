@@ -1,0 +1,229 @@
+"""Rules on sharded parameters give what they give on one device, and gather no leaf."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import byzjax
+from tests import traffic
+from tests.rule_cases import CASES
+
+N, F = 8, 2
+QUICK = ["mean", "trimmed_mean", "aksel-mid", "krum", "geometric_median", "centered_clip"]
+LAYOUTS = {  # leaves sharded over both axes, over one, over none
+    "a": ((8, 16), P("data", "model")),
+    "b": ((3, 8), P(None, "model")),
+    "c": ((5,), P()),
+    "d": ((16, 3), P(("model", "data"))),
+    "e": ((6, 2), P("data")),
+}
+
+
+def mesh_of(**axes):
+    return jax.make_mesh(
+        tuple(axes.values()),
+        tuple(axes),
+        devices=jax.devices("cpu")[: math.prod(axes.values())],
+        axis_types=(AxisType.Auto,) * len(axes),
+    )
+
+
+def shardings():
+    mesh = mesh_of(data=2, model=4)
+    return {name: NamedSharding(mesh, spec) for name, (_, spec) in LAYOUTS.items()}
+
+
+def updates(seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        name: jnp.asarray(rng.normal(size=(N, *shape)) + 1, jnp.float32)
+        for name, (shape, _) in LAYOUTS.items()
+    }
+
+
+def with_liars(tree):
+    tree = tree | {"d": tree["d"].at[2, 11].set(jnp.nan)}
+    return jax.tree.map(lambda leaf: leaf.at[5].set(jnp.inf), tree)
+
+
+def flat(tree):
+    return np.concatenate([np.ravel(np.asarray(x, np.float64)) for x in jax.tree.leaves(tree)])
+
+
+def close(out, expected, eps=1e-6):
+    out, expected = flat(out), flat(expected)
+    assert np.isfinite(expected).all()
+    assert np.linalg.norm(out - expected) <= eps * np.linalg.norm(expected)
+
+
+def check(cases, workers):
+    """One program for the rules on shards, and one for them on whole updates."""
+    faults = {case.id: min(F, case.most(N)) if case.facts.takes_f else F for case in cases}
+    rules = {case.id: byzjax.sharded(case.rule, shardings(), workers=workers) for case in cases}
+
+    def on_shards(tree):
+        return {
+            case.id: rules[case.id](tree, **case.arguments(tree, faults[case.id])) for case in cases
+        }
+
+    def whole(tree):
+        return {case.id: case(tree, faults[case.id]) for case in cases}
+
+    trees = (updates(), with_liars(updates(seed=1)))
+    on_shards, whole = jax.jit(on_shards), jax.jit(whole)
+    for tree in trees:
+        out, expected = on_shards(tree), whole(tree)
+        for case in cases:
+            for name, sharding in shardings().items():
+                leaf = out[case.id][name]
+                assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim), (case.id, name)
+            if np.isfinite(flat(expected[case.id])).all():
+                close(out[case.id], expected[case.id])
+            else:  # more liars than the rule withstands
+                assert tree is not trees[0]
+                assert case.facts.promise == "none" or faults[case.id] < 2, case.id
+                assert not np.isfinite(flat(out[case.id])).any()
+
+
+@pytest.mark.parametrize(("workers", "names"), [(None, QUICK[-3:]), ("data", QUICK)])
+def test_rules_on_shards_equal_the_whole(workers, names):
+    check([case for case in CASES if case.id in names], workers)
+
+
+@pytest.mark.slow
+def test_all_rules_on_shards_equal_the_whole():
+    check([case for case in CASES if case.rule is not byzjax.zeno], None)
+
+
+def test_in_a_chain_behind_a_mixing():
+    mixing = functools.partial(byzjax.nearest_neighbors, f=F)
+    rule = byzjax.sharded(byzjax.centered_clip, shardings(), mix=mixing)
+    tx = optax.chain(byzjax.aggregate(rule, radius=1.5), optax.sgd(0.1))
+    params = jax.tree.map(lambda leaf: leaf[0], updates(seed=2))
+    placed = jax.device_put(params, shardings())
+
+    @jax.jit
+    def step(tree, center, params):
+        out, _ = tx.update(tree, tx.init(params), params, center=center)
+        return optax.apply_updates(params, out)
+
+    clipped = byzjax.centered_clip(mixing(updates()), params, radius=1.5)
+    expected = jax.tree.map(lambda p, out: p - 0.1 * out, params, clipped)
+    close(step(updates(), placed, placed), expected)
+    with pytest.raises(
+        TypeError, match=r"^aggregate: centered_clip has no parameter tau; it takes"
+    ):
+        byzjax.aggregate(rule, tau=1.0)
+
+
+# --- what it costs -------------------------------------------------------------------------------
+
+LARGE = {  # 1e8 parameters
+    "embedding": ((10_000, 9_000), P("devices", None)),
+    "up": ((1_000, 8_000), P(None, "devices")),
+    "down": ((2_000, 1_000), P("devices", None)),
+    "bias": ((1_000,), P()),
+}
+
+
+def compiled(rule, model, workers=None, **given):
+    """The program on 8 devices, from shapes alone, and those of its stacked updates."""
+    mesh = mesh_of(devices=N)
+    one = {name: NamedSharding(mesh, spec) for name, (_, spec) in model.items()}
+    rows = {}
+    for name, (shape, spec) in model.items():
+        spec = P(workers) if workers else P(None, *spec)
+        sharding = NamedSharding(mesh, spec)
+        rows[name] = jax.ShapeDtypeStruct((N, *shape), jnp.float32, sharding=sharding)
+    rule = byzjax.sharded(rule, one, workers=workers)
+    return jax.jit(lambda rows: rule(rows, **given)).lower(rows).compile(), rows
+
+
+@pytest.mark.parametrize(
+    ("rule", "most"),
+    [
+        (byzjax.median, 1.5),
+        (byzjax.aksel, 1.5),
+        pytest.param(byzjax.krum, 1.6, marks=pytest.mark.slow),
+    ],
+)
+def test_memory_of_a_large_model(rule, most):
+    given = {"f": F} if rule in (byzjax.aksel, byzjax.krum) else {}
+    program, rows = compiled(rule, LARGE, **given)
+    assert sum(leaf.size for leaf in rows.values()) >= N * 1e8
+    memory = program.memory_analysis()
+    share = sum(4 * math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in rows.values())
+    assert memory.argument_size_in_bytes == share
+    held = share + memory.temp_size_in_bytes + memory.output_size_in_bytes
+    assert 1 + 1 / N <= held / share <= most
+    sent = traffic.bytes_sent(program.as_text(), N)
+    bias = 7 / 8 * 4 * 1_000  # which is replicated, and so made again of its slices
+    assert sent.pop("all-gather") == bias
+    assert sum(sent.values()) <= 8 * 4 * N**2  # distances
+
+
+def test_in_the_place_of_a_scattered_sum():
+    """Workers and parameters over the same devices: everybody sends what others look after."""
+    model = {"w": ((64, 100), P("devices")), "v": ((3, 80), P(None, "devices"))}
+    program, _ = compiled(byzjax.krum, model, workers="devices", f=F)
+    sent = traffic.bytes_sent(program.as_text(), N)
+    distances = 2 * 7 / 8 * 4 * N**2
+    assert sent == {"all-to-all": 7 / 8 * 4 * (64 * 100 + 3 * 80), "all-reduce": distances}
+
+
+# --- what is wrong -------------------------------------------------------------------------------
+
+
+def other_mesh():
+    return shardings() | {"a": NamedSharding(mesh_of(model=8), P("model"))}
+
+
+def loss(params):
+    return jnp.sum(params["a"] ** 2)
+
+
+def zeno_on_shards():
+    rule = byzjax.sharded(byzjax.zeno, shardings())
+    params = jax.tree.map(lambda leaf: leaf[0], updates())
+    rule(updates(), params, loss, f=F, learning_rate=0.1, rho=0.0)
+
+
+ERRORS = {
+    "sharded: <lambda> has no parameter axis_name, so it would take a device's slice": lambda: (
+        byzjax.sharded(lambda updates: updates, shardings())
+    ),
+    "sharded needs a NamedSharding of every leaf; got PartitionSpec(": lambda: byzjax.sharded(
+        byzjax.median, {"a": P("model")}
+    ),
+    "sharded needs leaves on one mesh; got 2 meshes.": lambda: byzjax.sharded(
+        byzjax.median, other_mesh()
+    ),
+    "workers must be one of the axes ('data', 'model'); got 'workers'.": lambda: byzjax.sharded(
+        byzjax.median, shardings(), workers="workers"
+    ),
+    "workers has to be the last of the axes that a dimension is sharded over; got ('model',": (
+        lambda: byzjax.sharded(byzjax.median, shardings(), workers="model")
+    ),
+    "sharded: the shardings are of PyTreeDef({'a': *,": lambda: byzjax.sharded(
+        byzjax.median, shardings()
+    )([jnp.zeros((N, 8))]),
+    "sharded: data are a function of a whole update, which no device holds.": zeno_on_shards,
+    "krum needs n >= 2f + 3; got n=8, f=3.": lambda: jax.eval_shape(
+        functools.partial(byzjax.sharded(byzjax.krum, shardings()), f=3), updates()
+    ),
+}
+
+
+@pytest.mark.parametrize("message", ERRORS)
+def test_errors(message):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        ERRORS[message]()
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
