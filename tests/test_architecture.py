@@ -26,7 +26,7 @@ ALLOWED = {
     "byzjax.facts": [],
     "byzjax._checks": ["byzjax.facts", "byzjax.stacked"],
     "byzjax._signature": [],
-    "byzjax._slices": [],
+    "byzjax._slices": ["byzjax.stacked"],
     "byzjax._lapack": [],
     "byzjax._spectral": ["byzjax._lapack"],
     "byzjax.rules": [*ALGEBRA, *CHECKS, "byzjax._lapack", "byzjax._spectral", "byzjax.rules"],
