@@ -183,48 +183,57 @@ def goal(name: str) -> float:
     return 1.5 if name in ("mean", "aksel") or not (facts.full or name == "bulyan") else 1.6
 
 
-def measure() -> dict[str, list[dict[str, Any]]]:
-    """One line for each rule, and one for each of a few on other layouts."""
-    mesh = jax.make_mesh((N,), ("devices",), axis_types=(AxisType.Auto,))
-    scanned, apart = model(layers=None), model(layers=12)
-    rules = [{"rule": "lax.pmean"} | all_aggregate("lax.pmean", mesh, scanned)]
+def of_rules(mesh: Any) -> list[dict[str, Any]]:
+    """One line for each rule; layers stacked."""
+    leaves = model(layers=None)
+    rows = [{"rule": "lax.pmean"} | all_aggregate("lax.pmean", mesh, leaves)]
     for name in ARGUMENTS:
-        row = {"rule": name} | all_aggregate(name, mesh, scanned)
+        row = {"rule": name} | all_aggregate(name, mesh, leaves)
         if name != "zeno":  # its loss is a function of whole updates
-            row |= sharded(name, mesh, scanned) | {"goal": goal(name)}
-        rules.append(row)
+            row |= sharded(name, mesh, leaves) | {"goal": goal(name)}
+        rows.append(row)
         print(row, flush=True)
-    rules[0] |= dict.fromkeys(key for key in rules[1] if key not in rules[0])
-    rules[-1] |= dict.fromkeys(key for key in rules[1] if key not in rules[-1])
-    others = []
+    heads = list(rows[1])
+    return [{head: row.get(head) for head in heads} for row in rows]
+
+
+def of_layouts(mesh: Any) -> list[dict[str, Any]]:
+    """Other layouts of the model, and XLA without our help, for a few rules."""
+    rows = []
     for name in FEW:
-        row = {"rule": name}
-        for what, leaves, plain in (
-            ("sharded, 14 leaves", scanned, False),
-            ("sharded, 148 leaves", apart, False),
-            ("plain jit, 14 leaves", scanned, True),
+        row: dict[str, Any] = {"rule": name}
+        for what, layers, plain in (
+            ("sharded, 14 leaves", None, False),
+            ("sharded, 148 leaves", 12, False),
+            ("plain jit, 14 leaves", None, True),
         ):
-            found = sharded(name, mesh, leaves, plain=plain)
+            found = sharded(name, mesh, model(layers), plain=plain)
             row[f"{what}: held / share"] = found["held / share"]
             if plain:
                 row[f"{what}: largest message, MB"] = found["largest message, kB"] / 1e3
-        others.append(row)
+        rows.append(row)
         print(row, flush=True)
-    return {"collective": rules, "collective_layouts": others}
+    return rows
+
+
+PARTS = {"rules": of_rules, "layouts": of_layouts}
 
 
 def main() -> None:
     """Measures, prints, and writes if asked to."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--part", choices=PARTS, nargs="*", default=list(PARTS), help="all")
     parser.add_argument("--write", type=pathlib.Path, help="folder of collective.md")
     options = parser.parse_args()
-    tables = measure()
-    text = "\n\n".join([environment(), *map(markdown, tables.values())])
-    print(text)
-    if options.write:
-        write_csv(options.write / "benchmarks", tables)
-        page = options.write / "collective.md"
-        page.write_text(written(page.read_text(), "rules", text))
+    mesh = jax.make_mesh((N,), ("devices",), axis_types=(AxisType.Auto,))
+    for part in options.part:
+        rows = PARTS[part](mesh)
+        text = f"{environment()}\n\n{markdown(rows)}"
+        print(text)
+        if options.write:
+            write_csv(options.write / "benchmarks", {f"collective_{part}": rows})
+            page = options.write / "collective.md"
+            page.write_text(written(page.read_text(), part, text))
 
 
 if __name__ == "__main__":
