@@ -133,7 +133,7 @@ def _signs_by_blocks(
         return jax.tree.map(jnp.add, counts, signs(b))
 
     counts = lax.fori_loop(1, -(-most // block), add, signs(0))
-    return jnp.stack([jnp.sum(count, axis=1) for count in counts])
+    return jnp.stack([jnp.sum(count, axis=1, dtype=jnp.int32) for count in counts])
 
 
 def _largest_cluster(points: jax.Array, good: jax.Array) -> jax.Array:
