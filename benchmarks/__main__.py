@@ -8,12 +8,15 @@ protocols, kardam, spread, agreement.
 
 import argparse
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 from benchmarks import every_rule, rules, timing, training
 from benchmarks.pages import environment, markdown, write_csv
+from experiments import data
 
-Tables = dict[str, list[dict[str, Any]]]
+Rows = list[dict[str, Any]]
+Tables = dict[str, Rows]
 
 # The tables of the page, in order, and what stands above each.
 SECTIONS = {
@@ -39,37 +42,36 @@ def quick(rounds: int) -> Tables:
     }
 
 
-def whole(rounds: int, largest: int, data: bool) -> Tables:
-    """Everything."""
-    tables: Tables = {}
-    tables["latency"], seconds = rules.latency(25, 10**6, rounds)
-    tables["peers"] = [
-        {"n": 25, "d": 10**6, "what": name, "ms": 1e3 * s}
-        for name, s in seconds.items()
-        if name.startswith(("torch", "copy", "w @"))
-    ]
+def whole(rounds: int, largest: int, train: bool) -> Iterator[tuple[str, Rows]]:
+    """Everything, table by table."""
+    dataset = data.load("mnist") if train else None  # if it is missing, that is said at once
+    lines, seconds = rules.latency(25, 10**6, rounds)
+    for n in (11, 64):
+        lines += rules.latency(n, 10**6, rounds)[0]
+    yield "latency", lines
+    peers = {name: s for name, s in seconds.items() if name.startswith(("torch", "copy", "w @"))}
+    yield "peers", [{"n": 25, "d": 10**6, "what": k, "ms": 1e3 * s} for k, s in peers.items()]
     claims = rules.ratios(seconds)
     for n in (25, 64):
         claims += rules.krum_of(n, rounds)
     claims += rules.many_workers(rounds)
-    for n in (11, 64):
-        tables["latency"] += rules.latency(n, 10**6, rounds)[0]
-    tables["growth"], more = rules.growth(rounds, min(largest, 10**7))
+    growth, more = rules.growth(rounds, min(largest, 10**7))
     claims += more
-    tables["compile"], more = rules.compile_times(range(5, 65))
+    yield "growth", growth
+    compiled, more = rules.compile_times(range(5, 65))
     claims += more
-    tables["compile_65"] = every_rule.compile_times()
+    yield "compile", compiled
+    yield "claims", claims
+    yield "compile_65", every_rule.compile_times()
     shapes = every_rule.that_fit(every_rule.SHAPES, largest)
-    tables["every_rule"] = every_rule.latency(shapes, min(rounds, 5))
-    tables["followed"] = every_rule.followed(largest, min(rounds, 5))
-    if data:
-        tables |= training.measure(list(training.NETWORKS))
-    return tables | {"claims": claims}
+    yield "every_rule", every_rule.latency(shapes, min(rounds, 5))
+    yield "followed", every_rule.followed(largest, min(rounds, 5))
+    if dataset is not None:
+        yield from training.measure(dataset, list(training.NETWORKS)).items()
 
 
 def write(folder: pathlib.Path, tables: Tables) -> None:
-    """The page, every table as CSV, and the plots."""
-    write_csv(folder / "benchmarks", tables)
+    """The page and the plots."""
     page = [
         "# Benchmarks",
         f"Made by `python -m benchmarks --write {folder}` on {environment()}.",
@@ -100,15 +102,21 @@ def main() -> None:
     if options.quick and options.write:
         parser.error("--write makes the whole page; leave out --quick.")
     timing.with_huge_pages("benchmarks")
-    if options.quick:
-        tables = quick(min(options.rounds, 5))
-    else:
-        tables = whole(options.rounds, options.largest, not options.no_training)
     print(environment())
-    for name, rows in tables.items():
-        print(f"\n{name}\n{markdown(rows)}")
+    if options.quick:
+        found = iter(quick(min(options.rounds, 5)).items())
+    else:
+        found = whole(options.rounds, options.largest, not options.no_training)
+    tables: Tables = {}
+    for name, rows in found:
+        tables[name] = rows
+        print(f"\n{name}\n{markdown(rows)}", flush=True)
+        if options.write:  # at once, so that nothing is lost if a later one fails
+            write_csv(options.write / "benchmarks", {name: rows})
     if options.write:
         write(options.write, tables)
+        if "training" in tables:
+            training.write(options.write, {k: tables[k] for k in ("training", "training-cells")})
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ WRITTEN = {
 }
 NAMES = [name for name in specs.RULES if name not in specs.REMEMBERING]
 # n and d at which all are timed.
-SHAPES = ((8, 10**4), (25, 10**4), (8, 10**6), (25, 10**6), (64, 10**6), (256, 10**5))
+SHAPES = ((8, 10**4), (25, 10**4), (8, 10**6), (25, 10**6), (64, 10**6), (256, 10**5), (25, 10**7))
 # The few that are followed over n and d, with what their plots show beside them.
 FOLLOWED = ("mean", "median", "trimmed_mean", "krum", "aksel", "geometric_median")
 BESIDE = {"w @ G": ":", "copy": "--"}

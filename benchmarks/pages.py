@@ -15,6 +15,8 @@ from benchmarks import peers
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """Rows as a table."""
+    if not rows:
+        return "Nothing was measured."
     heads = list(rows[0])
 
     def show(value: Any) -> str:
@@ -50,9 +52,11 @@ def _processor() -> str:
 
 
 def write_csv(folder: pathlib.Path, tables: dict[str, list[dict[str, Any]]]) -> None:
-    """Every table as a file of its name."""
+    """Every table as a file of its name; one without a row is left as it was."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in tables.items():
+        if not rows:
+            continue
         with (folder / f"{name}.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()

@@ -5,6 +5,7 @@ A peer is the fastest of its expressions: each is tried once, and the winner tak
 
 import importlib
 import importlib.util
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,13 +14,14 @@ import numpy as np
 
 # The peers are optional; the report says that they are missing.
 torch: Any = importlib.import_module("torch") if importlib.util.find_spec("torch") else None
+if torch is not None:
+    torch.set_num_threads(len(os.sched_getaffinity(0)))  # as many as XLA has
 
 
-def median(x: np.ndarray, threads: int = 2) -> dict[str, Callable]:
+def median(x: np.ndarray) -> dict[str, Callable]:
     """The fastest median of `x: [n, d]`, by its name."""
     if torch is None:
         return {}
-    torch.set_num_threads(threads)
     medians = _medians(_layouts(x))
     name = _fastest(medians)
     return {f"torch median ({name})": waiting(medians[name])}
@@ -66,11 +68,10 @@ def _medians(layouts: dict[str, tuple[Any, int]]) -> dict[str, Callable]:
     return out
 
 
-def peers(x: np.ndarray, f_values: tuple[int, ...], threads: int = 2) -> dict[str, Callable]:
+def peers(x: np.ndarray, f_values: tuple[int, ...]) -> dict[str, Callable]:
     """Name -> call, for `x: [n, d]`; empty without PyTorch."""
     if torch is None:
         return {}
-    torch.set_num_threads(threads)
     n = x.shape[0]
     layouts = _layouts(x)
     rows = layouts["[n, d]"][0]

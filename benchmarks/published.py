@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import itertools
 import math
+import os
 import pathlib
 import sys
 import time
@@ -505,7 +506,7 @@ def main() -> None:
         parser.error("--write makes the whole page; leave out --only.")
     timing.with_huge_pages("benchmarks.published")
     if torch is not None:
-        torch.set_num_threads(2)
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
     package, rows, details = byzfl(), [], []
     for line in lines():
         if options.only in line.name:

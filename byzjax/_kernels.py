@@ -81,13 +81,20 @@ def wall(vector: jax.Array) -> jax.Array:
     return lax.cond(never, jnp.negative, lambda v: v, vector)
 
 
-def _zeros(shape: tuple[int, ...], like: jax.Array) -> jax.Array:
-    """Zeros that vary over the mesh axes over which `like` varies, as a loop's carry has to."""
-    zero = jnp.zeros((), sum_dtype(like.dtype))
+def varying_as(like: jax.Array, tree: Any) -> Any:
+    """The same values, taken to vary over the mesh axes over which `like` varies.
+
+    Inside `jax.shard_map` the carry of a loop has to, from its start on.
+    """
     if like.size == 0:
-        return jnp.broadcast_to(zero, shape)
+        return tree
     first = like[(0,) * like.ndim]
-    return jnp.broadcast_to(jnp.where(jnp.isnan(first), zero, zero), shape)
+    return jax.tree.map(lambda value: jnp.where(first == first, value, value), tree)
+
+
+def _zeros(shape: tuple[int, ...], like: jax.Array) -> jax.Array:
+    zero = jnp.zeros((), sum_dtype(like.dtype))
+    return jnp.broadcast_to(varying_as(like, zero), shape)
 
 
 def _fold_blocks(add: Callable, carry: Any, x: jax.Array, block: int) -> tuple[Any, tuple]:
@@ -208,7 +215,7 @@ def _product_pair_squares(x: jax.Array) -> jax.Array:
     The products are taken about a centre, the median of five rows, so that most squares are as
     large as the products that they come from. Where one is not, because two rows are near to each
     other and far from the centre, what rounding left of it may be nothing: then all are taken anew
-    from differences, unless all such rows are equal. (Rows without a norm are at +inf either way.)
+    from differences, unless all such rows are equal. Rows without a norm are at +inf from others.
     """
     n = x.shape[0]
     few = [wide(x[i * (n - 1) // 4]) for i in range(5)]
@@ -227,7 +234,8 @@ def _product_pair_squares(x: jax.Array) -> jax.Array:
         return lax.cond(jnp.any(lost & ~alike), _exact_pair_squares, lambda _: zeroed, x)
 
     exact = lax.cond(jnp.any(lost), found_again, lambda _: squares, x)
-    return jnp.where(off_diagonal, exact, 0)
+    upper = jnp.triu(exact, 1)
+    return upper + upper.T
 
 
 def _alike(x: jax.Array, lost: jax.Array) -> jax.Array:
@@ -400,6 +408,8 @@ def _inner_products_jvp(primals, tangents):
 def combine(x: jax.Array, weights: jax.Array) -> jax.Array:
     """`sum_i w_ki x_ic` as [k, c]; a row of weight 0 is not looked at."""
     weights = _without_slope_at_0(weights.astype(sum_dtype(x.dtype)))
+    if x.size == 0:
+        return jnp.zeros((len(weights), 0), weights.dtype)
 
     def with_cleared_rows(x: jax.Array, weights: jax.Array) -> jax.Array:
         bad = jnp.any(~jnp.isfinite(x), axis=1)

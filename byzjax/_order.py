@@ -37,7 +37,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from byzjax._kernels import sum_dtype
+from byzjax._kernels import sum_dtype, varying_as, wall
 
 NETWORK_MAX = 128
 _BISECTION_NUMBERS = 1 << 17  # in a block of columns, which stays in a core's cache
@@ -167,7 +167,7 @@ def _fold(step: Callable, start: Any, key: jax.Array, *others: jax.Array) -> Any
             carry = step(carry, *row)
         return carry
 
-    return lax.fori_loop(0, chunks[0].shape[0], add_chunk, start)
+    return lax.fori_loop(0, chunks[0].shape[0], add_chunk, varying_as(key, start))
 
 
 def _count(rows: jax.Array, threshold: jax.Array) -> jax.Array:
@@ -183,6 +183,10 @@ def _count(rows: jax.Array, threshold: jax.Array) -> jax.Array:
 
 def _greatest(dtype: jnp.dtype) -> jax.Array:
     return jnp.array(jnp.iinfo(dtype).max, dtype)
+
+
+def _least(shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+    return jnp.full(shape, jnp.iinfo(dtype).min, dtype)
 
 
 def _digits(key: jax.Array) -> list[jax.Array]:
@@ -211,7 +215,7 @@ def _kth_key(key: jax.Array, rank: int) -> jax.Array:
     alive, rows, left = None, digits[0], rank
     for digit, following in itertools.zip_longest(digits, digits[1:]):
         count = functools.partial(_count, rows)
-        here = _bisected(count, left, (key.shape[1],), digit.dtype)
+        here = _bisected(count, left, varying_as(key, _least((key.shape[1],), digit.dtype)))
         found.append(here)
         if following is not None:
             left = left - count(here).astype(jnp.int32)
@@ -236,18 +240,16 @@ def _next_key(key: jax.Array, low: jax.Array, rank: int) -> jax.Array:
     return jnp.where(count > rank + 1, low, least)
 
 
-def _bisected(
-    count_below: Callable, rank: int | jax.Array, shape: tuple[int, ...], dtype: jnp.dtype
-) -> jax.Array:
+def _bisected(count_below: Callable, rank: int | jax.Array, least: jax.Array) -> jax.Array:
     """The largest keys with at most `rank` keys below them, bit by bit from the top."""
-    bits = jnp.iinfo(dtype).bits
+    dtype, bits = least.dtype, jnp.iinfo(least.dtype).bits
 
     def set_bit(b: jax.Array, low: jax.Array) -> jax.Array:
         # The sign bit comes first; adding it to the least integer wraps round to zero.
         trial = low + (dtype.type(1) << jnp.asarray(bits - 1 - b).astype(dtype))
-        return jnp.where(count_below(trial) <= rank, trial, low)
+        return jnp.where(count_below(trial).astype(jnp.int32) <= rank, trial, low)
 
-    return lax.fori_loop(0, bits, set_bit, jnp.full(shape, jnp.iinfo(dtype).min, dtype))
+    return lax.fori_loop(0, bits, set_bit, least)
 
 
 def kth_of_rows(values: jax.Array, k: int) -> jax.Array:
@@ -272,7 +274,8 @@ def _kth_by_bisection(values: jax.Array, k: int) -> jax.Array:
     def count_below(trial: jax.Array) -> jax.Array:
         return jnp.sum(key < trial, axis=-1, keepdims=True, dtype=jnp.int32)
 
-    found = _bisected(count_below, k - 1, (*values.shape[:-1], 1), key.dtype)
+    least = _least((*values.shape[:-1], 1), key.dtype)
+    found = _bisected(count_below, k - 1, varying_as(key, least))
     return _from_key(found, values.dtype)
 
 
@@ -359,6 +362,9 @@ def _select_blocks(fn: Callable, x: jax.Array, *others: jax.Array) -> tuple[jax.
     n, shape = x.shape[0], x.shape[1:]
     flat, columns = x.reshape(n, -1), [other.reshape(1, -1) for other in others]
     c = flat.shape[1]
+    if c == 0:
+        one = [jnp.zeros((*a.shape[:-1], 1), a.dtype) for a in (flat, *(v[0] for v in columns))]
+        return jax.tree.map(lambda a: jnp.zeros(shape, a.dtype), jax.eval_shape(fn, *one))
     block = min(c, max(64, _BISECTION_NUMBERS // n // 64 * 64))
     padded = [jnp.pad(a, ((0, 0), (0, -c % block))) for a in (flat, *columns)]
 
@@ -436,8 +442,10 @@ def _window_around(x: jax.Array, k: int, start: int, width: int):
     if x.shape[0] > NETWORK_MAX:
 
         def around(block):
-            wide = block.astype(sum_dtype(x.dtype))
-            return _select_nearest(block, _select(wide, start, width)[0], k)
+            # Behind a wall: where the division is fused into a difference from the centre, that is
+            # rounded once instead of twice, and the k-th distance may be one that no row has.
+            center = wall(_select(block.astype(sum_dtype(x.dtype)), start, width)[0])
+            return _select_nearest(block, center, k)
 
         return _select_blocks(around, x)
     y = _sorted(x)

@@ -22,7 +22,7 @@ class Signature(NamedTuple):
 def signature(verb: str, function: Callable, given: Iterable[str], *, skip: int) -> Signature:
     """Reads a function's signature, and checks the names of what its verb was given."""
     given = list(given)
-    name = _name(function)
+    name = name_of(function)
     kinds = inspect.Parameter
     parameters = list(inspect.signature(function).parameters.values())
     named = [p for p in parameters if p.kind not in (kinds.VAR_KEYWORD, kinds.VAR_POSITIONAL)]
@@ -47,11 +47,11 @@ def check_axis_name(verb: str, function: Callable) -> None:
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     if not ("axis_name" in parameters or open_ended):
         raise TypeError(
-            f"{verb}: {_name(function)} has no parameter axis_name, so it would take a device's "
+            f"{verb}: {name_of(function)} has no parameter axis_name, so it would take a device's "
             "slice of the coordinates for all of them."
         )
 
 
-def _name(function: Callable) -> str:
+def name_of(function: Callable) -> str:
     whole = getattr(function, "func", function)  # of functools.partial
     return getattr(whole, "__name__", None) or repr(function)

@@ -2,7 +2,7 @@
 
 Along a mesh axis of P devices a leaf of c coordinates is padded with zeros to P m, m >= 1, and cut
 into P slices of m coordinates. What n workers padded alike has no distance and no spread, so that a
-rule does not see it.
+rule does not see it; only `sign_guard` counts such zeros, and `spectral_filter` may draw them.
 """
 
 import math

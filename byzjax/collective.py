@@ -210,12 +210,14 @@ def _own_rows(updates: PyTree, stacked: bool, axis_name: Any) -> tuple[PyTree, P
     rows = rows if stacked else jax.tree.map(lambda leaf: leaf[None], rows)
     num_workers(rows)
     axes = _varying(lax.axis_index(axis_name))  # none with check_vma=False, nor in pmap
-    if axes and not any(axes & _varying(leaf) for leaf in jax.tree.leaves(rows)):
-        raise ValueError(
-            f"the updates are the same on all devices of {axis_name!r}, as the gradient by "
-            "replicated parameters is, which jax.shard_map sums over devices; write "
-            "jax.shard_map(..., check_vma=False)."
-        )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(rows):
+        if not axes <= _varying(leaf):
+            name = f"updates{jax.tree_util.keystr(path)}"
+            raise ValueError(
+                f"{name}: the same on all devices of {axis_name!r}, as the gradient by "
+                "replicated parameters is, which jax.shard_map sums over devices; write "
+                "jax.shard_map(..., check_vma=False)."
+            )
     return rows, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), rows)
 
 

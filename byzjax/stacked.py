@@ -233,7 +233,9 @@ def squared_distances(updates: PyTree, point: PyTree, *, axis_name: str | None =
 def pairwise_squared_distances(updates: PyTree, *, axis_name: str | None = None) -> jax.Array:
     """Squared Euclidean distances of all pairs of workers, `||x_i - x_j||^2`.
 
-    They are sums of squared differences, so that a common offset cancels exactly.
+    Sums of squared differences or, for many or large rows, of products about a centre that lies
+    among them, wherever those do not cancel: a common offset does no harm. By products a row whose
+    squared norm about the centre overflows is infinitely far from all others, equal ones included.
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.

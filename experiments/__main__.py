@@ -118,9 +118,9 @@ class DataCommand:
     """Folder of prepared data sets, as for `run`."""
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """Runs a command; returns the exit status."""
-    arguments = sys.argv[1:]
+    arguments = list(arguments)
     name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "run"
     if name not in COMMANDS:
         known = ", ".join(COMMANDS)
@@ -379,4 +379,4 @@ def _keep_compiled_programs() -> None:
 
 
 if __name__ == "__main__":
-    hosts.end(main())
+    hosts.end(main(sys.argv[1:]))

@@ -1,9 +1,18 @@
 """What all tests share. The environment is set before anything imports jax."""
 
+import atexit
 import functools
 import os
+import shutil
+import tempfile
 
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"  # for the tests of jax.shard_map
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # Compiled programs, shared by the processes of one run and those that they start.
+    cache = tempfile.mkdtemp(prefix="byzjax-xla-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
+    atexit.register(shutil.rmtree, cache, ignore_errors=True)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import hypothesis
 import pytest

@@ -27,6 +27,7 @@ KEY = jax.random.key(3)
 SHAPES = {"a": (3, 5), "b": (), "c": (8, 2), "d": (17,), "e": (0,)}
 SIZE = sum(math.prod(shape) for shape in SHAPES.values())
 QUICK = ["mean", "trimmed_mean", "aksel-mid", "krum", "geometric_median", "sign_guard", "zeno"]
+MANY = [byzjax.trimmed_mean, byzjax.mean_around_median, byzjax.phocas, byzjax.aksel]
 MIXINGS = {
     "nearest_neighbors": functools.partial(byzjax.nearest_neighbors, f=F),
     "bucketing": functools.partial(byzjax.bucketing, s=2, key=KEY),
@@ -129,6 +130,36 @@ def test_rules_on_8_devices_equal_the_stacked_form():
 @pytest.mark.slow
 def test_all_other_rules_on_8_devices_equal_the_stacked_form():
     check_rules([case for case in CASES if case.id not in QUICK])
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_each_device_may_aggregate_updates_of_its_own(case):
+    """As when seeds are spread over devices; `jax.shard_map` checks what varies between them."""
+    f = faults_of(case)
+
+    def alone(trees):
+        return jax.tree.map(lambda leaf: leaf[None], case(first(trees), f))
+
+    run = jax.shard_map(
+        alone, mesh=mesh_of(seeds=2), in_specs=P("seeds"), out_specs=P("seeds"), check_vma=True
+    )
+    tree = updates()
+    out = jax.eval_shape(run, jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), tree))
+    assert {name: leaf.shape[1:] for name, leaf in out.items()} == SHAPES
+
+
+def test_many_workers_a_device():
+    """More than a sorting network is made for."""
+    given = {"f": 20}
+    rules = [byzjax.median, *(functools.partial(rule, **given) for rule in MANY)]
+    tree = updates(N * 17, seed=5)
+
+    def step(rows):
+        return [byzjax.all_aggregate(rule, rows, "workers", stacked=True) for rule in rules]
+
+    out = jax.jit(on_devices(step))(tree)
+    for one, rule in zip(out, rules, strict=True):
+        close(one, rule(tree))
 
 
 def test_mixings_before_a_rule_and_alone():
@@ -448,7 +479,14 @@ def test_gradients_that_shard_map_has_summed_are_noticed():
 
     specs = {"mesh": mesh_of(workers=N), "in_specs": (P(), P("workers")), "out_specs": P()}
     params, batch = jnp.zeros(3), jnp.arange(24.0).reshape(N, 3)
-    with pytest.raises(ValueError, match=r"^the updates are the same on all devices of 'workers'"):
+    with pytest.raises(ValueError, match=r"^updates: the same on all devices of 'workers'"):
         jax.eval_shape(jax.shard_map(step, **specs), params, batch)
+
+    def beside_a_leaf_of_its_own(params, batch):
+        grads = {"own": batch[0], "summed": jax.grad(lambda p: jnp.sum(batch[0] * p))(params)}
+        return byzjax.all_aggregate(byzjax.median, grads, "workers")
+
+    with pytest.raises(ValueError, match=r"^updates\['summed'\]: the same on all devices"):
+        jax.eval_shape(jax.shard_map(beside_a_leaf_of_its_own, **specs), params, batch)
     out = jax.jit(jax.shard_map(step, **specs, check_vma=False))(params, batch)
     np.testing.assert_allclose(out, jnp.median(-2 * batch, axis=0))

@@ -137,6 +137,52 @@ def test_mean_of_nearest(n, dtype):
         same(out, expected, eps)
 
 
+def nearest_to(center, x, k):
+    """The mean of the k values of each column nearest to its centre, by a sort of distances."""
+    order = np.argsort(np.abs(x - center), axis=0, kind="stable")
+    return np.take_along_axis(x, order[:k], axis=0).mean(axis=0)
+
+
+@pytest.mark.parametrize(("n", "c"), [(129, 3000), (136, 42), (512, 63)])
+def test_the_nearest_of_many_workers(n, c):
+    """With the last two sizes the distances to a centre were once rounded in two ways."""
+    f, k = n // 5, n - n // 5
+    dtype = "float64" if jax.config.jax_enable_x64 else "float32"
+    x = (np.random.default_rng(5).normal(size=(n, c)) + 1).astype(dtype)
+    out = jax.jit(
+        lambda x: (_order.mean_around_median(x, k), _order.mean_around_trimmed_mean(x, k, f))
+    )(x)
+    wide = np.sort(x.astype(np.float64), axis=0)
+    centers = np.median(wide, axis=0), wide[f : n - f].mean(axis=0)
+    for one, center in zip(out, centers, strict=True):
+        # Of two values that are as near up to rounding either may be the last.
+        expected = nearest_to(center, wide, k)
+        apart = np.abs(np.asarray(one, np.float64) - expected)
+        assert np.median(apart) < 1e-6
+        assert apart.max() < 5 / k
+        assert (apart > 3e-6).sum() < 6
+
+
+def test_many_workers_under_strict_promotion_and_without_coordinates():
+    def statistics(x):
+        k = 100
+        return (
+            _order.median(x),
+            _order.trimmed_mean(x, 30),
+            _order.mean_of_nearest(x, x[0], k),
+            _order.mean_around_median(x, k),
+            _order.mean_around_trimmed_mean(x, k, 30),
+        )
+
+    dtypes = ["bfloat16", "float32", *["float64"] * jax.config.jax_enable_x64]
+    with jax.numpy_dtype_promotion("strict"):
+        for dtype in dtypes:
+            for out in jax.eval_shape(statistics, jax.ShapeDtypeStruct((130, 3), dtype)):
+                assert (out.shape, out.dtype) == ((3,), dtype)
+    for out in statistics(jnp.zeros((130, 0))):
+        assert out.shape == (0,)
+
+
 @given(
     values=st.lists(st.floats(width=32), min_size=1, max_size=9),
     f=st.integers(0, 4),
@@ -147,16 +193,24 @@ def test_any_floats(values, f):
     f = min(f, (n - 1) // 2)
     x = np.array(values, np.float32)[:, None]
     with np.errstate(all="ignore"):
-        expected = oracles.median(x).astype(np.float32)
-    middle = np.asarray(_jit_median(n)(np.tile(x, (1, 2))))[0]
-    np.testing.assert_array_equal(np.isnan(middle), np.isnan(expected[0]))
-    if np.isfinite(expected[0]) and abs(expected[0]) > 1e-37:  # XLA may flush subnormal sums
-        np.testing.assert_allclose(middle, expected[0], rtol=1e-6)
+        expected = np.stack([oracles.median(x), oracles.trimmed_mean(x, f)]).astype(np.float32)
+    out = np.asarray(_jit_statistics(n, f)(np.tile(x, (1, 2))))[:, 0]
+    # XLA may flush subnormal numbers, and the mean of several may overflow in its sum.
+    largest = np.abs(x[np.isfinite(x)]).max(initial=0)
+    sure = [True, largest * n < np.finfo(np.float32).max]
+    for one, exact, compared in zip(out, expected[:, 0], sure):
+        if not compared:
+            continue
+        np.testing.assert_array_equal(np.isnan(one), np.isnan(exact))
+        if not np.isfinite(exact):
+            np.testing.assert_array_equal(one, exact)
+        elif abs(exact) > 1e-37:
+            np.testing.assert_allclose(one, exact, rtol=1e-6, atol=1e-6 * largest)
 
 
 @functools.cache
-def _jit_median(n):
-    return jax.jit(_order.median)
+def _jit_statistics(n, f):
+    return jax.jit(lambda x: jnp.stack([_order.median(x), _order.trimmed_mean(x, f)]))
 
 
 def test_order_of_keys():
@@ -258,7 +312,7 @@ def test_ties_by_hand():
     assert weights(nearest, [-math.nan, 1.0, 2.0, 3.0]) == [0, 0, 0.5, 0.5]
 
 
-@pytest.mark.parametrize("n", [5, 12])
+@pytest.mark.parametrize("n", [5, 12, 129])
 def test_gradient_of_mean_of_nearest(n):
     """A window like the others; the centre itself carries no gradient."""
     x = matrix(n, seed=3)

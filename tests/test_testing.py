@@ -1,6 +1,7 @@
 """What `byzjax.testing` finds: it lets the library's own pass, and each kind of fault fail."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -85,6 +86,17 @@ def of_kinked_norms(updates):
     return jax.tree.map(lambda m: m + 0 * jnp.sum(norms), byzjax.median(updates))
 
 
+def without_a_slope(updates):
+    return jax.lax.stop_gradient(byzjax.median(updates))
+
+
+def mixed_dtypes(updates):
+    def one(leaf):
+        return (byzjax.median(leaf) + jnp.zeros((), jnp.float16)).astype(leaf.dtype)
+
+    return jax.tree.map(one, updates)
+
+
 def one_at_a_time(updates):
     """Each leaf has a nearest worker of its own, so a tree is not its flat vector."""
 
@@ -115,6 +127,8 @@ def careless(updates, *, f):
         (squashed, claims("finite", shifts=False), "scales"),
         (doubled, claims("finite", shifts=False), "repeats"),
         (of_kinked_norms, claims("none"), "derivatives"),
+        (without_a_slope, claims(), "derivatives, n=5, f=1: .* instead of"),
+        (mixed_dtypes, claims(), "strict promotion: TypePromotionError"),
         (widened, claims(), "a tree gives .* shapes and dtypes are"),
         (one_at_a_time, claims("none"), "a tree gives what its flat vector gives"),
         (over_numpy, claims(), "under jit and vmap"),
@@ -138,12 +152,30 @@ def test_another_loop_is_found():
     [
         ({"bound": lambda n, f: 0.1}, "more than 0.1 honest diameters of"),
         ({"kappa": lambda n, f: 0.1}, "more than 0.1 times their variance"),
-        ({}, "a promise of bounded needs a bound or a kappa"),
     ],
 )
 def test_a_bound_that_does_not_hold_is_found(bounds, said):
     with pytest.raises(AssertionError, match=rf"^median breaks .*, promise 'bounded', .*{said}"):
         check_rule(byzjax.median, claims("bounded"), sizes=[(5, 1)], **bounds)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "median claims to be bounded; check_rule needs a bound or a kappa."),
+        ({"kappa": lambda n, f: 4.0, "sizes": []}, "check_rule needs at least one size"),
+    ],
+)
+def test_what_cannot_be_checked(given, said):
+    with pytest.raises(ValueError, match=f"^{said}"):
+        check_rule(byzjax.median, claims("bounded"), **given)
+
+
+def test_a_rule_without_a_promise_and_its_loop():
+    """Liars' NaN reach the aggregate, and that of the loop."""
+    rule = functools.partial(byzjax.mean)
+    held = check_rule(rule, FACTS["mean"], sizes=[(5, 1)], loop=oracles.mean)
+    assert "equals its loop" in held
 
 
 @pytest.mark.parametrize(
@@ -186,6 +218,14 @@ def wide(updates, byzantine):
     return replaced(updates, byzantine, lambda leaf: jnp.zeros(leaf.shape, jnp.float32))
 
 
+drawn = itertools.count()
+
+
+def draws_while_traced(updates, byzantine):
+    number = float(next(drawn))
+    return replaced(updates, byzantine, lambda leaf: jnp.full_like(leaf, number))
+
+
 @pytest.mark.parametrize(
     ("attack", "clause"),
     [
@@ -193,6 +233,7 @@ def wide(updates, byzantine):
         (never_rests, "no liar, no change: worker 0 sent"),
         (looks, "who lies may be traced"),
         (wide, "trees and dtypes are kept"),
+        (draws_while_traced, "two calls give the same: worker"),
     ],
 )
 def test_a_broken_attack_is_found(attack, clause):

@@ -9,6 +9,7 @@ from jax import lax
 
 from byzjax import stacked
 from byzjax._checks import enough_workers
+from byzjax._kernels import varying_as
 from byzjax._lapack import largest_eigenvalue, times
 from byzjax.rules._select import mean_of_selected
 from byzjax.rules._span import median_of, span_about
@@ -178,7 +179,7 @@ def _independent(
     start = rows.astype(jnp.float32)
     stack = jnp.zeros((f + 3, n), jnp.float32).at[0].set(start)
     size = jnp.where(possible, 1, 0).astype(jnp.int32)
-    state = (stack, size, jnp.zeros((), bool), start)
+    state = varying_as(edges, (stack, size, jnp.zeros((), bool), start))
     _, _, found, left = lax.while_loop(lambda state: state[1] > 0, explore, state)
     return found, left > 0
 
@@ -283,7 +284,8 @@ def _least_eigenvalue(gram: jax.Array, bad: jax.Array, f: int) -> tuple[jax.Arra
         return start + _CHUNK, values.at[subsets].set(found), jnp.minimum(least, jnp.min(found))
 
     values = jnp.full(count, jnp.inf, gram.dtype)
-    _, values, least = lax.while_loop(going, decompose, (0, values, values[0]))
+    begun = varying_as(gram, (jnp.int32(0), values, values[0]))
+    _, values, least = lax.while_loop(going, decompose, begun)
     best = jnp.argmax(values <= least * (1 + _TIE))
     selected = jnp.all(jnp.arange(n, dtype=jnp.int32)[:, None] != left_out[best][None], axis=1)
     return selected, jnp.isfinite(least)

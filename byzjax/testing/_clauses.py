@@ -17,12 +17,20 @@ def clause(name: str, words: str) -> Iterator[None]:
         yield
     except Exception as error:
         said = str(error).partition("\n")[0]  # JAX goes on for a page
+        if not isinstance(error, AssertionError):
+            said = f"{type(error).__name__}: {said}"
         raise AssertionError(f"{name} breaks its contract, {words}: {said}") from error
 
 
-def close(actual: Any, expected: Any, largest: float, eps: float) -> None:
-    difference = np.abs(np.asarray(actual, np.float64) - np.asarray(expected, np.float64))
-    if not (difference <= eps * (largest + np.abs(expected))).all():  # also if it is NaN
+def close(actual: Any, expected: Any, largest: float, eps: float, *, alike: bool = False) -> None:
+    """Equal up to rounding and, if `alike`, not finite in the same way."""
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    with np.errstate(invalid="ignore"):
+        near = np.abs(actual - expected) <= eps * (largest + np.abs(expected))
+        near &= np.isfinite(actual) & np.isfinite(expected)
+    if alike:
+        near |= (actual == expected) | (np.isnan(actual) & np.isnan(expected))
+    if not near.all():
         raise AssertionError(f"{text(actual)} instead of {text(expected)}.")
 
 

@@ -159,7 +159,7 @@ def broken_promise(
             f"{diameter:.4g}"
         )
     variance = np.mean(np.sum((good - good.mean(axis=0)) ** 2, axis=1))
-    if kappa is not None and distance**2 > kappa * variance + slack:
+    if kappa is not None and distance > math.sqrt(kappa * variance) + slack:
         return (
             f"its squared distance to the honest mean is {distance**2:.4g}, more than {kappa:.4g} "
             f"times their variance {variance:.4g}"

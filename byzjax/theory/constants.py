@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from byzjax import rules
+from byzjax._checks import static_int
 from byzjax.theory import table
 from byzjax.theory.table import Constant
 
@@ -43,7 +44,8 @@ def constants(
       Those whose form is this one and whose requirement (n, f) meets, in the order of the table.
 
     Raises:
-      ValueError: there is no such kind or rule.
+      ValueError: there is no such kind or rule, or n or f is out of range.
+      TypeError: the rule has no such hyperparameter, or n or f is not a Python int.
 
     Example:
       >>> [constant.text for constant in constants("kappa", "trimmed_mean", 11, 3)]
@@ -56,6 +58,10 @@ def constants(
     if rule not in rules.__all__:
         raise ValueError(f"there is no rule {rule!r}; known: {', '.join(rules.__all__)}.")
     parameters = inspect.signature(getattr(rules, rule)).parameters
+    if unknown := sorted(set(options) - set(parameters)):
+        known = ", ".join(parameters)
+        raise TypeError(f"{rule} has no parameter {', '.join(unknown)}; it takes {known}.")
+    n, f = static_int("n", n, at_least=1), static_int("f", f)
     form = {name: p.default for name, p in parameters.items()} | options
     return tuple(
         c
@@ -84,7 +90,8 @@ def proved(
       The smallest; of thresholds the largest. None if there is none.
 
     Raises:
-      ValueError: there is no such kind or rule.
+      ValueError: there is no such kind or rule, or n or f is out of range.
+      TypeError: the rule has no such hyperparameter, or n or f is not a Python int.
 
     Example:
       >>> proved("kappa", "median", 7, 3), proved("kappa", "median", 7, 3, tags=("read",))

@@ -74,10 +74,10 @@ def angular_error(
 
     Returns:
       An `AngularError`. The bias is estimated without its own bias, and is 0 where that is
-      negative.
+      negative; both are NaN where an aggregate is not finite. Cost: `trials` calls of the rule.
 
     Raises:
-      ValueError: s and attack do not go together, or there are fewer than 2 trials.
+      ValueError: not 0 <= s < n, s and attack do not go together, or there are fewer than 2 trials.
       TypeError: one of the numbers is not a Python int.
 
     Example:
@@ -95,7 +95,8 @@ def angular_error(
     found = estimate(jnp.sqrt(errors / d))
     # sum_{t != u} <F_t - g, F_u - g> / (T (T - 1)), an unbiased estimate of the squared bias.
     square = (jnp.sum(total**2) - jnp.sum(errors)) / (trials * (trials - 1))
-    return AngularError(found, math.sqrt(max(0.0, float(square) / d)))
+    bias = float(square) / d
+    return AngularError(found, math.sqrt(bias) if bias > 0 else 0.0 * bias)
 
 
 def efficiency(
@@ -123,7 +124,7 @@ def efficiency(
 
     Returns:
       The ratio of both means over the same draws, 1 for the mean itself; its interval by the delta
-      method.
+      method. Cost: `trials` calls of the rule.
 
     Raises:
       ValueError: there are fewer than 2 trials.
@@ -170,7 +171,8 @@ def selection_probability(
       key: draws them; `jax.random.key(0)` by default.
 
     Returns:
-      The probability for liars, and for honest workers, by `byzjax.influence`.
+      The probability for liars, and for honest workers, by `byzjax.influence`. An influence that
+      is not finite is not 0. Cost: `trials` calls of the rule and of its derivative.
 
     Raises:
       ValueError: s is not between 1 and n - 1, or there are fewer than 2 trials.
@@ -186,6 +188,7 @@ def selection_probability(
       (0.0, 0.2)
     """
     trials = static_int("trials", trials, at_least=2)
+    n, d = static_int("n", n, at_least=1), static_int("d", d, at_least=1)
     if not 1 <= static_int("s", s) < n:
         raise ValueError(f"selection_probability needs 1 <= s < n; got s={s}, n={n}.")
     byzantine = jnp.arange(n) >= n - s
@@ -194,7 +197,7 @@ def selection_probability(
     def shares(keys: jax.Array) -> tuple[jax.Array, jax.Array]:
         def one(k: jax.Array) -> tuple[jax.Array, jax.Array]:
             sent = attack(mean + distribution(k, (n, d)), byzantine)
-            chosen = jnp.abs(influence(rule, sent, direction=rule(sent))) > 1e-6
+            chosen = ~(jnp.abs(influence(rule, sent, direction=rule(sent))) <= 1e-6)
             return jnp.sum(chosen & byzantine) / s, jnp.sum(chosen & ~byzantine) / (n - s)
 
         return lax.map(one, keys)
@@ -217,11 +220,11 @@ def _trials(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Squared errors `[trials]` of the rule and of the honest mean, and the sum of F - g, `[d]`."""
     n, d, s = static_int("n", n, at_least=1), static_int("d", d, at_least=1), static_int("s", s)
-    if (s > 0) != (attack is not None) or s >= n:
-        given = "none" if attack is None else "one"
-        raise ValueError(
-            f"an attack needs liars, and liars an attack; got s={s}, n={n}, {given} given."
-        )
+    if not 0 <= s < n:
+        raise ValueError(f"somebody has to be honest, 0 <= s < n; got s={s}, n={n}.")
+    if (s > 0) != (attack is not None):
+        given = "no attack" if attack is None else "an attack"
+        raise ValueError(f"an attack needs liars, and liars an attack; got s={s} and {given}.")
     byzantine = jnp.arange(n) >= n - s
 
     @jax.jit
@@ -248,6 +251,9 @@ def estimate(values: jax.Array) -> Estimate:
     Returns:
       An `Estimate`.
 
+    Raises:
+      ValueError: there are fewer than 2 values.
+
     Example:
       >>> import jax.numpy as jnp
       >>> low, high = estimate(jnp.array([1.0, 2.0, 3.0]))[1:]
@@ -255,6 +261,8 @@ def estimate(values: jax.Array) -> Estimate:
       (-0.484, 4.484)
     """
     count = len(values)
+    if count < 2:
+        raise ValueError(f"an interval needs at least 2 values; got {count}.")
     mean = float(jnp.mean(values))
     half = _quantile(count - 1) * float(jnp.std(values, ddof=1)) / math.sqrt(count)
     return Estimate(mean, mean - half, mean + half)

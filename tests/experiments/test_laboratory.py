@@ -1,17 +1,14 @@
 """The laboratory from end to end, on small studies of the digits."""
 
-import atexit
 import csv
 import dataclasses
 import json
 import os
 import pathlib
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 
 import jax
@@ -19,12 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import data, models, specs, sweep, train
+from experiments import __main__, data, models, specs, sweep, train
 from experiments.config import Block, Config
 
 ROOT = pathlib.Path(__file__).parents[2]
-CACHE = tempfile.mkdtemp(prefix="byzjax-xla-")  # compiled programs, shared by these tests only
-atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 SMALL = Config(model="softmax", n=7, f=2, s=(0, 1, 2), seeds=2, steps=6, eval_every=3, batch_size=4)
 
 
@@ -45,7 +40,7 @@ def options(results, *more):
 
 
 def start(arguments, **kwargs):
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": CACHE}
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     environment.pop("JAX_NUM_CPU_DEVICES", None)
     return subprocess.Popen(
         [sys.executable, "-m", "experiments", *arguments],
@@ -65,6 +60,17 @@ def run(arguments):
     finally:
         process.kill()
     return process.returncode, out, err
+
+
+@pytest.fixture
+def told(capsys):
+    """The same as `run`, in this process."""
+
+    def run_here(arguments):
+        status = __main__.main(arguments)
+        return status, *capsys.readouterr()
+
+    return run_here
 
 
 def results_of(folder):
@@ -258,6 +264,7 @@ def test_a_study_writes_what_it_promises_and_continues_with_what_is_missing(tmp_
     assert results_of(folder) == before
 
 
+@pytest.mark.slow
 def test_killed_half_way_it_keeps_what_was_finished(tmp_path):
     folder = tmp_path / "results" / "main"
     process = start(options(tmp_path / "results"))
@@ -314,15 +321,22 @@ def test_killed_ten_times_it_ends_as_if_nothing_had_happened(tmp_path):
         (["--dataset", "mnist", "--data-dir", "nowhere"], "nowhere"),
     ],
 )
-def test_a_users_error_is_one_line(tmp_path, more, message):
-    status, out, err = run(options(tmp_path / "results", *more))
+def test_a_users_error_is_one_line(tmp_path, told, more, message):
+    status, out, err = told(options(tmp_path / "results", *more))
     assert status == 2
     lines = err.strip().splitlines()
     assert lines[-1].startswith("error: ")
     assert message in lines[-1]
-    assert "Traceback" not in err
     assert out == ""
     assert not (tmp_path / "results").exists()
+
+
+def test_a_process_ends_with_it(tmp_path):
+    status, out, err = run(options(tmp_path / "results", "--rule", "krumm"))
+    assert status == 2
+    assert out == ""
+    assert err.splitlines()[-1].startswith("error: unknown rule 'krumm'; known: mean,")
+    assert "Traceback" not in err
 
 
 @pytest.mark.parametrize(
@@ -346,32 +360,30 @@ def test_a_users_error_is_one_line(tmp_path, more, message):
         (["list", "everything"], "list takes no options; got everything."),
     ],
 )
-def test_a_wrong_command_is_one_line(arguments, message):
-    status, out, err = run(arguments)
+def test_a_wrong_command_is_one_line(told, arguments, message):
+    status, out, err = told(arguments)
     assert status == 2
     assert message in err.strip().splitlines()[-1]
-    assert "Traceback" not in err
     assert out == ""
 
 
-def test_results_that_cannot_be_written():
-    status, _, err = run(options("/dev/null/here"))
+def test_results_that_cannot_be_written(told):
+    status, _, err = told(options("/dev/null/here"))
     assert status == 2
     assert "Not a directory" in err.strip().splitlines()[-1]
-    assert "Traceback" not in err
 
 
-def test_what_there_is():
-    status, out, _ = run(["list"])
+def test_what_there_is(told):
+    status, out, _ = told(["list"])
     assert status == 0
     for table in (specs.RULES, specs.MIXINGS, specs.ATTACKS, models.MODELS, data.NAMES):
         for name in table:
             assert re.search(rf"^  {name}\s+\S", out, re.MULTILINE), name
 
 
-def test_labels_of_the_workers(tmp_path):
+def test_labels_of_the_workers(tmp_path, told):
     drawn = tmp_path / "labels.png"
-    status, out, err = run(
+    status, out, err = told(
         ["data", "--n", "5", "--partition", "pathological(2)", "--figure", str(drawn)]
     )
     assert status == 0, err
