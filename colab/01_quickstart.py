@@ -15,7 +15,7 @@
 # lose, a robust rule hold, and an attack that looks harmless do the most harm.
 
 # %%
-# Installs on Colab only. Elsewhere: pip install byzjax matplotlib scikit-learn
+# Installs on Colab only. Elsewhere: as docs/start.md says, and pip install matplotlib scikit-learn
 import os
 import subprocess
 import sys

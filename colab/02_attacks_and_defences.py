@@ -16,7 +16,7 @@
 # black plus is the honest mean: where a server would like to be.
 
 # %%
-# Installs on Colab only. Elsewhere: pip install byzjax matplotlib ipywidgets
+# Installs on Colab only. Elsewhere: as docs/start.md says, and pip install matplotlib ipywidgets
 import os
 import subprocess
 import sys

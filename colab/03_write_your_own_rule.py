@@ -15,7 +15,7 @@
 # contract, see it break, mend it, train with it, and find its worst case.
 
 # %%
-# Installs on Colab only. Elsewhere: pip install byzjax matplotlib
+# Installs on Colab only. Elsewhere: as docs/start.md says, and pip install matplotlib
 import os
 import subprocess
 import sys

@@ -16,7 +16,7 @@
 # on the eight cores of a TPU, on one GPU or several, and on a CPU that is split into eight devices.
 
 # %%
-# Installs on Colab only. Elsewhere: pip install byzjax matplotlib
+# Installs on Colab only. Elsewhere: as docs/start.md says, and pip install matplotlib
 import os
 import subprocess
 import sys

@@ -18,7 +18,7 @@
 # own experiments, not results of the paper.
 
 # %%
-# Installs on Colab only. Elsewhere: pip install byzjax matplotlib ipywidgets
+# Installs on Colab only. Elsewhere: as docs/start.md says, and pip install matplotlib ipywidgets
 import os
 import subprocess
 import sys

@@ -12,7 +12,7 @@ from byzjax import theory
 from byzjax.theory.breakdown import UNBOUNDED
 from experiments import figures, panels
 from experiments.theory import growth as predicted
-from experiments.theory.rules import SEARCHED, proved_kappa
+from experiments.theory.rules import LISTED, SEARCHED, proved_kappa
 
 FAMILIES = {
     "coordinate by coordinate": (
@@ -54,7 +54,8 @@ def acceptance(table: pd.DataFrame) -> Figure:
             ax.plot(n, np.sqrt(2 * np.log((n + 1) / 2)), linestyle=_DASHED, **style)
     axes[0].set(xscale="log", ylim=(0, None))
     _plain_ticks(axes, (5, 10, 25, 50, 100, 200, 400))
-    panels.head(figure, "Liars send one order statistic of the honest values (Gaussian, d = 2000)")
+    said = "Liars send one order statistic of the honest values"
+    panels.head(figure, f"{said} (Gaussian, d = {table['d'].iloc[0]})")
     panels.below(
         figure,
         [
@@ -131,21 +132,23 @@ def _of_families(
                 linestyle=look.linestyle,
                 marker=look.marker,
                 markersize=5,
-                clip_on=False,
             )
-    axes[0].set(xscale="log", yscale="log", ylim=(0.1, most))
+    least = table["error"].min()
+    axes[0].set(xscale="log", yscale="log", ylim=(0.8 * least, 1.25 * most))
     if ticks:
         _plain_ticks(axes, ticks)
     one = table.iloc[0]
     other = f"d = {one['d']}" if along == "n" else f"n = {one['n']}, f = {one['f']}"
     panels.head(
-        figure, f"Every rule under the most damaging of seven attacks, Gaussian updates, {other}"
+        figure,
+        f"Every rule under the most damaging of {len(LISTED)} attacks, Gaussian updates, {other}",
     )
     shown = dict.fromkeys(table["rule"])
     looks = {k: v for names in FAMILIES.values() for k, v in _looks(names).items() if k in shown}
     for ax, names in zip(axes[-len(FAMILIES) :], FAMILIES.values()):
         handles = [panels.handle(n, looks[n], markers=True) for n in names if n in shown]
-        ax.legend(handles=handles, fontsize=8, loc="upper left", ncol=2)
+        # Were it part of the layout, a panel too small for it would shrink to nothing.
+        ax.legend(handles=handles, fontsize=8, loc="upper left", ncol=2).set_in_layout(False)
     panels.below(
         figure, [panels.handle(n, look, markers=True) for n, look in AKSEL.items() if n in shown]
     )
