@@ -12,7 +12,7 @@
 # # Train under attack, in five minutes
 #
 # Twenty-five workers train one small network on images of digits. Some of them lie. You will see the mean
-# lose, a robust rule hold, and an attack that looks harmless do the most harm.
+# lose, a robust rule hold, and an attack that looks harmless do the most harm to robust rules.
 
 # %%
 # Installs on Colab only. Elsewhere: as docs/start.md says, and pip install matplotlib scikit-learn
