@@ -17,6 +17,7 @@ from jax import lax
 
 from byzjax import _slices
 from byzjax._signature import check_axis_name, signature
+from byzjax.rules.trust import loss_decreases, zeno
 from byzjax.stacked import PyTree, num_workers
 
 
@@ -75,6 +76,8 @@ def all_aggregate(
     """
     rows, one = _own_rows(updates, stacked, axis_name)
     data = _data_among(arguments, "all_aggregate", rule)
+    if mix is None:
+        arguments |= _known_of_whole_rows(rule, rows, arguments, axis_name)
     arguments |= {name: _sliced(name, arguments[name], one, axis_name) for name in data}
     slices = _mixed(_slices.exchanged(rows, axis_name), mix, axis_name)
     out = rule(slices, **arguments, axis_name=axis_name)
@@ -250,6 +253,21 @@ def _sliced(name: str, value: Any, one: PyTree, axis_name: Any) -> Any:
     if found != expected:
         raise ValueError(f"{name} has the shapes {found}, but one update has {expected}.")
     return _part(value, axis_name)
+
+
+def _known_of_whole_rows(rule: Callable, rows: PyTree, given: dict, axis_name: Any) -> dict:
+    """What a device finds out about its own workers' whole updates, before they are cut.
+
+    Zeno's loss, which would otherwise be evaluated where the slices are put together again.
+    """
+    if getattr(rule, "func", rule) is not zeno:
+        return {}
+    given = getattr(rule, "keywords", {}) | given
+    if given.get("decreases") is not None:
+        return {}
+    rate = given["learning_rate"]
+    own = loss_decreases(rows, given["params"], given["trusted_loss"], learning_rate=rate)
+    return {"decreases": lax.all_gather(own, axis_name, tiled=True)}
 
 
 def _of_whole(function: Callable, one: PyTree, axis_name: Any) -> Callable:

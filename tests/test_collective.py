@@ -366,24 +366,46 @@ def test_a_device_sends_as_much_as_for_a_mean(name):
         assert numbers == ({} if name == "median" else {"all-reduce": 2 * 7 / 8 * N**2})
 
 
-def test_a_loss_of_whole_updates_is_evaluated_where_they_are_sent():
-    """Each device evaluates the loss of its own worker's: 3 (P - 1) / P numbers a coordinate."""
+@pytest.mark.parametrize(("mix", "times"), [(None, 2), (MIXINGS["clip_norms"], 4)])
+def test_a_loss_of_whole_updates_is_evaluated_where_they_are_sent(mix, times):
+    """Each device evaluates the loss of its own worker's; a mixed row has to be sent for it."""
     d, losses = 4000, []
 
     def loss(params):
         losses.append(params.shape)
         return jnp.sum(params**2)
 
-    def step(rows):
-        given = {"params": jnp.ones(d), "trusted_loss": loss}
-        return byzjax.all_aggregate(
-            byzjax.zeno, rows[0], "workers", **given, f=F, learning_rate=0.1, rho=1e-3
-        )
+    given = {"f": F, "learning_rate": 0.1, "rho": 1e-3}
 
-    rows = jax.ShapeDtypeStruct((N, d), jnp.float32)
-    sent = traffic.bytes_sent(jax.jit(on_devices(step)).lower(rows).compile().as_text(), N)
-    assert sum(sent.values()) / 4 <= 3 * 7 / 8 * d + 4 * N
+    def step(rows):
+        data = {"params": jnp.ones(d), "trusted_loss": loss}
+        return byzjax.all_aggregate(byzjax.zeno, rows[0], "workers", mix=mix, **data, **given)
+
+    rows = jax.random.normal(jax.random.key(0), (N, d))
+    program = jax.jit(on_devices(step)).lower(rows).compile()
+    sent = traffic.bytes_sent(program.as_text(), N)
+    assert sum(sent.values()) / 4 <= times * 7 / 8 * d + 5 * N
     assert set(losses) == {(d,)}
+    whole = rows if mix is None else mix(rows)
+    close(program(rows), byzjax.zeno(whole, jnp.ones(d), loss, **given))
+
+
+def test_losses_that_are_known_already():
+    def never(params):
+        raise AssertionError
+
+    decreases, given = jnp.array([3.0, 9.0, 1.0]), {"f": 1, "learning_rate": 0.1, "rho": 0.0}
+    rows = jnp.array([[[1.0], [2.0], [7.0]]]).reshape(3, 1)
+    out = byzjax.zeno(rows, jnp.ones(1), never, decreases=decreases, **given)
+    np.testing.assert_array_equal(out, [1.5])
+    rule = functools.partial(byzjax.zeno, decreases=decreases, **given)
+    across = jax.vmap(
+        lambda row: byzjax.all_aggregate(
+            rule, row, "workers", params=jnp.ones(1), trusted_loss=never
+        ),
+        axis_name="workers",
+    )
+    np.testing.assert_array_equal(across(rows), [[1.5]] * 3)
 
 
 # --- processes -----------------------------------------------------------------------------------

@@ -68,6 +68,7 @@ def zeno(
     f: int,
     learning_rate: float,
     rho: float,
+    decreases: jax.Array | None = None,
     axis_name: str | None = None,
 ) -> PyTree:
     r"""Average of the n - f updates that a trusted loss rates best.
@@ -91,6 +92,8 @@ def zeno(
       f: number of faults to tolerate, a Python int.
       learning_rate: gamma, the step with which an update is tried; may be traced.
       rho: weight of the squared norm; may be traced.
+      decreases: L(w) - L(w - gamma x_i), `[n]`, where they are known already; `trusted_loss` is not
+        called then.
       axis_name: mesh axis over which the coordinates are sliced, if they are; `trusted_loss` then
         sees slices and has to return the whole loss.
 
@@ -112,7 +115,34 @@ def zeno(
     Suspicion-based Fault-tolerance, ICML 2019 (arXiv:1805.10032).
     """
     n, f = enough_workers("zeno", updates, f)
-    still, params = lax.stop_gradient((updates, params))
+    still = lax.stop_gradient(updates)
+    if decreases is None:
+        decreases = loss_decreases(still, params, trusted_loss, learning_rate=learning_rate)
+    norms = stacked.squared_norms(still, axis_name=axis_name)
+    costs = jnp.asarray(rho, norms.dtype) * norms - jnp.asarray(decreases).astype(norms.dtype)
+    costs = jnp.where(jnp.isfinite(costs), costs, jnp.inf)
+    return mean_of_lowest(updates, costs, n - f)
+
+
+def loss_decreases(
+    updates: PyTree,
+    params: PyTree,
+    trusted_loss: Callable[[PyTree], jax.Array],
+    *,
+    learning_rate: float,
+) -> jax.Array:
+    """How much a step with each update lowers a loss, `L(w) - L(w - gamma x_i)`, without a slope.
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      params: w; every leaf has shape `[...]`.
+      trusted_loss: L, a function of the parameters alone.
+      learning_rate: gamma; may be traced.
+
+    Returns:
+      `[n]`. Cost: n + 1 evaluations of the loss.
+    """
+    updates, params = lax.stop_gradient((updates, params))
 
     def moved(update: PyTree) -> PyTree:
         def step(w, x):
@@ -121,9 +151,5 @@ def zeno(
 
         return jax.tree.map(step, params, update)
 
-    losses = jax.vmap(lambda update: trusted_loss(moved(update)))(still)
-    norms = stacked.squared_norms(still, axis_name=axis_name)
-    costs = losses.astype(norms.dtype) + jnp.asarray(rho, norms.dtype) * norms
-    costs = costs - lax.stop_gradient(trusted_loss(params)).astype(norms.dtype)
-    costs = jnp.where(jnp.isfinite(costs), costs, jnp.inf)
-    return mean_of_lowest(updates, costs, n - f)
+    losses = jax.vmap(lambda update: trusted_loss(moved(update)))(updates)
+    return lax.stop_gradient(trusted_loss(params) - losses)
