@@ -43,11 +43,13 @@ def test_laws(case):
 
     @jax.jit
     @jax.vmap
-    def shares(x):
-        return influence(case, x, f), influence(case, x, f, direction=jnp.arange(5.0) - 1)
+    def shares(x, direction):
+        return influence(case, x, f, direction=direction)
 
-    whole, along = np.asarray(shares(np.stack([x, np.ones((n, d), np.float32), *bad])))
-    assert whole.shape == along.shape == (5, n)
+    rows = [x, np.ones((n, d), np.float32), *bad]
+    directions = np.repeat([np.ones(d), np.arange(5.0) - 1], len(rows), axis=0)
+    found = np.asarray(shares(np.stack([*rows, *rows]), directions.astype(np.float32)))
+    whole, along = found.reshape(2, 5, n)
     if case.facts.shifts:
         np.testing.assert_allclose(whole[:2].sum(axis=1), 1, atol=1e-4)
         np.testing.assert_allclose(along[:2].sum(axis=1), 1, atol=1e-4)

@@ -80,6 +80,11 @@ def test_getting_started_prints_what_it_says(tmp_path):
         assert printed.startswith(line.removesuffix("...")), (line, printed)
 
 
+def test_the_page_of_flax_runs(tmp_path):
+    assert len(blocks("flax.md", "python")) == 3
+    run_page("flax.md", tmp_path)
+
+
 @pytest.mark.slow
 def test_a_rule_of_ones_own(tmp_path):
     """Its contract, its table, its report and its worst case, by the page alone."""
@@ -124,7 +129,7 @@ def test_the_page_of_the_threat_model_runs(tmp_path):
 def test_every_page_with_code_is_run():
     """Here, or in test_readme.py; pages of results show how they were made."""
     ran_there = {"protocols.md", "index.md", "collective.md", "scaling.md"}
-    here = {"start.md", "own-rule.md", "own-attack.md", "threat-model.md"}
+    here = {"start.md", "flax.md", "own-rule.md", "own-attack.md", "threat-model.md"}
     for page in DOCS.glob("*.md"):
         if blocks(page.name, "python"):
             assert page.name in here | ran_there, page
