@@ -41,7 +41,9 @@ ALLOWED = {
         *[*ALGEBRA, *CHECKS, "byzjax.rules", "byzjax.mixing", "byzjax.transforms"],
         "byzjax.protocols",
     ],
-    "byzjax.testing": ["byzjax.facts", "byzjax.transforms", "byzjax.testing"],
+    "byzjax.testing": [
+        *["byzjax.facts", "byzjax.transforms", "byzjax._signature", "byzjax.testing"],
+    ],
     "byzjax.theory": [
         *[*ALGEBRA, *CHECKS, "byzjax.facts", "byzjax.rules", "byzjax.influence"],
         "byzjax.theory",

@@ -212,8 +212,14 @@ SIZES = [(11, 3), (12, 1), (25, 11)]  # n, and how many lie
 FIRST = [SIZES[0], *[pytest.param(*size, marks=[pytest.mark.slow]) for size in SIZES[1:]]]
 
 
-def over_cases(keep=lambda case: True):
-    return pytest.mark.parametrize("case", [pytest.param(c, id=c.id) for c in CASES if keep(c)])
+def over_cases(keep=lambda case: True, by_default=None):
+    """One test for each case; slow where `by_default` does not name it."""
+
+    def marks(case):
+        return [pytest.mark.slow] if by_default and case.id not in by_default else []
+
+    cases = [pytest.param(c, id=c.id, marks=marks(c)) for c in CASES if keep(c)]
+    return pytest.mark.parametrize("case", cases)
 
 
 @functools.cache
@@ -264,7 +270,7 @@ def test_no_liar_no_change(case):
     assert bits(out) == bits(x)
 
 
-@over_cases()
+@over_cases(by_default={"flip-mean", "alie", "ipm", "gaussian", "fang_krum", "copy_worker"})
 def test_the_mask_may_be_traced_and_mapped(case):
     x, _ = drawn(3, 12, 0)
     masks = np.stack([drawn(k, 12, s)[1] for k, s in enumerate([0, 1, 4, 11])])

@@ -148,6 +148,7 @@ def test_each_device_may_aggregate_updates_of_its_own(case):
     assert {name: leaf.shape[1:] for name, leaf in out.items()} == SHAPES
 
 
+@pytest.mark.slow
 def test_many_workers_a_device():
     """More than a sorting network is made for."""
     given = {"f": 20}

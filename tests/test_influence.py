@@ -32,7 +32,12 @@ def influence(case, x, f, direction=None):
     )
 
 
-@pytest.mark.parametrize("case", [pytest.param(c, id=c.id) for c in CASES])
+SLOW = [pytest.mark.slow]
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, id=c.id, marks=[] if c.quick else SLOW) for c in CASES]
+)
 def test_laws(case):
     n, d = 12, 5
     f = case.most(n)

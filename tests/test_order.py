@@ -137,15 +137,20 @@ def test_mean_of_nearest(n, dtype):
         same(out, expected, eps)
 
 
+SIZES = [(129, 3000), (136, 42)]
+
+
 def nearest_to(center, x, k):
     """The mean of the k values of each column nearest to its centre, by a sort of distances."""
     order = np.argsort(np.abs(x - center), axis=0, kind="stable")
     return np.take_along_axis(x, order[:k], axis=0).mean(axis=0)
 
 
-@pytest.mark.parametrize(("n", "c"), [(129, 3000), (136, 42), (512, 63)])
+@pytest.mark.parametrize(
+    ("n", "c"), [(512, 63), *(pytest.param(*s, marks=[pytest.mark.slow]) for s in SIZES)]
+)
 def test_the_nearest_of_many_workers(n, c):
-    """With the last two sizes the distances to a centre were once rounded in two ways."""
+    """With 512 and 136 the distances to a centre were once rounded in two ways."""
     f, k = n // 5, n - n // 5
     dtype = "float64" if jax.config.jax_enable_x64 else "float32"
     x = (np.random.default_rng(5).normal(size=(n, c)) + 1).astype(dtype)

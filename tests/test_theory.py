@@ -213,12 +213,34 @@ def test_who_is_selected():
 
 
 def test_errors_of_the_errors():
-    with pytest.raises(ValueError, match=r"liars an attack; got s=2, n=5, none given\.$"):
+    with pytest.raises(ValueError, match=r"liars an attack; got s=2 and no attack\.$"):
         theory.angular_error(byzjax.mean, n=5, d=2, s=2)
-    with pytest.raises(ValueError, match=r"liars an attack; got s=0, n=5, one given\.$"):
+    with pytest.raises(ValueError, match=r"liars an attack; got s=0 and an attack\.$"):
         theory.angular_error(byzjax.mean, n=5, d=2, attack=attacks.zero)
     with pytest.raises(ValueError, match=r"^trials must be at least 2; got trials=1\.$"):
         theory.efficiency(byzjax.mean, n=5, d=2, trials=1)
+    with pytest.raises(ValueError, match=r"0 <= s < n; got s=5, n=5\.$"):
+        theory.angular_error(byzjax.mean, n=5, d=2, s=5, attack=attacks.zero)
+    with pytest.raises(TypeError, match=r"^d must be a Python int; got float\.$"):
+        theory.selection_probability(byzjax.mean, n=5, d=2.0, s=1, attack=attacks.zero)
+    with pytest.raises(ValueError, match=r"at least 2 values; got 1\.$"):
+        theory.estimate(jnp.ones(1))
+
+
+def test_an_aggregate_that_is_not_finite_is_told():
+    destroyed = {"n": 5, "d": 2, "s": 1, "attack": attacks.non_finite, "trials": 4}
+    found = theory.angular_error(byzjax.mean, **destroyed)
+    assert math.isnan(found.error.value)
+    assert math.isnan(found.bias)
+    liars, _ = theory.selection_probability(byzjax.mean, **destroyed)
+    assert liars.value == 1
+
+
+def test_a_form_that_is_not_known_is_told():
+    with pytest.raises(TypeError, match=r"^krum has no parameter neighbours; it takes updates, f,"):
+        theory.proved("kappa", "krum", 11, 3, neighbours="n-f-1")
+    with pytest.raises(ValueError, match=r"^f must be at least 0; got f=-1\.$"):
+        theory.proved("kappa", "krum", 11, -1)
 
 
 # --- searches ------------------------------------------------------------------------------------

@@ -43,7 +43,6 @@ def digest(states):
 
 if __name__ == "__main__":
     path, evaluations, signal, *options = sys.argv[1:]
-    sys.argv[1:] = options
     devices.alike = watched(path, int(evaluations), int(signal))
     sweep.CHECKPOINT_SECONDS, hosts.HEARTBEAT_SECONDS = 0.0, 5
-    hosts.end(__main__.main())
+    hosts.end(__main__.main(options))

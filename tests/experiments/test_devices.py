@@ -1,6 +1,5 @@
 """Workers over devices in the laboratory: what comes out, and what cannot be."""
 
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -90,9 +89,8 @@ def test_devices_that_part_are_found_out():
     ],
 )
 def test_what_cannot_be_is_one_line(words, message, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["experiments", *words.split(), "--results", str(tmp_path)])
     monkeypatch.setattr(__main__, "_keep_compiled_programs", lambda: None)
-    assert __main__.main() == 2
+    assert __main__.main([*words.split(), "--results", str(tmp_path)]) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith(f"error: {message}")
     assert not list(tmp_path.iterdir())

@@ -80,7 +80,7 @@ def test_shapes(name, shape):
         assert grad.dtype == param.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("name", SLOW_IF_DEEP)
 def test_every_parameter_has_a_gradient(name):
     keys = jax.random.split(jax.random.key(0), 3)
     grads = per_worker(name)(parameters(name), batches(name), keys)
