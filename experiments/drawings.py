@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch
 
 from byzjax.protocols import graphs
 
@@ -78,7 +79,7 @@ def parameter_server() -> Figure:
 def replicated_servers() -> Figure:
     """Servers of which some lie."""
     figure, ax = _canvas("replicated_servers: workers pull from several, servers contract", 4.4)
-    workers, servers = _row(6, 0.0), _row(5, 2.2)
+    workers, servers = _row(7, 0.0), _row(5, 2.2)
     for server in servers:
         for worker in workers:
             _arrow(ax, server, worker, MODEL, alpha=0.35)
@@ -149,13 +150,19 @@ def gossip() -> Figure:
         for i in range(n):
             for j in range(i):
                 if graph[i][j]:
-                    (a, b), (c, d) = places[i], places[j]
-                    ax.plot([a, c], [b, d], color="0.6", lw=0.9, zorder=1)
+                    # What leads round a torus is bent, or it would lie on the edges between.
+                    round_it = name == "torus" and math.dist(places[i], places[j]) > 1
+                    bend = f"arc3,rad={0.35 if round_it else 0}"
+                    look = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.9}
+                    arrow = FancyArrowPatch(
+                        places[i], places[j], connectionstyle=bend, shrinkA=0, shrinkB=0, **look
+                    )
+                    ax.add_patch(arrow)
         for i, (x, y) in enumerate(places):
             color = LIAR if i == n - 1 else HONEST
             ax.plot(x, y, "o", markersize=9, color=color, zorder=2)
         ax.set_title(name, fontsize=10)
-        ax.set_aspect("equal")
+        ax.set(aspect="equal", xlim=(-1.2, 1.2), ylim=(-1.2, 1.2))
         ax.axis("off")
     last = figure.axes[-1]
     last.axis("off")
@@ -180,17 +187,26 @@ def asynchronous() -> Figure:
     for v, x in enumerate(versions):
         ax.plot(x, 2.6, "s", color=HONEST, markersize=9)
         _say(ax, x, 2.95, rf"$\theta_{v}$")
-    rows = (("w_1", 1.8, ((0, 2), (2, 5), (5, 7))), ("w_2", 1.1, ((0, 3), (3, 6))))
-    rows = (*rows, ("w_3", 0.4, ((0, 1), (1, 4))))
-    for name, y, spans in rows:
-        color = LIAR if name == "w_3" else HONEST
+    spans_of = {
+        "w_1": ((0, 3), (3, 7)),
+        "w_2": ((0, 2), (2, 6)),
+        "w_3": ((0, 4),),
+        "w_4": ((0, 1), (1, 5)),
+    }
+    for row, (name, spans) in enumerate(spans_of.items()):
+        y, color = 1.9 - 0.55 * row, LIAR if name == "w_4" else HONEST
         _say(ax, 0.0, y, f"${name}$", color)
         for begin, end in spans:
             a, b = versions[begin], versions[end]
             ax.plot([a + 0.05, b - 0.12], [y, y], color=color, lw=5, alpha=0.5)
             _arrow(ax, (b - 0.1, y - 0.05), (b, 2.62), GRADIENT, alpha=0.8)
-            _say(ax, (a + b) / 2, y + 0.22, rf"at $\theta_{begin}$")
-    _say(ax, 4.0, -0.2, "judges accept or reject; accepted, a gradient counts 1 / (1 + staleness)")
+            _say(ax, a + 0.45, y + 0.2, rf"at $\theta_{begin}$")
+    _say(
+        ax,
+        4.0,
+        -0.2,
+        "judges accept or reject; a damping weighs by staleness, such as 1 / (1 + staleness)",
+    )
     ax.set_ylim(-0.5, 3.2)
     return figure
 

@@ -70,14 +70,14 @@ and an empty cell says that nothing is. What is measured and what a search finds
 
 {_table([_any_rule(), *(_cells(name, FACTS[name]) for name in names)])}
 
-# Constants
+## Constants
 
 {tags}. Tests fail on constants that are {" or ".join(HELD)}. {hidden} more are only from memory;
 they stand in `byzjax.theory.table` and are not quoted here. T1 to T13 are proved in
 [bounds.md](bounds.md).
 
 {sections}
-## Behind a mixing
+### Behind a mixing
 
 * `nearest_neighbors`: (8f/(n-f)) (κ + 1) with κ of the rule behind it; T9.
 * `adaptive_clipping`: κ + 2f/(n-2f); read in a text that quotes Allouah, Guerraoui, Gupta,
@@ -86,7 +86,7 @@ they stand in `byzjax.theory.table` and are not quoted here. T1 to T13 are prove
 
 
 def _any_rule() -> dict[str, str]:
-    cells = {"": "any rule", "time": "at least nd", "needs": "n >= 2f + 1", "withstands": "n > 2f"}
+    cells = {"": "any rule", "time": "at least nd", "for": "n >= 2f + 1", "withstands": "n > 2f"}
     cells |= {"whole updates": "", "κ": "at least f/(n-2f)"}
     cells |= {f"κ {at}": f">= {lower_bound('kappa', *at):.3g}" for at in AT}
     return cells | {f"η {at}": "" for at in AT}
@@ -97,7 +97,7 @@ def _cells(name: str, facts: Facts) -> dict[str, str]:
     cells = {
         "": f"`{name}`",
         "time": facts.cost,
-        "needs": inequality(facts.needs),
+        "for": inequality(facts.needs),
         "withstands": facts.breakdown,
         "whole updates": "yes" if facts.full else "no",
         "κ": best[0].text if best else "",
@@ -124,7 +124,7 @@ def _section(kind: str) -> str:
         for c in TABLES[kind]
         if c.tag in SHOWN
     ]
-    return f"## {kind}\n\n{KINDS[kind]}.\n\n{_table(rows)}\n"
+    return f"### {kind}\n\n{KINDS[kind]}.\n\n{_table(rows)}\n"
 
 
 def _note(c: Constant) -> str:
