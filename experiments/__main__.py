@@ -75,10 +75,14 @@ class StudyCommand:
     machines: tyro.conf.OmitArgPrefixes[Machines] = Machines()
     shard: str = "1/1"
     """i/N: run the i-th of N parts, for arrays of jobs; report puts them together."""
+    fresh: bool = False
+    """Compute all of it here, without the finished blocks that are shipped in docs/studies."""
     results: str = "results"
     """Folder of all studies."""
     data_dir: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
     """Folder of prepared data sets, as for `run`."""
+    download: bool = False
+    """Let TFDS fetch what is missing, as for `run`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +120,8 @@ class DataCommand:
     """Where to draw it, as PNG or SVG."""
     data_dir: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
     """Folder of prepared data sets, as for `run`."""
+    download: bool = False
+    """Let TFDS fetch what is missing, as for `run`."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -163,15 +169,17 @@ def study(arguments: Sequence[str]) -> int:
     command = tyro.cli(StudyCommand, prog="python -m experiments study", args=arguments)
     command.machines.join()
     shard, shards = _shard(command.shard)
+    given = {"data_dir": command.data_dir, "download": command.download}
     grids = [
-        dataclasses.replace(grid, data_dir=command.data_dir, results=command.results)
+        dataclasses.replace(grid, results=command.results, **given)
         for grid in studies.grids(command.name, command.edition)
     ]
     folder = pathlib.Path(command.results) / f"{command.name}-{command.edition}"
     load = _checked(grids)
     over = command.machines.mesh(grids)
-    if hosts.leads() and (new := export.bring_in(STUDIES / folder.name, folder)):
-        print(f"{new} blocks come from {STUDIES / folder.name}.")
+    shipped = not command.fresh and hosts.leads()
+    if shipped and (new := export.bring_in(STUDIES / folder.name, folder)):
+        print(f"{new} blocks come from {STUDIES / folder.name}; --fresh computes them anew.")
     tasks = sweep.tasks(grids, folder, load)
     runs = sum(len(task.block.runs) for task in tasks)
     programs = len({configs.program(task.config, task.block) for task in tasks})
@@ -321,7 +329,7 @@ def names(arguments: Sequence[str]) -> int:
 def show_data(arguments: Sequence[str]) -> int:
     """Labels of the workers."""
     command = tyro.cli(DataCommand, prog="python -m experiments data", args=arguments)
-    dataset = data.load(command.dataset, data_dir=command.data_dir)
+    dataset = data.load(command.dataset, data_dir=command.data_dir, download=command.download)
     parts = data.partition(dataset.train_y, command.n, command.partition, seed=command.seed)
     print(data.describe(dataset, parts))
     if command.figure is not None:

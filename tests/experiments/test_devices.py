@@ -1,6 +1,5 @@
 """Workers over devices in the laboratory: what comes out, and what cannot be."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
