@@ -26,6 +26,11 @@ takes to compile:
     512                  124 (0.9)     409
 
 The trimmed mean's network takes 3.4 s to compile at n = 128 and 16 s at n = 160: hence the limit.
+For a mean around a centre all rows are held in order, which the compiler is not up to beyond
+112 rows (the mean around the median, by network and by bisection):
+
+    n      96                112               116    120    124    128
+           5.3 (2.0), 68     7.9 (3.7), 90     141    207    605    1466, 89
 """
 
 import functools
@@ -40,6 +45,7 @@ from jax import lax
 from byzjax._kernels import sum_dtype, varying_as, wall
 
 NETWORK_MAX = 128
+NEAREST_NETWORK_MAX = 112
 _BISECTION_NUMBERS = 1 << 17  # in a block of columns, which stays in a core's cache
 _UNROLLED = 32  # rows
 
@@ -432,14 +438,14 @@ def _sorted(x: jax.Array) -> list[jax.Array]:
 
 def _nearest_window(x: jax.Array, center: jax.Array, k: int):
     """(start, mean, first, last) of the window of the k values nearest to the centre."""
-    if x.shape[0] > NETWORK_MAX:
+    if x.shape[0] > NEAREST_NETWORK_MAX:
         return _select_blocks(lambda block, c: _select_nearest(block, c, k), x, center)
     return _window_in_order(_sorted(x), center, k)
 
 
 def _window_around(x: jax.Array, k: int, start: int, width: int):
     """The same, about the mean of the window of `width` values from rank `start`."""
-    if x.shape[0] > NETWORK_MAX:
+    if x.shape[0] > NEAREST_NETWORK_MAX:
 
         def around(block):
             # Behind a wall: where the division is fused into a difference from the centre, that is

@@ -8,6 +8,7 @@ from jax import lax
 
 from byzjax import _order, stacked
 from byzjax._checks import one_of, positive, static_int
+from byzjax._kernels import varying_as
 from byzjax._lapack import one_by_one, times
 from byzjax.rules._span import Span, median_of, span_about
 from byzjax.stacked import PyTree
@@ -193,20 +194,31 @@ def _minimizer(updates: PyTree, smoothing: Any, axis_name: str | None) -> PyTree
 
 
 def _search(rows: PyTree, smoothing: Any, axis_name: str | None) -> tuple[PyTree, Span]:
-    """The fixed point to about four digits (a Newton step doubles them), and the span about it."""
-    span = span_about(rows, median_of(rows), axis_name)
-    weights = _iterate(span, smoothing, _at_a_row(span, smoothing))
-    near = span.squared_distances(weights) < _CANCELLED * jnp.diagonal(span.gram)
+    """The fixed point to about four digits (a Newton step doubles them), and the span about it.
 
-    def again(weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-        about = span_about(rows, stacked.weighted_mean(rows, weights), axis_name)
-        weights = _iterate(about, smoothing, jnp.zeros_like(weights))
-        return weights, about.moved_to(weights).gram
+    From the median on and, where that lies too far from the point for distances to have so many
+    digits, once more from the point. As a loop, so that its kernels are compiled once.
+    """
 
-    weights, gram = lax.cond(
-        jnp.any(near), again, lambda weights: (weights, span.moved_to(weights).gram), weights
-    )
-    return stacked.weighted_mean(rows, weights), Span(gram, span.bad)
+    def search(first: jax.Array, point: PyTree) -> tuple[PyTree, Span, jax.Array]:
+        span = span_about(rows, point, axis_name)
+        start = jnp.where(first, _at_a_row(span, smoothing), 0)
+        weights = _iterate(span, smoothing, start)
+        near = span.squared_distances(weights) < _CANCELLED * jnp.diagonal(span.gram)
+        point = varying_as(leaf, stacked.weighted_mean(rows, weights))
+        return point, span.moved_to(weights), jnp.any(near)
+
+    def turn(i: jax.Array, state: tuple) -> tuple:
+        return lax.cond(state[2], lambda state: search(i == 0, state[0]), lambda s: s, state)
+
+    leaf = max(jax.tree.leaves(rows), key=lambda leaf: leaf.size)
+    point = varying_as(leaf, median_of(rows))
+    zero = varying_as(leaf, jnp.zeros(()))
+    zero = zero if axis_name is None else lax.psum(zero, axis_name)  # varies as the span does
+    _, span, _ = jax.eval_shape(search, True, point)
+    span = jax.tree.map(lambda part: jnp.broadcast_to(zero.astype(part.dtype), part.shape), span)
+    point, span, _ = lax.fori_loop(0, 2, turn, (point, span, zero == 0))
+    return point, span
 
 
 def _at_a_row(span: Span, smoothing: Any) -> jax.Array:
