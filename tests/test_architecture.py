@@ -35,7 +35,9 @@ ALLOWED = {
     "byzjax.mixing": [*ALGEBRA, *CHECKS],
     "byzjax.attacks": [*ALGEBRA, *CHECKS, "byzjax.attacks"],
     "byzjax.transforms": [*ALGEBRA, *CHECKS, "byzjax._signature", "byzjax.rules", "byzjax.mixing"],
-    "byzjax.collective": ["byzjax._slices", "byzjax._signature", "byzjax.stacked"],
+    "byzjax.collective": [
+        *["byzjax._slices", "byzjax._signature", "byzjax.stacked", "byzjax.rules.trust"],
+    ],
     "byzjax.sharded": ["byzjax._slices", "byzjax._signature", "byzjax.stacked"],
     "byzjax.protocols": [
         *[*ALGEBRA, *CHECKS, "byzjax.rules", "byzjax.mixing", "byzjax.transforms"],

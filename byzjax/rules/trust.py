@@ -141,6 +141,12 @@ def loss_decreases(
 
     Returns:
       `[n]`. Cost: n + 1 evaluations of the loss.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> updates, loss = jnp.array([[1.0], [-9.0]]), lambda w: jnp.sum(w**2)
+      >>> loss_decreases(updates, jnp.array([1.0]), loss, learning_rate=0.1)
+      Array([ 0.19, -2.61], dtype=float32)
     """
     updates, params = lax.stop_gradient((updates, params))
 
