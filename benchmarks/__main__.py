@@ -32,13 +32,13 @@ SECTIONS = {
 
 
 WHY = """\
-* Krum beside PyTorch's Gram form: PyTorch's product of a wide matrix with itself takes less time than
-  all of Krum, XLA's more than twice as much; ours goes block by block, about a centre. PyTorch's form
-  cancels where rows are near to each other.
-* Order statistics of more than 112 or 128 workers: no sorting network compiles in time, and what is
-  done instead looks at every value 32 times, in halves.
-* The geometric median and its kin have a search, a Newton step, and kernels of both for each of up to
-  nine matrices, which are compiled."""
+* Krum beside PyTorch's Gram form: PyTorch's product of a wide matrix with itself takes less time
+  than all of Krum, XLA's more than twice as much; ours goes block by block, about a centre.
+  PyTorch's form cancels where rows are near to each other.
+* Order statistics of more than 112 or 128 workers: no sorting network compiles in time, and what
+  is done instead looks at every value 32 times, in halves.
+* The geometric median and its kin have a search, a Newton step, and kernels of both for each of up
+  to nine matrices, which are compiled."""
 
 
 def quick(rounds: int) -> Tables:
