@@ -145,8 +145,8 @@ def loss_decreases(
     Example:
       >>> import jax.numpy as jnp
       >>> updates, loss = jnp.array([[1.0], [-9.0]]), lambda w: jnp.sum(w**2)
-      >>> loss_decreases(updates, jnp.array([1.0]), loss, learning_rate=0.1).round(3)
-      Array([ 0.19, -2.61], dtype=float32)
+      >>> loss_decreases(updates, jnp.array([1.0]), loss, learning_rate=0.5)
+      Array([  0.75, -29.25], dtype=float32)
     """
     updates, params = lax.stop_gradient((updates, params))
 
