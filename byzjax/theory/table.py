@@ -66,6 +66,8 @@ def _kappa_krum(neighbors: int) -> Callable[[int, int], float]:
 
     def value(n: int, f: int) -> float:
         m, k = n - f, n - f - neighbors
+        if m == 1:
+            return 0.0  # one row, which is the aggregate
         honest = k - f + 1
         return (math.sqrt(2 * m * k / (m - 1)) + math.sqrt(m - honest)) ** 2 / honest
 
@@ -447,6 +449,7 @@ THRESHOLD = (
         CODE,
         options={**_OF_PAPER, "m": 1},
         needs=(2, 3),
+        note="the eta is of this form; the code checks it for a form of its own",
     ),
     Constant(
         "bulyan",
