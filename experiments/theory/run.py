@@ -1,6 +1,7 @@
 """The command line of `python -m experiments theory`."""
 
 import dataclasses
+import hashlib
 import pathlib
 import shutil
 import time
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 import byzjax
 from experiments import sweep
-from experiments.theory import plots
+from experiments.theory import measure, plots, rules
 from experiments.theory.measure import FULL, PARTS, QUICK
 
 
@@ -41,6 +42,12 @@ class Theory:
     docs` then writes the tables of docs/theory.md anew."""
 
 
+def _source() -> str:
+    """Of what is measured: which attacks, densities and keys stands in these files alone."""
+    text = [pathlib.Path(str(module.__file__)).read_bytes() for module in (measure, rules)]
+    return hashlib.sha256(b"".join(text)).hexdigest()[:16]
+
+
 def tables(config: Theory) -> dict[str, pd.DataFrame]:
     """Measures what is missing, and returns a table for each part.
 
@@ -52,11 +59,12 @@ def tables(config: Theory) -> dict[str, pd.DataFrame]:
         if part not in PARTS:
             raise ValueError(f"unknown part {part!r}; known: {', '.join(PARTS)}.")
     tasks = [task for part in config.part for task in PARTS[part](sizes)]
+    source = _source()
     lines: dict[str, list] = {part: [] for part in config.part}
     for count, task in enumerate(tqdm(tasks, unit="line", disable=None)):
         if count % 50 == 49:
             jax.clear_caches()  # every line is a program of its own
-        described = task.described | {"byzjax": byzjax.__version__}
+        described = task.described | {"byzjax": byzjax.__version__, "source": source}
         path = sweep.block_path(folder(config), described)
         found = sweep.read_block(path)
         if found is None:
