@@ -116,7 +116,7 @@ def main() -> None:
     timing.with_huge_pages("benchmarks")
     print(environment())
     if options.quick:
-        found = iter(quick(min(options.rounds, 5)).items())
+        found = quick(min(options.rounds, 5)).items()
     else:
         found = whole(options.rounds, options.largest, not options.no_training)
     tables: Tables = {}

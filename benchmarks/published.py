@@ -10,7 +10,6 @@ import importlib
 import importlib.util
 import itertools
 import math
-import os
 import pathlib
 import sys
 import time
@@ -505,8 +504,6 @@ def main() -> None:
     if options.only and options.write:
         parser.error("--write makes the whole page; leave out --only.")
     timing.with_huge_pages("benchmarks.published")
-    if torch is not None:
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
     package, rows, details = byzfl(), [], []
     for line in lines():
         if options.only in line.name:
