@@ -413,7 +413,7 @@ def mean_by_network(rows: list[jax.Array], start: int, width: int) -> jax.Array:
 
 
 def _window_ends(x: jax.Array, start: int, width: int) -> tuple[jax.Array, jax.Array]:
-    return _window(x, start, 1), _window(x, start + width - 1, 1)
+    return wall((_window(x, start, 1), _window(x, start + width - 1, 1)))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
@@ -484,7 +484,7 @@ def _nearest_mean(x: jax.Array, center: jax.Array, k: int) -> jax.Array:
 @_nearest_mean.defjvp
 def _nearest_mean_jvp(k, primals, tangents):
     (x, center), (dx, _) = primals, tangents
-    start, mean, first, last = _nearest_window(x, center, k)
+    start, mean, first, last = wall(_nearest_window(x, center, k))
     return mean, _share(x, dx, first, last, start, k)
 
 
@@ -496,7 +496,7 @@ def _mean_around(x: jax.Array, k: int, start: int, width: int) -> jax.Array:
 @_mean_around.defjvp
 def _mean_around_jvp(k, start, width, primals, tangents):
     (x,), (dx,) = primals, tangents
-    first_rank, mean, first, last = _window_around(x, k, start, width)
+    first_rank, mean, first, last = wall(_window_around(x, k, start, width))
     return mean, _share(x, dx, first, last, first_rank, k)
 
 

@@ -145,7 +145,7 @@ def coordinatewise(fn: Callable[[jax.Array], jax.Array], updates: PyTree) -> PyT
       {'w': Array([3., 5.], dtype=float32)}
     """
     vectors = [fn(matrix) for matrix in columns(updates)]
-    vectors = [_kernels.wall(v) if len(g) > 8 else v for v, g in zip(vectors, _layout(updates))]
+    vectors = [_kernels.wall(v) if len(g) > 1 else v for v, g in zip(vectors, _layout(updates))]
     return _from_columns(vectors, updates)
 
 

@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax import stacked
+from byzjax import _kernels, stacked
 from byzjax._checks import static_int
 from byzjax._signature import signature
 from byzjax.stacked import PyTree
@@ -226,7 +226,7 @@ def aggregate(
       Array([2.], dtype=float32)
     """
     call = _Call("aggregate", rule, hyperparameters, key, skip=1)
-    return call.transformation(lambda updates, kwargs, _: rule(updates, **kwargs))
+    return call.transformation(lambda updates, kwargs, _: _kernels.wall(rule(updates, **kwargs)))
 
 
 class _Call:

@@ -401,3 +401,16 @@ def test_an_extra_argument_never_sets_a_hyperparameter():
         return tx.update(jnp.ones((2, 3)), tx.init(jnp.zeros(3)), value=value)[0]
 
     np.testing.assert_array_equal(sent(0.5), [[1, 1, 1], [jnp.nan] * 3])
+
+
+def test_a_rule_is_computed_once_however_often_it_is_read():
+    transformation = optax.chain(byzjax.aggregate(byzjax.median), optax.adam(0.1))
+    params, updates = jnp.zeros(300), jnp.ones((15, 300))
+
+    def step(params, state, updates):
+        change, state = transformation.update(updates, state, params)
+        return optax.apply_updates(params, change), state, optax.tree.norm(change)
+
+    text = jax.jit(step).lower(params, transformation.init(params), updates).compile().as_text()
+    sorting = [part for part in text.split("\n\n") if part.count(" minimum(") > 10]
+    assert len(sorting) == 1

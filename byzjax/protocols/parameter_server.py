@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from byzjax import stacked
+from byzjax import _kernels, stacked
 from byzjax._checks import positive, static_int
 from byzjax.protocols import _workers
 from byzjax.protocols._protocol import Info, Protocol, Traffic
@@ -164,7 +164,9 @@ def parameter_server(
         seen, new_states = [updates], [sending]
         for stage, stage_state in zip(rest, states):
             updates, stage_state = stage.update(updates, stage_state, params, **extra_args)
-            seen.append(updates)
+            # Both the rule and who looks at `Info` read what was sent, which is then made once.
+            seen.append(_kernels.wall(updates) if len(seen) == 1 and attack else updates)
+            updates = seen[-1]
             new_states.append(stage_state)
         honest, sent, _, aggregate, step_taken = seen
         new_params = optax.apply_updates(params, step_taken)
