@@ -343,9 +343,7 @@ def _loop_over_rows(
 
 
 def _centered(x: jax.Array, p: jax.Array) -> jax.Array:
-    """`x - p`, and 0 where that is not finite."""
-    difference = wide(x) - wide(p)[None]
-    return jnp.where(jnp.isfinite(difference), difference, 0)
+    return wide(x) - wide(p)[None]
 
 
 def _products(y: jax.Array) -> jax.Array:
@@ -367,11 +365,6 @@ def _plain_gram(x: jax.Array, p: jax.Array) -> jax.Array:
     return _products(_centered(x, p))
 
 
-def _not_finite(x: jax.Array, p: jax.Array) -> jax.Array:
-    """Which rows of `x - p` hold something that is not finite, as [n]."""
-    return ~jnp.isfinite(row_squares(x, p))
-
-
 def _gram(x: jax.Array, p: jax.Array) -> jax.Array:
     if x.shape[1] < BLOCKED:
         return _plain_gram(x, p)
@@ -382,7 +375,8 @@ def _gram(x: jax.Array, p: jax.Array) -> jax.Array:
 def gram(x: jax.Array, p: jax.Array) -> jax.Array:
     """`sum_c (x_ic - p_c) (x_jc - p_c)` as [n, n]; +inf on the diagonal of rows without a norm."""
     total = _gram(x, wall(p))
-    bad = _not_finite(x, p) | ~jnp.isfinite(jnp.diagonal(total))
+    # What is not finite stays in its row and column; so the diagonal tells, without another pass.
+    bad = ~jnp.isfinite(jnp.diagonal(total))
     total = jnp.where(bad[:, None] | bad[None], 0, total)
     return total + jnp.where(jnp.eye(x.shape[0], dtype=bool) & bad[:, None], jnp.inf, 0)
 
