@@ -36,7 +36,7 @@ For a mean around a centre all rows are held in order, which the compiler is not
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +45,7 @@ from jax import lax
 from byzjax._kernels import sum_dtype, varying_as, wall
 
 NETWORK_MAX = 128
-NEAREST_NETWORK_MAX = 112
+NEAREST_NETWORK_MAX = 104
 _BISECTION_NUMBERS = 1 << 17  # in a block of columns, which stays in a core's cache
 _UNROLLED = 32  # rows
 
@@ -314,49 +314,94 @@ def _select(x: jax.Array, start: int, width: int) -> tuple[jax.Array, jax.Array,
     return (total / width).astype(x.dtype), first, last
 
 
+class _Near(NamedTuple):
+    """What is known of the values that lie within a radius of a centre."""
+
+    total: jax.Array  # of those nearer than the radius
+    least: jax.Array  # of those
+    most: jax.Array
+    lowest: jax.Array  # just as far as the radius, and below the centre
+    highest: jax.Array  # just as far, and above
+    inner: jax.Array  # how many are nearer
+    lower: jax.Array  # how many are just as far, and below
+    under: jax.Array  # how many are farther, and below
+
+    @staticmethod
+    def of_none(center: jax.Array) -> "_Near":
+        zero, none = jnp.zeros_like(center), jnp.zeros(center.shape, jnp.int32)
+        ends = (zero + jnp.inf, zero - jnp.inf, zero - jnp.inf, zero + jnp.inf)
+        return _Near(zero, *ends, none, none, none)
+
+    def and_row(self, radius, apart, value, below) -> "_Near":
+        near, tie = apart < radius, apart == radius
+        lower_tie, upper_tie = tie & below, tie & ~below
+        return _Near(
+            self.total + jnp.where(near, value, 0),
+            jnp.minimum(self.least, jnp.where(near, value, jnp.inf)),
+            jnp.maximum(self.most, jnp.where(near, value, -jnp.inf)),
+            jnp.maximum(self.lowest, jnp.where(lower_tie, value, -jnp.inf)),
+            jnp.minimum(self.highest, jnp.where(upper_tie, value, jnp.inf)),
+            self.inner + near.astype(jnp.int32),
+            self.lower + lower_tie.astype(jnp.int32),
+            self.under + (below & (apart > radius)).astype(jnp.int32),
+        )
+
+    def window(self, center: jax.Array, k: int, dtype: jnp.dtype):
+        """(start, mean, first, last) of the k nearest, of those just as far the lower ones."""
+        from_lower = jnp.minimum(self.lower, k - self.inner)
+        from_upper = k - self.inner - from_lower
+        total = self.total
+        for count, value in ((from_lower, self.lowest), (from_upper, self.highest)):
+            total = total + jnp.where(count > 0, count.astype(total.dtype) * value, 0)
+        some = self.inner > 0
+        first = jnp.where(from_lower > 0, self.lowest, jnp.where(some, self.least, self.highest))
+        last = jnp.where(from_upper > 0, self.highest, jnp.where(some, self.most, self.lowest))
+        mean = jnp.where(jnp.isfinite(center), total / k, jnp.nan)
+        rank = self.under + self.lower - from_lower
+        return rank, mean.astype(dtype), first.astype(dtype), last.astype(dtype)
+
+
+def _apart(x: jax.Array, center: jax.Array) -> jax.Array:
+    """Keys of the distances to the centre; NaN is as far as infinity."""
+    difference = x.astype(center.dtype) - center
+    return _to_key(jnp.where(jnp.isnan(difference), jnp.inf, jnp.abs(difference)))
+
+
+def _infinite(x: jax.Array) -> jax.Array:
+    """The values, NaN as the infinity beside which it sorts."""
+    return jnp.where(jnp.isnan(x), jnp.where(jnp.signbit(x), -jnp.inf, jnp.inf).astype(x.dtype), x)
+
+
 def _select_nearest(x: jax.Array, center: jax.Array, k: int):
     """(start, mean, first, last) of the k values nearest to `center: [c]`, for `x: [n, c]`.
 
-    The k-th smallest distance decides: who is nearer is in, and of those just as far the lower
-    ones come first.
+    The k-th smallest distance decides, found by bisection.
     """
-    wide = sum_dtype(x.dtype)
-    c = center.astype(wide)
-    bad = jnp.where(jnp.signbit(x), -jnp.inf, jnp.inf).astype(wide)
-    values = jnp.where(jnp.isnan(x), bad, x.astype(wide))
-    below = values < c[None]
-    apart = _to_key(jnp.where(jnp.isinf(values), jnp.inf, jnp.abs(values - c[None])))
+    center = center.astype(sum_dtype(x.dtype))
+    apart, values = _apart(x, center[None]), _infinite(x).astype(center.dtype)
     radius = _kth_key(apart, k - 1)
-
-    def step(carry, key, value, low):
-        total, least, most, lowest, highest, inner, lower, under = carry
-        near, tie = key < radius, key == radius
-        lower_tie, upper_tie = tie & low, tie & ~low
-        return (
-            total + jnp.where(near, value, 0),
-            jnp.minimum(least, jnp.where(near, value, jnp.inf)),
-            jnp.maximum(most, jnp.where(near, value, -jnp.inf)),
-            jnp.maximum(lowest, jnp.where(lower_tie, value, -jnp.inf)),
-            jnp.minimum(highest, jnp.where(upper_tie, value, jnp.inf)),
-            inner + near.astype(jnp.int32),
-            lower + lower_tie.astype(jnp.int32),
-            under + (low & (key > radius)).astype(jnp.int32),
-        )
-
-    zero, none = jnp.zeros(c.shape, wide), jnp.zeros(c.shape, jnp.int32)
-    start = (zero, zero + jnp.inf, zero - jnp.inf, zero - jnp.inf, zero + jnp.inf, none, none, none)
-    total, least, most, lowest, highest, inner, lower, under = _fold(
-        step, start, apart, values, below
+    near = _fold(
+        lambda near, *row: near.and_row(radius, *row),
+        _Near.of_none(center),
+        *(apart, values, values < center[None]),
     )
-    from_lower = jnp.minimum(lower, k - inner)
-    from_upper = k - inner - from_lower
-    for count, value in ((from_lower, lowest), (from_upper, highest)):
-        total = total + jnp.where(count > 0, count.astype(wide) * value, 0)
-    first = jnp.where(from_lower > 0, lowest, jnp.where(inner > 0, least, highest))
-    last = jnp.where(from_upper > 0, highest, jnp.where(inner > 0, most, lowest))
-    mean = jnp.where(jnp.isfinite(c), total / k, jnp.nan)
-    rank = under + lower - from_lower
-    return rank, mean.astype(x.dtype), first.astype(x.dtype), last.astype(x.dtype)
+    return near.window(center, k, x.dtype)
+
+
+def _nearest_by_network(x: jax.Array, center: jax.Array, k: int):
+    """The same for `x: [n, ...]` and `center: [...]`, the k-th smallest distance by a network.
+
+    Row by row, and the distances anew after a wall: XLA would keep all of them between the loops,
+    which takes four times as long.
+    """
+    center = center.astype(sum_dtype(x.dtype))
+    keys = [_apart(row, center) for row in x]
+    radius, center = wall((_run(comparators(len(keys), k - 1, 1), keys)[k - 1], center))
+    near = _Near.of_none(center)
+    for row in x:
+        value = _infinite(row).astype(center.dtype)
+        near = near.and_row(radius, _apart(row, center), value, value < center)
+    return near.window(center, k, x.dtype)
 
 
 def _select_blocks(fn: Callable, x: jax.Array, *others: jax.Array) -> tuple[jax.Array, ...]:
@@ -431,32 +476,36 @@ def _window_mean_jvp(start, width, primals, tangents):
 def _sorted(x: jax.Array) -> list[jax.Array]:
     """The columns of x in order, NaN as the infinity beside which it sorts."""
     keys = _run(_merge_exchange(x.shape[0]), [_to_key(row) for row in x])
-    values = [_from_key(key, x.dtype) for key in keys]
-    ends = [jnp.where(key < 0, -jnp.inf, jnp.inf).astype(x.dtype) for key in keys]
-    return [jnp.where(jnp.isnan(v), end, v) for v, end in zip(values, ends)]
+    return [_infinite(_from_key(key, x.dtype)) for key in keys]
 
 
 def _nearest_window(x: jax.Array, center: jax.Array, k: int):
     """(start, mean, first, last) of the window of the k values nearest to the centre."""
-    if x.shape[0] > NEAREST_NETWORK_MAX:
-        return _select_blocks(lambda block, c: _select_nearest(block, c, k), x, center)
-    return _window_in_order(_sorted(x), center, k)
+    if x.shape[0] <= NEAREST_NETWORK_MAX:
+        return _window_in_order(_sorted(x), center, k)
+    if x.shape[0] <= NETWORK_MAX:
+        return _nearest_by_network(x, wall(center), k)
+    return _select_blocks(lambda block, c: _select_nearest(block, c, k), x, center)
 
 
 def _window_around(x: jax.Array, k: int, start: int, width: int):
     """The same, about the mean of the window of `width` values from rank `start`."""
-    if x.shape[0] > NEAREST_NETWORK_MAX:
+    wide = sum_dtype(x.dtype)
+    if x.shape[0] <= NEAREST_NETWORK_MAX:
+        y = _sorted(x)
+        center = _mean([v.astype(wide) for v in y[start : start + width]], wide)
+        return _window_in_order(y, center, k)
+    if x.shape[0] <= NETWORK_MAX:
+        center = wall(mean_by_network([row.astype(wide) for row in x], start, width))
+        return _nearest_by_network(x, center, k)
 
-        def around(block):
-            # Behind a wall: where the division is fused into a difference from the centre, that is
-            # rounded once instead of twice, and the k-th distance may be one that no row has.
-            center = wall(_select(block.astype(sum_dtype(x.dtype)), start, width)[0])
-            return _select_nearest(block, center, k)
+    def around(block):
+        # Behind a wall: where the division is fused into a difference from the centre, that is
+        # rounded once instead of twice, and the k-th distance may be one that no row has.
+        center = wall(_select(block.astype(wide), start, width)[0])
+        return _select_nearest(block, center, k)
 
-        return _select_blocks(around, x)
-    y = _sorted(x)
-    wide = [v.astype(sum_dtype(x.dtype)) for v in y[start : start + width]]
-    return _window_in_order(y, _mean(wide, wide[0].dtype), k)
+    return _select_blocks(around, x)
 
 
 def _window_in_order(ordered: list[jax.Array], center: jax.Array, k: int):

@@ -116,12 +116,28 @@ def test_the_middle_of_large_values_does_not_overflow(n):
     assert _order.median(jnp.full((n, 2), largest)).tolist() == [largest] * 2
 
 
+@pytest.fixture(params=["in order", "by distance"])
+def nearest(request, monkeypatch):
+    """Small columns are held in order; those of 105 to 128 have their distances ordered."""
+    if request.param == "by distance":
+        monkeypatch.setattr(_order, "NEAREST_NETWORK_MAX", 0)
+
+
+@pytest.mark.usefixtures("nearest")
 @pytest.mark.parametrize(
     ("n", "dtype"),
-    [(n, "float32") for n in (1, 2, 3, 7, 12, 25, 113)]
+    [(n, "float32") for n in (1, 2, 3, 7, 12, 25)]
     + [(n, dtype) for n in (3, 12) for dtype in ("bfloat16", "float16")],
 )
 def test_mean_of_nearest(n, dtype):
+    check_mean_of_nearest(n, dtype)
+
+
+def test_mean_of_nearest_of_many():
+    check_mean_of_nearest(_order.NETWORK_MAX + 1, "float32")
+
+
+def check_mean_of_nearest(n, dtype):
     rng = np.random.default_rng(n)
     x = jnp.asarray(matrix(n, seed=1), dtype)
     center = jnp.asarray(np.clip(rng.normal(size=x.shape[1]), -2, 2), dtype)
@@ -317,7 +333,8 @@ def test_ties_by_hand():
     assert weights(nearest, [-math.nan, 1.0, 2.0, 3.0]) == [0, 0, 0.5, 0.5]
 
 
-@pytest.mark.parametrize("n", [5, 12, 113])
+@pytest.mark.usefixtures("nearest")
+@pytest.mark.parametrize("n", [5, 12, 129])
 def test_gradient_of_mean_of_nearest(n):
     """A window like the others; the centre itself carries no gradient."""
     x = matrix(n, seed=3)
