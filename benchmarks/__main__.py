@@ -32,13 +32,14 @@ SECTIONS = {
 
 
 WHY = """\
-* Krum beside PyTorch's Gram form: PyTorch's product of a wide matrix with itself takes less time
-  than all of Krum, XLA's more than twice as much; ours goes block by block, about a centre.
-  PyTorch's form cancels where rows are near to each other.
-* Order statistics of more than 112 or 128 workers: no sorting network compiles in time, and what
-  is done instead looks at every value 32 times, in halves.
-* The geometric median and its kin have a search, a Newton step, and kernels of both for each of up
-  to nine matrices, which are compiled."""
+* Krum beside PyTorch's Gram form: the products take most of its time, and XLA's of a wide matrix
+  with itself, ours being block by block and about a centre, take as long as PyTorch's whole form,
+  which cancels where rows are near to each other.
+* The nearest values of 105 to 128 workers take two sorting networks and a pass over the values: one
+  network that holds all rows in order is not vectorised any more.
+* Order statistics of more than 128 workers: no sorting network compiles in time, and what is done
+  instead looks at every value 32 times, in halves, on one core. More rows in a kernel, more columns
+  in a block, several loops side by side and counting in two kernels a pass were no faster."""
 
 
 def quick(rounds: int) -> Tables:
