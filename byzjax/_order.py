@@ -148,7 +148,7 @@ def comparators(n: int, start: int, width: int) -> tuple[tuple[int, int], ...]:
     return tuple(reversed(kept))
 
 
-def _run(network: Sequence[tuple[int, int]], rows: list[jax.Array]) -> list[jax.Array]:
+def _apply_network(network: Sequence[tuple[int, int]], rows: list[jax.Array]) -> list[jax.Array]:
     for i, j in network:
         rows[i], rows[j] = jnp.minimum(rows[i], rows[j]), jnp.maximum(rows[i], rows[j])
     return rows
@@ -408,7 +408,7 @@ def _window(x: jax.Array, start: int, width: int) -> jax.Array:
 def mean_by_network(rows: list[jax.Array], start: int, width: int) -> jax.Array:
     """The mean of the window, of columns that are given as n rows of any shape."""
     dtype = rows[0].dtype
-    keys = _run(comparators(len(rows), start, width), [_to_key(row) for row in rows])
+    keys = _apply_network(comparators(len(rows), start, width), [_to_key(row) for row in rows])
     return _mean([_from_key(key, dtype) for key in keys[start : start + width]], dtype)
 
 
@@ -430,7 +430,7 @@ def _window_mean_jvp(start, width, primals, tangents):
 
 def _sorted(x: jax.Array) -> list[jax.Array]:
     """The columns of x in order, NaN as the infinity beside which it sorts."""
-    keys = _run(_merge_exchange(x.shape[0]), [_to_key(row) for row in x])
+    keys = _apply_network(_merge_exchange(x.shape[0]), [_to_key(row) for row in x])
     values = [_from_key(key, x.dtype) for key in keys]
     ends = [jnp.where(key < 0, -jnp.inf, jnp.inf).astype(x.dtype) for key in keys]
     return [jnp.where(jnp.isnan(v), end, v) for v, end in zip(values, ends)]

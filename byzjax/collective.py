@@ -18,7 +18,7 @@ from jax import lax
 from byzjax import _slices
 from byzjax._signature import check_axis_name, signature
 from byzjax.rules.trust import loss_decreases, zeno
-from byzjax.stacked import PyTree, num_workers
+from byzjax.stacked import PyTree, num_devices, num_workers
 
 
 def all_aggregate(
@@ -283,7 +283,7 @@ def _of_whole(function: Callable, one: PyTree, axis_name: Any) -> Callable:
 
     @of_slices.def_vmap
     def _(n: int, batched: list, slices: PyTree) -> tuple[Any, Any]:
-        missing = -n % _slices.devices(axis_name)  # rows, after a mixing that changed their number
+        missing = -n % num_devices(axis_name)  # rows, after a mixing that changed their number
         slices = jax.tree.map(lambda x: jnp.pad(x, ((0, missing), (0, 0))), slices)
         values = jax.vmap(function)(_slices.returned(slices, one, axis_name))
         everybody = jax.tree.map(lambda v: lax.all_gather(v, axis_name, tiled=True)[:n], values)

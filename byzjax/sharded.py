@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from byzjax import _slices
 from byzjax._signature import check_axis_name
-from byzjax.stacked import PyTree, num_workers
+from byzjax.stacked import PyTree, num_devices, num_workers
 
 
 def sharded(
@@ -175,7 +175,7 @@ def _cut(
         slices = [leaf.reshape(leaf.shape[0], -1) for leaf in rows]
     else:
         slices = _slices.exchanged(rows, workers, [place.dim for place in places])
-        p = _slices.devices(workers)
+        p = num_devices(workers)
         one = [_like(_divided(leaf.shape, place.dim, p), leaf) for leaf, place in zip(one, places)]
     flat = [_like(leaf.shape[1:], leaf) for leaf in slices]
 

@@ -567,10 +567,23 @@ def num_coordinates(updates: PyTree, *, axis_name: str | None = None) -> int:
     """
     n = num_workers(updates)
     here = sum(leaf.size // n for leaf in jax.tree.leaves(updates))
-    return here * (1 if axis_name is None else _devices(axis_name))
+    return here * (1 if axis_name is None else num_devices(axis_name))
 
 
-def _devices(axis_name: str) -> int:
+def num_devices(axis_name: Any) -> int:
+    """The number P of devices along a mesh axis, or along several.
+
+    Args:
+      axis_name: the axis, or a tuple of axes, of `jax.shard_map`, `jax.pmap` or `jax.vmap`.
+
+    Returns:
+      P, a Python int.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> jax.vmap(lambda x: x / num_devices("workers"), axis_name="workers")(jnp.ones(4))
+      Array([0.25, 0.25, 0.25, 0.25], dtype=float32)
+    """
     return lax.psum(1, axis_name)
 
 
@@ -596,7 +609,7 @@ def sample(
     """
     if axis_name is not None:
         key = jax.random.fold_in(key, lax.axis_index(axis_name))
-        count = -(-count // _devices(axis_name))
+        count = -(-count // num_devices(axis_name))
     n, d = num_workers(updates), num_coordinates(updates)
     places = _distinct(key, min(count, d), d)
     with jax.numpy_dtype_promotion("standard"):
