@@ -16,8 +16,7 @@ import optax
 from jax import lax
 
 from byzjax import _slices
-from byzjax._signature import check_axis_name, signature
-from byzjax.rules.trust import loss_decreases, zeno
+from byzjax._signature import check_axis_name, signature, unknown_of_rows
 from byzjax.stacked import PyTree, num_devices, num_workers
 
 
@@ -39,9 +38,13 @@ def all_aggregate(
     coordinates; what a rule draws at random (coordinates of `spectral_filter`, the window of
     `sign_guard`) it draws among each device's own coordinates.
 
+    What a rule has to know of each whole row, such as the loss of `zeno`, each device finds for its
+    own workers before anything is cut (`byzjax.of_each_row`); behind a mixing, whose rows are cut
+    already, they are put together for it.
+
     Requirement: that of the rule, for n. Breakdown and promise: those of the rule. Cost: each
     device sends 2 (P - 1) / P d numbers for k = 1, as `lax.pmean` does, and O(n^2) for distances;
-    it computes a P-th of the rule.
+    it computes a P-th of the rule. Mixed rows that are put together: half as much again.
 
     Args:
       rule: a rule, `rule(updates, *data, axis_name=..., **hyperparameters) -> update`.
@@ -76,11 +79,14 @@ def all_aggregate(
     """
     rows, one = _own_rows(updates, stacked, axis_name)
     data = _data_among(arguments, "all_aggregate", rule)
-    if mix is None:
-        arguments |= _known_of_whole_rows(rule, rows, arguments, axis_name)
-    arguments |= {name: _sliced(name, arguments[name], one, axis_name) for name in data}
     slices = _mixed(_slices.exchanged(rows, axis_name), mix, axis_name)
-    out = rule(slices, **arguments, axis_name=axis_name)
+    found = {}
+    if unknown := unknown_of_rows(rule, arguments):
+        own = rows if mix is None else _returned(slices, one, axis_name)
+        n = num_workers(slices)
+        found = {name: _for_all(of_rows(own), n, axis_name) for name, of_rows in unknown.items()}
+    cut = {name: _sliced(name, arguments[name], one, axis_name) for name in data}
+    out = rule(slices, **(arguments | found | cut), axis_name=axis_name)
     return _slices.gathered(out, one, axis_name)
 
 
@@ -255,21 +261,6 @@ def _sliced(name: str, value: Any, one: PyTree, axis_name: Any) -> Any:
     return _part(value, axis_name)
 
 
-def _known_of_whole_rows(rule: Callable, rows: PyTree, given: dict, axis_name: Any) -> dict:
-    """What a device finds out about its own workers' whole updates, before they are cut.
-
-    Zeno's loss, which would otherwise be evaluated where the slices are put together again.
-    """
-    if getattr(rule, "func", rule) is not zeno:
-        return {}
-    given = getattr(rule, "keywords", {}) | given
-    if given.get("decreases") is not None:
-        return {}
-    rate = given["learning_rate"]
-    own = loss_decreases(rows, given["params"], given["trusted_loss"], learning_rate=rate)
-    return {"decreases": lax.all_gather(own, axis_name, tiled=True)}
-
-
 def _of_whole(function: Callable, one: PyTree, axis_name: Any) -> Callable:
     """A function of one whole update, as a function of its slices.
 
@@ -283,10 +274,19 @@ def _of_whole(function: Callable, one: PyTree, axis_name: Any) -> Callable:
 
     @of_slices.def_vmap
     def _(n: int, batched: list, slices: PyTree) -> tuple[Any, Any]:
-        missing = -n % num_devices(axis_name)  # rows, after a mixing that changed their number
-        slices = jax.tree.map(lambda x: jnp.pad(x, ((0, missing), (0, 0))), slices)
-        values = jax.vmap(function)(_slices.returned(slices, one, axis_name))
-        everybody = jax.tree.map(lambda v: lax.all_gather(v, axis_name, tiled=True)[:n], values)
-        return everybody, jax.tree.map(lambda _: True, values)
+        values = jax.vmap(function)(_returned(slices, one, axis_name))
+        return _for_all(values, n, axis_name), jax.tree.map(lambda _: True, values)
 
     return of_slices
+
+
+def _returned(slices: PyTree, one: PyTree, axis_name: Any) -> PyTree:
+    """This device's share of the whole rows, filled up with zeros where P does not divide n."""
+    missing = -num_workers(slices) % num_devices(axis_name)
+    slices = jax.tree.map(lambda x: jnp.pad(x, ((0, missing), (0, 0))), slices)
+    return _slices.returned(slices, one, axis_name)
+
+
+def _for_all(values: Any, n: int, axis_name: Any) -> Any:
+    """What each device found of its own rows, as that of all n rows."""
+    return jax.tree.map(lambda v: lax.all_gather(v, axis_name, tiled=True)[:n], values)

@@ -29,14 +29,17 @@ ALLOWED = {
     "byzjax._slices": ["byzjax.stacked"],
     "byzjax._lapack": [],
     "byzjax._spectral": ["byzjax._lapack"],
-    "byzjax.rules": [*ALGEBRA, *CHECKS, "byzjax._lapack", "byzjax._spectral", "byzjax.rules"],
+    "byzjax.rules": [
+        *[*ALGEBRA, *CHECKS, "byzjax._lapack", "byzjax._spectral", "byzjax._signature"],
+        "byzjax.rules",
+    ],
     "byzjax.influence": ["byzjax.stacked"],
     "byzjax.memory": [*ALGEBRA, *CHECKS, "byzjax.rules"],
     "byzjax.mixing": [*ALGEBRA, *CHECKS],
     "byzjax.attacks": [*ALGEBRA, *CHECKS, "byzjax.attacks"],
     "byzjax.transforms": [*ALGEBRA, *CHECKS, "byzjax._signature", "byzjax.rules", "byzjax.mixing"],
     "byzjax.collective": [
-        *["byzjax._slices", "byzjax._signature", "byzjax.stacked", "byzjax.rules.trust"],
+        *["byzjax._slices", "byzjax._signature", "byzjax.stacked"],
     ],
     "byzjax.sharded": ["byzjax._slices", "byzjax._signature", "byzjax.stacked"],
     "byzjax.protocols": [

@@ -195,6 +195,11 @@ def zeno_on_shards():
     rule(updates(), params, loss, f=F, learning_rate=0.1, rho=0.0)
 
 
+@byzjax.of_each_row(peak=lambda updates: updates["a"].max())
+def of_whole_rows(updates, *, peak=None, axis_name=None):
+    raise AssertionError
+
+
 ERRORS = {
     "sharded: <lambda> has no parameter axis_name, so it would take a device's slice": lambda: (
         byzjax.sharded(lambda updates: updates, shardings())
@@ -215,6 +220,9 @@ ERRORS = {
         byzjax.median, shardings()
     )([jnp.zeros((N, 8))]),
     "sharded: data are a function of a whole update, which no device holds.": zeno_on_shards,
+    "sharded: of_whole_rows needs peak=..., since no device has whole rows.": lambda: (
+        byzjax.sharded(of_whole_rows, shardings())(updates())
+    ),
     "krum needs n >= 2f + 3; got n=8, f=3.": lambda: jax.eval_shape(
         functools.partial(byzjax.sharded(byzjax.krum, shardings()), f=3), updates()
     ),
