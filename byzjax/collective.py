@@ -7,7 +7,7 @@ devices, and hands the result round. With one worker a device it sends and holds
 does, and never the n d numbers of the stacked updates.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -147,21 +147,26 @@ def across_devices(
     *,
     stacked: bool = False,
     mix: Callable | None = None,
+    data: str | Sequence[str] = (),
     **hyperparameters: Any,
 ) -> optax.GradientTransformationExtraArgs:
     r"""An aggregation with memory, of what the workers of all devices send.
 
     Each device keeps the memory of its own slice of the coordinates, at most n d / P numbers. Both
-    `init` and `update` have to be called inside `jax.shard_map` or `jax.pmap`.
+    `init` and `update` have to be called inside `jax.shard_map` or `jax.pmap`. Of the extra
+    arguments of an update those that `data` names are cut as the parameters are; the others, such
+    as `value` or a step, are handed on as they come. All have to be the same on all devices.
 
     Cost: as `all_aggregate`.
 
     Args:
       make: makes the transformation, `make(axis_name=..., **hyperparameters)`, such as
-        `byzjax.foolsgold`.
+        `byzjax.foolsgold`, or `functools.partial(byzjax.aggregate, byzjax.fl_trust)`.
       axis_name: the axis, or a tuple of axes, along which the workers are spread.
       stacked: whether the updates of a device have a worker axis.
       mix: a mixing before the aggregation, its hyperparameters bound.
+      data: the name or names of extra arguments that are updates `[...]`, or functions of one, such as
+        `"trusted"`: nobody can tell them from others by their looks.
       **hyperparameters: those of `make`; `num_workers` is n, of all devices together.
 
     Returns:
@@ -171,6 +176,7 @@ def across_devices(
     Raises:
       TypeError: `make` lacks a parameter given here, needs one that is not, or has no parameter
         `axis_name`.
+      ValueError: at an update, data have not the shape of one update.
 
     Example:
       >>> import byzjax, jax, jax.numpy as jnp
@@ -185,6 +191,7 @@ def across_devices(
              [2.2222]], dtype=float32)
     """
     _data_among(hyperparameters, "across_devices", make, skip=0)
+    names = (data,) if isinstance(data, str) else tuple(data)
     inner = make(**hyperparameters, axis_name=axis_name)
 
     def init(params: PyTree) -> Any:
@@ -194,7 +201,9 @@ def across_devices(
         rows, one = _own_rows(updates, stacked, axis_name)
         slices = _mixed(_slices.exchanged(rows, axis_name), mix, axis_name)
         params = None if params is None else _part(params, axis_name)
-        out, state = inner.update(slices, state, params, **extra_args)
+        named = [name for name in names if name in extra_args]
+        cut = {name: _sliced(name, extra_args[name], one, axis_name) for name in named}
+        out, state = inner.update(slices, state, params, **(extra_args | cut))
         return _slices.gathered(out, one, axis_name), state
 
     return optax.GradientTransformationExtraArgs(init, update)

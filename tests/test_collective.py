@@ -308,6 +308,42 @@ def test_memory_of_slices():
         close(one, other)
 
 
+def test_extra_arguments_of_all_kinds():
+    """An update and a function of one are cut; a number, of a shape that an update has, is not."""
+
+    def make(rule, **given):
+        return functools.partial(byzjax.aggregate, rule, **given)
+
+    def scaled(updates, value, *, axis_name=None):
+        del axis_name
+        return jax.tree.map(lambda leaf: value * leaf[0], updates)
+
+    def of_a_function(updates, norm, *, axis_name=None):
+        del axis_name
+        return byzjax.stacked.take(updates, jnp.argmin(jax.vmap(norm)(updates)))
+
+    def norm(update):
+        return sum(jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(update) if leaf.size)
+
+    makes = [make(byzjax.fl_trust), make(scaled), make(of_a_function)]
+    rows, extra = updates(), {"trusted": first(updates(seed=4)), "norm": norm, "value": 3.0}
+    names = {"axis_name": "workers", "data": ("trusted", "norm")}
+
+    def run(transformations, rows, **extra):
+        return [tx.update(rows, tx.init(first(updates())), **extra)[0] for tx in transformations]
+
+    across = [byzjax.across_devices(make, **names) for make in makes]
+    out = jax.jit(on_devices(lambda rows: run(across, first(rows), **extra)))(rows)
+    for one, other in zip(out, run([make() for make in makes], rows, **extra), strict=True):
+        close(one, other)
+    scalar = byzjax.across_devices(make(scaled), "workers", data="trusted")
+    step = on_devices(lambda x: scalar.update(x[0], scalar.init(x[0]), value=3.0)[0])
+    np.testing.assert_array_equal(step(jnp.arange(2.0, 2 + N)), 6.0)
+    wrong = on_devices(lambda rows: run(across, first(rows), **(extra | {"trusted": 1.0})))
+    with pytest.raises(ValueError, match=r"^trusted has the shapes \(\), but one update has"):
+        jax.eval_shape(wrong, rows)
+
+
 # --- what it costs -------------------------------------------------------------------------------
 
 HLO = """
