@@ -376,6 +376,26 @@ def weighted_mean(updates: PyTree, weights: jax.Array) -> PyTree:
     return coordinatewise(average, updates)
 
 
+def mean_of(updates: PyTree, selected: jax.Array) -> PyTree:
+    """Average of the selected workers' updates.
+
+    What the others sent is not looked at. NaN where nobody is selected.
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      selected: `bool[n]`, may be traced.
+
+    Returns:
+      One update; every leaf has shape `[...]` and keeps its dtype. Cost: O(nd).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> mean_of(jnp.array([[1.0], [jnp.inf], [4.0]]), jnp.array([True, False, True]))
+      Array([2.5], dtype=float32)
+    """
+    return weighted_mean(updates, jnp.asarray(selected).astype(jnp.float32))
+
+
 def weighted_sum(updates: PyTree, weights: jax.Array) -> PyTree:
     """Weighted sum `sum_i w_i x_i`.
 
@@ -509,24 +529,7 @@ def widened(updates: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: _kernels.wide(jnp.asarray(leaf)), updates)
 
 
-def mean_of(updates: PyTree, selected: jax.Array) -> PyTree:
-    """Average of the selected workers' updates.
-
-    What the others sent is not looked at. NaN where nobody is selected.
-
-    Args:
-      updates: stacked updates; every leaf has shape `[n, ...]`.
-      selected: `bool[n]`, may be traced.
-
-    Returns:
-      One update; every leaf has shape `[...]` and keeps its dtype. Cost: O(nd).
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> mean_of(jnp.array([[1.0], [jnp.inf], [4.0]]), jnp.array([True, False, True]))
-      Array([2.5], dtype=float32)
-    """
-    return weighted_mean(updates, jnp.asarray(selected).astype(jnp.float32))
+# --- workers and coordinates -------------------------------------------------------------------
 
 
 def take(updates: PyTree, indices: Any) -> PyTree:
