@@ -165,8 +165,8 @@ def across_devices(
       axis_name: the axis, or a tuple of axes, along which the workers are spread.
       stacked: whether the updates of a device have a worker axis.
       mix: a mixing before the aggregation, its hyperparameters bound.
-      data: the name or names of extra arguments that are updates `[...]`, or functions of one, such as
-        `"trusted"`: nobody can tell them from others by their looks.
+      data: the name or names of extra arguments that are updates `[...]`, or functions of one, such
+        as `"trusted"`: nobody can tell them from others by their looks.
       **hyperparameters: those of `make`; `num_workers` is n, of all devices together.
 
     Returns:
