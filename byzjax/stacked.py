@@ -99,7 +99,11 @@ def columns(updates: PyTree) -> list[jax.Array]:
       updates: stacked updates; every leaf has shape `[n, ...]`.
 
     Returns:
-      Matrices `[n, c]`, each of one dtype; the c add up to d.
+      Matrices `[n, c]`, each of one dtype; the c add up to d. Cost: a copy of the leaves that
+      share one.
+
+    Raises:
+      ValueError: the leaves disagree on n.
 
     Example:
       >>> import jax.numpy as jnp
@@ -138,6 +142,9 @@ def coordinatewise(fn: Callable[[jax.Array], jax.Array], updates: PyTree) -> PyT
 
     Returns:
       One update; every leaf has shape `[...]`.
+
+    Raises:
+      ValueError: the leaves disagree on n.
 
     Example:
       >>> import jax.numpy as jnp
@@ -194,6 +201,9 @@ def squared_norms(updates: PyTree, *, axis_name: str | None = None) -> jax.Array
     Returns:
       `[n]`, at least float32; +inf where it is not finite. Cost: O(nd).
 
+    Raises:
+      ValueError: the leaves disagree on n.
+
     Example:
       >>> import jax.numpy as jnp
       >>> squared_norms({"a": jnp.array([[3.0], [1.0]]), "b": jnp.array([[4.0], [jnp.nan]])})
@@ -244,6 +254,9 @@ def pairwise_squared_distances(updates: PyTree, *, axis_name: str | None = None)
     Returns:
       `[n, n]`, symmetric, at least float32; 0 on the diagonal, +inf elsewhere where it is not
       finite. Cost: O(n^2 d).
+
+    Raises:
+      ValueError: the leaves disagree on n.
 
     Example:
       >>> import jax.numpy as jnp
@@ -334,6 +347,9 @@ def mean(updates: PyTree) -> PyTree:
     Returns:
       One update; every leaf has shape `[...]` and keeps its dtype. Cost: O(nd).
 
+    Raises:
+      ValueError: the leaves disagree on n.
+
     Example:
       >>> import jax.numpy as jnp
       >>> mean(jnp.array([[1.0, 2.0], [3.0, 6.0]]))
@@ -387,6 +403,9 @@ def mean_of(updates: PyTree, selected: jax.Array) -> PyTree:
 
     Returns:
       One update; every leaf has shape `[...]` and keeps its dtype. Cost: O(nd).
+
+    Raises:
+      ValueError: the leaves disagree on n.
 
     Example:
       >>> import jax.numpy as jnp
@@ -470,6 +489,9 @@ def group_means(updates: PyTree, group: jax.Array, count: int) -> PyTree:
     Returns:
       Stacked updates of `count` rows; every leaf keeps its dtype. Cost: O(count n d).
 
+    Raises:
+      ValueError: the leaves disagree on n.
+
     Example:
       >>> import jax.numpy as jnp
       >>> group_means(jnp.array([[1.0], [3.0], [7.0]]), jnp.array([0, 0, 1]), 2)
@@ -540,7 +562,10 @@ def take(updates: PyTree, indices: Any) -> PyTree:
       indices: an int gives one update, `int[k]` gives k stacked updates; may be traced.
 
     Returns:
-      The tree with `[n, ...]` replaced by `[...]` or `[k, ...]`.
+      The tree with `[n, ...]` replaced by `[...]` or `[k, ...]`. Cost: O(kd).
+
+    Raises:
+      ValueError: the leaves disagree on n.
 
     Example:
       >>> import jax.numpy as jnp
@@ -562,6 +587,9 @@ def num_coordinates(updates: PyTree, *, axis_name: str | None = None) -> int:
 
     Returns:
       d, a Python int.
+
+    Raises:
+      ValueError: the leaves disagree on n.
 
     Example:
       >>> import jax.numpy as jnp
@@ -603,7 +631,10 @@ def sample(
         draws its share of the count, rounded up, among its own.
 
     Returns:
-      `[n, count]`, at least float32.
+      `[n, count]`, at least float32. Cost: O(n count) for each leaf.
+
+    Raises:
+      ValueError: the leaves disagree on n.
 
     Example:
       >>> import jax, jax.numpy as jnp
