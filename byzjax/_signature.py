@@ -57,7 +57,8 @@ def of_each_row(**functions: Callable) -> Callable[[Callable], Callable]:
     """Declares what a rule has to know of each whole row, as `zeno` its loss, and what finds it.
 
     `all_aggregate` lets each device find it for its own workers, whose rows it holds, hands the
-    values round, and gives them to the rule. Elsewhere the rule is given None.
+    values round, and gives them to the rule. Who calls it otherwise, plainly or from within another
+    function, gives it None; with an `axis_name` it then sees slices.
 
     Args:
       **functions: what finds the parameter of that name: `function(updates, ...) -> [n, ...]`,
@@ -87,9 +88,11 @@ def of_each_row(**functions: Callable) -> Callable[[Callable], Callable]:
 
     def declared(rule: Callable) -> Callable:
         known = inspect.signature(rule).parameters
+        options = [
+            key for key, p in known.items() if p.kind is p.KEYWORD_ONLY and p.default is None
+        ]
         for name, function in functions.items():
-            kind = inspect.Parameter.KEYWORD_ONLY
-            if name not in known or (known[name].kind, known[name].default) != (kind, None):
+            if name not in options:
                 raise TypeError(
                     f"of_each_row: {name_of(rule)} needs a keyword-only parameter {name}=None."
                 )
@@ -107,7 +110,8 @@ def of_each_row(**functions: Callable) -> Callable[[Callable], Callable]:
 
 def unknown_of_rows(rule: Callable, given: dict) -> dict[str, Callable]:
     """What a rule has declared and was not given; by name, functions of the updates alone."""
-    functions = getattr(getattr(rule, "func", rule), "of_each_row", {})
+    whole = inspect.unwrap(rule)  # of jax.jit
+    functions = getattr(getattr(whole, "func", whole), "of_each_row", {})
     parameters = inspect.signature(rule).parameters  # where those that are bound are defaults
     known = {name: p.default for name, p in parameters.items()} | given
     return {

@@ -201,8 +201,8 @@ def across_devices(
         rows, one = _own_rows(updates, stacked, axis_name)
         slices = _mixed(_slices.exchanged(rows, axis_name), mix, axis_name)
         params = None if params is None else _part(params, axis_name)
-        named = [name for name in names if name in extra_args]
-        cut = {name: _sliced(name, extra_args[name], one, axis_name) for name in named}
+        given = {name: extra_args[name] for name in names if name in extra_args}
+        cut = {name: _sliced(name, value, one, axis_name) for name, value in given.items()}
         out, state = inner.update(slices, state, params, **(extra_args | cut))
         return _slices.gathered(out, one, axis_name), state
 

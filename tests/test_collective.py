@@ -447,7 +447,8 @@ def test_a_rule_of_ones_own_may_need_whole_rows(mix):
         return byzjax.all_aggregate(rule, rows[0], "workers", mix=mix, **given)
 
     def bound_before(rows):
-        return step(rows, rule=functools.partial(of_lowest_peak, height=-1.0))
+        rule = functools.partial(of_lowest_peak, height=-1.0)
+        return step(rows, rule=jax.jit(rule, static_argnames="axis_name"))
 
     whole = rows if mix is None else mix(rows)
     close(jax.jit(on_devices(step))(rows), of_lowest_peak(whole))

@@ -24,8 +24,9 @@ def check_corners(
     `otherwise` is n where the rule's hyperparameters need more workers than its facts say.
     """
     n = max(1, facts.needs[1]) if facts.takes_f else 1
-    if otherwise is not None and not _accepts(call, n):
-        n = otherwise
+    with clause_of(f"n={n}, f=0"):
+        if otherwise is not None and not _accepts(call, n):
+            n = otherwise
     x = jnp.asarray(np.repeat(grid(rng, 1), n, axis=0), jnp.float32)
     low = x.astype(jnp.bfloat16)
     for words, updates in {
