@@ -2,6 +2,7 @@
 
 from byzjax import attacks, facts, protocols, scores, stacked, theory
 from byzjax._checks import enough_workers
+from byzjax._signature import of_each_row
 from byzjax.collective import across_devices, all_aggregate, all_mix
 from byzjax.influence import influence
 from byzjax.memory import centered_clipping, concentration_filter, foolsgold, safeguard
@@ -75,6 +76,7 @@ __all__ = [
     "mix",
     "nearest_neighbors",
     "nearest_to_pivot",
+    "of_each_row",
     "per_worker",
     "phocas",
     "protocols",

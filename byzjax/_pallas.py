@@ -87,12 +87,12 @@ TARGETS = {
 def median(x: jax.Array, *, interpret: str | None = None) -> jax.Array:
     """`_order.median` of `x: [n, ...]`; `interpret` runs the kernel of that target anywhere."""
     start = (x.shape[0] - 1) // 2
-    return _run(x, start, x.shape[0] - 2 * start, interpret, squares=False)[0]
+    return _window_mean(x, start, x.shape[0] - 2 * start, interpret, squares=False)[0]
 
 
 def trimmed_mean(x: jax.Array, f: int, *, interpret: str | None = None) -> jax.Array:
     """`_order.trimmed_mean`."""
-    return _run(x, f, x.shape[0] - 2 * f, interpret, squares=False)[0]
+    return _window_mean(x, f, x.shape[0] - 2 * f, interpret, squares=False)[0]
 
 
 def median_and_squares(
@@ -100,12 +100,12 @@ def median_and_squares(
 ) -> tuple[jax.Array, jax.Array]:
     """The median M of `x: [n, ...]`, and `sum_c (x_ic - M_c)^2` as [n], from one reading."""
     start = (x.shape[0] - 1) // 2
-    center, total = _run(x, start, x.shape[0] - 2 * start, interpret, squares=True)
+    center, total = _window_mean(x, start, x.shape[0] - 2 * start, interpret, squares=True)
     return center, total
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3), static_argnames="squares")
-def _run(
+def _window_mean(
     x: jax.Array, start: int, width: int, interpret: str | None, *, squares: bool
 ) -> list[jax.Array]:
     if x.shape[0] > _order.NETWORK_MAX:

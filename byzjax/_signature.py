@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple
 
 
@@ -50,6 +51,78 @@ def check_axis_name(verb: str, function: Callable) -> None:
             f"{verb}: {name_of(function)} has no parameter axis_name, so it would take a device's "
             "slice of the coordinates for all of them."
         )
+
+
+def of_each_row(**functions: Callable) -> Callable[[Callable], Callable]:
+    """Declares what a rule has to know of each whole row, as `zeno` its loss, and what finds it.
+
+    `all_aggregate` lets each device find it for its own workers, whose rows it holds, hands the
+    values round, and gives them to the rule. Who calls it otherwise, plainly or from within another
+    function, gives it None; with an `axis_name` it then sees slices.
+
+    Args:
+      **functions: what finds the parameter of that name: `function(updates, ...) -> [n, ...]`,
+        where value i depends on row i alone. Its other parameters are the rule's, by name.
+
+    Returns:
+      A decorator, which returns the rule itself.
+
+    Raises:
+      TypeError: the rule has no keyword-only parameter of the name, None by default; or it lacks
+        one that the function takes.
+
+    Example:
+      >>> import byzjax, jax, jax.numpy as jnp
+      >>> def peaks(updates):
+      ...     return jnp.max(jnp.abs(updates), axis=1)
+      >>> @byzjax.of_each_row(peak=peaks)
+      ... def of_lowest_peak(updates, *, peak=None, axis_name=None):
+      ...     peak = peaks(updates) if peak is None else peak
+      ...     return byzjax.stacked.take(updates, jnp.argmin(peak))
+      >>> def step(gradient):  # of one worker
+      ...     return byzjax.all_aggregate(of_lowest_peak, gradient, "workers")
+      >>> jax.vmap(step, axis_name="workers")(jnp.array([[7.0, 0.0], [2.0, 3.0]]))
+      Array([[2., 3.],
+             [2., 3.]], dtype=float32)
+    """
+
+    def declared(rule: Callable) -> Callable:
+        known = inspect.signature(rule).parameters
+        options = [
+            key for key, p in known.items() if p.kind is p.KEYWORD_ONLY and p.default is None
+        ]
+        for name, function in functions.items():
+            if name not in options:
+                raise TypeError(
+                    f"of_each_row: {name_of(rule)} needs a keyword-only parameter {name}=None."
+                )
+            lacking = [key for key in _beside_updates(function) if key not in known]
+            if lacking:
+                raise TypeError(
+                    f"of_each_row: {name_of(function)} takes {', '.join(lacking)}, which "
+                    f"{name_of(rule)} does not."
+                )
+        vars(rule)["of_each_row"] = functions
+        return rule
+
+    return declared
+
+
+def unknown_of_rows(rule: Callable, given: dict) -> dict[str, Callable]:
+    """What a rule has declared and was not given; by name, functions of the updates alone."""
+    whole = inspect.unwrap(rule)  # of jax.jit
+    functions = getattr(getattr(whole, "func", whole), "of_each_row", {})
+    parameters = inspect.signature(rule).parameters  # where those that are bound are defaults
+    known = {name: p.default for name, p in parameters.items()} | given
+    return {
+        name: partial(function, **{key: known[key] for key in _beside_updates(function)})
+        for name, function in functions.items()
+        if known[name] is None
+    }
+
+
+def _beside_updates(function: Callable) -> list[str]:
+    return list(inspect.signature(function).parameters)[1:]
 
 
 def name_of(function: Callable) -> str:

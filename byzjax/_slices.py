@@ -13,16 +13,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from byzjax.stacked import PyTree
+from byzjax.stacked import PyTree, num_devices
 
 # Slices of so many numbers travel by themselves, and are not copied for it; those below share
 # messages, one for each dtype, since each message costs time to compile and to begin.
 OWN_MESSAGE = 2**18
-
-
-def devices(axis_name: Any) -> int:
-    """P, a Python int."""
-    return lax.psum(1, axis_name)
 
 
 def exchanged(rows: PyTree, axis_name: Any, dims: Sequence[int | None] | None = None) -> PyTree:
@@ -39,7 +34,7 @@ def exchanged(rows: PyTree, axis_name: Any, dims: Sequence[int | None] | None = 
 
 def returned(slices: PyTree, like: PyTree, axis_name: Any) -> PyTree:
     """The inverse of `exchanged`: to every device its own rows, of updates `like` that one."""
-    p = devices(axis_name)
+    p = num_devices(axis_name)
     blocks = [leaf.reshape(p, -1, leaf.shape[1]) for leaf in jax.tree.leaves(slices)]
     received = _together(lambda x: _all_to_all(x, axis_name), blocks)
     likes, structure = jax.tree.flatten(like)
@@ -67,7 +62,7 @@ def gathered(slices: PyTree, like: PyTree, axis_name: Any) -> PyTree:
 
 def _blocks(rows: jax.Array, axis_name: Any, dim: int | None = None) -> jax.Array:
     """`[k, ...]` as `[P, k, m]`: each worker's slices, by device."""
-    p, k = devices(axis_name), rows.shape[0]
+    p, k = num_devices(axis_name), rows.shape[0]
     if dim is not None:
         cut = rows.reshape(*rows.shape[:dim], p, -1, *rows.shape[dim + 1 :])
         return jnp.moveaxis(cut, dim, 0).reshape(p, k, -1)
@@ -115,6 +110,6 @@ def _all_gather(part: jax.Array, axis_name: Any) -> jax.Array:
     if jax.__version_info__ >= (0, 10):
         return lax.all_gather(part, axis_name, to="invarying")
     # JAX 0.8 and 0.9 have no public gather of this kind; a sum sends twice as much.
-    here = jnp.arange(devices(axis_name)) == lax.axis_index(axis_name)
+    here = jnp.arange(num_devices(axis_name)) == lax.axis_index(axis_name)
     here = here.reshape(-1, *[1] * part.ndim)
     return lax.psum(jnp.where(here, part[None], jnp.zeros_like(part)[None]), axis_name)

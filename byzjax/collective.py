@@ -7,7 +7,7 @@ devices, and hands the result round. With one worker a device it sends and holds
 does, and never the n d numbers of the stacked updates.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,9 +16,8 @@ import optax
 from jax import lax
 
 from byzjax import _slices
-from byzjax._signature import check_axis_name, signature
-from byzjax.rules.trust import loss_decreases, zeno
-from byzjax.stacked import PyTree, num_workers
+from byzjax._signature import check_axis_name, signature, unknown_of_rows
+from byzjax.stacked import PyTree, num_devices, num_workers
 
 
 def all_aggregate(
@@ -39,9 +38,13 @@ def all_aggregate(
     coordinates; what a rule draws at random (coordinates of `spectral_filter`, the window of
     `sign_guard`) it draws among each device's own coordinates.
 
+    What a rule has to know of each whole row, such as the loss of `zeno`, each device finds for its
+    own workers before anything is cut (`byzjax.of_each_row`); behind a mixing, whose rows are cut
+    already, they are put together for it.
+
     Requirement: that of the rule, for n. Breakdown and promise: those of the rule. Cost: each
     device sends 2 (P - 1) / P d numbers for k = 1, as `lax.pmean` does, and O(n^2) for distances;
-    it computes a P-th of the rule.
+    it computes a P-th of the rule. Mixed rows that are put together: half as much again.
 
     Args:
       rule: a rule, `rule(updates, *data, axis_name=..., **hyperparameters) -> update`.
@@ -76,11 +79,14 @@ def all_aggregate(
     """
     rows, one = _own_rows(updates, stacked, axis_name)
     data = _data_among(arguments, "all_aggregate", rule)
-    if mix is None:
-        arguments |= _known_of_whole_rows(rule, rows, arguments, axis_name)
-    arguments |= {name: _sliced(name, arguments[name], one, axis_name) for name in data}
     slices = _mixed(_slices.exchanged(rows, axis_name), mix, axis_name)
-    out = rule(slices, **arguments, axis_name=axis_name)
+    found = {}
+    if unknown := unknown_of_rows(rule, arguments):
+        own = rows if mix is None else _returned(slices, one, axis_name)
+        n = num_workers(slices)
+        found = {name: _for_all(of_rows(own), n, axis_name) for name, of_rows in unknown.items()}
+    cut = {name: _sliced(name, arguments[name], one, axis_name) for name in data}
+    out = rule(slices, **(arguments | found | cut), axis_name=axis_name)
     return _slices.gathered(out, one, axis_name)
 
 
@@ -141,21 +147,26 @@ def across_devices(
     *,
     stacked: bool = False,
     mix: Callable | None = None,
+    data: str | Sequence[str] = (),
     **hyperparameters: Any,
 ) -> optax.GradientTransformationExtraArgs:
     r"""An aggregation with memory, of what the workers of all devices send.
 
     Each device keeps the memory of its own slice of the coordinates, at most n d / P numbers. Both
-    `init` and `update` have to be called inside `jax.shard_map` or `jax.pmap`.
+    `init` and `update` have to be called inside `jax.shard_map` or `jax.pmap`. Of the extra
+    arguments of an update those that `data` names are cut as the parameters are; the others, such
+    as `value` or a step, are handed on as they come. All have to be the same on all devices.
 
     Cost: as `all_aggregate`.
 
     Args:
       make: makes the transformation, `make(axis_name=..., **hyperparameters)`, such as
-        `byzjax.foolsgold`.
+        `byzjax.foolsgold`, or `functools.partial(byzjax.aggregate, byzjax.fl_trust)`.
       axis_name: the axis, or a tuple of axes, along which the workers are spread.
       stacked: whether the updates of a device have a worker axis.
       mix: a mixing before the aggregation, its hyperparameters bound.
+      data: the name or names of extra arguments that are updates `[...]`, or functions of one, such
+        as `"trusted"`: nobody can tell them from others by their looks.
       **hyperparameters: those of `make`; `num_workers` is n, of all devices together.
 
     Returns:
@@ -165,6 +176,7 @@ def across_devices(
     Raises:
       TypeError: `make` lacks a parameter given here, needs one that is not, or has no parameter
         `axis_name`.
+      ValueError: at an update, data have not the shape of one update.
 
     Example:
       >>> import byzjax, jax, jax.numpy as jnp
@@ -179,6 +191,7 @@ def across_devices(
              [2.2222]], dtype=float32)
     """
     _data_among(hyperparameters, "across_devices", make, skip=0)
+    names = (data,) if isinstance(data, str) else tuple(data)
     inner = make(**hyperparameters, axis_name=axis_name)
 
     def init(params: PyTree) -> Any:
@@ -188,7 +201,9 @@ def across_devices(
         rows, one = _own_rows(updates, stacked, axis_name)
         slices = _mixed(_slices.exchanged(rows, axis_name), mix, axis_name)
         params = None if params is None else _part(params, axis_name)
-        out, state = inner.update(slices, state, params, **extra_args)
+        given = {name: extra_args[name] for name in names if name in extra_args}
+        cut = {name: _sliced(name, value, one, axis_name) for name, value in given.items()}
+        out, state = inner.update(slices, state, params, **(extra_args | cut))
         return _slices.gathered(out, one, axis_name), state
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -255,21 +270,6 @@ def _sliced(name: str, value: Any, one: PyTree, axis_name: Any) -> Any:
     return _part(value, axis_name)
 
 
-def _known_of_whole_rows(rule: Callable, rows: PyTree, given: dict, axis_name: Any) -> dict:
-    """What a device finds out about its own workers' whole updates, before they are cut.
-
-    Zeno's loss, which would otherwise be evaluated where the slices are put together again.
-    """
-    if getattr(rule, "func", rule) is not zeno:
-        return {}
-    given = getattr(rule, "keywords", {}) | given
-    if given.get("decreases") is not None:
-        return {}
-    rate = given["learning_rate"]
-    own = loss_decreases(rows, given["params"], given["trusted_loss"], learning_rate=rate)
-    return {"decreases": lax.all_gather(own, axis_name, tiled=True)}
-
-
 def _of_whole(function: Callable, one: PyTree, axis_name: Any) -> Callable:
     """A function of one whole update, as a function of its slices.
 
@@ -283,10 +283,19 @@ def _of_whole(function: Callable, one: PyTree, axis_name: Any) -> Callable:
 
     @of_slices.def_vmap
     def _(n: int, batched: list, slices: PyTree) -> tuple[Any, Any]:
-        missing = -n % _slices.devices(axis_name)  # rows, after a mixing that changed their number
-        slices = jax.tree.map(lambda x: jnp.pad(x, ((0, missing), (0, 0))), slices)
-        values = jax.vmap(function)(_slices.returned(slices, one, axis_name))
-        everybody = jax.tree.map(lambda v: lax.all_gather(v, axis_name, tiled=True)[:n], values)
-        return everybody, jax.tree.map(lambda _: True, values)
+        values = jax.vmap(function)(_returned(slices, one, axis_name))
+        return _for_all(values, n, axis_name), jax.tree.map(lambda _: True, values)
 
     return of_slices
+
+
+def _returned(slices: PyTree, one: PyTree, axis_name: Any) -> PyTree:
+    """This device's share of the whole rows, filled up with zeros where P does not divide n."""
+    missing = -num_workers(slices) % num_devices(axis_name)
+    slices = jax.tree.map(lambda x: jnp.pad(x, ((0, missing), (0, 0))), slices)
+    return _slices.returned(slices, one, axis_name)
+
+
+def _for_all(values: Any, n: int, axis_name: Any) -> Any:
+    """What each device found of its own rows, as that of all n rows."""
+    return jax.tree.map(lambda v: lax.all_gather(v, axis_name, tiled=True)[:n], values)

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from byzjax import _slices
-from byzjax._signature import check_axis_name
-from byzjax.stacked import PyTree, num_workers
+from byzjax._signature import check_axis_name, name_of, unknown_of_rows
+from byzjax.stacked import PyTree, num_devices, num_workers
 
 
 def sharded(
@@ -49,7 +49,8 @@ def sharded(
 
     Raises:
       TypeError: the rule or the mixing has no parameter `axis_name`, or a sharding is no
-        `NamedSharding`; when called, data are a function of one update.
+        `NamedSharding`; when called, data are a function of one update, or a parameter that the
+        rule finds of each whole row (`byzjax.of_each_row`) is not given.
       ValueError: the leaves have different meshes, or `workers` is no axis of theirs; when called,
         the updates have another structure.
 
@@ -74,6 +75,11 @@ def sharded(
         given = own.bind(*args, **kwargs)
         trees = [_leaves_of(tree, structure) for tree in given.args]
         num_workers(trees[0])
+        if unknown := unknown_of_rows(rule, given.arguments):
+            text = ", ".join(f"{name}=..." for name in unknown)
+            raise TypeError(
+                f"sharded: {name_of(rule)} needs {text}, since no device has whole rows."
+            )
 
         def on_device(rows: list[jax.Array], *data: list[jax.Array]) -> list[jax.Array]:
             slices, joined = _cut(rows, places, workers)
@@ -175,7 +181,7 @@ def _cut(
         slices = [leaf.reshape(leaf.shape[0], -1) for leaf in rows]
     else:
         slices = _slices.exchanged(rows, workers, [place.dim for place in places])
-        p = _slices.devices(workers)
+        p = num_devices(workers)
         one = [_like(_divided(leaf.shape, place.dim, p), leaf) for leaf, place in zip(one, places)]
     flat = [_like(leaf.shape[1:], leaf) for leaf in slices]
 

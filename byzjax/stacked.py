@@ -99,7 +99,11 @@ def columns(updates: PyTree) -> list[jax.Array]:
       updates: stacked updates; every leaf has shape `[n, ...]`.
 
     Returns:
-      Matrices `[n, c]`, each of one dtype; the c add up to d.
+      Matrices `[n, c]`, each of one dtype; the c add up to d. Cost: a copy of the leaves that
+      share one.
+
+    Raises:
+      ValueError: the leaves disagree on n.
 
     Example:
       >>> import jax.numpy as jnp
@@ -152,6 +156,9 @@ def coordinatewise(fn: Callable[[jax.Array], jax.Array], updates: PyTree) -> PyT
 
     Returns:
       One update; every leaf has shape `[...]`.
+
+    Raises:
+      ValueError: the leaves disagree on n.
 
     Example:
       >>> import jax.numpy as jnp
@@ -206,6 +213,9 @@ def squared_norms(updates: PyTree, *, axis_name: str | None = None) -> jax.Array
     Returns:
       `[n]`, at least float32; +inf where it is not finite. Cost: O(nd).
 
+    Raises:
+      ValueError: the leaves disagree on n.
+
     Example:
       >>> import jax.numpy as jnp
       >>> squared_norms({"a": jnp.array([[3.0], [1.0]]), "b": jnp.array([[4.0], [jnp.nan]])})
@@ -256,6 +266,9 @@ def pairwise_squared_distances(updates: PyTree, *, axis_name: str | None = None)
     Returns:
       `[n, n]`, symmetric, at least float32; 0 on the diagonal, +inf elsewhere where it is not
       finite. Cost: O(n^2 d).
+
+    Raises:
+      ValueError: the leaves disagree on n.
 
     Example:
       >>> import jax.numpy as jnp
@@ -346,6 +359,9 @@ def mean(updates: PyTree) -> PyTree:
     Returns:
       One update; every leaf has shape `[...]` and keeps its dtype. Cost: O(nd).
 
+    Raises:
+      ValueError: the leaves disagree on n.
+
     Example:
       >>> import jax.numpy as jnp
       >>> mean(jnp.array([[1.0, 2.0], [3.0, 6.0]]))
@@ -386,6 +402,29 @@ def weighted_mean(updates: PyTree, weights: jax.Array) -> PyTree:
         return (out / total.astype(out.dtype)).astype(x.dtype)
 
     return coordinatewise(average, updates)
+
+
+def mean_of(updates: PyTree, selected: jax.Array) -> PyTree:
+    """Average of the selected workers' updates.
+
+    What the others sent is not looked at. NaN where nobody is selected.
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      selected: `bool[n]`, may be traced.
+
+    Returns:
+      One update; every leaf has shape `[...]` and keeps its dtype. Cost: O(nd).
+
+    Raises:
+      ValueError: the leaves disagree on n.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> mean_of(jnp.array([[1.0], [jnp.inf], [4.0]]), jnp.array([True, False, True]))
+      Array([2.5], dtype=float32)
+    """
+    return weighted_mean(updates, jnp.asarray(selected).astype(jnp.float32))
 
 
 def weighted_sum(updates: PyTree, weights: jax.Array) -> PyTree:
@@ -462,6 +501,9 @@ def group_means(updates: PyTree, group: jax.Array, count: int) -> PyTree:
     Returns:
       Stacked updates of `count` rows; every leaf keeps its dtype. Cost: O(count n d).
 
+    Raises:
+      ValueError: the leaves disagree on n.
+
     Example:
       >>> import jax.numpy as jnp
       >>> group_means(jnp.array([[1.0], [3.0], [7.0]]), jnp.array([0, 0, 1]), 2)
@@ -521,24 +563,7 @@ def widened(updates: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: _kernels.wide(jnp.asarray(leaf)), updates)
 
 
-def mean_of(updates: PyTree, selected: jax.Array) -> PyTree:
-    """Average of the selected workers' updates.
-
-    What the others sent is not looked at. NaN where nobody is selected.
-
-    Args:
-      updates: stacked updates; every leaf has shape `[n, ...]`.
-      selected: `bool[n]`, may be traced.
-
-    Returns:
-      One update; every leaf has shape `[...]` and keeps its dtype. Cost: O(nd).
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> mean_of(jnp.array([[1.0], [jnp.inf], [4.0]]), jnp.array([True, False, True]))
-      Array([2.5], dtype=float32)
-    """
-    return weighted_mean(updates, jnp.asarray(selected).astype(jnp.float32))
+# --- workers and coordinates -------------------------------------------------------------------
 
 
 def take(updates: PyTree, indices: Any) -> PyTree:
@@ -549,7 +574,10 @@ def take(updates: PyTree, indices: Any) -> PyTree:
       indices: an int gives one update, `int[k]` gives k stacked updates; may be traced.
 
     Returns:
-      The tree with `[n, ...]` replaced by `[...]` or `[k, ...]`.
+      The tree with `[n, ...]` replaced by `[...]` or `[k, ...]`. Cost: O(kd).
+
+    Raises:
+      ValueError: the leaves disagree on n.
 
     Example:
       >>> import jax.numpy as jnp
@@ -572,6 +600,9 @@ def num_coordinates(updates: PyTree, *, axis_name: str | None = None) -> int:
     Returns:
       d, a Python int.
 
+    Raises:
+      ValueError: the leaves disagree on n.
+
     Example:
       >>> import jax.numpy as jnp
       >>> num_coordinates({"w": jnp.zeros((5, 3, 2)), "b": jnp.zeros((5, 2))})
@@ -579,10 +610,23 @@ def num_coordinates(updates: PyTree, *, axis_name: str | None = None) -> int:
     """
     n = num_workers(updates)
     here = sum(leaf.size // n for leaf in jax.tree.leaves(updates))
-    return here * (1 if axis_name is None else _devices(axis_name))
+    return here * (1 if axis_name is None else num_devices(axis_name))
 
 
-def _devices(axis_name: str) -> int:
+def num_devices(axis_name: Any) -> int:
+    """The number P of devices along a mesh axis, or along several.
+
+    Args:
+      axis_name: the axis, or a tuple of axes, of `jax.shard_map`, `jax.pmap` or `jax.vmap`.
+
+    Returns:
+      P, a Python int.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> jax.vmap(lambda x: x / num_devices("workers"), axis_name="workers")(jnp.ones(4))
+      Array([0.25, 0.25, 0.25, 0.25], dtype=float32)
+    """
     return lax.psum(1, axis_name)
 
 
@@ -599,7 +643,10 @@ def sample(
         draws its share of the count, rounded up, among its own.
 
     Returns:
-      `[n, count]`, at least float32.
+      `[n, count]`, at least float32. Cost: O(n count) for each leaf.
+
+    Raises:
+      ValueError: the leaves disagree on n.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -608,7 +655,7 @@ def sample(
     """
     if axis_name is not None:
         key = jax.random.fold_in(key, lax.axis_index(axis_name))
-        count = -(-count // _devices(axis_name))
+        count = -(-count // num_devices(axis_name))
     n, d = num_workers(updates), num_coordinates(updates)
     places = _distinct(key, min(count, d), d)
     with jax.numpy_dtype_promotion("standard"):

@@ -308,6 +308,42 @@ def test_memory_of_slices():
         close(one, other)
 
 
+def test_extra_arguments_of_all_kinds():
+    """An update and a function of one are cut; a number, of a shape that an update has, is not."""
+
+    def make(rule, **given):
+        return functools.partial(byzjax.aggregate, rule, **given)
+
+    def scaled(updates, value, *, axis_name=None):
+        del axis_name
+        return jax.tree.map(lambda leaf: value * leaf[0], updates)
+
+    def of_a_function(updates, norm, *, axis_name=None):
+        del axis_name
+        return byzjax.stacked.take(updates, jnp.argmin(jax.vmap(norm)(updates)))
+
+    def norm(update):
+        return sum(jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(update) if leaf.size)
+
+    makes = [make(byzjax.fl_trust), make(scaled), make(of_a_function)]
+    rows, extra = updates(), {"trusted": first(updates(seed=4)), "norm": norm, "value": 3.0}
+    names = {"axis_name": "workers", "data": ("trusted", "norm")}
+
+    def run(transformations, rows, **extra):
+        return [tx.update(rows, tx.init(first(updates())), **extra)[0] for tx in transformations]
+
+    across = [byzjax.across_devices(make, **names) for make in makes]
+    out = jax.jit(on_devices(lambda rows: run(across, first(rows), **extra)))(rows)
+    for one, other in zip(out, run([make() for make in makes], rows, **extra), strict=True):
+        close(one, other)
+    scalar = byzjax.across_devices(make(scaled), "workers", data="trusted")
+    step = on_devices(lambda x: scalar.update(x[0], scalar.init(x[0]), value=3.0)[0])
+    np.testing.assert_array_equal(step(jnp.arange(2.0, 2 + N)), 6.0)
+    wrong = on_devices(lambda rows: run(across, first(rows), **(extra | {"trusted": 1.0})))
+    with pytest.raises(ValueError, match=r"^trusted has the shapes \(\), but one update has"):
+        jax.eval_shape(wrong, rows)
+
+
 # --- what it costs -------------------------------------------------------------------------------
 
 HLO = """
@@ -367,7 +403,7 @@ def test_a_device_sends_as_much_as_for_a_mean(name):
         assert numbers == ({} if name == "median" else {"all-reduce": 2 * 7 / 8 * N**2})
 
 
-@pytest.mark.parametrize(("mix", "times"), [(None, 2), (MIXINGS["clip_norms"], 4)])
+@pytest.mark.parametrize(("mix", "times"), [(None, 2), (MIXINGS["clip_norms"], 3)])
 def test_a_loss_of_whole_updates_is_evaluated_where_they_are_sent(mix, times):
     """Each device evaluates the loss of its own worker's; a mixed row has to be sent for it."""
     d, losses = 4000, []
@@ -389,6 +425,49 @@ def test_a_loss_of_whole_updates_is_evaluated_where_they_are_sent(mix, times):
     assert set(losses) == {(d,)}
     whole = rows if mix is None else mix(rows)
     close(program(rows), byzjax.zeno(whole, jnp.ones(d), loss, **given))
+
+
+def peaks(updates, height):
+    """Of whole rows alone: their slices have others."""
+    return height * jnp.max(jnp.abs(updates), axis=1)
+
+
+@byzjax.of_each_row(peak=peaks)
+def of_lowest_peak(updates, *, height=2.0, peak=None, axis_name=None):
+    del axis_name
+    peak = peaks(updates, height) if peak is None else peak
+    return byzjax.stacked.take(updates, jnp.argmin(peak))
+
+
+@pytest.mark.parametrize("mix", [None, *(MIXINGS[name] for name in ("clip_norms", "bucketing"))])
+def test_a_rule_of_ones_own_may_need_whole_rows(mix):
+    rows = jax.random.normal(jax.random.key(0), (N, 41)).at[0].set(9.0)
+
+    def step(rows, rule=of_lowest_peak, **given):
+        return byzjax.all_aggregate(rule, rows[0], "workers", mix=mix, **given)
+
+    def bound_before(rows):
+        rule = functools.partial(of_lowest_peak, height=-1.0)
+        return step(rows, rule=jax.jit(rule, static_argnames="axis_name"))
+
+    whole = rows if mix is None else mix(rows)
+    close(jax.jit(on_devices(step))(rows), of_lowest_peak(whole))
+    close(jax.jit(on_devices(bound_before))(rows), of_lowest_peak(whole, height=-1.0))
+    given = functools.partial(step, peak=jnp.arange(len(whole)))
+    close(jax.jit(on_devices(given))(rows), whole[0])
+
+
+@pytest.mark.parametrize(
+    ("rule", "function", "words"),
+    [
+        (byzjax.median, peaks, "median needs a keyword-only parameter peak=None."),
+        (lambda x, *, peak: x, peaks, "<lambda> needs a keyword-only parameter peak=None."),
+        (lambda x, *, peak=None: x, peaks, "peaks takes height, which <lambda> does not."),
+    ],
+)
+def test_what_a_rule_cannot_declare(rule, function, words):
+    with pytest.raises(TypeError, match=f"^of_each_row: {words}$"):
+        byzjax.of_each_row(peak=function)(rule)
 
 
 def test_losses_that_are_known_already():

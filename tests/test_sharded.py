@@ -102,6 +102,26 @@ def test_all_rules_on_shards_equal_the_whole():
     check([case for case in CASES if case.rule is not byzjax.zeno], None)
 
 
+def test_leaves_that_are_empty_scalar_or_of_bfloat16():
+    mesh = mesh_of(data=2, model=4)
+    layouts = {"empty": ((0, 8), P(None, "model")), "scalar": ((), P()), "low": ((4, 3), P("data"))}
+    rng = np.random.default_rng(0)
+    rows = {name: jnp.asarray(rng.normal(size=(N, *shape))) for name, (shape, _) in layouts.items()}
+    rows["low"] = rows["low"].astype(jnp.bfloat16)
+    specs = {name: NamedSharding(mesh, spec) for name, (_, spec) in layouts.items()}
+    rules = {
+        (rule, workers): functools.partial(byzjax.sharded(rule, specs, workers=workers), f=F)
+        for rule in (byzjax.trimmed_mean, byzjax.krum)
+        for workers in (None, "data")
+    }
+    found = jax.jit(lambda rows: [rule(rows) for rule in rules.values()])(rows)
+    for (rule, _), out in zip(rules, found, strict=True):
+        expected = rule(rows, f=F)
+        jax.tree.map(np.testing.assert_array_equal, out, expected)
+        for name in layouts:
+            assert (out[name].shape, out[name].dtype) == (layouts[name][0], rows[name].dtype)
+
+
 def test_in_a_chain_behind_a_mixing():
     mixing = functools.partial(byzjax.nearest_neighbors, f=F)
     rule = byzjax.sharded(byzjax.centered_clip, shardings(), mix=mixing)
@@ -195,6 +215,11 @@ def zeno_on_shards():
     rule(updates(), params, loss, f=F, learning_rate=0.1, rho=0.0)
 
 
+@byzjax.of_each_row(peak=lambda updates: updates["a"].max())
+def of_whole_rows(updates, *, peak=None, axis_name=None):
+    raise AssertionError
+
+
 ERRORS = {
     "sharded: <lambda> has no parameter axis_name, so it would take a device's slice": lambda: (
         byzjax.sharded(lambda updates: updates, shardings())
@@ -215,6 +240,9 @@ ERRORS = {
         byzjax.median, shardings()
     )([jnp.zeros((N, 8))]),
     "sharded: data are a function of a whole update, which no device holds.": zeno_on_shards,
+    "sharded: of_whole_rows needs peak=..., since no device has whole rows.": lambda: (
+        byzjax.sharded(of_whole_rows, shardings())(updates())
+    ),
     "krum needs n >= 2f + 3; got n=8, f=3.": lambda: jax.eval_shape(
         functools.partial(byzjax.sharded(byzjax.krum, shardings()), f=3), updates()
     ),

@@ -272,6 +272,28 @@ def test_liars_close_together_far_away(n, d, near):
     np.testing.assert_allclose(pairs, exact, rtol=1e-4)
 
 
+def test_several_matrices_at_once_go_by_differences():
+    """A conditional under `vmap` would compute products and differences."""
+    x = np.random.default_rng(0).normal(size=(2, 48, 3000)).astype(np.float32)
+    x[0, [2, 3, 7]] = 1e3 * x[0, 2]
+
+    def weighted(x):
+        pairs = stacked.pairwise_squared_distances(x)
+        return jnp.sum(pairs[0] / (1 + pairs[1])), pairs
+
+    slope_and_pairs = jax.grad(weighted, has_aux=True)
+    slopes, pairs = jax.jit(jax.vmap(slope_and_pairs))(x)
+    for one, slope, found in zip(x, slopes, pairs):
+        close(found, exact_pairs(one), rtol=5e-6)
+        close(slope, jax.jit(slope_and_pairs)(one)[0], rtol=1e-4, atol=1e-6)
+
+    def products(function, x):
+        return jax.jit(function).lower(x).as_text().count("dot_general")
+
+    assert products(jax.vmap(stacked.pairwise_squared_distances), x) == 0
+    assert products(stacked.pairwise_squared_distances, x[0]) > 0
+
+
 def test_short_floats_are_summed_in_float32():
     """3000 ones: bfloat16 would stop counting at 256, float16 at 2048; squares of 300 overflow."""
     for dtype in (jnp.bfloat16, jnp.float16):

@@ -12,11 +12,14 @@ import byzjax
 from byzjax import attacks, scores, stacked, theory
 from byzjax.facts import FACTS, Facts
 from byzjax.testing import check_attack, check_rule
+from byzjax.testing._clauses import clause
+from byzjax.testing._corners import check_corners
 from tests import oracles
 from tests.rule_cases import CASES
 
 EVERY = ("permutes", "shifts", "scales", "repeats")
 FORMS = ("derivatives", "jit", "trees and dtypes", "strict promotion", "lowers")
+CORNERS = ("mean", "median", "trimmed_mean", "comparative_elimination", "medoid", "zeno")
 SOME = ("huber", "spectral_filter", "nearest_to_pivot")
 
 
@@ -30,8 +33,8 @@ def test_a_rule_that_keeps_its_contract():
     held = check_rule(
         byzjax.aksel, FACTS["aksel"], kappa=kappa, loop=oracles.aksel, sizes=[(12, 5)]
     )
-    last = ("stands in a chain", "coordinates sliced over 8 devices", "errors")
-    assert held == (*EVERY, "promise: bounded", "equals its loop", *FORMS, *last)
+    last = ("stands in a chain", "coordinates sliced over 8 devices", "small corners, n=1, f=0")
+    assert held == (*EVERY, "promise: bounded", "equals its loop", *FORMS, *last, "errors")
 
 
 @pytest.mark.slow
@@ -54,6 +57,33 @@ def test_rules_of_the_library(case):
         **case.hyper(n, f),
     )
     assert f"promise: {facts.promise}" in held
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case.id, marks=[] if case.id in CORNERS else pytest.mark.slow)
+        for case in CASES
+    ],
+)
+def test_small_corners_of_the_library(case):
+    held = check_corners(
+        functools.partial(clause, case.id), case, case.facts, np.random.default_rng(0), 1e-5
+    )
+    assert held == [f"small corners, n={3 if case.least(0) == 3 else 1}, f=0"]
+
+
+def test_hyperparameters_may_need_more_workers():
+    rule = functools.partial(for_many, at_least=4)
+    held = check_rule(rule, FACTS["trimmed_mean"], sizes=[(5, 1)])
+    assert "small corners, n=5, f=0" in held
+
+
+def for_many(updates, *, f, at_least=1):
+    n, f = byzjax.enough_workers("for_many", updates, f, needs=(2, 1))
+    if n < at_least:
+        raise ValueError(f"for_many needs n >= {at_least}; got n={n}.")
+    return byzjax.trimmed_mean(updates, f=f)
 
 
 def first(updates):
@@ -117,8 +147,28 @@ def careless(updates, *, f):
     return byzjax.trimmed_mean(updates, f=min(f, (stacked.num_workers(updates) - 1) // 2))
 
 
+def divides_by_f(updates, *, f):
+    return jax.tree.map(lambda leaf: leaf * (f / f), byzjax.trimmed_mean(updates, f=f))
+
+
+def of_no_window(updates, *, f):
+    """x[f:-f] is empty for f = 0."""
+    cut = jax.tree.map(lambda leaf: leaf[f:-f].mean(axis=0), updates)
+    return byzjax.trimmed_mean(updates, f=f) if f else cut
+
+
+def by_the_largest(updates):
+    """Of an empty leaf there is none."""
+
+    def one(leaf):
+        largest = jnp.max(jnp.abs(leaf))
+        return byzjax.median(leaf / largest) * largest
+
+    return jax.tree.map(one, updates)
+
+
 @pytest.mark.parametrize(
-    ("rule", "facts", "clause"),
+    ("rule", "facts", "words"),
     [
         (byzjax.mean, claims("finite"), "promise 'finite', n=5, f=1: it is not finite, after"),
         (doubled, claims(shifts=False, repeats=False), "it is not within the honest range"),
@@ -133,12 +183,15 @@ def careless(updates, *, f):
         (one_at_a_time, claims("none"), "a tree gives what its flat vector gives"),
         (over_numpy, claims(), "under jit and vmap"),
         (deaf, claims("none"), "coordinates sliced over 8 devices"),
+        (divides_by_f, claims(takes_f=True), "one coordinate, n=1, f=0: ZeroDivisionError"),
+        (of_no_window, claims(takes_f=True), r"one coordinate, n=1, f=0: \[nan\] instead of"),
+        (by_the_largest, claims("none"), "an empty and a scalar leaf, n=1, f=0: ValueError"),
         (careless, claims(takes_f=True), "errors: 2 updates with f=1 do not raise ValueError"),
     ],
 )
-def test_a_broken_rule_is_found(rule, facts, clause):
+def test_a_broken_rule_is_found(rule, facts, words):
     name = rule.__name__
-    with pytest.raises(AssertionError, match=f"^{name} breaks its contract, .*{clause}"):
+    with pytest.raises(AssertionError, match=f"^{name} breaks its contract, .*{words}"):
         check_rule(rule, facts, sizes=[(5, 1)])
 
 

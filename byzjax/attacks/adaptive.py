@@ -60,8 +60,8 @@ def strongest(
 
     First over a geometric grid from `low` to `high`, all its points at once; then, three times,
     over a few points around the best, ever closer to it and most of them above, since damage often
-    ends at the edge of a selection: `coarse + 12` calls of the rule in all. Opt-ALIE and Opt-IPM of
-    the literature are this for `little_is_enough` and `inner_product_manipulation`.
+    ends at the edge of a selection. Opt-ALIE and Opt-IPM of the literature are this for
+    `little_is_enough` and `inner_product_manipulation`. Cost: `coarse + 12` calls of the rule.
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
@@ -142,7 +142,8 @@ def gradient_attack(
     by side, and the most damaging rows ever seen are sent: never weaker than any of the starts.
     Steps go in turn along the gradient, along a random direction and straight away from the honest
     mean, since rules that select rows are flat between their edges; a kind of step is twice as long
-    after a success and half as long after a failure.
+    after a success and half as long after a failure. Cost: the rule once for each start, and the
+    rule with its derivative `steps` times for each of the `ascents + 2` that are climbed from.
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.

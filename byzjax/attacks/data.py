@@ -24,7 +24,7 @@ def flip_labels(
     r"""The liars' labels are wrong: turned round, drawn anew, or one class called another.
 
     $y \mapsto C - 1 - y$ (`"reverse"`); y uniform among the other C - 1 classes (`"random"`); the
-    target where y is the source (`"target"`), and everywhere if there is no source.
+    target where y is the source (`"target"`), and everywhere if there is no source. Cost: O(nb).
 
     Args:
       batch: the workers' batches, every leaf of shape `[n, b, ...]`.
@@ -92,7 +92,8 @@ def add_trigger(
     """A backdoor: a small bright square in the liars' images, and the label that it should give.
 
     The first images of each of the liars' batches get a square in the lower right corner. To
-    measure what the backdoor does, call it on test images with `share=1.0`.
+    measure what the backdoor does, call it on test images with `share=1.0`. Cost: a copy of the
+    images.
 
     Args:
       batch: the workers' batches; images `[n, b, height, width]` or with channels behind.

@@ -263,7 +263,7 @@ def stale(byzantine: jax.Array, *, delay: int = 1) -> optax.GradientTransformati
     r"""Workers that are slow: what they send is `delay` steps old.
 
     In the first steps it is what they computed first. A fault, not malice; it stands behind
-    `per_worker`. Memory: delay times the updates of all workers.
+    `per_worker`. Cost: O(nd), and delay times the updates of all workers of memory.
 
     Args:
       byzantine: `bool[n]`, who is slow; may be traced.

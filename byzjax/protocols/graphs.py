@@ -25,6 +25,10 @@ def complete(n: int) -> Graph:
     Returns:
       `bool[n, n]`, n (n - 1) / 2 edges.
 
+    Raises:
+      TypeError: n is not a Python int.
+      ValueError: it is too small.
+
     Example:
       >>> complete(3)
       ((False, True, True), (True, False, True), (True, True, False))
@@ -41,6 +45,10 @@ def ring(n: int) -> Graph:
 
     Returns:
       `bool[n, n]`, n edges.
+
+    Raises:
+      TypeError: n is not a Python int.
+      ValueError: it is too small.
 
     Example:
       >>> neighborhoods(ring(4))
@@ -59,6 +67,10 @@ def torus(rows: int, columns: int) -> Graph:
 
     Returns:
       `bool[n, n]` of n = rows columns nodes; every one has 4 neighbours.
+
+    Raises:
+      TypeError: an argument is not a Python int.
+      ValueError: one is too small.
 
     Example:
       >>> neighborhoods(torus(3, 3))[4]
@@ -81,6 +93,10 @@ def star(n: int) -> Graph:
 
     Returns:
       `bool[n, n]`, n - 1 edges.
+
+    Raises:
+      TypeError: n is not a Python int.
+      ValueError: it is too small.
 
     Example:
       >>> neighborhoods(star(4))
@@ -154,6 +170,8 @@ def erdos_renyi(n: int, probability: float, seed: int) -> Graph:
     Example:
       >>> erdos_renyi(5, 1.0, seed=0) == complete(5)
       True
+
+    Reference: Gilbert, Random Graphs, Annals of Mathematical Statistics 1959.
     """
     n, draw = static_int("n", n, at_least=1), random.Random(static_int("seed", seed))
     _probability(probability)
@@ -247,6 +265,10 @@ def dumbbell(clique: int, path: int) -> Graph:
 
     Returns:
       `bool[n, n]` of n = 2 clique + path nodes: a clique, the path, the other clique.
+
+    Raises:
+      TypeError: an argument is not a Python int.
+      ValueError: one is too small.
 
     Example:
       >>> neighborhoods(dumbbell(2, 1))

@@ -57,6 +57,8 @@ def parameter_server(
 
     A server that takes a step of $\gamma k$ along the mean of these is federated averaging.
 
+    Cost: k gradients of each worker, and what the stages cost; 2n messages of d numbers a step.
+
     Args:
       loss_fn: `loss_fn(params, batch, key=None) -> scalar`, of one worker's batch.
       rule: stacked updates -> one update, as `byzjax.aggregate(byzjax.aksel, f=f)`.
@@ -96,6 +98,9 @@ def parameter_server(
       >>> state, info = server.step(server.init(jnp.zeros(()), key), batch, key)
       >>> server.models(state)
       Array([2.], dtype=float32)
+
+    Reference: McMahan, Moore, Ramage, Hampson and Agüera y Arcas, Communication-Efficient Learning
+    of Deep Networks from Decentralized Data, AISTATS 2017 (arXiv:1602.05629), for local steps.
     """
     if workers_at_once is not None:
         workers_at_once = static_int("workers_at_once", workers_at_once, at_least=1)

@@ -13,7 +13,7 @@ def mean(updates: PyTree, *, axis_name: str | None = None) -> PyTree:
 
     $$ F(x_1, \dots, x_n) = \frac{1}{n} \sum_{i=1}^{n} x_i $$
 
-    Requirement: n >= 1. Breakdown: one liar moves it anywhere. Cost: O(nd).
+    Requirement: n >= 1. Breakdown: one liar moves it anywhere. Promise: none. Cost: O(nd).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.

@@ -131,8 +131,9 @@ def spectral_filter(
     of the sampled coordinates and are exact. Rows that are not finite, in any coordinate, are
     dropped first and not counted in mu.
 
-    Requirement: n >= 2f + 1 and c f < n. Promise: finite, no more: two liars in two directions, one
+    Requirement: n >= 2f + 1 and c f < n. Breakdown: none proved; two liars in two directions, one
     of them farther off than the other, carry it away, since only the top direction is looked at.
+    Promise: finite, no more.
     Cost: O(nd) to look for what is not finite, O(n^2 b) for each sample of b coordinates.
 
     Args:

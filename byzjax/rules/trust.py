@@ -9,6 +9,7 @@ from jax import lax
 from byzjax import stacked
 from byzjax._checks import enough_workers
 from byzjax._kernels import root
+from byzjax._signature import of_each_row
 from byzjax.rules._select import mean_of_lowest
 from byzjax.stacked import PyTree
 
@@ -60,6 +61,44 @@ def fl_trust(updates: PyTree, trusted: PyTree, *, axis_name: str | None = None) 
     return stacked.weighted_sum(updates, weights)
 
 
+def loss_decreases(
+    updates: PyTree,
+    params: PyTree,
+    trusted_loss: Callable[[PyTree], jax.Array],
+    *,
+    learning_rate: float,
+) -> jax.Array:
+    """How much a step with each update lowers a loss, `L(w) - L(w - gamma x_i)`, without a slope.
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      params: w; every leaf has shape `[...]`.
+      trusted_loss: L, a function of the parameters alone.
+      learning_rate: gamma; may be traced.
+
+    Returns:
+      `[n]`. Cost: n + 1 evaluations of the loss.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> updates, loss = jnp.array([[1.0], [-9.0]]), lambda w: jnp.sum(w**2)
+      >>> loss_decreases(updates, jnp.array([1.0]), loss, learning_rate=0.5)
+      Array([  0.75, -29.25], dtype=float32)
+    """
+    updates, params = lax.stop_gradient((updates, params))
+
+    def moved(update: PyTree) -> PyTree:
+        def step(w, x):
+            w = jnp.asarray(w)
+            return w - (jnp.asarray(learning_rate, x.dtype) * x).astype(w.dtype)
+
+        return jax.tree.map(step, params, update)
+
+    losses = jax.vmap(lambda update: trusted_loss(moved(update)))(updates)
+    return lax.stop_gradient(trusted_loss(params) - losses)
+
+
+@of_each_row(decreases=loss_decreases)
 def zeno(
     updates: PyTree,
     params: PyTree,
@@ -122,40 +161,3 @@ def zeno(
     costs = jnp.asarray(rho, norms.dtype) * norms - jnp.asarray(decreases).astype(norms.dtype)
     costs = jnp.where(jnp.isfinite(costs), costs, jnp.inf)
     return mean_of_lowest(updates, costs, n - f)
-
-
-def loss_decreases(
-    updates: PyTree,
-    params: PyTree,
-    trusted_loss: Callable[[PyTree], jax.Array],
-    *,
-    learning_rate: float,
-) -> jax.Array:
-    """How much a step with each update lowers a loss, `L(w) - L(w - gamma x_i)`, without a slope.
-
-    Args:
-      updates: stacked updates; every leaf has shape `[n, ...]`.
-      params: w; every leaf has shape `[...]`.
-      trusted_loss: L, a function of the parameters alone.
-      learning_rate: gamma; may be traced.
-
-    Returns:
-      `[n]`. Cost: n + 1 evaluations of the loss.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> updates, loss = jnp.array([[1.0], [-9.0]]), lambda w: jnp.sum(w**2)
-      >>> loss_decreases(updates, jnp.array([1.0]), loss, learning_rate=0.5)
-      Array([  0.75, -29.25], dtype=float32)
-    """
-    updates, params = lax.stop_gradient((updates, params))
-
-    def moved(update: PyTree) -> PyTree:
-        def step(w, x):
-            w = jnp.asarray(w)
-            return w - (jnp.asarray(learning_rate, x.dtype) * x).astype(w.dtype)
-
-        return jax.tree.map(step, params, update)
-
-    losses = jax.vmap(lambda update: trusted_loss(moved(update)))(updates)
-    return lax.stop_gradient(trusted_loss(params) - losses)

@@ -15,6 +15,7 @@ from byzjax import transforms
 from byzjax._signature import name_of
 from byzjax.facts import Facts, inequality
 from byzjax.testing._clauses import PLATFORMS, clause, close, text
+from byzjax.testing._corners import check_corners
 from byzjax.testing.rows import DIM, attacked, broken_promise, grid
 
 _STEP = 2.0**-10  # of differences, in float32
@@ -41,8 +42,10 @@ def check_rule(
     $$ F(x_{\pi}) = F(x), \qquad F(x + v) = F(x) + v, \qquad F(c\,x) = c\,F(x), \qquad
        F(y, \dots, y) = y $$
 
-    and the promise, against all of `lies` wherever the liars stand. A rule that takes data besides
-    the updates is wrapped in a function that gives it.
+    and the promise, against all of `lies` wherever the liars stand. Without a fault it has to take
+    the fewest workers that the facts allow (as many as in the last size, if its hyperparameters
+    need more), and leaves that are small, empty or of bfloat16. A rule that takes data besides the
+    updates is wrapped in a function that gives it.
 
     Args:
       rule: `rule(updates, *, f, axis_name=None, **hyperparameters) -> update`; without `f` if the
@@ -98,6 +101,8 @@ def check_rule(
         )
     tried = list(dict.fromkeys(found))
     tried += _check_forms(clause_of, rule, call, *sizes[-1], rng, eps)
+    otherwise = sizes[-1][0] if hyperparameters or getattr(rule, "keywords", None) else None
+    tried += check_corners(clause_of, call, facts, rng, eps, otherwise)
     if facts.takes_f:
         with clause_of("errors"):
             _check_errors(name, call, facts)
