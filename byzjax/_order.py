@@ -42,7 +42,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from byzjax._kernels import sum_dtype, varying_as, wall
+from byzjax._kernels import BLOCKED, LANES, row_squares, sum_dtype, varying_as, wall
 
 NETWORK_MAX = 128
 NEAREST_NETWORK_MAX = 104
@@ -88,6 +88,62 @@ def mean_around_median(x: jax.Array, k: int) -> jax.Array:
 def mean_around_trimmed_mean(x: jax.Array, k: int, f: int) -> jax.Array:
     """Mean per coordinate of the k values nearest to their trimmed mean, after one sort."""
     return _mean_around(x, k, f, x.shape[0] - 2 * f)
+
+
+def squares_to_median(x: jax.Array) -> jax.Array:
+    """`sum_c (x_ic - M_c)^2` of the rows of `x: [n, c]` about their median M, as [n]."""
+    if x.shape[0] > NETWORK_MAX or x.shape[1] < BLOCKED:
+        return _plain_squares_to_median(x)
+    return lax.platform_dependent(
+        x, cpu=_blocked_squares_to_median, default=_plain_squares_to_median
+    )
+
+
+def _plain_squares_to_median(x: jax.Array) -> jax.Array:
+    return row_squares(x, median(x))
+
+
+def _blocked_squares_to_median(x: jax.Array) -> jax.Array:
+    """Block by block, so that the second reading of a block is from the cache.
+
+    n = 25, d = 1e6, 2 CPU cores: 4.5 ms instead of 6.9, where `w @ x` takes 1.8; n = 64: 15 and 24.
+    The columns that are left are sorted: a network of their own would be compiled for them, and a
+    last block that overlaps, behind a mask, cost half a millisecond.
+    """
+    (n, c), dtype = x.shape, sum_dtype(x.dtype)
+    start, width = (n - 1) // 2, 2 - n % 2
+    parts = min(8, 2**18 // LANES // n + 1)  # whose rows a core's cache holds
+    blocks, lanes = _even_blocks(c, parts)
+    size = parts * lanes
+
+    def add(b: jax.Array, total: jax.Array) -> jax.Array:
+        begin = b * size
+        rows = [lax.dynamic_slice(x, (i, begin), (1, size))[0] for i in range(n)]
+        center = wall(mean_by_network(rows, start, width)).astype(dtype)
+        for first in range(0, size, lanes):
+            part = lax.dynamic_slice(x, (0, begin + first), (n, lanes)).astype(dtype)
+            total = total + jnp.square(part - center[None, first : first + lanes])
+        return total
+
+    zero = varying_as(x, jnp.zeros((n, lanes), dtype))
+    total = jnp.sum(lax.fori_loop(0, blocks, add, zero), axis=1)
+    rest = x[:, blocks * size :]
+    if rest.shape[1]:
+        middle = jnp.sort(_to_key(rest), axis=0)[start : start + width]
+        center = _mean(list(_from_key(middle, x.dtype)), x.dtype).astype(dtype)
+        total = total + jnp.sum(jnp.square(rest.astype(dtype) - center[None]), axis=1)
+    return total
+
+
+@functools.cache
+def _even_blocks(c: int, parts: int) -> tuple[int, int]:
+    """(blocks, lanes) of blocks of `parts * lanes` columns such that few of c are left.
+
+    Somewhat more than `LANES`, a multiple of 8: n = 64 took 21 ms with 1,344 lanes, 15 with 2,048.
+    """
+    most = c // (parts * LANES)
+    ways = [(b, c // (parts * b) // 8 * 8) for b in range(max(1, most * 7 // 10), most + 1)]
+    return min(ways, key=lambda way: c - parts * way[0] * way[1])
 
 
 # --- keys: integers in the order of the floats -----------------------------------------------

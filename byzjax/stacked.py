@@ -203,6 +203,28 @@ def _finish(parts: list[jax.Array], axis_name: str | None) -> jax.Array:
     return jnp.where(jnp.isnan(total), jnp.inf, total)
 
 
+def rowwise(
+    fn: Callable[[jax.Array], jax.Array], updates: PyTree, *, axis_name: str | None = None
+) -> jax.Array:
+    """Adds up over all coordinates what a function finds of each worker's row.
+
+    Args:
+      fn: maps a matrix `[n, c]` to `[n]`, a sum over its columns.
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      axis_name: mesh axis over which the coordinates are sliced, if they are.
+
+    Returns:
+      `[n]`, at least float32; +inf where it is NaN.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> updates = {"a": jnp.array([[1.0], [2.0]]), "b": jnp.array([[3.0, 4.0], [5.0, 6.0]])}
+      >>> rowwise(lambda x: jnp.sum(x, axis=1), updates)
+      Array([ 8., 13.], dtype=float32)
+    """
+    return _finish([fn(matrix) for matrix in columns(updates)], axis_name)
+
+
 def squared_norms(updates: PyTree, *, axis_name: str | None = None) -> jax.Array:
     """Squared Euclidean norm of each worker's update, `||x_i||^2`.
 

@@ -370,3 +370,22 @@ def test_the_middle_of_two_does_not_overflow(values):
     expected = np.mean(np.array(values, np.float64))
     for median in (byzjax.median, jax.jit(byzjax.median)):
         np.testing.assert_allclose(median(x), [expected], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("n", "c", "dtype"),
+    [(5, 2**16 + 3, "float32"), (12, 70_001, "float32"), (5, 2**16, "bfloat16")],
+)
+def test_squares_to_the_median_of_wide_matrices(n, c, dtype):
+    """In blocks and a rest; a row that is not finite is infinitely far, in the rest as well."""
+    rng = np.random.default_rng(n)
+    x = jnp.asarray(rng.normal(size=(n, c)) + 3, dtype)
+    x = x.at[1, 7].set(jnp.nan).at[2, c - 1].set(-jnp.inf)
+    out = np.asarray(jax.jit(_order.squares_to_median)(x), np.float64)
+    exact = np.asarray(x, np.float64)
+    exact[1, 7] = np.inf  # where NaN stands in the order
+    squares = ((exact - np.asarray(_order.median(x), np.float64)) ** 2).sum(axis=1)
+    finite = np.isfinite(squares)
+    assert finite.sum() == n - 2
+    np.testing.assert_allclose(out[finite], squares[finite], rtol=1e-5)
+    assert not np.isfinite(out[~finite]).any()

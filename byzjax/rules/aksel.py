@@ -1,6 +1,5 @@
 """Aksel: average the updates that are nearest to the coordinate-wise median."""
 
-import jax
 from jax import lax
 
 from byzjax import _order, stacked
@@ -55,13 +54,8 @@ def aksel(updates: PyTree, *, f: int, mode: str = "mid", axis_name: str | None =
     """
     n, f = enough_workers("aksel", updates, f)
     one_of("mode", mode, ("mid", "n-f", "radius"))
-    distances = _distances_to_median(updates, axis_name)
+    still = lax.stop_gradient(updates)
+    distances = stacked.rowwise(_order.squares_to_median, still, axis_name=axis_name)
     if mode == "radius":
         return mean_of_selected(updates, distances <= _order.median(distances), distances)
     return mean_of_lowest(updates, distances, (n + 1) // 2 if mode == "mid" else n - f)
-
-
-def _distances_to_median(updates: PyTree, axis_name: str | None) -> jax.Array:
-    still = lax.stop_gradient(updates)
-    center = stacked.coordinatewise(_order.median, still)
-    return stacked.squared_distances(still, center, axis_name=axis_name)
