@@ -316,7 +316,10 @@ def _heatmap(scene: _Scene) -> Drawing | None:
     by_s = {s: means[means.index.isin([0, s], level="s")].droplevel("s").unstack() for s in some}
     attacks = [a for a in ("none", *scene.attacks) if any(a in by_s[s].columns for s in some)]
     tables = {
-        f"s = {s} liars": by_s[s].reindex(index=list(scene.defences), columns=attacks) for s in some
+        f"s = {s} liars": by_s[s]
+        .reindex(index=list(scene.defences), columns=attacks)
+        .rename(columns={"none": "none (s = 0)"})
+        for s in some
     }
     figure = panels.tables(tables, fmt=".1f")
     panels.head(figure, f"{scene.title}: final test accuracy (%), {_spans(scene, 'mean of')}")
@@ -349,7 +352,9 @@ def _setting_heatmaps(data: pd.DataFrame, grids: Sequence[Config]) -> dict[str, 
             ).reindex(index=faults, columns=partitions)
             for (rule, mixing), chosen in part.groupby(["rule", "mixing"], sort=False)
         }
-        figure = panels.tables(tables, fmt=".1f", ylabel="f", xlabel="partition")
+        mixings = part["mixing"].nunique()  # side by side, a rule's below each other's
+        most = mixings if 1 < mixings < len(tables) else None
+        figure = panels.tables(tables, fmt=".1f", most=most, ylabel="f", xlabel="partition")
         title = _title(setting, grids, without=("f",))
         panels.head(figure, f"{title}: final test accuracy (%) under the worst attack and s")
         caption = (

@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-_WIDTH = 15.0  # inches that a figure takes at most, if its panels allow it
+_WIDTH = 10.5  # inches at most, if the panels allow it: a page shows it small enough as it is
 _PALETTE = [sns.color_palette("colorblind")[i] for i in (0, 1, 2, 4, 9, 3, 7, 8, 5, 6)]
 _DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)))
 _MARKERS = "osD^vP*X"
@@ -82,15 +82,15 @@ def along(axes: Sequence[Any], found: dict[Any, pd.DataFrame], low: float, high:
     axes[0].set(xlim=(steps.min() - margin, steps.max() + margin), ylim=(low, high))
 
 
-def columns_for(count: int, width: float) -> int:
+def columns_for(count: int, width: float, beside: float = 0.0) -> int:
     """How many panels stand side by side: as many as fit, in lines of equal length."""
-    lines = -(-count // max(1, int(_WIDTH / width)))
+    lines = -(-count // max(1, int((_WIDTH - beside) / width)))
     return -(-count // lines)
 
 
 def fitted(count: int) -> tuple[int, float]:
     """Columns for so many panels of curves, and the width of each in inches."""
-    columns = columns_for(count, 2.8)
+    columns = columns_for(count, 2.6)
     return columns, min(3.6, _WIDTH / columns)
 
 
@@ -123,7 +123,7 @@ def name(ax: Any, name: str, width: float, more: str = "") -> None:
 
 def head(figure: Figure, text: str) -> None:
     """The title of a figure."""
-    width = max(20, int(8.5 * figure.get_figwidth()))
+    width = max(20, int(9.5 * figure.get_figwidth()))
     figure.suptitle("\n".join(textwrap.wrap(text, width)), fontsize=13)
 
 
@@ -167,14 +167,30 @@ def line(ax: Any, found: pd.DataFrame, look: Look, scale: float = 1.0) -> None:
     ax.fill_between(steps, low, high, color=look.color, alpha=0.15, linewidth=0)
 
 
-def tables(tables: dict[str, pd.DataFrame], fmt: str, **labels: str) -> Figure:
-    """Accuracies as coloured tables, one panel each, all with the same lines and columns."""
-    lines, names = next(iter(tables.values())).shape
-    width, height = max(1.4, 0.62 * names) + 0.2, max(0.8, 0.36 * lines) + 0.55
+def tables(
+    tables: dict[str, pd.DataFrame], fmt: str, most: int | None = None, **labels: str
+) -> Figure:
+    """Accuracies as coloured tables, one panel each, all with the same lines and columns.
+
+    Args:
+      tables: by title. What has more columns than a page has room for is turned.
+      fmt: of a number.
+      most: panels side by side; None for as many as fit.
+      **labels: `xlabel` and `ylabel`.
+
+    Returns:
+      The figure.
+    """
+    if 0.62 * next(iter(tables.values())).shape[1] > 0.7 * _WIDTH:
+        tables = {title: table.T for title, table in tables.items()}
+        labels = {"xlabel": labels.get("ylabel", ""), "ylabel": labels.get("xlabel", "")}
     first = next(iter(tables.values()))
-    columns = columns_for(len(tables), width)
-    rows = -(-len(tables) // columns)
+    lines, names = first.shape
+    width, height = max(1.4, 0.62 * names) + 0.2, max(0.8, 0.36 * lines) + 0.55
     left = 0.075 * max(len(str(name)) for name in first.index) + 0.3
+    columns = columns_for(len(tables), width, left + 1.2)
+    columns = columns if most is None else min(columns, most)
+    rows = -(-len(tables) // columns)
     under = 0.5 + 0.06 * min(30, max(len(str(name)) for name in first.columns))
     size = (max(6.5, width * columns + left + 1.2), height * rows + under + 0.6)
     figure = Figure(figsize=size, layout="constrained")
