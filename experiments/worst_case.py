@@ -346,7 +346,7 @@ def write(config: WorstCase, table: pd.DataFrame) -> list[pathlib.Path]:
     for (kind, n, d, at), part in table.groupby(["data", "n", "d", "at"], sort=False):
         path = folder / f"{kind}-{n}x{d}-{at}.png"
         half = "" if at == "limit" else "half "
-        heatmap(part, f"{kind}, n = {n}, d = {d}, f at {half}the limit").savefig(path, dpi=110)
+        heatmap(part, f"{kind}, n = {n}, d = {d}, f at {half}the limit").savefig(path, dpi=130)
         paths.append(path)
     return paths
 
@@ -377,10 +377,10 @@ def summary(table: pd.DataFrame) -> str:
 
 
 def heatmap(part: pd.DataFrame, title: str) -> Figure:
-    """Rules against attacks; colour by the logarithm, the number in every cell, grey for none."""
-    wide = part.pivot(index="rule", columns="attack", values="damage")
-    wide = wide.loc[part["rule"].unique(), part["attack"].unique()]
-    figure = Figure(figsize=(0.6 * wide.shape[1] + 4, 0.36 * wide.shape[0] + 3), layout="tight")
+    """Attacks against rules; colour by the logarithm, the number in every cell, grey for none."""
+    wide = part.pivot(index="attack", columns="rule", values="damage")
+    wide = wide.loc[part["attack"].unique(), part["rule"].unique()]
+    figure = Figure(figsize=(0.34 * wide.shape[1] + 2.5, 0.24 * wide.shape[0] + 2), layout="tight")
     axes = figure.subplots()
     sns.heatmap(
         np.log10(wide.clip(0.1, 1000)),  # what is unbounded has the darkest colour
@@ -390,8 +390,8 @@ def heatmap(part: pd.DataFrame, title: str) -> Figure:
         cmap="rocket_r",
         vmin=-1,
         vmax=3,
-        annot_kws={"size": 7},
-        cbar_kws={"label": "log10 of the damage", "pad": 0.01},
+        annot_kws={"size": 6.5},
+        cbar_kws={"label": "log10 of the damage", "pad": 0.01, "fraction": 0.03},
     )
     axes.set_facecolor("0.9")
     axes.set(title=f"Damage in errors of the honest mean: {title}", xlabel="", ylabel="")
@@ -405,7 +405,9 @@ def _label(value: float) -> str:
         return "∞"
     if value < 1e-3:
         return "0"
-    return f"{value:.2g}" if value < 1000 else f"{value:.0e}".replace("e+", "e")
+    if value >= 1000:
+        return f"{value:.0e}".replace("e+", "e").replace("e0", "e")
+    return f"{value:.0f}" if value >= 100 else f"{value:.2g}"
 
 
 def main(arguments: list[str]) -> int:
