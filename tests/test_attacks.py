@@ -208,7 +208,7 @@ CASES = [
     Case("inf", attacks.non_finite, oracles.non_finite, {"value": -math.inf}, finite=False),
     Case("gaussian", attacks.gaussian, None, takes_key=True),
 ]
-SIZES = [(11, 3), (12, 1), (25, 11)]  # n, and how many lie
+SIZES = [(12, 4), (12, 1), (25, 11)]  # n, and how many lie
 FIRST = [SIZES[0], *[pytest.param(*size, marks=[pytest.mark.slow]) for size in SIZES[1:]]]
 
 
@@ -265,8 +265,8 @@ def test_honest_rows_are_bitwise_unchanged(case, n, s):
 
 @over_cases()
 def test_no_liar_no_change(case):
-    x, _ = drawn(2, 11, 0)
-    out = compiled(case)(x, np.zeros(11, bool), jax.random.key(0))
+    x, _ = drawn(2, 12, 0)
+    out = compiled(case)(x, np.zeros(12, bool), jax.random.key(0))
     assert bits(out) == bits(x)
 
 
@@ -292,7 +292,7 @@ def test_the_mask_may_be_traced_and_mapped(case):
 @over_cases(lambda case: not case.reads_own)
 def test_what_the_liars_held_does_not_matter(case):
     """Only the honest rows are read, but by what says otherwise."""
-    x, byzantine = drawn(4, 11, 3)
+    x, byzantine = drawn(4, 12, 4)
     broken = np.where(byzantine[:, None], np.nan, x)
     run = compiled(case)
     assert bits(run(broken, byzantine, jax.random.key(0))) == bits(
@@ -303,7 +303,7 @@ def test_what_the_liars_held_does_not_matter(case):
 @over_cases(lambda case: case.finite and case.id != "alie")  # its z would be infinite
 @pytest.mark.parametrize("honest", [1, 2])
 def test_few_honest_workers(case, honest):
-    x, byzantine = drawn(5, 11, 11 - honest)
+    x, byzantine = drawn(5, 12, 12 - honest)
     assert np.isfinite(compiled(case)(x, byzantine, jax.random.key(0))).all()
 
 

@@ -63,16 +63,17 @@ def sequence(rng, lie=None, liars=2, n=N, steps=STEPS):
     return np.asarray(x, np.float32)
 
 
-def run(tx, x, params, each=lambda a: a):
-    """All outputs, from one scan."""
+@functools.partial(jax.jit, static_argnums=0)
+def run(tx, x, params):
+    """All outputs, from one scan, which is compiled once for each shape."""
 
     def step(state, inputs):
         updates, w = inputs
-        out, state = tx.update(each(updates), state, w)
+        out, state = tx.update(updates, state, w)
         return state, out
 
     state = tx.init(jax.tree.map(lambda w: w[0], params))
-    return jax.jit(lambda: jax.lax.scan(step, state, (x, params)))()
+    return jax.lax.scan(step, state, (x, params))
 
 
 LIES = {
