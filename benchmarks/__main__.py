@@ -35,7 +35,7 @@ WHY = """\
 * Krum beside PyTorch's Gram form: the products take most of its time, and XLA's of a wide matrix
   with itself, ours being block by block and about a centre, take as long as PyTorch's whole form,
   which cancels where rows are near to each other.
-* The nearest values of 105 to 128 workers take two sorting networks and a pass over the values: one
+* The nearest values of 97 to 128 workers take two sorting networks and a pass over the values: one
   network that holds all rows in order is not vectorised any more.
 * Order statistics of more than 128 workers: no sorting network compiles in time, and what is done
   instead looks at every value 32 times, in halves, on one core. More rows in a kernel, more columns

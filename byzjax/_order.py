@@ -26,11 +26,14 @@ takes to compile:
     512                  124 (0.9)     409
 
 The trimmed mean's network takes 3.4 s to compile at n = 128 and 16 s at n = 160: hence the limit.
-For a mean around a centre all rows are held in order, which the compiler is not up to beyond
-112 rows (the mean around the median, by network and by bisection):
 
-    n      96                112               116    120    124    128
-           5.3 (2.0), 68     7.9 (3.7), 90     141    207    605    1466, 89
+For a mean around a centre all rows are held in order, up to 96 of them. With more the loop
+may not be vectorised; two networks, for the centre and for the distance of the k-th nearest, and
+a pass over the values take their place (the mean around the median, k = n/2 and 3n/4, ms):
+
+    n      96          104          112          128
+           5.1, 5.2    90, 6.4      287, 185               in order
+                                    24, 24       31, 31    by distance
 """
 
 import functools
@@ -45,7 +48,7 @@ from jax import lax
 from byzjax._kernels import BLOCKED, LANES, row_squares, sum_dtype, varying_as, wall
 
 NETWORK_MAX = 128
-NEAREST_NETWORK_MAX = 104
+NEAREST_NETWORK_MAX = 96
 _BISECTION_NUMBERS = 1 << 17  # in a block of columns, which stays in a core's cache
 _UNROLLED = 32  # rows
 

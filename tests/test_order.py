@@ -118,7 +118,7 @@ def test_the_middle_of_large_values_does_not_overflow(n):
 
 @pytest.fixture(params=["in order", "by distance"])
 def nearest(request, monkeypatch):
-    """Small columns are held in order; those of 105 to 128 have their distances ordered."""
+    """Small columns are held in order; those of 97 to 128 have their distances ordered."""
     if request.param == "by distance":
         monkeypatch.setattr(_order, "NEAREST_NETWORK_MAX", 0)
 
