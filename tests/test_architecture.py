@@ -21,7 +21,7 @@ CHECKS = ["byzjax._checks"]
 ALLOWED = {
     "byzjax._kernels": [],
     "byzjax.stacked": ["byzjax._kernels"],
-    "byzjax._order": ["byzjax._kernels"],
+    "byzjax._order": ["byzjax._kernels", "byzjax._order"],
     "byzjax._pallas": ["byzjax._kernels", "byzjax._order"],
     "byzjax.scores": ["byzjax._order"],
     "byzjax.facts": [],

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 import byzjax
 from byzjax import _order
+from byzjax._order import bisection, networks
+from byzjax._order import nearest as nearest_of
 from tests import oracles
 
 SPECIAL = [math.nan, -math.nan, math.inf, -math.inf, 0.0, -0.0, 1.0, 1.0, -1.0, 2.0, 50.0, -50.0]
@@ -105,7 +107,7 @@ def test_short_floats(n, dtype):
 
 @pytest.mark.parametrize("c", [1, 959, 960, 961, 1920, 4000])
 def test_bisection_by_blocks(c):
-    assert _order._BISECTION_NUMBERS // 130 // 64 * 64 == 960
+    assert bisection.NUMBERS_OF_A_BLOCK // 130 // 64 * 64 == 960
     x = untied(np.random.default_rng(c), 130, c)
     same(jax.jit(_order.median)(x), np.median(x.astype(np.float64), axis=0))
 
@@ -120,7 +122,7 @@ def test_the_middle_of_large_values_does_not_overflow(n):
 def nearest(request, monkeypatch):
     """Small columns are held in order; those of 97 to 128 have their distances ordered."""
     if request.param == "by distance":
-        monkeypatch.setattr(_order, "NEAREST_NETWORK_MAX", 0)
+        monkeypatch.setattr(nearest_of, "NEAREST_NETWORK_MAX", 0)
 
 
 @pytest.mark.usefixtures("nearest")
@@ -238,9 +240,9 @@ def test_order_of_keys():
     values = [-math.nan, -math.inf, -1e30, -1.0, -1e-30, -0.0, 0.0, 1e-30, 1.0, math.inf, math.nan]
     for dtype in ("float32", "bfloat16"):
         x = jnp.asarray(np.array(values, np.float32), dtype)
-        keys = _order._to_key(x)
+        keys = networks.to_key(x)
         assert (np.diff(np.asarray(keys).astype(np.int64)) > 0).all()
-        back = _order._from_key(keys, x.dtype)
+        back = networks.from_key(keys, x.dtype)
         assert np.asarray(back).tobytes() == np.asarray(x).tobytes()
 
 
@@ -256,7 +258,7 @@ def test_networks_for_every_window(n):
     for start in range(n):
         for width in range(1, n - start + 1):
             rows = list(bits)
-            for i, j in _order.comparators(n, start, width):
+            for i, j in networks.comparators(n, start, width):
                 assert i < j
                 rows[i], rows[j] = np.minimum(rows[i], rows[j]), np.maximum(rows[i], rows[j])
             window = slice(start, start + width)
@@ -270,10 +272,10 @@ def test_networks_for_every_window(n):
 
 @pytest.mark.parametrize("n", [16, 25, 64, 128])
 def test_pruning_leaves_out_comparators(n):
-    whole = _order._merge_exchange(n)
-    middle = _order.comparators(n, *oracles.middle(n))
+    whole = networks.merge_exchange(n)
+    middle = networks.comparators(n, *oracles.middle(n))
     assert len(middle) < len(whole)
-    assert _order.comparators(n, 0, n) == ()  # the mean of all needs no order
+    assert networks.comparators(n, 0, n) == ()  # the mean of all needs no order
     rows = list(np.random.default_rng(n).permutation(n)[:, None])
     for i, j in whole:
         rows[i], rows[j] = np.minimum(rows[i], rows[j]), np.maximum(rows[i], rows[j])

@@ -234,7 +234,7 @@ def _midpoint(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def _middle_of_trimmed(x: jax.Array, f: int) -> jax.Array:
     """The middle of the extremes of the columns of `x: [n, c]` without f at each end."""
-    low, high = (_order._window_mean(x, rank, 1) for rank in (f, x.shape[0] - f - 1))
+    low, high = (_order.kth(x, k) for k in (f + 1, x.shape[0] - f))
     return _midpoint(low, high)
 
 
