@@ -50,7 +50,8 @@ def breakdown_search(
       key: draws them; `jax.random.key(0)` by default.
 
     Returns:
-      A `Breakdown`. A search may overlook a lie: the true number is at most the one found.
+      A `Breakdown`. A search may overlook a lie: the true number is at most the one found. Cost:
+      for each s below n, one call of the rule for each of `restarts` draws of each kind of lie.
 
     Raises:
       TypeError: one of the numbers is not a Python int.
@@ -59,6 +60,9 @@ def breakdown_search(
       >>> import byzjax
       >>> breakdown_search(byzjax.median, n=7, restarts=4).liars
       4
+
+    Reference: ours; the finite-sample breakdown point is that of Donoho and Huber, The Notion of
+    Breakdown Point, 1983.
     """
     n, d = static_int("n", n, at_least=2), static_int("d", d, at_least=2)
     restarts = static_int("restarts", restarts, at_least=1)
