@@ -170,8 +170,8 @@ def _row_squares_jvp(primals, tangents):
     total = row_squares(x, p)
     # A row whose sum is not finite has no slope: both factors are cleared, since 0 * inf is NaN.
     keep = jnp.isfinite(total)[:, None]
-    difference = wide(x) - wide(p)[None]
-    slope = wide(dx) - wide(dp)[None]
+    difference = _centered(x, p)
+    slope = _centered(dx, dp)
     product = jnp.where(keep, difference, 0) * jnp.where(keep, slope, 0)
     return total, 2 * jnp.sum(product, axis=1)
 
@@ -398,8 +398,8 @@ def _gram_jvp(primals, tangents):
     (x, p), (dx, dp) = primals, tangents
     total = gram(x, p)
     keep = jnp.isfinite(jnp.diagonal(total))[:, None]
-    rows = jnp.where(keep, wide(x) - wide(p)[None], 0)
-    slopes = jnp.where(keep, wide(dx) - wide(dp)[None], 0)
+    rows = jnp.where(keep, _centered(x, p), 0)
+    slopes = jnp.where(keep, _centered(dx, dp), 0)
     half = jnp.matmul(rows, slopes.T, precision=lax.Precision.HIGHEST)
     return total, half + half.T
 

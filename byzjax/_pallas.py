@@ -86,8 +86,7 @@ TARGETS = {
 
 def median(x: jax.Array, *, interpret: str | None = None) -> jax.Array:
     """`_order.median` of `x: [n, ...]`; `interpret` runs the kernel of that target anywhere."""
-    start = (x.shape[0] - 1) // 2
-    return _window_mean(x, start, x.shape[0] - 2 * start, interpret, squares=False)[0]
+    return _window_mean(x, *_order.middle(x.shape[0]), interpret, squares=False)[0]
 
 
 def trimmed_mean(x: jax.Array, f: int, *, interpret: str | None = None) -> jax.Array:
@@ -99,8 +98,7 @@ def median_and_squares(
     x: jax.Array, *, interpret: str | None = None
 ) -> tuple[jax.Array, jax.Array]:
     """The median M of `x: [n, ...]`, and `sum_c (x_ic - M_c)^2` as [n], from one reading."""
-    start = (x.shape[0] - 1) // 2
-    center, total = _window_mean(x, start, x.shape[0] - 2 * start, interpret, squares=True)
+    center, total = _window_mean(x, *_order.middle(x.shape[0]), interpret, squares=True)
     return center, total
 
 

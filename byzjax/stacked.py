@@ -125,7 +125,7 @@ def from_columns(vectors: list[jax.Array], updates: PyTree) -> PyTree:
 
     Args:
       vectors: as `columns(updates)` without the workers' axis.
-      updates: stacked updates; only shapes are looked at.
+      updates: stacked updates; only shapes and dtypes are looked at.
 
     Returns:
       One update; every leaf has shape `[...]`, with the dtype of its vector.
@@ -243,10 +243,11 @@ def squared_norms(updates: PyTree, *, axis_name: str | None = None) -> jax.Array
       >>> squared_norms({"a": jnp.array([[3.0], [1.0]]), "b": jnp.array([[4.0], [jnp.nan]])})
       Array([25., inf], dtype=float32)
     """
-    matrices = columns(updates)
-    return _finish(
-        [_kernels.row_squares(x, jnp.zeros_like(_kernels.wide(x[0]))) for x in matrices], axis_name
-    )
+
+    def squares(x: jax.Array) -> jax.Array:
+        return _kernels.row_squares(x, jnp.zeros_like(_kernels.wide(x[0])))
+
+    return rowwise(squares, updates, axis_name=axis_name)
 
 
 def squared_distances(updates: PyTree, point: PyTree, *, axis_name: str | None = None) -> jax.Array:

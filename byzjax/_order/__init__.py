@@ -29,7 +29,7 @@ The trimmed mean's network takes 3.4 s to compile at n = 128 and 16 s at n = 160
 """
 
 from byzjax._order.bisection import kth_of_rows
-from byzjax._order.networks import NETWORK_MAX, mean_by_network
+from byzjax._order.networks import NETWORK_MAX, mean_by_network, middle
 from byzjax._order.statistics import (
     kth,
     mean_around_median,
@@ -49,6 +49,7 @@ __all__ = [
     "mean_by_network",
     "mean_of_nearest",
     "median",
+    "middle",
     "squares_to_median",
     "trimmed_mean",
 ]

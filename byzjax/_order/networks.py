@@ -33,6 +33,12 @@ def from_key(key: jax.Array, dtype: jnp.dtype) -> jax.Array:
     return lax.bitcast_convert_type(_flip(key), dtype)
 
 
+def middle(n: int) -> tuple[int, int]:
+    """(start, width) of the window of the one or two middle ranks."""
+    start = (n - 1) // 2
+    return start, n - 2 * start
+
+
 @functools.cache
 def merge_exchange(n: int) -> tuple[tuple[int, int], ...]:
     """The comparators (i, j), i < j, of Batcher's merge exchange for any n."""

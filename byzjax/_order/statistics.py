@@ -9,14 +9,12 @@ from jax import lax
 from byzjax._kernels import BLOCKED, LANES, row_squares, sum_dtype, varying_as, wall
 from byzjax._order.bisection import select, select_blocks
 from byzjax._order.nearest import nearest_window, window_around
-from byzjax._order.networks import NETWORK_MAX, from_key, mean_by_network, mean_of, to_key
+from byzjax._order.networks import NETWORK_MAX, from_key, mean_by_network, mean_of, middle, to_key
 
 
 def median(x: jax.Array) -> jax.Array:
     """Median per coordinate; for even n the mean of the two middle values."""
-    n = x.shape[0]
-    start = (n - 1) // 2
-    return _window_mean(x, start, n - 2 * start)
+    return _window_mean(x, *middle(x.shape[0]))
 
 
 def trimmed_mean(x: jax.Array, f: int) -> jax.Array:
@@ -40,9 +38,7 @@ def mean_of_nearest(x: jax.Array, center: jax.Array, k: int) -> jax.Array:
 
 def mean_around_median(x: jax.Array, k: int) -> jax.Array:
     """Mean per coordinate of the k values nearest to their median, after one sort for both."""
-    n = x.shape[0]
-    start = (n - 1) // 2
-    return _mean_around(x, k, start, n - 2 * start)
+    return _mean_around(x, k, *middle(x.shape[0]))
 
 
 def mean_around_trimmed_mean(x: jax.Array, k: int, f: int) -> jax.Array:
@@ -71,7 +67,7 @@ def _blocked_squares_to_median(x: jax.Array) -> jax.Array:
     last block that overlaps, behind a mask, cost half a millisecond.
     """
     (n, c), dtype = x.shape, sum_dtype(x.dtype)
-    start, width = (n - 1) // 2, 2 - n % 2
+    start, width = middle(n)
     parts = min(8, 2**18 // LANES // n + 1)  # whose rows a core's cache holds
     blocks, lanes = _even_blocks(c, parts)
     size = parts * lanes
@@ -89,8 +85,8 @@ def _blocked_squares_to_median(x: jax.Array) -> jax.Array:
     total = jnp.sum(lax.fori_loop(0, blocks, add, zero), axis=1)
     rest = x[:, blocks * size :]
     if rest.shape[1]:
-        middle = jnp.sort(to_key(rest), axis=0)[start : start + width]
-        center = mean_of(list(from_key(middle, x.dtype)), x.dtype).astype(dtype)
+        ranked = jnp.sort(to_key(rest), axis=0)[start : start + width]
+        center = mean_of(list(from_key(ranked, x.dtype)), x.dtype).astype(dtype)
         total = total + jnp.sum(jnp.square(rest.astype(dtype) - center[None]), axis=1)
     return total
 
