@@ -1,6 +1,7 @@
 """Mixings: the papers' loops, laws, bad rows, derivatives, and any mixing in front of any rule."""
 
 import functools
+import itertools
 import math
 
 import jax
@@ -8,16 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import byzjax
 from tests import oracles
+from tests.helpers import compiled, mesh_of
 from tests.rule_cases import CASES
 
+SLOW = pytest.mark.slow
 KEY = jax.random.key(5)
 
 
+@functools.cache
 def order_of(n):
     """The order in which `bucketing` takes the workers with KEY."""
     return np.asarray(jax.random.permutation(KEY, n))
@@ -45,28 +48,37 @@ MIXINGS = {
 over_mixings = pytest.mark.parametrize("name", MIXINGS)
 
 
+def mixed(name, x):
+    """The mixing of this name, compiled once for each shape."""
+    return jax.tree.map(np.asarray, jax.jit(MIXINGS[name][0])(x))
+
+
 def rows(n=11, d=12, seed=0):
     return np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32) * 2
 
 
 @over_mixings
-@pytest.mark.parametrize("n", [7, 8, 11, 25])
+@pytest.mark.parametrize(
+    "n", [7, 8, pytest.param(11, marks=pytest.mark.smoke), pytest.param(25, marks=SLOW)]
+)
 def test_equals_the_papers_loop(name, n):
-    mixing, oracle = MIXINGS[name]
+    _, oracle = MIXINGS[name]
     for seed in range(4):
         x = rows(n, seed=seed)
-        np.testing.assert_allclose(jax.jit(mixing)(x), oracle(x), rtol=2e-6, atol=2e-6)
+        np.testing.assert_allclose(
+            mixed(name, x), oracle(x), rtol=2e-6, atol=2e-6, err_msg=f"seed={seed}"
+        )
 
 
 @over_mixings
 @pytest.mark.parametrize("value", [math.nan, math.inf, -3.4e38, 1e30])
 def test_bad_rows_stay_where_they_are(name, value):
     """A bad row is left out of all rows that do not need it."""
-    mixing, oracle = MIXINGS[name]
+    _, oracle = MIXINGS[name]
     for places in ([0, 1, 2], [8, 9, 10], [1, 5, 7]):
         x = rows()
         x[places] = value
-        out = np.asarray(jax.jit(mixing)(x))
+        out = mixed(name, x)
         if name == "bucketing":
             touched = {int(np.flatnonzero(order_of(11) == p)[0]) // 2 for p in places}
         elif name == "nearest_neighbors":
@@ -83,14 +95,27 @@ def test_bad_rows_stay_where_they_are(name, value):
 def test_trees_dtypes_and_sliced_coordinates(name):
     mixing, _ = MIXINGS[name]
     x = rows(11, 24)
-    tree = {"a": jnp.asarray(x[:, :8]), "b": jnp.asarray(x[:, 8:]).reshape(11, 8, 2)}
-    whole, flat = jax.jit(mixing)(tree), jax.jit(mixing)(x)
+    tree = {"a": x[:, :8], "b": x[:, 8:].reshape(11, 8, 2)}
+    short = {dtype: x.astype(jnp.dtype(dtype)) for dtype in ("bfloat16", "float16")}
+
+    @jax.jit
+    def in_every_form(x, tree, short):
+        widened = {dtype: rows.astype(jnp.float32) for dtype, rows in short.items()}
+        return (
+            mixing(x),
+            mixing(tree),
+            *(
+                {dtype: mixing(rows) for dtype, rows in of_each.items()}
+                for of_each in (short, widened)
+            ),
+        )
+
+    flat, whole, of_short, of_widened = in_every_form(x, tree, short)
     joined = np.concatenate([whole["a"], np.reshape(whole["b"], (len(flat), 16))], axis=1)
     np.testing.assert_allclose(joined, flat, rtol=2e-6, atol=2e-6)
-    mesh = jax.make_mesh((8,), ("shard",), devices=jax.devices("cpu"), axis_types=(AxisType.Auto,))
     sliced = jax.shard_map(
         functools.partial(mixing, axis_name="shard"),
-        mesh=mesh,
+        mesh=mesh_of(shard=8),
         in_specs=P(None, "shard"),
         out_specs=P(None, "shard"),
     )
@@ -99,11 +124,15 @@ def test_trees_dtypes_and_sliced_coordinates(name):
         jax.jit(sliced)(tree),
         whole,
     )
-    for dtype in (jnp.bfloat16, jnp.float16):
-        out = mixing(jnp.asarray(x, dtype))
+    for dtype, out in of_short.items():
         assert out.dtype == dtype
-        expected = np.asarray(mixing(jnp.asarray(x, dtype).astype(jnp.float32)))
-        np.testing.assert_allclose(np.asarray(out, np.float32), expected, rtol=2e-2, atol=2e-2)
+        np.testing.assert_allclose(
+            np.asarray(out, np.float32),
+            of_widened[dtype],
+            rtol=2e-2,
+            atol=2e-2,
+            err_msg=dtype,
+        )
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
         jax.eval_shape(mixing, tree)
 
@@ -114,74 +143,105 @@ def test_derivatives(name):
     mixing, oracle = MIXINGS[name]
     x, rng, step = rows(), np.random.default_rng(1), 1e-6
     dx = rng.normal(size=x.shape)
-    _, forward = jax.jvp(mixing, (jnp.asarray(x),), (jnp.asarray(dx, jnp.float32),))
+
+    @jax.jit
+    def forward_and_backward(x, dx):
+        _, forward = jax.jvp(mixing, (x,), (dx,))
+        out, vjp = jax.vjp(mixing, x)
+        # What comes out of a bad row is not asked for.
+        return forward, vjp(jnp.where(jnp.isfinite(out), 1.0, 0.0))[0]
+
+    short = dx.astype(np.float32)
+    forward, _ = forward_and_backward(x, short)
     wide = x.astype(np.float64)
     slope = (oracle(wide + step * dx) - oracle(wide - step * dx)) / (2 * step)
     np.testing.assert_allclose(forward, slope, rtol=2e-5, atol=2e-5)
     bad = x.copy()
     bad[:3] = [[np.nan], [np.inf], [3e38]]
-    for matrix in (np.zeros_like(x), np.ones_like(x), bad):
-        out, vjp = jax.vjp(mixing, jnp.asarray(matrix))
-        # What comes out of a bad row is not asked for.
-        (back,) = vjp(
-            jnp.where(jnp.isfinite(out).all(axis=1, keepdims=True), 1.0, 0.0) + 0 * out
-            if np.isfinite(out).all()
-            else jnp.where(jnp.isfinite(out), 1.0, 0.0)
-        )
-        assert np.isfinite(back).all()
+    for words, matrix in {
+        "zeros": np.zeros_like(x),
+        "ones": np.ones_like(x),
+        "bad rows": bad,
+    }.items():
+        _, back = forward_and_backward(matrix, short)
+        assert np.isfinite(back).all(), words
 
 
 def test_known_values():
-    x = jnp.array([[1.0, 2, 3], [4, 5, 6], [7, 8, 9]])
+    x = np.array([[1.0, 2, 3], [4, 5, 6], [7, 8, 9]], np.float32)
     np.testing.assert_allclose(
-        byzjax.nearest_neighbors(x, f=1), [[2.5, 3.5, 4.5], [2.5, 3.5, 4.5], [5.5, 6.5, 7.5]]
+        compiled(byzjax.nearest_neighbors, f=1)(x),
+        [[2.5, 3.5, 4.5], [2.5, 3.5, 4.5], [5.5, 6.5, 7.5]],
     )
-    clipped = byzjax.clip_norms(x, max_norm=2.0)
+    clipped = np.asarray(compiled(byzjax.clip_norms, max_norm=2.0)(x))
     np.testing.assert_allclose(clipped[0], [0.53452248, 1.06904497, 1.60356745], rtol=1e-6)
-    clipped = byzjax.adaptive_clipping(x, f=1)
+    clipped = np.asarray(compiled(byzjax.adaptive_clipping, f=1)(x))
     np.testing.assert_allclose(clipped[2], [4.41004009, 5.04004582, 5.67005155], rtol=1e-6)
 
 
 def test_buckets():
-    x = jnp.arange(5.0)[:, None]
-    out = byzjax.bucketing(x, s=2, key=KEY)
+    x = np.arange(5, dtype=np.float32)[:, None]
+
+    @jax.jit
+    def buckets(x, key, other_key):
+        one_each, two_each, all_in_one = (byzjax.bucketing(x, s=s, key=key) for s in (1, 2, 5))
+        return one_each, two_each, all_in_one, byzjax.bucketing(x, s=2, key=other_key)
+
+    found = buckets(x, KEY, jax.random.key(1))
+    one_each, out, all_in_one, other = (np.asarray(part) for part in found)
     assert out.shape == (3, 1)
     order = order_of(5)
     np.testing.assert_allclose(out[:, 0], [order[:2].mean(), order[2:4].mean(), order[4]])
-    np.testing.assert_array_equal(byzjax.bucketing(x, s=5, key=KEY), [[2.0]])
-    assert sorted(np.ravel(byzjax.bucketing(x, s=1, key=KEY))) == [0, 1, 2, 3, 4]
-    assert (byzjax.bucketing(x, s=2, key=jax.random.key(1)) != out).any()
+    np.testing.assert_array_equal(all_in_one, [[2.0]])
+    assert sorted(np.ravel(one_each)) == [0, 1, 2, 3, 4]
+    assert (other != out).any()
 
 
 def test_a_rule_behind_bucketing_counts_the_buckets():
-    x = jnp.ones((12, 3))
+    x = mixed("bucketing", np.ones((12, 3), np.float32))
     with pytest.raises(ValueError, match=r"^krum needs n >= 2f \+ 3; got n=6, f=2\.$"):
-        byzjax.krum(byzjax.bucketing(x, s=2, key=KEY), f=2)
+        byzjax.krum(x, f=2)
 
 
 @pytest.mark.parametrize("case", [pytest.param(c, id=c.id) for c in CASES])
-@over_mixings
+@pytest.mark.parametrize(  # the others give rows of the shape that they are given
+    "name", [name if name == "bucketing" else pytest.param(name, marks=SLOW) for name in MIXINGS]
+)
 def test_any_mixing_in_front_of_any_rule(name, case):
     """In a chain and as composition of functions; here their shapes, below also values."""
     mixing, _ = MIXINGS[name]
-    out = jax.eval_shape(lambda x: case(mixing(x), 1), jnp.ones((25, 6)))
+    out = jax.eval_shape(
+        lambda x: case(mixing(x), 1), jax.ShapeDtypeStruct((25, 6), jnp.zeros(()).dtype)
+    )
     assert out.shape == (6,)
 
 
-@pytest.mark.parametrize("rule", [byzjax.krum, byzjax.trimmed_mean, byzjax.covariance_filter])
-@over_mixings
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        *itertools.product(MIXINGS, [byzjax.krum, byzjax.trimmed_mean]),
+        *(
+            pytest.param(name, byzjax.covariance_filter, marks=() if name == "clip_norms" else SLOW)
+            for name in MIXINGS
+        ),
+    ],
+)
 def test_a_chain_is_a_composition(name, rule):
     mixing, _ = MIXINGS[name]
     keywords = {k: v for k, v in mixing.keywords.items() if k != "key"}
     takes_key = "key" in mixing.keywords
-    x = jnp.asarray(rows(25))
     tx = optax.chain(
         byzjax.mix(mixing.func, **keywords, **({"key": KEY} if takes_key else {})),
         byzjax.aggregate(rule, f=3),
     )
-    out, _ = tx.update(x, tx.init(jnp.zeros(12)))
-    key = {"key": jax.random.split(KEY)[1]} if takes_key else {}
-    composed = rule(mixing.func(x, **keywords, **key), f=3)
+
+    @jax.jit
+    def both(x):
+        out, _ = tx.update(x, tx.init(jnp.zeros(12)))
+        key = {"key": jax.random.split(KEY)[1]} if takes_key else {}
+        return out, rule(mixing.func(x, **keywords, **key), f=3)
+
+    out, composed = both(rows(25))
     np.testing.assert_allclose(out, composed, rtol=1e-6, atol=1e-6)
 
 

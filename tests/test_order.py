@@ -16,7 +16,9 @@ from byzjax import _order
 from byzjax._order import bisection, networks
 from byzjax._order import nearest as nearest_of
 from tests import oracles
+from tests.helpers import compiled
 
+SLOW = pytest.mark.slow
 SPECIAL = [math.nan, -math.nan, math.inf, -math.inf, 0.0, -0.0, 1.0, 1.0, -1.0, 2.0, 50.0, -50.0]
 
 
@@ -68,54 +70,75 @@ def faults(n):
 # --- values --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n", range(1, 41))
+def statistics(x, fs):
+    """The median, and the trimmed mean for each f."""
+    return _order.median(x), [_order.trimmed_mean(x, f) for f in fs]
+
+
+def marks_of_a_small_number(n):
+    """The networks of the others are held against a sort in NumPy, below."""
+    if n == 5:
+        return pytest.mark.smoke
+    return () if n < 10 or n in (12, 17, 40) else SLOW
+
+
+@pytest.mark.parametrize(
+    "n", [pytest.param(n, marks=marks_of_a_small_number(n)) for n in range(1, 41)]
+)
 def test_every_small_number_of_workers(n):
-    x = matrix(n)
-
-    @jax.jit
-    def statistics(x):
-        return [_order.median(x), *[_order.trimmed_mean(x, f) for f in faults(n)]]
-
-    median, *trimmed = statistics(x)
+    x, fs = matrix(n), tuple(faults(n))
+    median, trimmed = compiled(statistics, fs=fs)(x)
     same(median, oracles.median(x))
-    for f, out in zip(faults(n), trimmed):
+    for f, out in zip(fs, trimmed, strict=True):
         same(out, oracles.trimmed_mean(x, f))
 
 
-@pytest.mark.parametrize("n", [64, 127, 128, 129, 200])
+@pytest.mark.parametrize(
+    "n",
+    [
+        64,
+        pytest.param(127, marks=SLOW),
+        128,
+        pytest.param(129, marks=pytest.mark.smoke),
+        200,
+    ],
+)
 def test_networks_and_bisection(n):
     """Networks up to 128 workers, bisection beyond."""
     assert _order.NETWORK_MAX == 128
     x = matrix(n)
-    same(jax.jit(_order.median)(x), oracles.median(x))
+    same(compiled(_order.median)(x), oracles.median(x))
     few = n if n > _order.NETWORK_MAX else 64  # 3.4 s of compilation at 128, for the same code
     f = few // 4
-    same(jax.jit(lambda x: _order.trimmed_mean(x, f))(x[:few]), oracles.trimmed_mean(x[:few], f))
+    same(compiled(_order.trimmed_mean, f=f)(x[:few]), oracles.trimmed_mean(x[:few], f))
 
 
-@pytest.mark.parametrize("n", [5, 12, 40, 129])
+@pytest.mark.parametrize("n", [5, 12, pytest.param(40, marks=SLOW), 129])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_short_floats(n, dtype):
-    x = jnp.asarray(matrix(n), dtype)
-    f, exact = n // 4, np.asarray(x, np.float64)
+    x = matrix(n).astype(jnp.dtype(dtype))
+    f, exact = n // 4, x.astype(np.float64)
     eps = float(jnp.finfo(dtype).eps)
-    median, trimmed = jax.jit(lambda x: (_order.median(x), _order.trimmed_mean(x, f)))(x)
+    median, (trimmed,) = compiled(statistics, fs=(f,))(x)
     assert median.dtype == trimmed.dtype == x.dtype
     same(median, oracles.median(exact), eps)
     same(trimmed, oracles.trimmed_mean(exact, f), eps)
 
 
-@pytest.mark.parametrize("c", [1, 959, 960, 961, 1920, 4000])
+@pytest.mark.parametrize(
+    "c", [1, pytest.param(959, marks=SLOW), 960, 961, 1920, pytest.param(4000, marks=SLOW)]
+)
 def test_bisection_by_blocks(c):
     assert bisection.NUMBERS_OF_A_BLOCK // 130 // 64 * 64 == 960
     x = untied(np.random.default_rng(c), 130, c)
-    same(jax.jit(_order.median)(x), np.median(x.astype(np.float64), axis=0))
+    same(compiled(_order.median)(x), np.median(x.astype(np.float64), axis=0))
 
 
 @pytest.mark.parametrize("n", [2, 12, 130, 131])
 def test_the_middle_of_large_values_does_not_overflow(n):
     largest = np.finfo(np.float32).max
-    assert _order.median(jnp.full((n, 2), largest)).tolist() == [largest] * 2
+    x = np.full((n, 2), largest)
+    assert compiled(_order.median)(x).tolist() == [largest] * 2
 
 
 @pytest.fixture(params=["in order", "by distance"])
@@ -128,27 +151,32 @@ def nearest(request, monkeypatch):
 @pytest.mark.usefixtures("nearest")
 @pytest.mark.parametrize(
     ("n", "dtype"),
-    [(n, "float32") for n in (1, 2, 3, 7, 12, 25)]
-    + [(n, dtype) for n in (3, 12) for dtype in ("bfloat16", "float16")],
+    [(n, "float32") for n in (1, 2, 3, 7, 12)]
+    + [(3, "bfloat16"), (3, "float16")]
+    + [
+        pytest.param(n, dtype, marks=SLOW)
+        for n, dtype in ((12, "bfloat16"), (12, "float16"), (25, "float32"))
+    ],
 )
 def test_mean_of_nearest(n, dtype):
-    check_mean_of_nearest(n, dtype)
+    check_mean_of_nearest(n, dtype, sorted({1, max(1, n // 2), n - n // 4, n}))
 
 
-def test_mean_of_nearest_of_many():
-    check_mean_of_nearest(_order.NETWORK_MAX + 1, "float32")
+@pytest.mark.parametrize("k", [1, pytest.param(64, marks=SLOW), 97, pytest.param(129, marks=SLOW)])
+def test_mean_of_nearest_of_many(k):
+    check_mean_of_nearest(_order.NETWORK_MAX + 1, "float32", [k])
 
 
-def check_mean_of_nearest(n, dtype):
+def check_mean_of_nearest(n, dtype, counts):
     rng = np.random.default_rng(n)
-    x = jnp.asarray(matrix(n, seed=1), dtype)
-    center = jnp.asarray(np.clip(rng.normal(size=x.shape[1]), -2, 2), dtype)
-    center = center.at[:2].set(jnp.array([jnp.nan, jnp.inf], dtype))
-    exact, c = np.asarray(x, np.float64), np.asarray(center, np.float64)
+    x = matrix(n, seed=1).astype(jnp.dtype(dtype))
+    center = np.clip(rng.normal(size=x.shape[1]), -2, 2).astype(x.dtype)
+    center[:2] = np.nan, np.inf
+    exact, c = x.astype(np.float64), center.astype(np.float64)
     eps = max(1e-6, float(jnp.finfo(dtype).eps))
-    counts = sorted({1, max(1, n // 2), n - n // 4, n})
+    # A new function each time: a compiled one would not see what `nearest` replaces.
     outs = jax.jit(lambda x: [_order.mean_of_nearest(x, center, k) for k in counts])(x)
-    for k, out in zip(counts, outs):
+    for k, out in zip(counts, outs, strict=True):
         assert out.dtype == x.dtype
         with np.errstate(all="ignore"):
             expected = [oracles.mean_of_nearest_of(v, m, k) for v, m in zip(exact.T, c)]
@@ -186,24 +214,37 @@ def test_the_nearest_of_many_workers(n, c):
         assert (apart > 3e-6).sum() < 6
 
 
-def test_many_workers_under_strict_promotion_and_without_coordinates():
-    def statistics(x):
-        k = 100
-        return (
-            _order.median(x),
-            _order.trimmed_mean(x, 30),
-            _order.mean_of_nearest(x, x[0], k),
-            _order.mean_around_median(x, k),
-            _order.mean_around_trimmed_mean(x, k, 30),
-        )
+def every_statistic(x):
+    k = 100
+    return (
+        _order.median(x),
+        _order.trimmed_mean(x, 30),
+        _order.mean_of_nearest(x, x[0], k),
+        _order.mean_around_median(x, k),
+        _order.mean_around_trimmed_mean(x, k, 30),
+    )
 
-    dtypes = ["bfloat16", "float32", *["float64"] * jax.config.jax_enable_x64]
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        "bfloat16",
+        pytest.param("float32", marks=SLOW),
+        *["float64"] * jax.config.jax_enable_x64,
+    ],
+)
+def test_many_workers_under_strict_promotion(dtype):
     with jax.numpy_dtype_promotion("strict"):
-        for dtype in dtypes:
-            for out in jax.eval_shape(statistics, jax.ShapeDtypeStruct((130, 3), dtype)):
-                assert (out.shape, out.dtype) == ((3,), dtype)
-    for out in statistics(jnp.zeros((130, 0))):
-        assert out.shape == (0,)
+        outs = jax.eval_shape(every_statistic, jax.ShapeDtypeStruct((130, 3), dtype))
+    for out in outs:
+        assert (out.shape, out.dtype) == ((3,), dtype)
+
+
+def test_many_workers_without_coordinates():
+    with jax.numpy_dtype_promotion("strict"):
+        outs = jax.jit(every_statistic)(np.zeros((130, 0), np.float32))
+    for out in outs:
+        assert (out.shape, out.dtype) == ((0,), "float32")
 
 
 @given(
@@ -217,7 +258,8 @@ def test_any_floats(values, f):
     x = np.array(values, np.float32)[:, None]
     with np.errstate(all="ignore"):
         expected = np.stack([oracles.median(x), oracles.trimmed_mean(x, f)]).astype(np.float32)
-    out = np.asarray(_jit_statistics(n, f)(np.tile(x, (1, 2))))[:, 0]
+    median, (trimmed,) = compiled(statistics, fs=(f,))(np.tile(x, (1, 2)))
+    out = np.asarray([median, trimmed])[:, 0]
     # XLA may flush subnormal numbers, and the mean of several may overflow in its sum.
     largest = np.abs(x[np.isfinite(x)]).max(initial=0)
     sure = [True, largest * n < np.finfo(np.float32).max]
@@ -231,19 +273,14 @@ def test_any_floats(values, f):
             np.testing.assert_allclose(one, exact, rtol=1e-6, atol=1e-6 * largest)
 
 
-@functools.cache
-def _jit_statistics(n, f):
-    return jax.jit(lambda x: jnp.stack([_order.median(x), _order.trimmed_mean(x, f)]))
-
-
 def test_order_of_keys():
     values = [-math.nan, -math.inf, -1e30, -1.0, -1e-30, -0.0, 0.0, 1e-30, 1.0, math.inf, math.nan]
     for dtype in ("float32", "bfloat16"):
-        x = jnp.asarray(np.array(values, np.float32), dtype)
-        keys = networks.to_key(x)
-        assert (np.diff(np.asarray(keys).astype(np.int64)) > 0).all()
-        back = networks.from_key(keys, x.dtype)
-        assert np.asarray(back).tobytes() == np.asarray(x).tobytes()
+        x = np.array(values, np.float32).astype(jnp.dtype(dtype))
+        keys = compiled(networks.to_key)(x)
+        assert (np.diff(np.asarray(keys).astype(np.int64)) > 0).all(), dtype
+        back = compiled(networks.from_key, dtype=x.dtype)(keys)
+        assert np.asarray(back).tobytes() == x.tobytes(), dtype
 
 
 # --- networks ------------------------------------------------------------------------------------
@@ -257,10 +294,9 @@ def test_networks_for_every_window(n):
     in_order = np.arange(n)[:, None] >= n - ones
     for start in range(n):
         for width in range(1, n - start + 1):
-            rows = list(bits)
-            for i, j in networks.comparators(n, start, width):
-                assert i < j
-                rows[i], rows[j] = np.minimum(rows[i], rows[j]), np.maximum(rows[i], rows[j])
+            network = networks.comparators(n, start, width)
+            assert all(i < j for i, j in network)
+            rows = through(network, bits)
             window = slice(start, start + width)
             # Those ranks, in any order within the window, and only smaller ones before it.
             np.testing.assert_array_equal(
@@ -270,15 +306,35 @@ def test_networks_for_every_window(n):
             np.testing.assert_array_equal(before, in_order[:start].sum(axis=0))
 
 
+def through(network, rows):
+    """The rows of integers behind a network."""
+    rows = list(rows)
+    for i, j in network:
+        rows[i], rows[j] = np.minimum(rows[i], rows[j]), np.maximum(rows[i], rows[j])
+    return rows
+
+
+def test_networks_of_every_small_number_against_a_sort():
+    """Those of the median and of trimmed means bring the same values to their windows."""
+    for n in range(1, 41):
+        x = np.random.default_rng(n).integers(-n, n, size=(n, 20))
+        ordered = np.sort(x, axis=0)
+        for start, width in {oracles.middle(n), *((f, n - 2 * f) for f in faults(n))}:
+            rows = through(networks.comparators(n, start, width), x)
+            np.testing.assert_array_equal(
+                np.sort(rows[start : start + width], axis=0),
+                ordered[start : start + width],
+                err_msg=f"n={n}, start={start}, width={width}",
+            )
+
+
 @pytest.mark.parametrize("n", [16, 25, 64, 128])
 def test_pruning_leaves_out_comparators(n):
     whole = networks.merge_exchange(n)
     middle = networks.comparators(n, *oracles.middle(n))
     assert len(middle) < len(whole)
     assert networks.comparators(n, 0, n) == ()  # the mean of all needs no order
-    rows = list(np.random.default_rng(n).permutation(n)[:, None])
-    for i, j in whole:
-        rows[i], rows[j] = np.minimum(rows[i], rows[j]), np.maximum(rows[i], rows[j])
+    rows = through(whole, np.random.default_rng(n).permutation(n)[:, None])
     assert np.concatenate(rows).tolist() == list(range(n))
 
 
@@ -289,35 +345,49 @@ def shares(column, start, width):
     """The weight of each row: rows of one value share the places that this value has."""
     ordered = oracles.in_order(column)
     window = ordered[start : start + width]
-    weights = []
-    for value in column:
-        alike = sum(v == value for v in ordered)
-        places = sum(v == value for v in window)
-        weights.append(places / alike / width if np.isfinite(value) else 0.0)
-    return np.array(weights)
+    alike = (column[:, None] == ordered).sum(axis=1)
+    places = (column[:, None] == window).sum(axis=1)
+    # NaN is like none, and as an infinity it has no weight.
+    return np.where(np.isfinite(column), places / np.maximum(alike, 1) / width, 0)
+
+
+@functools.cache
+def gradient(fn):
+    return jax.jit(jax.grad(lambda x: fn(x).sum()))
 
 
 def gradients(fn, x):
     """The weight of each row in each column."""
-    return np.asarray(jax.jit(jax.grad(lambda x: fn(x).sum()))(x), np.float64)
+    return np.asarray(gradient(fn)(x), np.float64)
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 11, 12, 129, 130])
-def test_ties_share_the_tangent(n):
+# Beyond 128 a window of one value and one of many; one of two is among the slow ones.
+@pytest.mark.parametrize(
+    ("n", "statistic"),
+    [
+        *itertools.product([1, 2, 3, 4, 5, 11, 12], ["median", "trimmed mean"]),
+        (129, "median"),
+        (130, "trimmed mean"),
+        pytest.param(129, "trimmed mean", marks=SLOW),
+        pytest.param(130, "median", marks=SLOW),
+    ],
+)
+def test_ties_share_the_tangent(n, statistic):
     x = matrix(n, seed=2)
     f = n // 4
-    windows = {oracles.middle(n): _order.median, (f, n - 2 * f): None}
-    for (start, width), fn in windows.items():
-        weights = gradients(fn or (lambda x: _order.trimmed_mean(x, f)), x)
-        for column, weight in zip(x.T.astype(np.float64), weights.T):
-            assert np.isfinite(weight).all()
-            if np.isfinite(oracles.mean_of_window(column, start, width)):
-                np.testing.assert_allclose(weight, shares(column, start, width), atol=1e-6)
+    if statistic == "median":
+        (start, width), fn = oracles.middle(n), _order.median
+    else:
+        (start, width), fn = (f, n - 2 * f), functools.partial(_order.trimmed_mean, f=f)
+    for column, weight in zip(x.T.astype(np.float64), gradients(fn, x).T):
+        assert np.isfinite(weight).all()
+        if np.isfinite(oracles.mean_of_window(column, start, width)):
+            np.testing.assert_allclose(weight, shares(column, start, width), atol=1e-6)
 
 
 def test_ties_by_hand():
     def weights(fn, values):
-        return gradients(fn, jnp.array(values)[:, None])[:, 0].tolist()
+        return gradients(fn, np.array(values, np.float32)[:, None])[:, 0].tolist()
 
     assert weights(_order.median, [3.0, 1.0, 2.0]) == [0, 0, 1]
     assert weights(_order.median, [2.0, 1.0, 2.0, 2.0, 9.0]) == pytest.approx(
@@ -329,15 +399,23 @@ def test_ties_by_hand():
     assert weights(_order.median, [math.nan, 1.0, 2.0]) == [0, 0, 1]
     trimmed = functools.partial(_order.trimmed_mean, f=1)
     assert weights(trimmed, [-math.nan, 1.0, 2.0, 3.0]) == [0, 0.5, 0.5, 0]
-    nearest = functools.partial(_order.mean_of_nearest, center=jnp.array([2.4]), k=2)
+    nearest = functools.partial(_order.mean_of_nearest, center=np.array([2.4], np.float32), k=2)
     assert weights(nearest, [1.0, 2.0, 3.0, 9.0]) == [0, 0.5, 0.5, 0]
     assert weights(nearest, [2.0, 2.0, 2.0, 9.0]) == pytest.approx([1 / 3] * 3 + [0])
     assert weights(nearest, [-math.nan, 1.0, 2.0, 3.0]) == [0, 0, 0.5, 0.5]
 
 
 @pytest.mark.usefixtures("nearest")
-@pytest.mark.parametrize("n", [5, 12, 129])
+@pytest.mark.parametrize("n", [5, 12])
 def test_gradient_of_mean_of_nearest(n):
+    check_gradient_of_mean_of_nearest(n)
+
+
+def test_gradient_of_mean_of_nearest_of_many():
+    check_gradient_of_mean_of_nearest(_order.NETWORK_MAX + 1)
+
+
+def check_gradient_of_mean_of_nearest(n):
     """A window like the others; the centre itself carries no gradient."""
     x = matrix(n, seed=3)
     center = np.random.default_rng(3).normal(size=x.shape[1]).astype(np.float32)
@@ -360,8 +438,8 @@ def test_gradient_of_mean_of_nearest(n):
 
 
 def test_second_derivative_is_zero():
-    x = jnp.array([1.0, 4.0, 2.0])[:, None]
-    assert (jax.hessian(lambda x: _order.median(x).sum())(x) == 0).all()
+    x = np.array([1.0, 4.0, 2.0], np.float32)[:, None]
+    assert not np.any(jax.jit(jax.hessian(lambda x: _order.median(x).sum()))(x))
 
 
 @pytest.mark.parametrize(
@@ -381,12 +459,13 @@ def test_the_middle_of_two_does_not_overflow(values):
 def test_squares_to_the_median_of_wide_matrices(n, c, dtype):
     """In blocks and a rest; a row that is not finite is infinitely far, in the rest as well."""
     rng = np.random.default_rng(n)
-    x = jnp.asarray(rng.normal(size=(n, c)) + 3, dtype)
-    x = x.at[1, 7].set(jnp.nan).at[2, c - 1].set(-jnp.inf)
+    x = (rng.normal(size=(n, c)) + 3).astype(jnp.dtype(dtype))
+    x[1, 7], x[2, c - 1] = np.nan, -np.inf
     out = np.asarray(jax.jit(_order.squares_to_median)(x), np.float64)
-    exact = np.asarray(x, np.float64)
+    exact = x.astype(np.float64)
     exact[1, 7] = np.inf  # where NaN stands in the order
-    squares = ((exact - np.asarray(_order.median(x), np.float64)) ** 2).sum(axis=1)
+    median = np.asarray(compiled(_order.median)(x), np.float64)
+    squares = ((exact - median) ** 2).sum(axis=1)
     finite = np.isfinite(squares)
     assert finite.sum() == n - 2
     np.testing.assert_allclose(out[finite], squares[finite], rtol=1e-5)

@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from byzjax import _kernels, stacked
+from tests.helpers import compiled, flat, mesh_of
+
+SLOW = pytest.mark.slow
 
 
 def cut(x, shapes):
@@ -18,11 +20,7 @@ def cut(x, shapes):
     ends = np.cumsum([math.prod(s) for s in shapes])
     assert ends[-1] == x.shape[1]
     parts = np.split(x, ends[:-1], axis=1)
-    return [jnp.asarray(p.reshape(len(x), *s)) for p, s in zip(parts, shapes)]
-
-
-def flat(update):
-    return np.concatenate([np.asarray(v, np.float64).reshape(-1) for v in jax.tree.leaves(update)])
+    return [p.reshape(len(x), *s) for p, s in zip(parts, shapes)]
 
 
 def normal(seed, *shape):
@@ -35,7 +33,8 @@ def exact_pairs(x):
     return np.array([[np.sum((a - b) ** 2) for b in x] for a in x])
 
 
-def close(actual, expected, rtol=2e-6, atol=0.0):
+def near(actual, expected, rtol=2e-6, atol=0.0):
+    """Equal up to rounding, by default relative to each number alone."""
     np.testing.assert_allclose(np.asarray(actual, np.float64), expected, rtol=rtol, atol=atol)
 
 
@@ -44,8 +43,8 @@ def close(actual, expected, rtol=2e-6, atol=0.0):
 
 def test_num_workers():
     assert stacked.num_workers(jnp.zeros(3)) == 3
-    assert stacked.num_workers({"w": np.zeros((5, 3, 2)), "b": jnp.zeros((5,)), "none": None}) == 5
-    assert stacked.num_workers([jnp.zeros((4, 0))]) == 4
+    assert stacked.num_workers({"w": np.zeros((5, 3, 2)), "b": np.zeros((5,)), "none": None}) == 5
+    assert stacked.num_workers([np.zeros((4, 0))]) == 4
 
 
 ERRORS = {
@@ -105,21 +104,16 @@ def test_errors_of_the_second_argument():
 BLOCK = _kernels.BLOCK
 
 
-@functools.cache
-def all_of_it(n):
-    @jax.jit
-    def run(updates, point, weights):
-        return {
-            "norms": stacked.squared_norms(updates),
-            "distances": stacked.squared_distances(updates, point),
-            "pairs": stacked.pairwise_squared_distances(updates),
-            "mean": stacked.mean(updates),
-            "weighted": stacked.weighted_mean(updates, weights),
-            "mean_of": stacked.mean_of(updates, weights > 0),
-            "max": stacked.coordinatewise(lambda x: jnp.max(x, axis=0), updates),
-        }
-
-    return run
+def all_of_it(updates, point, weights):
+    return {
+        "norms": stacked.squared_norms(updates),
+        "distances": stacked.squared_distances(updates, point),
+        "pairs": stacked.pairwise_squared_distances(updates),
+        "mean": stacked.mean(updates),
+        "weighted": stacked.weighted_mean(updates, weights),
+        "mean_of": stacked.mean_of(updates, weights > 0),
+        "max": stacked.coordinatewise(lambda x: jnp.max(x, axis=0), updates),
+    }
 
 
 def assert_right(updates, x, n):
@@ -128,58 +122,73 @@ def assert_right(updates, x, n):
     point = jax.tree.map(lambda leaf: leaf[0] + 1, updates)
     weights = np.arange(n, dtype=np.float32) * (np.arange(n) != n - 1)
     weights[0] += n == 2 or n == 1
-    out = all_of_it(n)(updates, point, weights)
-    close(out["norms"], np.sum(exact**2, axis=1))
-    close(out["distances"], np.sum((exact - flat(point)) ** 2, axis=1))
+    # A new function each time: a compiled one would not see the limits that a test replaces.
+    out = jax.jit(lambda *given: all_of_it(*given))(updates, point, weights)
+    near(out["norms"], np.sum(exact**2, axis=1))
+    near(out["distances"], np.sum((exact - flat(point)) ** 2, axis=1))
     pairs = np.asarray(out["pairs"])
     assert (pairs == pairs.T).all()
     assert (np.diag(pairs) == 0).all()
-    close(pairs, exact_pairs(exact), rtol=5e-6)
+    near(pairs, exact_pairs(exact), rtol=5e-6)
     atol = 2e-6 * np.abs(exact).max()
-    close(flat(out["mean"]), exact.mean(axis=0), atol=atol)
-    close(flat(out["weighted"]), weights @ exact / weights.sum(), atol=atol)
-    close(flat(out["mean_of"]), exact[weights > 0].mean(axis=0), atol=atol)
-    close(flat(out["max"]), exact.max(axis=0), rtol=0)
+    near(flat(out["mean"]), exact.mean(axis=0), atol=atol)
+    near(flat(out["weighted"]), weights @ exact / weights.sum(), atol=atol)
+    near(flat(out["mean_of"]), exact[weights > 0].mean(axis=0), atol=atol)
+    near(flat(out["max"]), exact.max(axis=0), rtol=0)
 
 
 @pytest.mark.parametrize(
-    "d", [1, 7, 100, BLOCK - 1, BLOCK + 1, 40_000, _kernels.BLOCKED - 1, _kernels.BLOCKED]
+    "d",
+    [
+        1,
+        pytest.param(100, marks=pytest.mark.smoke),
+        BLOCK + 1,
+        _kernels.BLOCKED - 1,
+        _kernels.BLOCKED,
+        *(pytest.param(d, marks=SLOW) for d in (7, BLOCK - 1, 40_000)),
+    ],
 )
 def test_values_at_every_size(d):
     x = normal(d, 5, d)
-    assert_right(jnp.asarray(x), x, 5)
+    assert_right(x, x, 5)
 
 
-@pytest.mark.parametrize("d", [7, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 3, 40_000])
+@pytest.mark.parametrize(
+    "d", [7, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 3, pytest.param(40_000, marks=SLOW)]
+)
 def test_distances_to_a_point_go_in_blocks(d, monkeypatch):
     monkeypatch.setattr(_kernels, "BLOCKED", 1)
     x = normal(d, 5, d)
     point = x[0] + 1
-    distances = jax.jit(lambda x, p: stacked.squared_distances(x, p))(x, point)
-    close(distances, np.sum((x.astype(np.float64) - point) ** 2, axis=1))
-    close(jax.jit(lambda x: stacked.squared_norms(x))(x), np.sum(x.astype(np.float64) ** 2, axis=1))
+    distances, norms = jax.jit(
+        lambda x, p: (stacked.squared_distances(x, p), stacked.squared_norms(x))
+    )(x, point)
+    near(distances, np.sum((x.astype(np.float64) - point) ** 2, axis=1))
+    near(norms, np.sum(x.astype(np.float64) ** 2, axis=1))
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 11, 25, 63, 64, 65, 130])
+@pytest.mark.parametrize(
+    "n", [1, 2, 11, 63, 64, 65, 130, *(pytest.param(n, marks=SLOW) for n in (3, 4, 25))]
+)
 def test_values_for_every_number_of_workers(n):
     x = normal(n, n, 37)
-    assert_right({"a": jnp.asarray(x[:, :30]), "b": jnp.asarray(x[:, 30:])}, x, n)
+    assert_right({"a": x[:, :30], "b": x[:, 30:]}, x, n)
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 11, 64])
+@pytest.mark.parametrize("n", [1, 2, 4, 5, 64, *(pytest.param(n, marks=SLOW) for n in (3, 11))])
 def test_pairs_of_a_large_matrix_go_in_slabs(n, monkeypatch):
     monkeypatch.setattr(_kernels, "SLABS", 1)
     x = normal(n, n, 2 * BLOCK + 3)
     pairs = jax.jit(lambda x: stacked.pairwise_squared_distances(x))(x)
-    close(pairs, exact_pairs(x), rtol=5e-6)
+    near(pairs, exact_pairs(x), rtol=5e-6)
 
 
 def test_pairs_of_a_matrix_that_is_large():
     x = normal(12, 5, _kernels.SLABS + 1)
-    close(stacked.pairwise_squared_distances(jnp.asarray(x)), exact_pairs(x), rtol=5e-6)
+    near(compiled(stacked.pairwise_squared_distances)(x), exact_pairs(x), rtol=5e-6)
 
 
-@pytest.mark.parametrize("around", [-1, 0, 1])
+@pytest.mark.parametrize("around", [-1, 0, pytest.param(1, marks=SLOW)])
 def test_leaves_of_their_own_and_shared_ones(around):
     """Leaves on either side of OWN_LEAF, and between them small ones that share a buffer."""
     own = stacked.OWN_LEAF
@@ -212,23 +221,24 @@ def test_many_leaves():
 
 def test_leaves_without_a_coordinate():
     x = normal(6, 3, 4)
-    assert_right([jnp.zeros((3, 0)), jnp.asarray(x), jnp.zeros((3, 2, 0))], x, 3)
-    assert stacked.squared_norms(jnp.zeros((3, 0))).tolist() == [0, 0, 0]
+    empty = np.zeros((3, 0), np.float32)
+    assert_right([empty, x, np.zeros((3, 2, 0), np.float32)], x, 3)
+    assert compiled(stacked.squared_norms)(empty).tolist() == [0, 0, 0]
 
 
 def test_scalars_for_each_worker():
     x = normal(7, 5, 1)
-    assert_right(jnp.asarray(x[:, 0]), x, 5)
+    assert_right(x[:, 0], x, 5)
 
 
 def test_take():
-    tree = {"w": jnp.arange(12.0).reshape(4, 3), "b": jnp.arange(4)}
-    one = jax.jit(stacked.take)(tree, jnp.array(2))
+    tree = {"w": np.arange(12, dtype=np.float32).reshape(4, 3), "b": np.arange(4, dtype=np.int32)}
+    one = compiled(stacked.take)(tree, np.int32(2))
     np.testing.assert_array_equal(one["w"], [6, 7, 8])
     assert one["b"] == 2
     assert one["b"].dtype == tree["b"].dtype
-    several = jax.jit(stacked.take)(tree, jnp.array([3, 0, 3]))
-    np.testing.assert_array_equal(several["w"], tree["w"][jnp.array([3, 0, 3])])
+    several = compiled(stacked.take)(tree, np.array([3, 0, 3], np.int32))
+    np.testing.assert_array_equal(several["w"], tree["w"][[3, 0, 3]])
     assert several["b"].tolist() == [3, 0, 3]
 
 
@@ -242,19 +252,37 @@ def test_sum_dtype():
 # --- exactness -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("d", [100, 40_000, _kernels.BLOCKED + 1, _kernels.PRODUCTS[1][1] + 1])
-@pytest.mark.parametrize("n", [3, 11, 25])
+def distances_and_pairs(updates, point):
+    return (
+        stacked.squared_distances(updates, point),
+        stacked.pairwise_squared_distances(updates),
+    )
+
+
+COLUMNS = [100, 40_000, _kernels.BLOCKED + 1, _kernels.PRODUCTS[1][1] + 1]
+
+
+@pytest.mark.parametrize(
+    ("n", "d"),
+    [
+        *((11, d) for d in COLUMNS),
+        (3, COLUMNS[0]),
+        (3, COLUMNS[3]),
+        *(pytest.param(3, d, marks=SLOW) for d in COLUMNS[1:3]),
+        *(pytest.param(25, d, marks=SLOW) for d in COLUMNS),
+    ],
+)
 def test_distances_do_not_cancel(n, d):
     """A common offset of 1e3, a spread of 1e-3: the Gram matrix alone gave -16384 for 0.2."""
     x = (1e3 + 1e-3 * np.random.default_rng(n).normal(size=(n, d))).astype(np.float32)
-    pairs, exact = stacked.pairwise_squared_distances(jnp.asarray(x)), exact_pairs(x)
+    point = x.mean(axis=0)
+    distances, pairs = compiled(distances_and_pairs)(x, point)
+    exact = exact_pairs(x)
     different = exact > 0
     assert (different == ~np.eye(n, dtype=bool)).all()
-    assert np.max(np.abs(pairs - exact)[different] / exact[different]) < 1e-3
-    point = x.mean(axis=0)
-    distances = stacked.squared_distances(jnp.asarray(x), jnp.asarray(point))
+    assert np.max(np.abs(np.asarray(pairs) - exact)[different] / exact[different]) < 1e-3
     exact = np.sum((x.astype(np.float64) - point.astype(np.float64)) ** 2, axis=1)
-    assert np.max(np.abs(distances - exact) / exact) < 1e-3
+    assert np.max(np.abs(np.asarray(distances) - exact) / exact) < 1e-3
 
 
 @pytest.mark.parametrize("near", [False, True])
@@ -266,7 +294,8 @@ def test_liars_close_together_far_away(n, d, near):
     x[5] = 0.5 * x[2]
     if near:
         x[5] = x[2] * np.float32(1 + 1e-5)
-    pairs, exact = stacked.pairwise_squared_distances(jnp.asarray(x)), exact_pairs(x)
+    pairs = np.asarray(compiled(stacked.pairwise_squared_distances)(x))
+    exact = exact_pairs(x)
     np.testing.assert_array_equal(pairs == 0, exact == 0)
     assert (exact == 0).sum() == n + 6
     np.testing.assert_allclose(pairs, exact, rtol=1e-4)
@@ -284,8 +313,8 @@ def test_several_matrices_at_once_go_by_differences():
     slope_and_pairs = jax.grad(weighted, has_aux=True)
     slopes, pairs = jax.jit(jax.vmap(slope_and_pairs))(x)
     for one, slope, found in zip(x, slopes, pairs):
-        close(found, exact_pairs(one), rtol=5e-6)
-        close(slope, jax.jit(slope_and_pairs)(one)[0], rtol=1e-4, atol=1e-6)
+        near(found, exact_pairs(one), rtol=5e-6)
+        near(slope, jax.jit(slope_and_pairs)(one)[0], rtol=1e-4, atol=1e-6)
 
     def products(function, x):
         return jax.jit(function).lower(x).as_text().count("dot_general")
@@ -294,51 +323,75 @@ def test_several_matrices_at_once_go_by_differences():
     assert products(stacked.pairwise_squared_distances, x[0]) > 0
 
 
-def test_short_floats_are_summed_in_float32():
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_short_floats_are_summed_in_float32(dtype):
     """3000 ones: bfloat16 would stop counting at 256, float16 at 2048; squares of 300 overflow."""
-    for dtype in (jnp.bfloat16, jnp.float16):
-        x = jnp.ones((2, 3000), dtype).at[1].set(0)
-        assert stacked.squared_norms(x).tolist() == [3000, 0]
-        assert stacked.squared_norms(x).dtype == jnp.float32
-        assert stacked.squared_distances(x, x[1]).tolist() == [3000, 0]
-        assert stacked.pairwise_squared_distances(x)[0].tolist() == [0, 3000]
-        assert stacked.squared_norms(300 * x[:, :10]).tolist() == [900_000, 0]
-        many = jnp.ones((600, 2), dtype)
-        assert stacked.mean(many).tolist() == [1, 1]
-        assert stacked.mean(many).dtype == dtype
-        assert stacked.mean_of(60_000 * many, jnp.ones(600, bool)).tolist() == (
-            jnp.array([60_000, 60_000], dtype).tolist()
-        )
+
+    @jax.jit
+    def sums(x, large, many):
+        everybody = jnp.ones(len(many), bool)
+        return {
+            "norms": stacked.squared_norms(x),
+            "distances": stacked.squared_distances(x, x[1]),
+            "pairs": stacked.pairwise_squared_distances(x),
+            "large norms": stacked.squared_norms(large),
+            "mean": stacked.mean(many),
+            "mean of large": stacked.mean_of(60_000 * many, everybody),
+        }
+
+    short = jnp.dtype(dtype)
+    x, large = np.ones((2, 3000), short), np.full((2, 10), 300, short)
+    x[1] = large[1] = 0
+    out = sums(x, large, np.ones((600, 2), short))
+    found = {name: value.tolist() for name, value in out.items()}
+    assert found["norms"] == [3000, 0]
+    assert out["norms"].dtype == jnp.float32
+    assert found["distances"] == [3000, 0]
+    assert found["pairs"][0] == [0, 3000]
+    assert found["large norms"] == [900_000, 0]
+    assert found["mean"] == [1, 1]
+    assert out["mean"].dtype == short
+    assert found["mean of large"] == np.full(2, 60_000, short).tolist()
+
+
+@jax.jit
+def norms_distances_pairs(updates, point):
+    return stacked.squared_norms(updates), *distances_and_pairs(updates, point)
 
 
 def test_a_distance_that_is_not_finite_is_infinite():
     largest = float(np.finfo(np.float32).max)
     rows = [[0.0, 1.0], [math.nan, 1.0], [math.inf, 1.0], [-math.inf, 1.0], [largest, 1.0], [2, 1]]
-    x = jnp.array(rows)
+    x = np.array(rows, np.float32)
     inf = math.inf
-    assert stacked.squared_norms(x).tolist() == [1, inf, inf, inf, inf, 5]
-    assert stacked.squared_distances(x, x[0]).tolist() == [0, inf, inf, inf, inf, 4]
-    pairs = stacked.pairwise_squared_distances(x)
+    norms, distances, pairs = norms_distances_pairs(x, x[0])
+    assert norms.tolist() == [1, inf, inf, inf, inf, 5]
+    assert distances.tolist() == [0, inf, inf, inf, inf, 4]
     expected = np.full((6, 6), inf)
     expected[np.ix_([0, 5], [0, 5])] = [[0, 4], [4, 0]]
     np.fill_diagonal(expected, 0)
     np.testing.assert_array_equal(pairs, expected)
     # In the last, narrower block of a long row, and in one leaf of several.
-    long = jnp.zeros((3, 2 * BLOCK + 5)).at[1, -1].set(jnp.nan)
-    for tree in (long, {"a": jnp.ones((3, 2)), "b": long}):
-        assert np.isinf(stacked.squared_norms(tree)).tolist() == [False, True, False]
-        assert np.isinf(stacked.pairwise_squared_distances(tree)).sum() == 4
+    long = np.zeros((3, 2 * BLOCK + 5), np.float32)
+    long[1, -1] = np.nan
+    for tree in (long, {"a": np.ones((3, 2), np.float32), "b": long}):
+        norms, _, pairs = norms_distances_pairs(tree, jax.tree.map(lambda leaf: leaf[0], tree))
+        assert np.isinf(norms).tolist() == [False, True, False]
+        assert np.isinf(pairs).sum() == 4
 
 
 def test_a_row_of_weight_zero_is_not_looked_at():
+    mean_of = compiled(stacked.mean_of)
     for bad in (math.nan, math.inf, -math.inf):
-        x = jnp.array([[1.0], [bad], [4.0]])
-        assert stacked.weighted_mean(x, jnp.array([2.0, 0.0, 1.0])).tolist() == [2.0]
-        assert stacked.mean_of(x, jnp.array([True, False, True])).tolist() == [2.5]
-    x = jnp.zeros((70, 2)).at[65].set(jnp.nan)  # more rows than one kernel adds up
-    assert stacked.mean_of(x, jnp.arange(70) != 65).tolist() == [0, 0]
-    assert np.isnan(stacked.mean_of(x, jnp.zeros(70, bool))).all()
-    assert np.isnan(stacked.mean(x)).all()
+        x = np.array([[1.0], [bad], [4.0]], np.float32)
+        weighted = compiled(stacked.weighted_mean)(x, np.array([2.0, 0.0, 1.0], np.float32))
+        assert weighted.tolist() == [2.0], bad
+        assert mean_of(x, np.array([True, False, True])).tolist() == [2.5], bad
+    x = np.zeros((70, 2), np.float32)  # more rows than one kernel adds up
+    x[65] = np.nan
+    assert mean_of(x, np.arange(70) != 65).tolist() == [0, 0]
+    assert np.isnan(mean_of(x, np.zeros(70, bool))).all()
+    assert np.isnan(compiled(stacked.mean)(x)).all()
 
 
 # --- gradients -----------------------------------------------------------------------------------
@@ -354,25 +407,42 @@ def test_gradients_of_distances(d):
         pairs = stacked.pairwise_squared_distances({"w": x})
         return w @ distances + jnp.sum(v * pairs) + w @ stacked.squared_norms(x)
 
-    dx, dp = jax.jit(jax.grad(loss, argnums=(0, 1)))(jnp.asarray(x), jnp.asarray(point))
+    dx, dp = jax.jit(jax.grad(loss, argnums=(0, 1)))(x, point)
     wide, p = x.astype(np.float64), point.astype(np.float64)
     symmetric = 2 * (v + v.T)
     from_pairs = symmetric.sum(axis=1)[:, None] * wide - symmetric @ wide
     from_norms = 2 * w[:, None] * wide
     from_point = 2 * w[:, None] * (wide - p)
-    close(dx, from_pairs + from_norms + from_point, rtol=1e-4, atol=1e-3)
-    close(dp, -from_point.sum(axis=0), rtol=1e-4, atol=1e-3)
+    near(dx, from_pairs + from_norms + from_point, rtol=1e-4, atol=1e-3)
+    near(dp, -from_point.sum(axis=0), rtol=1e-4, atol=1e-3)
 
 
 def test_gradients_of_distances_do_not_cancel():
     """A common offset of 1e3, a spread of 1e-3, and one liar far away that moves every mean."""
     x = (1e3 + 1e-3 * np.random.default_rng(0).normal(size=(7, 50))).astype(np.float32)
     x[2] = 1e12
-    gradient = jax.grad(lambda x: stacked.pairwise_squared_distances(x)[4, 5])(jnp.asarray(x))
+    gradient = jax.jit(jax.grad(lambda x: stacked.pairwise_squared_distances(x)[4, 5]))(x)
     expected = np.zeros((7, 50))
     expected[4] = 2 * (x[4].astype(np.float64) - x[5])
     expected[5] = -expected[4]
-    close(gradient, expected, rtol=1e-5, atol=1e-9)
+    near(gradient, expected, rtol=1e-5, atol=1e-9)
+
+
+def sum_of_finite_distances(x, p):
+    parts = [
+        stacked.squared_distances(x, p),
+        stacked.squared_norms(x),
+        stacked.pairwise_squared_distances(x).reshape(-1),
+    ]
+    parts = jnp.concatenate(parts)
+    finite = jnp.isfinite(parts)
+    return jnp.sum(jnp.where(finite, parts, 0)) + jnp.sum(jnp.sqrt(1 + jnp.where(finite, parts, 0)))
+
+
+@jax.jit
+def backward_and_forward(x, p):
+    back = jax.grad(sum_of_finite_distances, argnums=(0, 1))(x, p)
+    return *back, jax.jvp(stacked.pairwise_squared_distances, (x,), (jnp.ones_like(x),))[1]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 3e38, None])
@@ -381,37 +451,23 @@ def test_gradients_with_coinciding_and_bad_rows(bad):
     x[1] = x[0]
     if bad is not None:
         x[3, 1] = bad
-
-    def loss(x, p):
-        parts = [
-            stacked.squared_distances(x, p),
-            stacked.squared_norms(x),
-            stacked.pairwise_squared_distances(x).reshape(-1),
-        ]
-        parts = jnp.concatenate(parts)
-        finite = jnp.isfinite(parts)
-        return jnp.sum(jnp.where(finite, parts, 0)) + jnp.sum(
-            jnp.sqrt(1 + jnp.where(finite, parts, 0))
-        )
-
-    dx, dp = jax.jit(jax.grad(loss, argnums=(0, 1)))(jnp.asarray(x), jnp.asarray(x[0]))
+    dx, dp, forward = backward_and_forward(x, x[0])
     assert np.isfinite(dx).all()
     assert np.isfinite(dp).all()
     assert (bad is None) or (np.asarray(dx[3]) == 0).all()
-    forward = jax.jvp(lambda x: stacked.pairwise_squared_distances(x), (x,), (jnp.ones_like(x),))[1]
     assert np.isfinite(forward).all()
 
 
 def test_gradients_of_means():
-    x = jnp.array([[1.0, 2.0], [jnp.nan, 3.0], [5.0, jnp.inf], [4.0, 4.0]])
-    weights = jnp.array([1.0, 0.0, 0.0, 3.0])
+    x = np.array([[1.0, 2.0], [np.nan, 3.0], [5.0, np.inf], [4.0, 4.0]], np.float32)
+    weights = np.array([1.0, 0.0, 0.0, 3.0], np.float32)
     gradient = jax.grad(lambda x, w: stacked.weighted_mean(x, w).sum(), argnums=(0, 1))
-    dx, dw = gradient(x, weights)
-    np.testing.assert_allclose(dx, weights[:, None] / 4 * jnp.ones((1, 2)))
+    dx, dw = jax.jit(gradient)(x, weights)
+    np.testing.assert_allclose(dx, weights[:, None] / 4 * np.ones((1, 2)))
     # A row of weight 0 is not looked at, by the slope in its weight neither: it used to be NaN.
     assert np.isfinite(dw).all()
     out = (1 * 3 + 3 * 8) / 4  # sums of the rows: 3 and 8
-    close(dw, [(3 - out) / 4, -out / 4, -out / 4, (8 - out) / 4], rtol=1e-5)
+    near(dw, [(3 - out) / 4, -out / 4, -out / 4, (8 - out) / 4], rtol=1e-5)
 
 
 # --- coordinates over devices --------------------------------------------------------------------
@@ -420,23 +476,25 @@ def test_gradients_of_means():
 @pytest.mark.parametrize("per_device", [3, BLOCK + 1])
 def test_coordinates_sliced_over_devices(per_device):
     n, count = 5, 8
-    devices = jax.devices("cpu")[:count]
-    mesh = jax.make_mesh((count,), ("shard",), devices=devices, axis_types=(AxisType.Auto,))
     x = normal(11, n, count * per_device)
     x[4, 2] = np.nan
 
-    def everything(x, point):
+    def everything(x, point, axis_name=None):
         return (
-            stacked.squared_norms(x, axis_name="shard"),
-            stacked.squared_distances(x, point, axis_name="shard"),
-            stacked.pairwise_squared_distances(x, axis_name="shard"),
+            stacked.squared_norms(x, axis_name=axis_name),
+            stacked.squared_distances(x, point, axis_name=axis_name),
+            stacked.pairwise_squared_distances(x, axis_name=axis_name),
         )
 
-    sliced = jax.jit(
-        jax.shard_map(everything, mesh=mesh, in_specs=(P(None, "shard"), P("shard")), out_specs=P())
+    sliced = jax.shard_map(
+        functools.partial(everything, axis_name="shard"),
+        mesh=mesh_of(shard=count),
+        in_specs=(P(None, "shard"), P("shard")),
+        out_specs=P(),
     )
-    norms, distances, pairs = sliced(x, x[0])
-    close(norms, stacked.squared_norms(x), rtol=1e-5)
-    close(distances, stacked.squared_distances(x, jnp.asarray(x[0])), rtol=1e-5)
-    close(pairs, stacked.pairwise_squared_distances(x), rtol=1e-5)
+    norms, distances, pairs = jax.jit(sliced)(x, x[0])
+    whole_norms, whole_distances, whole_pairs = jax.jit(everything)(x, x[0])
+    near(norms, whole_norms, rtol=1e-5)
+    near(distances, whole_distances, rtol=1e-5)
+    near(pairs, whole_pairs, rtol=1e-5)
     assert np.isinf(norms).tolist() == [False] * 4 + [True]

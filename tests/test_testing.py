@@ -1,6 +1,7 @@
 """What `byzjax.testing` finds: it lets the library's own pass, and each kind of fault fail."""
 
 import functools
+import inspect
 import itertools
 
 import jax
@@ -11,16 +12,27 @@ import pytest
 import byzjax
 from byzjax import attacks, scores, stacked, theory
 from byzjax.facts import FACTS, Facts
-from byzjax.testing import check_attack, check_rule
+from byzjax.testing import attacked, broken_promise, check_attack, check_rule
 from byzjax.testing._clauses import clause
 from byzjax.testing._corners import check_corners
 from tests import oracles
+from tests.helpers import first
 from tests.rule_cases import CASES
 
 EVERY = ("permutes", "shifts", "scales", "repeats")
 FORMS = ("derivatives", "jit", "trees and dtypes", "strict promotion", "lowers")
 CORNERS = ("mean", "median", "trimmed_mean", "comparative_elimination", "medoid", "zeno")
+SLOW = pytest.mark.slow
 SOME = ("huber", "spectral_filter", "nearest_to_pivot")
+
+
+def as_one_program(rule):
+    """The rule under `jax.jit`: where `check_rule` calls it plainly, one program is compiled.
+
+    Without it there would be one for each of the rule's operations.
+    """
+    given = [name for name in inspect.signature(rule).parameters if name != "updates"]
+    return jax.jit(rule, static_argnames=given)
 
 
 def claims(promise="range", **more):
@@ -28,11 +40,16 @@ def claims(promise="range", **more):
     return Facts("rule", (2, 1), promise=promise, **fields | more)
 
 
-def test_a_rule_that_keeps_its_contract():
+@pytest.mark.parametrize(
+    "rule",
+    [
+        pytest.param(as_one_program(byzjax.aksel), id="one program"),
+        pytest.param(byzjax.aksel, id="plain", marks=SLOW),
+    ],
+)
+def test_a_rule_that_keeps_its_contract(rule):
     kappa = functools.partial(theory.proved, "kappa", "aksel")
-    held = check_rule(
-        byzjax.aksel, FACTS["aksel"], kappa=kappa, loop=oracles.aksel, sizes=[(12, 5)]
-    )
+    held = check_rule(rule, FACTS["aksel"], kappa=kappa, loop=oracles.aksel, sizes=[(12, 5)])
     last = ("stands in a chain", "coordinates sliced over 8 devices", "small corners, n=1, f=0")
     assert held == (*EVERY, "promise: bounded", "equals its loop", *FORMS, *last, "errors")
 
@@ -86,10 +103,6 @@ def for_many(updates, *, f, at_least=1):
     return byzjax.trimmed_mean(updates, f=f)
 
 
-def first(updates):
-    return jax.tree.map(lambda leaf: leaf[0], updates)
-
-
 def clipped(updates):
     return byzjax.median(byzjax.clip_norms(updates, max_norm=1.0))
 
@@ -120,6 +133,7 @@ def without_a_slope(updates):
     return jax.lax.stop_gradient(byzjax.median(updates))
 
 
+@as_one_program
 def mixed_dtypes(updates):
     def one(leaf):
         return (byzjax.median(leaf) + jnp.zeros((), jnp.float16)).astype(leaf.dtype)
@@ -127,6 +141,7 @@ def mixed_dtypes(updates):
     return jax.tree.map(one, updates)
 
 
+@as_one_program
 def one_at_a_time(updates):
     """Each leaf has a nearest worker of its own, so a tree is not its flat vector."""
 
@@ -137,26 +152,31 @@ def one_at_a_time(updates):
     return jax.tree.map(nearest, updates)
 
 
+@as_one_program
 def deaf(updates, *, axis_name=None):
     """Its distances are of one device's coordinates."""
     squares = stacked.squared_distances(updates, byzjax.median(updates))
     return stacked.mean_of(updates, scores.lowest(squares, 2))
 
 
+@as_one_program
 def careless(updates, *, f):
     return byzjax.trimmed_mean(updates, f=min(f, (stacked.num_workers(updates) - 1) // 2))
 
 
+@as_one_program
 def divides_by_f(updates, *, f):
     return jax.tree.map(lambda leaf: leaf * (f / f), byzjax.trimmed_mean(updates, f=f))
 
 
+@as_one_program
 def of_no_window(updates, *, f):
     """x[f:-f] is empty for f = 0."""
     cut = jax.tree.map(lambda leaf: leaf[f:-f].mean(axis=0), updates)
     return byzjax.trimmed_mean(updates, f=f) if f else cut
 
 
+@as_one_program
 def by_the_largest(updates):
     """Of an empty leaf there is none."""
 
@@ -170,7 +190,12 @@ def by_the_largest(updates):
 @pytest.mark.parametrize(
     ("rule", "facts", "words"),
     [
-        (byzjax.mean, claims("finite"), "promise 'finite', n=5, f=1: it is not finite, after"),
+        pytest.param(
+            byzjax.mean,
+            claims("finite"),
+            "promise 'finite', n=5, f=1: it is not finite, after",
+            marks=pytest.mark.smoke,
+        ),
         (doubled, claims(shifts=False, repeats=False), "it is not within the honest range"),
         (first, claims("none"), "permutes, n=5"),
         (clipped, claims("finite"), "shifts"),
@@ -183,7 +208,12 @@ def by_the_largest(updates):
         (one_at_a_time, claims("none"), "a tree gives what its flat vector gives"),
         (over_numpy, claims(), "under jit and vmap"),
         (deaf, claims("none"), "coordinates sliced over 8 devices"),
-        (divides_by_f, claims(takes_f=True), "one coordinate, n=1, f=0: ZeroDivisionError"),
+        pytest.param(
+            divides_by_f,
+            claims(takes_f=True),
+            "one coordinate, n=1, f=0: ZeroDivisionError",
+            marks=SLOW,
+        ),
         (of_no_window, claims(takes_f=True), r"one coordinate, n=1, f=0: \[nan\] instead of"),
         (by_the_largest, claims("none"), "an empty and a scalar leaf, n=1, f=0: ValueError"),
         (careless, claims(takes_f=True), "errors: 2 updates with f=1 do not raise ValueError"),
@@ -193,6 +223,31 @@ def test_a_broken_rule_is_found(rule, facts, words):
     name = rule.__name__
     with pytest.raises(AssertionError, match=f"^{name} breaks its contract, .*{words}"):
         check_rule(rule, facts, sizes=[(5, 1)])
+
+
+def test_one_bad_coordinate_is_enough():
+    x, byzantine = np.ones((3, 2)), np.array([False, False, True])
+    assert broken_promise("finite", x, byzantine, np.array([1.0, np.nan])) == "it is not finite"
+
+
+@pytest.mark.parametrize("trusted", [0, 3])
+def test_liars_stand_first_last_and_scattered(trusted):
+    sent = attacked(np.random.default_rng(0), 8, 2, trusted=trusted)
+    places = [tuple(map(int, np.flatnonzero(byzantine))) for _, byzantine in sent]
+    leading, trailing, scattered = (set(places[i::3]) for i in range(3))
+    assert (leading, trailing) == ({(trusted, trusted + 1)}, {(6, 7)})
+    assert len(scattered) > 5
+    assert min(min(pair) for pair in scattered) >= trusted
+
+
+def test_a_rule_that_is_wrong_without_a_fault_alone_is_found():
+    def halved(updates, f):
+        return jax.tree.map(lambda leaf: leaf[0] / (1 if f else 2), updates)
+
+    words = r"^halved breaks its contract, one coordinate, n=1, f=0: \[.+\] instead of"
+    clause_of, rng = functools.partial(clause, "halved"), np.random.default_rng(0)
+    with pytest.raises(AssertionError, match=words):
+        check_corners(clause_of, halved, claims(takes_f=True), rng, 1e-5)
 
 
 def test_another_loop_is_found():
@@ -234,7 +289,8 @@ def test_a_rule_without_a_promise_and_its_loop():
 @pytest.mark.parametrize(
     ("attack", "given"),
     [
-        (attacks.little_is_enough, {}),
+        pytest.param(attacks.zero, {}, id="zero"),
+        pytest.param(attacks.little_is_enough, {}, marks=SLOW),
         pytest.param(attacks.gaussian, {"key": jax.random.key(0)}, marks=pytest.mark.slow),
         pytest.param(
             attacks.fang_krum,

@@ -53,8 +53,10 @@ def test_what_is_held_out_is_not_trained_on():
     rest, x, y = data.hold_out(digits, 137)
     assert len(y) == 137
     assert len(rest.train_y) == 1300
-    together = np.concatenate([rest.train_x, x]).reshape(1437, -1)
-    whole = digits.train_x.reshape(1437, -1)
+    # Images with their labels, in an order that does not depend on where they came from.
+    images, labels = np.concatenate([rest.train_x, x]), np.concatenate([rest.train_y, y])
+    together = np.column_stack([images.reshape(1437, -1), labels])
+    whole = np.column_stack([digits.train_x.reshape(1437, -1), digits.train_y])
     np.testing.assert_array_equal(together[np.lexsort(together.T)], whole[np.lexsort(whole.T)])
     with pytest.raises(ValueError, match=r"^validation must be below the 1437 training samples"):
         data.hold_out(digits, 1437)

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import re
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,7 @@ import numpy as np
 import pytest
 
 from experiments import __main__, data, models, specs, sweep, train
-from experiments.config import Block, Config
+from experiments.config import IDENTITY, Block, Config
 
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = Config(model="softmax", n=7, f=2, s=(0, 1, 2), seeds=2, steps=6, eval_every=3, batch_size=4)
@@ -56,7 +58,7 @@ def start(arguments, **kwargs):
 def run(arguments):
     process = start(arguments)
     try:
-        out, err = process.communicate(timeout=180)
+        out, err = process.communicate(timeout=600)  # only so that nothing hangs forever
     finally:
         process.kill()
     return process.returncode, out, err
@@ -82,6 +84,29 @@ def results_of(folder):
     return found
 
 
+@pytest.fixture(scope="module")
+def built():
+    """The programs so far, by all that they are made of."""
+    return {}
+
+
+@pytest.fixture
+def programs_are_kept(built, monkeypatch):
+    """A program that another sweep has built is used again; building one takes half a second."""
+    build = train.program
+
+    def kept(config, dataset, model, rule, mixing, choices, over):
+        assert over is None
+        settings = str([getattr(config, name) for name in IDENTITY])
+        chain = str(rule), str(mixing), tuple(map(str, choices))
+        key = (settings, dataset.checksum, *chain)
+        if key not in built:
+            built[key] = build(config, dataset, model, rule, mixing, choices, over)
+        return built[key]
+
+    monkeypatch.setattr(train, "program", kept)
+
+
 # --- runs and programs ---------------------------------------------------------------------------
 
 
@@ -102,6 +127,7 @@ def test_runs_lie_as_many_as_they_should_and_the_same_ones(digits):
     assert (liars[0] != liars[1]).any()  # another seed, other liars
     keys = jax.random.key_data(runs.key).reshape(2, 2, -1)
     assert (keys[:, 0] == keys[:, 1]).all()
+    assert (keys[0] != keys[1]).any()
 
 
 def test_data_dealt_to_honest_workers_alone(digits):
@@ -176,26 +202,134 @@ def test_the_switch_runs_the_attack_that_was_chosen(digits, softmax):
             assert not np.allclose(seen[i], seen[j], atol=1e-4), (texts[i], texts[j])
 
 
-def test_training_is_plain_sgd_on_the_union_batch_when_nobody_lies(digits, softmax):
-    config = Config(model="softmax", n=7, f=2, s=(0,), seeds=1, steps=2, eval_every=2, momentum=0.0)
-    mean, mixing, none = (specs.parse(*words, f=2) for words in MEAN_ALONE)
-    runs = train.runs(config, digits, [(0, 0)])
-    program = train.program(config, digits, softmax, mean, mixing, [none])
-    found, metrics = final(program, runs, 0, config)
+WATCHED = dataclasses.replace(
+    SMALL, steps=4, eval_every=2, momentum=0.0, average=True, validation=100, eval_samples=50
+)
 
-    run = jax.tree.map(lambda leaf: leaf[0], runs)
-    params = softmax.init(jax.random.fold_in(run.key, 0))
-    x, y = jnp.asarray(digits.train_x), jnp.asarray(digits.train_y)
-    for step in range(2):
+
+class Watched(NamedTuple):
+    """What is found at an evaluation of `WATCHED`."""
+
+    model: Any
+    average: Any
+    metrics: train.Metrics
+    diagnostics: dict[str, Any]
+
+
+def of_run(tree, *place):
+    return jax.tree.map(lambda leaf: leaf[place], tree)
+
+
+@pytest.fixture(scope="module")
+def watched(digits, softmax):
+    """The runs of `WATCHED` under the mean, and both evaluations.
+
+    In the first nobody lies, in the second two workers flip their labels.
+    """
+    mean, mixing, none = (specs.parse(*words, f=2) for words in MEAN_ALONE)
+    flip = specs.parse("attack", "flip_labels", f=2)
+    runs = train.runs(WATCHED, digits, [(0, 0), (0, 2)])
+    program = train.program(WATCHED, digits, softmax, mean, mixing, [none, flip])
+    states, found = program.start(jnp.int32(1), runs), []
+    for step in (0, 2):
+        states, diagnostics = program.advance(states, jnp.int32(step), jnp.int32(1), runs)
+        held = jax.device_get((states.protocol.params, states.average))  # states are given away
+        metrics = program.evaluate(states, step == 2, runs)
+        found.append(Watched(*held, *jax.device_get((metrics, diagnostics))))
+    return runs, found
+
+
+@pytest.fixture(scope="module")
+def by_hand(digits, softmax, watched):
+    """The models and gradients of the same two runs, by a loop of SGD on the union batch."""
+    rest, _, _ = data.hold_out(digits, WATCHED.validation)
+    runs = watched[0]
+    starts = jax.jit(jax.vmap(lambda key: softmax.init(jax.random.fold_in(key, 0))))(runs.key)
+
+    @jax.jit
+    def gradient(params, run, step):
         key = jax.random.fold_in(jax.random.fold_in(run.key, 4), step)
-        batch = data.sample_batch(key, run.indices, run.sizes, x, y, config.batch_size)
+        batch = data.sample_batch(
+            key, run.indices, run.sizes, rest.train_x, rest.train_y, WATCHED.batch_size
+        )
+        batch["y"] = jnp.where(run.byzantine[:, None], 9 - batch["y"], batch["y"])
         union = {name: leaf.reshape(-1, *leaf.shape[2:]) for name, leaf in batch.items()}
-        grads = jax.grad(softmax.loss)(params, union)
-        params = jax.tree.map(lambda p, g: p - config.learning_rate * g, params, grads)
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(params)):
-        np.testing.assert_allclose(a[0], b, rtol=1e-4, atol=1e-6)
-    expected = softmax.accuracy(params, digits.test_x, digits.test_y)
-    assert float(metrics.accuracy[0]) == pytest.approx(float(expected), abs=1 / 360)
+        return jax.grad(softmax.loss)(params, union)
+
+    out = []
+    for r in range(2):
+        run, each, gradients = of_run(runs, r), [jax.device_get(of_run(starts, r))], []
+        for step in range(4):
+            gradients.append(jax.device_get(gradient(each[-1], run, step)))
+            each.append(
+                jax.tree.map(lambda p, g: p - WATCHED.learning_rate * g, each[-1], gradients[-1])
+            )
+        out.append((each[1:], gradients))
+    return out
+
+
+def assert_same_model(found, expected):
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("r", [0, 1], ids=["nobody lies", "flipped labels"])
+def test_training_is_plain_sgd_on_the_union_batch(r, watched, by_hand):
+    each, _ = by_hand[r]
+    for found, expected in zip(watched[1], each[1::2], strict=True):
+        assert_same_model(of_run(found.model, r), expected)
+
+
+def test_the_average_is_that_of_all_models_so_far(watched, by_hand):
+    for r, (each, _) in enumerate(by_hand):
+        for found, count in zip(watched[1], (2, 4), strict=True):
+            expected = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *each[:count])
+            assert_same_model(of_run(found.average, r, 0), expected)
+
+
+def test_diagnostics_are_of_the_last_step_before_an_evaluation(watched, by_hand):
+    _, gradients = by_hand[0]
+    for found, gradient in zip(watched[1], gradients[1::2], strict=True):
+        norm = math.sqrt(sum(float(np.sum(g**2)) for g in jax.tree.leaves(gradient)))
+        assert float(found.diagnostics["honest_norm"][0]) == pytest.approx(norm, rel=1e-4)
+
+
+def test_which_samples_an_evaluation_is_on(digits, softmax, watched):
+    """The first 50, at the end all 360, and each time the 100 that were held out."""
+    _, *held = data.hold_out(digits, 100)
+    accuracy = jax.jit(softmax.accuracy)
+    for found, count in zip(watched[1], (50, 360), strict=True):
+        for r in range(2):
+            average = of_run(found.average, r, 0)
+            right = accuracy(average, digits.test_x[:count], digits.test_y[:count])
+            assert float(found.metrics.accuracy[r]) == pytest.approx(float(right))
+            right = accuracy(average, *held)
+            assert float(found.metrics.validation[r]) == pytest.approx(float(right))
+
+
+def test_what_a_loss_draws_is_not_what_chose_its_batch():
+    """Otherwise dropout would depend on the samples.
+
+    This loss draws samples in the way in which batches are drawn; the step marks where both agree.
+    """
+    config = Config(
+        n=1, f=0, s=(0,), seeds=1, steps=1, eval_every=1, batch_size=64, momentum=0.0,
+        learning_rate=1.0,
+    )  # fmt: skip
+    x, y = np.arange(100, dtype=np.float32)[:, None], np.zeros(100, np.int32)
+    numbers = data.Dataset("numbers", x, y, x, y, 2, "0")
+    runs = train.runs(config, numbers, [(0, 0)])
+
+    def loss(params, batch, key=None):
+        again = runs.indices[0, 0][jax.random.randint(key, (64,), 0, 100)]
+        return params @ (again == batch["x"][:, 0]).astype(jnp.float32)
+
+    model = models.Model(lambda key: jnp.zeros(64), None, loss, None)
+    mean, mixing, none = (specs.parse(*words, f=0) for words in MEAN_ALONE)
+    program = train.program(config, numbers, model, mean, mixing, [none])
+    zero = jnp.int32(0)
+    states, _ = program.advance(program.start(zero, runs), zero, zero, runs)
+    assert np.count_nonzero(states.protocol.params) < 10  # 0.64 are expected
 
 
 def test_a_model_that_is_not_finite_is_a_result(digits, softmax, tmp_path):
@@ -227,11 +361,43 @@ def test_the_identity_of_a_block_is_what_decides_its_numbers():
         assert sweep.block_path(folder, same) != sweep.block_path(folder, other)
 
 
+def test_every_setting_but_where_things_lie_is_part_of_the_identity():
+    words = (("rule", "krum"), ("mixing", "none"), ("attack", "sign_flip"))
+    block = Block(*(specs.parse(*each, f=2) for each in words), ((0, 1),))
+    of_blocks, places = {"rule", "mixing", "attack", "s", "seeds"}, {"study", "results", "data_dir"}
+    elsewhere = of_blocks | places | {"download"}
+    same = sweep.identity(SMALL, block, "data")
+    for name in (field.name for field in dataclasses.fields(Config)):
+        match getattr(SMALL, name):
+            case bool(value):
+                other = not value
+            case int(value) | float(value):
+                other = value + 1
+            case tuple(value):
+                other = (*value, "more")
+            case value:
+                other = f"{value} more"
+        changed = sweep.identity(dataclasses.replace(SMALL, **{name: other}), block, "data")
+        assert (changed == same) == (name in elsewhere), name
+
+
+def test_a_half_written_file_is_never_found(tmp_path):
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    sweep.write_json(old, {"finished": True})
+    for path in (old, new):
+        with pytest.raises(TypeError):  # after the first half
+            sweep.write_json(path, {"first half": 1, "second half": object()})
+    assert sweep.read_block(old) == {"finished": True}
+    assert not new.exists()
+
+
 # --- the command line ----------------------------------------------------------------------------
 
 
-def test_a_study_writes_what_it_promises_and_continues_with_what_is_missing(tmp_path):
-    status, out, err = run(options(tmp_path / "results"))
+def test_a_study_writes_what_it_promises_and_continues_with_what_is_missing(
+    tmp_path, told, programs_are_kept
+):
+    status, out, err = told(options(tmp_path / "results"))
     assert status == 0, err
     folder = tmp_path / "results" / "main"
     for name in ("table.csv", "curves.csv", "table.md", "config.json"):
@@ -258,7 +424,7 @@ def test_a_study_writes_what_it_promises_and_continues_with_what_is_missing(tmp_
     victim = folder / "blocks" / sorted(before)[0]
     victim.unlink()
     (folder / "blocks" / sorted(before)[1]).write_text('{"half": ')  # a damaged file
-    status, out, err = run(options(tmp_path / "results"))
+    status, out, err = told(options(tmp_path / "results"))
     assert status == 0, err
     assert "4 of 6 blocks are in" in out
     assert results_of(folder) == before
@@ -269,7 +435,7 @@ def test_killed_half_way_it_keeps_what_was_finished(tmp_path):
     folder = tmp_path / "results" / "main"
     process = start(options(tmp_path / "results"))
     try:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 600
         while not list((folder / "blocks").glob("*.json")) and time.monotonic() < end:
             assert process.poll() is None, process.communicate()[1]
             time.sleep(0.02)
@@ -391,7 +557,7 @@ def test_labels_of_the_workers(tmp_path, told):
     assert drawn.read_bytes().startswith(b"\x89PNG")
 
 
-def test_shards_are_the_whole_study(digits, tmp_path):
+def test_shards_are_the_whole_study(digits, tmp_path, programs_are_kept):
     folder = tmp_path / "study"
     config = dataclasses.replace(SMALL, rule=("median", "mean"), attack=("sign_flip",))
 
@@ -406,7 +572,7 @@ def test_shards_are_the_whole_study(digits, tmp_path):
     assert {task.path for task in tasks} == set((folder / "blocks").iterdir())
 
 
-def test_a_long_block_goes_on_from_its_checkpoint(digits, tmp_path, monkeypatch):
+def test_a_long_block_goes_on_from_its_checkpoint(digits, tmp_path, monkeypatch, programs_are_kept):
     monkeypatch.setattr(sweep, "CHECKPOINT_SECONDS", 0.0)
     # Attacks that remember and draw numbers, and a momentum: all that a state may hold.
     config = dataclasses.replace(
@@ -420,7 +586,7 @@ def test_a_long_block_goes_on_from_its_checkpoint(digits, tmp_path, monkeypatch)
 
     def killed(*args: object) -> None:
         calls.append(args)
-        if len(calls) == 2:
+        if len(calls) == 3:
             raise KeyboardInterrupt
         logged(*args)
 
@@ -431,7 +597,7 @@ def test_a_long_block_goes_on_from_its_checkpoint(digits, tmp_path, monkeypatch)
     steps = []
     monkeypatch.setattr(sweep, "_log", lambda task, step, *rest: steps.append(step))
     found = sweep.run(tasks, folder, lambda _: digits)
-    assert steps == [4, 6, 2, 4, 6]  # the first block goes on after its second step
+    assert steps == [6, 2, 4, 6]  # the first block goes on after its fourth step
     assert [block["runs"] for block in found] == [block["runs"] for block in undisturbed]
     assert not list((folder / "checkpoints").iterdir())
 
@@ -457,7 +623,7 @@ def test_what_fails_is_written_down_and_does_not_stop_the_rest(digits, tmp_path,
     assert not list(sweep.failures(folder))
 
 
-def test_a_study_that_has_changed_leaves_no_run_twice(digits, tmp_path):
+def test_a_study_that_has_changed_leaves_no_run_twice(digits, tmp_path, programs_are_kept):
     folder = tmp_path / "study"
     few = dataclasses.replace(SMALL, rule=("mean", "median"), attack=("none",), s=(0,), seeds=1)
     more = dataclasses.replace(few, rule=("median",), seeds=2)
@@ -470,7 +636,7 @@ def test_a_study_that_has_changed_leaves_no_run_twice(digits, tmp_path):
     assert both["members"] == [[0, 0], [1, 0]]
 
 
-def test_results_of_another_version_are_told(digits, tmp_path, capsys):
+def test_results_of_another_version_are_told(digits, tmp_path, capsys, programs_are_kept):
     folder = tmp_path / "study"
     config = dataclasses.replace(SMALL, rule=("mean",), attack=("none",), seeds=1)
     tasks = sweep.tasks([config], folder, lambda _: digits)

@@ -77,3 +77,16 @@ def test_decay_then_clipping_of_each_worker():
     (after,) = run(stages, gradients, params)
     # g + 1 * params = (3, 4), (3.3, 0), (3, 0), each shortened to 1.
     np.testing.assert_allclose(after, params - np.array([0.6 + 1 + 1, 0.8]) / 3, rtol=1e-6)
+
+
+def test_decay_then_clipping_then_momentum():
+    gradients = jnp.array([[[3.0, 4.0]] * 3, [[0.6, 5.8]] * 3])
+    stages = optim.stages(
+        changed(
+            weight_decay=1.0, clip=1.0, momentum=0.5, momentum_kind="undamped", learning_rate=1.0
+        )
+    )
+    found = run(stages, gradients, jnp.zeros(2))
+    # (3, 4) is shortened to (0.6, 0.8), and (0.6, 5.8) - (0.6, 0.8) = (0, 5) to (0, 1).
+    second = 0.5 * np.array([0.6, 0.8]) + [0.0, 1.0]
+    np.testing.assert_allclose(found, [[-0.6, -0.8], [-0.6, -0.8] - second], rtol=1e-6)

@@ -345,9 +345,16 @@ def test_the_page_holds_what_was_found(tmp_path):
     assert ABOUT.command in read.text
     for name in (*SMALL.rule, *SMALL.attack, "bulyan", "ValueError: <n> & f"):
         assert name in read.text, name
-    for name in ("mean", "std", "min", "max", "low", "high"):
-        for value in results[name]:
-            assert f"{100 * value:.2f}" in read.text, (name, value)
+    everything = made.partition("All numbers")[2].partition("</table>")[0]
+    head, *lines = (
+        re.findall(r"<t[hd].*?>(.*?)</t[hd]>", row)
+        for row in re.findall(r"<tr>(.*?)</tr>", everything)
+    )
+    for line, found in zip(lines, results.to_dict("records"), strict=True):
+        cells = dict(zip(head, line, strict=True))
+        for name in ("mean", "std", "min", "max"):
+            assert cells[name] == f"{100 * found[name]:.2f}", (name, line)
+        assert cells["95 % interval"] == f"{100 * found['low']:.2f} to {100 * found['high']:.2f}"
     assert f"not finite at 20, 1 of {SMALL.seeds}" in read.text
     assert "jax differ" in read.text
     assert "0.9.0 (1 block)" in read.text

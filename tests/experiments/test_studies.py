@@ -22,6 +22,14 @@ def test_a_study_says_what_it_is(name):
     assert "Claim" in study.about
     assert f"python -m experiments study {name} --edition cpu" in study.about
     assert set(study.editions) == {"full", "cpu"}
+    samples = {
+        edition: sum(
+            len(grid.rule) * len(grid.attack) * len(grid.s) * grid.seeds * grid.steps * grid.n
+            for grid in studies.grids(name, edition)
+        )
+        for edition in study.editions
+    }
+    assert samples["cpu"] < samples["full"]
 
 
 @pytest.mark.slow
@@ -202,8 +210,8 @@ def test_what_it_would_cost(tmp_path):
     """Softmax regression: two products forward and backward, 2 * 64 * 10 operations each."""
     digits = data.load("digits")
     config = Config(
-        model="softmax", rule=("mean",), attack=("none",), s=(0,), n=10, f=1, seeds=2, steps=50,
-        batch_size=8,
+        model="softmax", rule=("mean",), attack=("none",), s=(0,), n=10, f=1, seeds=2,
+        steps=10_000_000, batch_size=8,
     )  # fmt: skip
     flops = cost.gradient_flops(config, digits)
     assert 2 * 8 * 2 * 64 * 10 <= flops <= 1.5 * 2 * 8 * 2 * 64 * 10
@@ -212,5 +220,5 @@ def test_what_it_would_cost(tmp_path):
     )
     text = cost.estimate(tasks, lambda config: digits)
     assert text.count("2 runs") == 2
-    assert "minutes on 2 CPU cores" in text
-    assert "2 programs" in text
+    minutes = 2 * (10 + 20) * config.steps * flops / 30e9 / 60  # two seeds, at 30 GFLOPS
+    assert f"minutes on 2 CPU cores: {minutes:,.0f} to train, 0 to compile 2 programs." in text

@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import byzjax
 from byzjax import theory
 from byzjax.facts import FACTS
 from byzjax.theory.comparison import eta
 from experiments import findings
-from experiments.theory import growth, measure, page, plots, run
+from experiments.theory import growth, measure, page, plots, rules, run
 from experiments.theory.rules import FORMS, SEARCHED, constants_of, proved_kappa
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
@@ -310,6 +311,25 @@ def test_what_is_said_of_breakdown():
         assert liars["f = 2", rule] == 6
     assert liars["f = 2", "krum"] == 4
     assert liars["f = 2", "aksel, n-f"] == 3
+
+
+# --- listed attacks ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lies", "expected"),
+    [((5.0, -30.0, 20.0), -6.0), ((5.0, np.nan), np.nan)],
+    ids=["all finite", "not finite"],
+)
+def test_the_most_damaging_of_the_listed_attacks_is_taken(lies, expected, monkeypatch):
+    """By the distance to the honest mean, which is 2 here; what is not finite is the farthest."""
+
+    def sending(lie):
+        return lambda n: lambda updates, byzantine: jnp.where(byzantine[:, None], lie, updates)
+
+    monkeypatch.setattr(rules, "LISTED", {str(lie): sending(lie) for lie in lies})
+    aggregate = rules.under_attack(byzjax.mean, 4, 1)
+    np.testing.assert_allclose(aggregate(jnp.array([[0.0], [2.0], [4.0], [2.0]])), [expected])
 
 
 # --- the command ---------------------------------------------------------------------------------

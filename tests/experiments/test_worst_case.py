@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 
 import byzjax
+from byzjax import attacks
 from experiments import specs, worst_case
-from experiments.worst_case import WorstCase, settings
+from experiments.worst_case import Setting, WorstCase, settings
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs" / "worst-case"
 
@@ -63,6 +64,29 @@ def test_rules_that_have_an_update_of_their_own():
     (f,) = {s.f for s in settings(config) if s.name == "zeno" and s.limit == "half"}
     best = np.argsort(-scores)[: 7 - f]
     np.testing.assert_allclose(found["zeno"], x[best].mean(axis=0), rtol=1e-5, atol=1e-6)
+
+
+def test_damage_and_bound_are_in_errors_of_the_honest_mean(monkeypatch):
+    """By hand, for the median of the honest 0, 0, 3 and one lie: the mean is 1, and so its error.
+
+    That is the root of (1 + 1 + 4) / (3 * 2).
+    """
+    x = np.array([[0.0], [0.0], [3.0], [0.0]], np.float32)
+    rows = {"far": 9.0, "below": -9.0, "not finite": np.nan}
+    sent = {name: np.append(x[:3], [[lie]], axis=0) for name, lie in rows.items()}
+    monkeypatch.setattr(worst_case, "updates_of", lambda *_: (x, x[0]))
+    monkeypatch.setattr(worst_case, "fixed_rows", lambda *_: sent)
+    for name in ("strongest", "fang_krum", "gradient_attack"):
+        monkeypatch.setattr(attacks, name, lambda updates, byzantine, **_: updates)
+    config = WorstCase()
+    found = worst_case.measure(Setting(*3 * ["median"], "gaussian", 4, 1, 1, "limit"), config)
+    # Medians 1.5 and 0; the proved kappa is 1/2, so sqrt(6 / 3 / 2) = 1.
+    assert found["damage"]["far"] == pytest.approx(0.5)
+    assert found["damage"]["below"] == found["bound"] == pytest.approx(1.0)
+    found = worst_case.measure(Setting(*3 * ["mean"], "gaussian", 4, 1, 1, "limit"), config)
+    assert found["damage"]["far"] == pytest.approx(2.0)  # the mean of all is 3
+    assert found["damage"]["not finite"] is None
+    assert found["bound"] is None
 
 
 def test_labels_of_cells():

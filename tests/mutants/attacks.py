@@ -1,0 +1,168 @@
+"""Mistakes in the attacks: in what they send, in whose rows they read, and in whose they change."""
+
+from tests.mutants.mutant import Mutant
+
+MUTANTS = [
+    # --- what attacks share ------------------------------------------------------------------
+    Mutant(
+        "honest_mean: the liars' rows are in the mean",
+        "byzjax/attacks/_rows.py",
+        "mean = stacked.mean_of(jax.tree.map(wide, updates), ~byzantine)",
+        "mean = stacked.mean_of(jax.tree.map(wide, updates), byzantine | True)",
+        'tests/test_attacks.py -k "liars_held and ipm-2"',
+    ),
+    Mutant(
+        "honest_std: the slope of the root at 0 is NaN",
+        "byzjax/attacks/_rows.py",
+        "jnp.sqrt(jnp.where(spread, variance, 1))",
+        "jnp.sqrt(variance)",
+        'tests/test_attacks.py -k "slope_where_honest_rows_coincide"',
+    ),
+    Mutant(
+        "attacks: all leaves draw with the same key",
+        "byzjax/attacks/_rows.py",
+        "list(jax.random.split(key, len(leaves)))",
+        "[key] * len(leaves)",
+        'tests/test_attacks.py -k "gaussian_noise"',
+    ),
+    # suspected gap: no test of an attack looks at what is compiled; the values stay the same
+    Mutant(
+        "replace: no wall in front of a lie that all send",
+        "byzjax/attacks/_rows.py",
+        "lie = wall(lie) if lie.shape[0] == 1 and x.shape[0] > 1 else lie",
+        "lie = lie if lie.shape[0] == 1 and x.shape[0] > 1 else lie",
+        'tests/test_attacks.py -k "may_be_traced and alie"',
+    ),
+    # --- constants and noise -----------------------------------------------------------------
+    # suspected gap: with probability 0.05 the two ends of a shard are rarely drawn
+    Mutant(
+        "gambler: the first coordinate of the shard is left out",
+        "byzjax/attacks/simple.py",
+        "inside = (number >= start) & (number < stop)",
+        "inside = (number > start) & (number < stop)",
+        'tests/test_attacks_one_by_one.py -k "gambler"',
+    ),
+    # --- from the mean and the deviation -----------------------------------------------------
+    Mutant(
+        "little_is_enough: sign of z",
+        "byzjax/attacks/statistical.py",
+        'sign = -1 if direction == "minus" else 1',
+        'sign = 1 if direction == "minus" else -1',
+        'tests/test_attacks.py -k "papers_loop and 12-4-alie-plus"',
+    ),
+    Mutant(
+        "little_is_enough: one supporter too few",
+        "byzjax/attacks/statistical.py",
+        "supporters = n // 2 + 1 - f",
+        "supporters = n // 2 - f",
+        'tests/test_attacks.py -k "strength_of_little_is_enough"',
+    ),
+    Mutant(
+        "relocated: it moves along the momentum instead of across it",
+        "byzjax/attacks/statistical.py",
+        "p = _rows.unit(_rows.plus(ones, -along, r))",
+        "p = _rows.unit(_rows.plus(ones, along, r))",
+        'tests/test_attacks_one_by_one.py -k "relocated"',
+    ),
+    # --- as far as honest updates are --------------------------------------------------------
+    Mutant(
+        "min_max: it goes as far as one honest update allows, not all",
+        "byzjax/attacks/bounded.py",
+        "gamma = jnp.maximum(jnp.min(jnp.where(byzantine, jnp.inf, gamma)), 0)",
+        "gamma = jnp.maximum(jnp.max(jnp.where(byzantine, 0, gamma)), 0)",
+        'tests/test_attacks_one_by_one.py -k "that_min_max"',
+    ),
+    # --- against one rule --------------------------------------------------------------------
+    Mutant(
+        "fang_krum: one neighbour too many",
+        "byzjax/attacks/targeted.py",
+        "lowest(distances, max(1, n - f - 2))",
+        "lowest(distances, max(1, n - f - 1))",
+        'tests/test_attacks.py -k "papers_loop and 12-1-fang_krum"',
+    ),
+    # suspected gap: 400 numbers drawn once for all liars are spread as 4400 are, within bounds
+    Mutant(
+        "fang_trimmed_mean: all liars draw the same numbers",
+        "byzjax/attacks/targeted.py",
+        "u = jax.random.uniform(k, x.shape, mu.dtype)",
+        "u = jax.random.uniform(k, (1, *x.shape[1:]), mu.dtype)",
+        'tests/test_attacks_one_by_one.py -k "fang_trimmed_mean"',
+    ),
+    # --- against one receiver ----------------------------------------------------------------
+    Mutant(
+        "dissensus: the lies are too weak, as all weights are taken for the liars'",
+        "byzjax/attacks/dissensus.py",
+        "jnp.sum(jnp.where(byzantine, weights, 0))",
+        "jnp.sum(weights)",
+        'tests/test_attacks.py -k "papers_loop and 12-4-dissensus"',
+    ),
+    # --- faults ------------------------------------------------------------------------------
+    Mutant(
+        "drop: honest rows are dropped",
+        "byzjax/attacks/faults.py",
+        "dropped = byzantine & jax.random",
+        "dropped = byzantine | jax.random",
+        'tests/test_attacks.py -k "bitwise_unchanged and 12-4-drop"',
+    ),
+    # suspected gap: the test looks at how often a liar is dropped, not at whether all are at once
+    Mutant(
+        "drop: one draw decides for all liars",
+        "byzjax/attacks/faults.py",
+        "jax.random.bernoulli(key, probability, byzantine.shape)",
+        "jax.random.bernoulli(key, probability, ())",
+        'tests/test_attacks_one_by_one.py -k "lost_coordinates_and_workers"',
+    ),
+    # --- over time ---------------------------------------------------------------------------
+    Mutant(
+        "sleeping: it wakes one step late",
+        "byzjax/attacks/over_time.py",
+        "& (step >= until)",
+        "& (step > until)",
+        'tests/test_attacks_one_by_one.py -k "who_lies_may"',
+    ),
+    Mutant(
+        "mimic: it learns one step too long",
+        "byzjax/attacks/over_time.py",
+        "learning = step < warmup",
+        "learning = step <= warmup",
+        'tests/test_attacks_one_by_one.py -k "mimic_is_the_papers and 3"',
+    ),
+    Mutant(
+        "stale: updates arrive one step too early",
+        "byzjax/attacks/over_time.py",
+        "lax.dynamic_index_in_dim(r, place, keepdims=False)",
+        "lax.dynamic_index_in_dim(r, (place + 1) % delay, keepdims=False)",
+        'tests/test_attacks_one_by_one.py -k "stale_updates and 3"',
+    ),
+    # --- data --------------------------------------------------------------------------------
+    Mutant(
+        "flip_labels: reversed labels are off by one",
+        "byzjax/attacks/data.py",
+        "wrong = c - 1 - y",
+        "wrong = c - y",
+        'tests/test_attacks.py -k "test_flip_labels"',
+    ),
+    # --- through the rule --------------------------------------------------------------------
+    Mutant(
+        "strongest: what is not finite does no damage",
+        "byzjax/attacks/adaptive.py",
+        "jnp.where(finite & ~jnp.isnan(value), value, jnp.inf)",
+        "jnp.where(finite & ~jnp.isnan(value), value, 0)",
+        'tests/test_attacks_adaptive.py -k "infinite_damage"',
+    ),
+    # suspected gap: of the default tier; the median is flat where the search refines, krum is slow
+    Mutant(
+        "strongest: the search around the best strength is thrown away",
+        "byzjax/attacks/adaptive.py",
+        "jnp.where(jnp.max(values) > most, tried[jnp.argmax(values)], best)",
+        "best",
+        'tests/test_attacks_adaptive.py -k "dense_grid_is_enough"',
+    ),
+    Mutant(
+        "gradient_attack: steps that lessen the damage are kept",
+        "byzjax/attacks/adaptive.py",
+        "better = reached > value",
+        "better = reached < value",
+        'tests/test_attacks_adaptive.py -k "ascent_goes_up"',
+    ),
+]

@@ -1,0 +1,35 @@
+"""The examples in the docstrings print what they say."""
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+
+import byzjax
+
+FINDER = doctest.DocTestFinder(exclude_empty=True)
+MODULES = [
+    module.name
+    for module in pkgutil.walk_packages(byzjax.__path__, "byzjax.")
+    if not module.name.endswith("__main__")
+]
+EXAMPLES = {
+    example.name: example
+    for name in ("byzjax", *MODULES)
+    for example in FINDER.find(importlib.import_module(name), name)
+    if example.examples
+}
+
+
+def test_the_examples_are_found():
+    public = {f"{f.__module__}.{f.__name__}" for f in map(vars(byzjax).get, byzjax.rules.__all__)}
+    assert public <= set(EXAMPLES)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example(name):
+    said: list[str] = []
+    failed, _ = doctest.DocTestRunner(verbose=False).run(EXAMPLES[name], out=said.append)
+    assert not failed, "".join(said)
