@@ -10,8 +10,9 @@ os.environ["JAX_NUM_CPU_DEVICES"] = "8"  # for the tests of jax.shard_map
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 # Compiled programs are shared by the processes of a run and kept for the next one, which takes half
 # of the time. Their key holds the program, the flags and the version of XLA.
-CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "xla"
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "xla")
+)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import hypothesis

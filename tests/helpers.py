@@ -1,4 +1,4 @@
-"""What several test modules share: comparisons, meshes, compiled functions, one small regression."""
+"""What test modules share: comparisons, meshes, compiled functions, a small regression."""
 
 import functools
 import math
@@ -13,6 +13,13 @@ from jax.sharding import AxisType
 def close(actual, expected, scale=1.0, eps=2e-6):
     """Equal up to `eps`, relative to each number or to `scale`."""
     np.testing.assert_allclose(actual, expected, rtol=eps, atol=eps * scale)
+
+
+def near(actual, expected, eps=1e-6):
+    """Finite trees of which the numbers are equal to `eps` of the length of all together."""
+    actual, expected = flat(actual), flat(expected)
+    assert np.isfinite(expected).all()
+    assert np.linalg.norm(actual - expected) <= eps * np.linalg.norm(expected)
 
 
 def flat(tree):
@@ -59,4 +66,4 @@ def regression_batch(seed, n, size=4, dim=3, noise=0.1):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, size, dim)).astype(np.float32)
     y = x @ np.arange(1.0, dim + 1) + noise * rng.normal(size=(n, size))
-    return {"workers": {"x": jnp.asarray(x), "y": jnp.asarray(y, jnp.float32)}}
+    return {"workers": {"x": x, "y": y.astype(np.float32)}}

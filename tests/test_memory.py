@@ -1,18 +1,19 @@
 """Aggregations with memory, over sequences of steps, against the papers' loops."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import byzjax
 from byzjax.facts import FACTS
 from tests import oracles
+from tests.helpers import mesh_of
 
 N, D, STEPS = 7, 6, 6
 WINDOWS = {"windows": (2, 4), "thresholds": (4.0, 6.0)}
@@ -53,6 +54,10 @@ CASES = {
     "safeguard-first": safeguard(filter_first=True, slack=2.0, reset=False),
 }
 over_cases = pytest.mark.parametrize("case", CASES)
+# By default one form of each memory; the options are told apart by the loops.
+over_one_of_each = pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=[pytest.mark.slow] * ("-" in c)) for c in CASES]
+)
 
 
 def sequence(rng, lie=None, liars=2, n=N, steps=STEPS):
@@ -65,15 +70,15 @@ def sequence(rng, lie=None, liars=2, n=N, steps=STEPS):
 
 @functools.partial(jax.jit, static_argnums=0)
 def run(tx, x, params):
-    """All outputs, from one scan, which is compiled once for each shape."""
+    """All states and outputs, from one scan, which is compiled once for each shape."""
 
     def step(state, inputs):
         updates, w = inputs
         out, state = tx.update(updates, state, w)
-        return state, out
+        return state, (state, out)
 
     state = tx.init(jax.tree.map(lambda w: w[0], params))
-    return jax.lax.scan(step, state, (x, params))
+    return jax.lax.scan(step, state, (x, params))[1]
 
 
 LIES = {
@@ -88,7 +93,9 @@ LIES = {
 }
 
 
-@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize(
+    "lie", [pytest.param(lie, marks=[pytest.mark.smoke] * (lie == "far")) for lie in LIES]
+)
 @over_cases
 def test_equals_the_papers_loop(case, lie):
     tx, oracle = CASES[case]
@@ -97,78 +104,75 @@ def test_equals_the_papers_loop(case, lie):
     params = np.asarray(np.cumsum(rng.normal(size=(STEPS, D)), axis=0) / 5, np.float32)
     with_params = {"params": params} if "concentration" in case else {}
     expected = np.array(oracle(x, **with_params))
-    _, out = run(tx, jnp.asarray(x), jnp.asarray(params))
+    _, out = run(tx, x, params)
     # Safeguard's mean is taken before anybody is dropped: a first lie of 1e12 is in it.
     scale = max(8, np.abs(expected[np.isfinite(expected)]).max())
     np.testing.assert_allclose(out, expected, rtol=2e-5, atol=4e-6 * scale)
     assert np.isfinite(out).all()
 
 
-@over_cases
+@over_one_of_each
 def test_a_tree_gives_what_its_vector_gives(case):
     tx, _ = CASES[case]
     x = sequence(np.random.default_rng(2), 50.0)
     params = np.asarray(np.random.default_rng(3).normal(size=(STEPS, D)), np.float32)
-    _, flat = run(tx, jnp.asarray(x), jnp.asarray(params))
+    _, whole = run(tx, x, params)
 
     def tree(a):
         return {
             "w": a[..., :4].reshape(*a.shape[:-1], 2, 2),
             "b": a[..., 4:5],
-            "c": a[..., 5].astype(jnp.float32),
+            "c": a[..., 5],
         }
 
-    state, out = run(
-        tx, jax.tree.map(jnp.asarray, tree(x)), jax.tree.map(jnp.asarray, tree(params))
-    )
+    states, out = run(tx, tree(x), tree(params))
     joined = np.concatenate(
         [np.reshape(out[name], (STEPS, -1)) for name in ("w", "b", "c")], axis=1
     )
-    np.testing.assert_allclose(joined, flat, rtol=1e-5, atol=1e-5)
-    fresh = tx.init(jax.tree.map(lambda a: jnp.asarray(a[0]), tree(params)))
-    assert jax.tree.structure(state) == jax.tree.structure(fresh)
-    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(fresh)):
-        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+    np.testing.assert_allclose(joined, whole, rtol=1e-5, atol=1e-5)
+    fresh = jax.eval_shape(tx.init, tree(params[0]))
+    assert jax.tree.structure(states) == jax.tree.structure(fresh)
+    for a, b in zip(jax.tree.leaves(states), jax.tree.leaves(fresh)):
+        assert (a.shape, a.dtype) == ((STEPS, *b.shape), b.dtype)
 
 
-@over_cases
+@over_one_of_each
 def test_runs_in_a_chain_and_over_seeds(case):
     tx, _ = CASES[case]
     chain = optax.chain(
         byzjax.per_worker(optax.ema(0.5, debias=False), N), tx, optax.sgd(0.1, momentum=0.9)
     )
-    x = jnp.asarray(np.stack([sequence(np.random.default_rng(s), 50.0) for s in (4, 5)]))
+    x = np.stack([sequence(np.random.default_rng(s), 50.0) for s in (4, 5)])
 
     def train(x):
+        def step(carry, updates):
+            params, state = carry
+            change, state = chain.update(updates, state, params)
+            return (optax.apply_updates(params, change), state), None
+
         params = jnp.zeros(D)
-        state = chain.init(params)
-        for updates in x:
-            step, state = chain.update(updates, state, params)
-            params = optax.apply_updates(params, step)
-        return params
+        return jax.lax.scan(step, (params, chain.init(params)), x)[0][0]
 
-    both = jax.jit(jax.vmap(train))(x)
+    both = np.asarray(jax.jit(jax.vmap(train))(x))
     assert np.isfinite(both).all()
-    np.testing.assert_allclose(both[0], train(x[0]), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(both[0], jax.jit(train)(x[0]), rtol=1e-4, atol=1e-5)
 
 
-@over_cases
-def test_coordinates_sliced_over_devices(case):
-    name = case.split("-")[0]
-    options = {
-        "centered_clipping": {"radius": 1.5},
-        "foolsgold": {},
-        "concentration_filter": LIMITS,
-        "safeguard": WINDOWS,
-    }[name]
-    make = getattr(byzjax, name)
-    sized = (lambda **k: make(**k)) if name == "centered_clipping" else functools.partial(make, N)
-    x = sequence(np.random.default_rng(6), 50.0)
+OPTIONS = {
+    "centered_clipping": {"radius": 1.5},
+    "foolsgold": {"num_workers": N},
+    "concentration_filter": LIMITS | {"num_workers": N},
+    "safeguard": WINDOWS | {"num_workers": N},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_coordinates_sliced_over_devices(name):
+    make = functools.partial(getattr(byzjax, name), **OPTIONS[name])
+    x, params = sequence(np.random.default_rng(6), 50.0), np.zeros((STEPS, D), np.float32)
     x[3, 0, 5] = np.nan  # seen by one device only
-    x, params = jnp.asarray(x), jnp.zeros((STEPS, D))
-    _, whole = run(sized(**options), x, params)
-    mesh = jax.make_mesh((2,), ("s",), devices=jax.devices("cpu")[:2], axis_types=(AxisType.Auto,))
-    tx = sized(**options, axis_name="s")
+    _, whole = run(CASES[name][0], x, params)
+    tx = make(axis_name="s")
 
     def last(x, params):
         state = tx.init(params[0])
@@ -176,11 +180,8 @@ def test_coordinates_sliced_over_devices(case):
             out, state = tx.update(updates, state, w)
         return out
 
-    sliced = jax.jit(
-        jax.shard_map(
-            last, mesh=mesh, in_specs=(P(None, None, "s"), P(None, "s")), out_specs=P("s")
-        )
-    )
+    specs = {"in_specs": (P(None, None, "s"), P(None, "s")), "out_specs": P("s")}
+    sliced = jax.jit(jax.shard_map(last, mesh=mesh_of(s=2), **specs))
     np.testing.assert_allclose(sliced(x, params), whole[-1], rtol=1e-5, atol=1e-5)
 
 
@@ -190,63 +191,95 @@ def test_every_memory_has_a_case():
 
 
 def test_memory_is_kept_in_the_dtype_of_sums():
-    state = byzjax.foolsgold(N).init(jnp.zeros(D, jnp.bfloat16))
+    state = byzjax.foolsgold(N).init(np.zeros(D, jnp.bfloat16))
     assert state.history.dtype == jnp.float32
     tx = byzjax.centered_clipping(radius=1.0)
-    params = jnp.zeros(D, jnp.bfloat16)
-    out, state = tx.update(jnp.ones((N, D), jnp.bfloat16), tx.init(params))
+    params, ones = np.zeros(D, jnp.bfloat16), np.ones((N, D), jnp.bfloat16)
+    out, state = jax.eval_shape(lambda x, w: tx.update(x, tx.init(w)), ones, params)
     assert (out.dtype, state.center.dtype) == (jnp.bfloat16, jnp.bfloat16)
 
 
 def test_safeguard_forgives_with_the_next_window():
     """Dropped in step 2 of a window of 4, back when the next one begins, unless told otherwise."""
-    x = np.zeros((6, N, D), np.float32)
+    x, params = np.zeros((6, N, D), np.float32), np.zeros((6, D), np.float32)
     x[1, 0] = 50.0
     for reset, back in ((True, True), (False, False)):
         tx = byzjax.safeguard(N, windows=(2, 4), thresholds=(1.0, 1.0), reset=reset)
-        state, good = tx.init(jnp.zeros(D)), []
-        for updates in x:
-            _, state = tx.update(jnp.asarray(updates), state)
-            good.append(bool(state.good[0]))
-        assert good == [True, False, False, False, back, back]
+        states, _ = run(tx, x, params)
+        assert states.good[:, 0].tolist() == [True, False, False, False, back, back]
+        assert states.good[:, 1:].all()
+
+
+@pytest.mark.parametrize(("windows", "thresholds"), [((2, 8), (1.0, 9.0)), ((1, 2), (9.0, 1.0))])
+def test_safeguard_sums_within_its_windows(windows, thresholds):
+    """A row of 0.7 n is 0.7 in the sums of n good workers. Steps 0 and 1 are a window, 2 and 3."""
+    x, params = np.zeros((4, N, 1), np.float32), np.zeros((4, 1), np.float32)
+    x[1:, 0] = 0.7 * N
+    tx = byzjax.safeguard(N, windows=windows, thresholds=thresholds, reset=False)
+    states, _ = run(tx, x, params)
+    assert states.good[:, 0].tolist() == [True, True, True, False]
+    assert states.good[:, 1:].all()
 
 
 def test_noise_of_safeguard():
-    tx = byzjax.safeguard(
-        2, windows=(1, 1), thresholds=(1.0, 1.0), noise=0.1, key=jax.random.key(0)
+    tx = functools.partial(
+        *(byzjax.safeguard, 2),
+        **{"windows": (1, 1), "thresholds": (1.0, 1.0), "noise": 0.1, "key": jax.random.key(0)},
     )
-    state = tx.init(jnp.zeros(10_000))
-    first, state = tx.update(jnp.zeros((2, 10_000)), state)
-    second, _ = tx.update(jnp.zeros((2, 10_000)), state)
-    assert 0.095 < np.std(first) < 0.105
-    assert abs(np.corrcoef(first, second)[0, 1]) < 0.05
+    zeros = np.zeros((2, 10_000), np.float32)
+
+    def two_steps(zeros, axis_name=None):
+        noisy = tx(axis_name=axis_name)
+        first, state = noisy.update(zeros, noisy.init(zeros[0]))
+        return first, noisy.update(zeros, state)[0]
+
+    found = np.array(jax.jit(two_steps)(zeros))
+    assert (np.abs(found.std(axis=1) - 0.1) < 0.005).all()
+    assert abs(np.corrcoef(found)[0, 1]) < 0.05
+    sliced = jax.shard_map(
+        functools.partial(two_steps, axis_name="s"),
+        **{"mesh": mesh_of(s=2), "in_specs": P(None, "s"), "out_specs": P("s")},
+    )
+    halves = np.array(jax.jit(sliced)(zeros)).reshape(4, 5000)  # by step and device
+    assert (np.abs(halves.std(axis=1) - 0.1) < 0.005).all()
+    assert np.abs(np.corrcoef(halves) - np.eye(4)).max() < 0.06
 
 
 def test_foolsgold_gives_sybils_no_weight():
     rng = np.random.default_rng(7)
-    tx = byzjax.foolsgold(N)
-    state, lie = tx.init(jnp.zeros(200)), rng.normal(size=200)
-    for _ in range(3):
-        x = rng.normal(size=(N, 200))
-        x[4:] = lie
-        out, state = tx.update(jnp.asarray(x, jnp.float32), state)
-        np.testing.assert_allclose(out, x[:4].mean(axis=0), atol=0.2)
-        assert abs(out @ lie) / np.linalg.norm(lie) ** 2 < 0.1
+    lie, x = rng.normal(size=200), rng.normal(size=(3, N, 200)).astype(np.float32)
+    x[:, 4:] = lie
+    _, out = run(byzjax.foolsgold(N), x, np.zeros((3, 200), np.float32))
+    np.testing.assert_allclose(out, x[:, :4].mean(axis=1), atol=0.2)
+    assert (np.abs(np.asarray(out) @ lie) / np.linalg.norm(lie) ** 2 < 0.1).all()
 
 
 def test_concentration_filter_never_takes_a_liar_back():
     tx = byzjax.concentration_filter(3, deviation=1.0, diameter=1.0, steps=9, divide_by="good")
-    params = jnp.zeros(1)
-    state = tx.init(params)
-    _, state = tx.update(jnp.array([[0.0], [0.0], [9.0]]), state, params)
-    for _ in range(3):
-        out, state = tx.update(jnp.array([[0.0], [2.0], [1.0]]), state, params)
-        np.testing.assert_allclose(out, [1.0])
-    assert state.good.tolist() == [True, True, False]
+    x = np.float32([[0, 0, 9], [0, 2, 1], [0, 2, 1], [0, 2, 1]])[..., None]
+    states, out = run(tx, x, np.zeros((4, 1), np.float32))
+    np.testing.assert_allclose(out[1:], [[1.0]] * 3)
+    assert states.good.tolist() == [[True, True, False]] * 4
+
+
+def test_concentration_filter_drops_by_distance_and_by_products():
+    """V = 1: a row 3 from the median is near enough, one at 4.5 is not.
+
+    With D = 0.1, T_A is 3.576. The parameters are 1 away in steps 2 and 3, so that A of the row at
+    3 is 0, 3, 6.
+    """
+    tx = byzjax.concentration_filter(5, deviation=1.0, diameter=0.1, steps=9, divide_by="good")
+    x = np.tile(np.float32([0, 0, 0, 3, 4.5])[:, None], (3, 1, 1))
+    states, out = run(tx, x, np.float32([[0], [1], [1]]))
+    assert 0.1 * 4 * math.sqrt(9 * math.log(16 * 5 * 9 / 0.1)) == pytest.approx(3.576, abs=1e-3)
+    np.testing.assert_array_equal(states.products[:, 3], [0, 3, 6])
+    assert states.good[:, 3].tolist() == [True, True, False]
+    assert states.good[:, 4].tolist() == [False] * 3
+    np.testing.assert_allclose(out[:, 0], [0.75, 0.75, 0])
 
 
 def test_errors():
-    params, three = jnp.zeros(D), jnp.ones((3, D))
+    params, three = np.zeros(D, np.float32), np.ones((3, D), np.float32)
     for name in ("foolsgold", "concentration_filter", "safeguard"):
         tx = CASES[name][0]
         with pytest.raises(
@@ -255,7 +288,7 @@ def test_errors():
             tx.update(three, tx.init(params), params)
     tx = CASES["concentration_filter"][0]
     with pytest.raises(ValueError, match=r"^concentration_filter needs params; write tx\.update\("):
-        tx.update(jnp.ones((N, D)), tx.init(params))
+        tx.update(np.ones((N, D), np.float32), tx.init(params))
     with pytest.raises(ValueError, match=r"^windows must be \(short, long\), .* got \(4, 2\)\.$"):
         byzjax.safeguard(N, windows=(4, 2), thresholds=(1.0, 1.0))
     with pytest.raises(ValueError, match=r"^safeguard needs key=\.\.\. where noise is above 0\.$"):

@@ -1,32 +1,35 @@
 """Workers over devices: a step on several is the step on one, by `jax.shard_map` and `jax.pmap`."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import PartitionSpec
 
 import byzjax
 from byzjax import attacks, protocols
 from byzjax.protocols import graphs
+from tests.helpers import first, mesh_of, regression_loss
 
 N, F, BATCH, DIM, STEPS = 12, 2, 4, 3, 3
 KEY = jax.random.key(0)
-BYZANTINE = jnp.arange(N) < F
-PARAMS = {"w": jnp.zeros(DIM), "b": jnp.zeros(())}
+BYZANTINE = np.arange(N) < F
+PARAMS = {"w": np.zeros(DIM, np.float32), "b": np.zeros((), np.float32)}
 RNG = np.random.default_rng(0)
 BATCHES = {
-    "x": jnp.asarray(RNG.normal(size=(STEPS, N, BATCH, DIM)), jnp.float32),
-    "y": jnp.asarray(RNG.normal(size=(STEPS, N, BATCH)), jnp.float32),
+    "x": RNG.normal(size=(STEPS, N, BATCH, DIM)).astype(np.float32),
+    "y": RNG.normal(size=(STEPS, N, BATCH)).astype(np.float32),
 }
 
 
 def loss_fn(params, batch, key=None):
     """Every worker's loss is another one, and so are its random numbers."""
     noise = 0.1 * jnp.mean(params["w"] * jax.random.normal(key, (DIM,)))
-    return jnp.mean((batch["x"] @ params["w"] + params["b"] - batch["y"]) ** 2) + noise
+    return regression_loss(params, batch) + noise
 
 
 MEDIAN, SGD = byzjax.aggregate(byzjax.median), optax.sgd(0.1)
@@ -76,15 +79,18 @@ def steps_of(protocol):
     return steps
 
 
+def begun(protocol):
+    return jax.jit(protocol.init)(PARAMS, KEY)
+
+
+@functools.cache
 def on_one_device(name):
     protocol = MAKE[name]()
-    return jax.jit(steps_of(protocol))(protocol.init(PARAMS, KEY))
+    return jax.device_get(jax.jit(steps_of(protocol))(begun(protocol)))
 
 
 def over(devices, function):
-    mesh = jax.sharding.Mesh(
-        np.array(jax.devices()[:devices]), ("workers",), axis_types=(AxisType.Auto,)
-    )
+    mesh = mesh_of(workers=devices)
     same = PartitionSpec()
     return jax.jit(
         jax.shard_map(function, mesh=mesh, in_specs=same, out_specs=same, check_vma=False)
@@ -100,15 +106,16 @@ SLOW = ("replicated_servers", "replicated_state_machine", "redundant")
 def test_steps_on_eight_devices_are_those_on_one(name):
     """Two workers on each, as far as they go; equal to rounding, since it is another program."""
     protocol = MAKE[name](workers_axis="workers")
-    found = over(8, steps_of(protocol))(protocol.init(PARAMS, KEY))
+    found = jax.device_get(over(8, steps_of(protocol))(begun(protocol)))
     chex.assert_trees_all_close(found, on_one_device(name), rtol=1e-6, atol=1e-6)
-    assert max(jnp.abs(leaf).max() for leaf in jax.tree.leaves(found[0])) > 0.01
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(found[0])) > 0.01
 
 
 def test_the_same_steps_run_under_pmap():
     protocol = MAKE["parameter_server"](workers_axis="workers")
-    state = jax.tree.map(lambda x: jnp.broadcast_to(x, (8, *x.shape)), protocol.init(PARAMS, KEY))
-    on_each = jax.pmap(steps_of(protocol), axis_name="workers")(state)
+    copies = jax.jit(lambda state: jax.tree.map(lambda x: jnp.stack([x] * 8), state))
+    on_each = jax.pmap(steps_of(protocol), axis_name="workers")(copies(begun(protocol)))
+    on_each = jax.device_get(on_each)
     expected = on_one_device("parameter_server")
     for device in range(8):
         found = jax.tree.map(lambda x, i=device: x[i], on_each)
@@ -118,9 +125,9 @@ def test_the_same_steps_run_under_pmap():
 def test_each_device_computes_the_gradients_of_its_workers_alone():
     """Counted in the lowered program: of 12 workers, 3 devices multiply 4 batches each."""
     protocol = MAKE["parameter_server"](workers_axis="workers")
-    batch = jax.tree.map(lambda x: x[0], BATCHES)
+    batch = first(BATCHES)
     step = over(3, lambda state: protocol.step(state, {"workers": batch}, KEY))
-    text = step.lower(protocol.init(PARAMS, KEY)).as_text()
+    text = step.lower(begun(protocol)).as_text()
     products = [line for line in text.splitlines() if "dot_general" in line]
     batches = [line for line in products if f"tensor<4x{BATCH}x{DIM}xf32>" in line]
     assert batches

@@ -11,20 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import PartitionSpec
 
 import byzjax
 from byzjax import attacks, protocols
 from byzjax.protocols import codes
+from tests.helpers import compiled, mesh_of
+from tests.helpers import regression_loss as loss_fn
 
 KEY = jax.random.key(0)
 BATCH, DIM, STEPS, RATE = 4, 3, 5, 0.1
-PARAMS = {"w": jnp.zeros((DIM, 2)), "b": jnp.zeros(2)}
-
-
-def loss_fn(params, batch, key=None):
-    del key
-    return jnp.mean((batch["x"] @ params["w"] + params["b"] - batch["y"]) ** 2)
+PARAMS = {"w": np.zeros((DIM, 2), np.float32), "b": np.zeros(2, np.float32)}
 
 
 def noisy_loss_fn(params, batch, key=None):
@@ -35,11 +32,11 @@ def batch_of(seed, n):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, BATCH, DIM))
     y = x @ np.arange(1.0, 7.0).reshape(DIM, 2) + rng.normal(size=(n, BATCH, 2))
-    return {"workers": {"x": jnp.asarray(x, jnp.float32), "y": jnp.asarray(y, jnp.float32)}}
+    return {"workers": {"x": x.astype(np.float32), "y": y.astype(np.float32)}}
 
 
 def batches_of(n):
-    return jax.tree.map(lambda *xs: jnp.stack(xs), *[batch_of(k, n) for k in range(STEPS)])
+    return jax.tree.map(lambda *xs: np.stack(xs), *[batch_of(k, n) for k in range(STEPS)])
 
 
 def train(protocol, batches, key=KEY, params=PARAMS):
@@ -142,11 +139,11 @@ def located(rows, s, direction):
 def test_vote_equals_the_loop(r, dtype):
     rng = np.random.default_rng(r)
     values = np.array([0, 1, 2] if dtype == "int32" else [math.nan, -0.0, 0.0, math.inf])
-    voted = jax.jit(lambda x: protocols.vote(x, r=r))
+    voted = compiled(protocols.vote, r=r)
     for _ in range(20):
         x = {
-            "a": jnp.asarray(rng.choice(values, size=(12, 2)), dtype),
-            "b": jnp.asarray(rng.choice(values, size=12), dtype),
+            "a": rng.choice(values, size=(12, 2)).astype(jnp.dtype(dtype)),
+            "b": rng.choice(values, size=12).astype(jnp.dtype(dtype)),
         }
         out = voted(x)
         for name, leaf in x.items():
@@ -156,42 +153,50 @@ def test_vote_equals_the_loop(r, dtype):
             assert out[name].dtype == leaf.dtype
 
 
+@pytest.mark.smoke
 def test_vote_is_leaf_by_leaf():
     """Each liar spoils a leaf of its own: no row is whole, and every leaf has its majority."""
-    whole = {name: jnp.ones((3, 2)) for name in "abc"}
-    spoilt = {name: leaf.at[i].set(jnp.nan) for i, (name, leaf) in enumerate(whole.items())}
-    out = protocols.vote(spoilt, r=3)
-    chex.assert_trees_all_equal(out, {name: jnp.ones((1, 2)) for name in "abc"})
+    spoilt = {name: np.ones((3, 2), np.float32) for name in "abc"}
+    for i, leaf in enumerate(spoilt.values()):
+        leaf[i] = math.nan
+    out = compiled(protocols.vote, r=3)(spoilt)
+    chex.assert_trees_all_equal(out, {name: np.ones((1, 2), np.float32) for name in "abc"})
 
 
 def test_vote_over_sliced_coordinates():
     rng = np.random.default_rng(0)
     x = np.repeat(rng.normal(size=(2, 24)), 3, axis=0).astype(np.float32)
-    x[1, 5], x[2, 20], x[4] = 7, 8, math.nan  # no two rows of the first group are equal
-    mesh = jax.make_mesh((8,), ("shard",), devices=jax.devices("cpu"), axis_types=(AxisType.Auto,))
+    # Of the first group no two rows are equal, though on each slice two are: the first counts.
+    x[0, 5], x[1, 20], x[2, 13], x[4] = 7, 8, 9, math.nan
     sliced = jax.shard_map(
         lambda y: protocols.vote(y, r=3, axis_name="shard"),
-        mesh=mesh,
+        mesh=mesh_of(shard=8),
         in_specs=PartitionSpec(None, "shard"),
         out_specs=PartitionSpec(None, "shard"),
     )
     np.testing.assert_array_equal(jax.jit(sliced)(x), x[[0, 3]])
-    np.testing.assert_array_equal(protocols.vote(jnp.asarray(x), r=3), x[[0, 3]])
+    np.testing.assert_array_equal(compiled(protocols.vote, r=3)(x), x[[0, 3]])
 
 
 def test_vote_is_a_mixing():
     tx = byzjax.mix(protocols.vote, r=3)
-    x = jnp.array([[1.0], [1.0], [9.0], [5.0], [2.0], [2.0]])
-    np.testing.assert_array_equal(tx.update(x, tx.init(x[0]))[0], [[1.0], [2.0]])
-    slope = jax.grad(lambda x: jnp.sum(protocols.vote(x, r=3)))(x)
-    np.testing.assert_array_equal(slope[:, 0], [1, 0, 0, 0, 1, 0])
+    x = np.float32([[1], [1], [9], [5], [2], [2]])
+
+    @jax.jit
+    def both(x):
+        slope = jax.grad(lambda x: jnp.sum(protocols.vote(x, r=3)))(x)
+        return tx.update(x, tx.init(x[0]))[0], slope[:, 0]
+
+    voted, slope = both(x)
+    np.testing.assert_array_equal(voted, [[1.0], [2.0]])
+    np.testing.assert_array_equal(slope, [1, 0, 0, 0, 1, 0])
 
 
 def test_vote_names_what_is_wrong():
     with pytest.raises(ValueError, match=r"^vote needs r to divide n; got r=3, n=4\.$"):
-        protocols.vote(jnp.zeros((4, 1)), r=3)
+        protocols.vote(np.zeros((4, 1), np.float32), r=3)
     with pytest.raises(TypeError, match=r"^r must be a Python int; got float\.$"):
-        protocols.vote(jnp.zeros((4, 1)), r=2.0)
+        protocols.vote(np.zeros((4, 1), np.float32), r=2.0)
 
 
 # --- the repetition code -------------------------------------------------------------------------
@@ -254,14 +259,14 @@ def test_no_lie_changes_a_bit(nodes, s, r):
     server = protocols.parameter_server(
         loss_fn, rule=byzjax.aggregate(byzjax.mean), server=optax.sgd(RATE, momentum=0.5)
     )
-    mean = jax.jit(lambda: train(server, batches)[0])()
+    mean = jax.device_get(jax.jit(lambda: train(server, batches)[0])())
     assert np.abs(mean["w"][-1]).max() > 1
     for which in range(len(LIES)):
-        models, sent, honest = run(which, jnp.asarray(masks))
+        models, sent, honest = jax.device_get(run(which, masks))
         np.testing.assert_array_equal((sent != honest).any(axis=(1, 3)), masks)
         for leaf, expected in zip(jax.tree.leaves(models), jax.tree.leaves(mean)):
             np.testing.assert_allclose(leaf[0], expected, rtol=2e-6, atol=2e-6)
-            assert all(row.tobytes() == leaf[0].tobytes() for row in np.asarray(leaf))
+            assert all(row.tobytes() == leaf[0].tobytes() for row in leaf)
 
 
 @pytest.mark.slow
@@ -279,15 +284,16 @@ def test_nor_against_a_protocol_without_attack(nodes, s, r):
         chex.assert_trees_all_equal(run(which, byzantine), clean)
 
 
+@pytest.mark.smoke
 def test_equals_the_papers_loop():
     nodes, r = 9, 3
     byzantine = np.isin(np.arange(nodes), [1, 3, 8])
-    lie = byzjax.attack(attacks.constant, jnp.asarray(byzantine))
+    lie = byzjax.attack(attacks.constant, byzantine)
     protocol = protocols.redundant(
         loss_fn, num_workers=nodes, s=1, attack=lie, server=optax.sgd(RATE)
     )
     batches = batches_of(nodes)
-    models, _ = jax.jit(lambda: train(protocol, batches))()
+    models, _ = jax.device_get(jax.jit(lambda: train(protocol, batches))())
     w, b = draco(batches, byzantine, r)
     np.testing.assert_allclose(models["w"][-1], w, rtol=2e-6)
     np.testing.assert_allclose(models["b"][-1], b, rtol=2e-6)
@@ -301,7 +307,7 @@ def test_more_than_s_in_a_group_break_it_and_detox_stands(rule):
     nodes, r = 27, 3
     byzantine = np.arange(nodes) % r == 1
     byzantine[[3, 4, 5, 12, 13, 14]] = True
-    lie = byzjax.attack(attacks.constant, jnp.asarray(byzantine), value=-1000.0)
+    lie = byzjax.attack(attacks.constant, byzantine, value=-1000.0)
     detox = protocols.redundant(
         loss_fn,
         **{"num_workers": nodes, "s": 1, "attack": lie, "server": optax.sgd(RATE)},
@@ -313,7 +319,7 @@ def test_more_than_s_in_a_group_break_it_and_detox_stands(rule):
         _, info = detox.step(detox.init(PARAMS, KEY), batch, KEY)
         return info, protocols.vote(info.sent, r=r)
 
-    info, votes = step(batch_of(0, nodes))
+    info, votes = jax.device_get(step(batch_of(0, nodes)))
     means = jax.tree.map(lambda g: g[::r], info.honest)
     spoilt = np.isin(np.arange(nodes // r), [1, 4])
     for vote, mean in zip(jax.tree.leaves(votes), jax.tree.leaves(means)):
@@ -346,8 +352,13 @@ def test_a_trusted_batch_becomes_the_extra_argument_trusted():
     )
     batch = batch_of(0, 3)
     batch["trusted"] = jax.tree.map(lambda x: x[2], batch["workers"])
-    _, info = jax.jit(protocol.step)(protocol.init(PARAMS, KEY), batch, KEY)
-    expected = jax.jit(jax.grad(loss_fn))(PARAMS, batch["trusted"])
+
+    @jax.jit
+    def both(batch):
+        expected = jax.grad(loss_fn)(PARAMS, batch["trusted"])
+        return protocol.step(protocol.init(PARAMS, KEY), batch, KEY)[1], expected
+
+    info, expected = both(batch)
     chex.assert_trees_all_close(info.aggregate, expected, rtol=1e-6)
 
 
@@ -565,8 +576,9 @@ def test_gradients_of_zero_leave_nothing_to_find():
 def test_training_with_the_cyclic_code(dtype):
     """As the mean trains without liars: masks and keys mapped over, the protocol made inside."""
     nodes, s = 7, 2
-    params = jax.tree.map(lambda x: x.astype(dtype), PARAMS)
-    batches = jax.tree.map(lambda x: x.astype(dtype), batches_of(nodes))
+    params, batches = jax.tree.map(
+        lambda x: x.astype(jnp.dtype(dtype)), (PARAMS, batches_of(nodes))
+    )
     masks = sets_of(np.random.default_rng(0), nodes, s, 12)
 
     @jax.jit
@@ -579,7 +591,7 @@ def test_training_with_the_cyclic_code(dtype):
         )
         return train(protocol, batches, key, params)
 
-    models, info = run(jnp.asarray(masks), jax.random.split(KEY, len(masks)))
+    models, info = jax.device_get(run(masks, jax.random.split(KEY, len(masks))))
     mean = draco(batches, np.zeros(nodes, bool), r=1)
     tolerance = 1e-5 if dtype == "float32" else 0.05
     for name, expected in zip(("w", "b"), mean):
@@ -604,7 +616,7 @@ def test_state_info_and_traffic(code):
         num_workers=6,
         s=1,
         code=code,
-        attack=attacks.stale(jnp.arange(6) == 4, delay=2),
+        attack=attacks.stale(np.arange(6) == 4, delay=2),
         server=optax.adam(RATE),
     )
     state = jax.jit(protocol.init)(PARAMS, KEY)
@@ -624,6 +636,11 @@ def test_state_info_and_traffic(code):
     ("options", "error", "text"),
     [
         ({"s": 2, "r": 3}, ValueError, "redundant needs r >= 2s + 1; got r=3, s=2."),
+        (
+            {"s": 1, "r": 2, "num_workers": 4},
+            ValueError,
+            "redundant needs r >= 2s + 1; got r=2, s=1.",
+        ),
         (
             {"s": 1, "num_workers": 10},
             ValueError,
@@ -673,7 +690,12 @@ def test_what_cannot_be_stops_at_construction(options, error, text):
 @pytest.mark.parametrize("code", [pytest.param("repetition", marks=pytest.mark.slow), "cyclic"])
 def test_without_liars_to_tolerate_it_is_the_mean(code):
     protocol = protocols.redundant(loss_fn, num_workers=4, s=0, code=code, server=optax.sgd(RATE))
-    _, info = jax.jit(protocol.step)(protocol.init(PARAMS, KEY), batch_of(0, 4), KEY)
-    union = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), batch_of(0, 4)["workers"])
-    gradient = jax.jit(jax.grad(loss_fn))(PARAMS, union)
+
+    @jax.jit
+    def both(batch):
+        union = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), batch["workers"])
+        _, info = protocol.step(protocol.init(PARAMS, KEY), batch, KEY)
+        return info, jax.grad(loss_fn)(PARAMS, union)
+
+    info, gradient = both(batch_of(0, 4))
     chex.assert_trees_all_close(info.aggregate, gradient, rtol=1e-5, atol=1e-6)

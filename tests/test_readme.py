@@ -3,6 +3,7 @@
 import csv
 import pathlib
 import re
+import textwrap
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ def between(start, end):
     return found[1]
 
 
+@pytest.mark.smoke
 def test_the_chain_runs():
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     n, f = 5, 1
@@ -37,11 +39,13 @@ def test_the_chain_runs():
     }
     start, step = code.split("grads = ")
     exec(start, names)
-    names["state"] = names["tx"].init(params)
-    exec("grads = " + step, names)
-    assert names["updates"].shape == params.shape
-    assert (names["updates"] != 0).all()
-    assert jax.tree.structure(names["state"]) == jax.tree.structure(names["tx"].init(params))
+    body = textwrap.indent("grads = " + step, "    ")
+    exec(f"def one_step(params, state):\n{body}\n    return updates, state", names)
+    before = names["tx"].init(params)
+    updates, after = jax.jit(names["one_step"])(params, before)
+    assert updates.shape == params.shape
+    assert (np.asarray(updates) != 0).all()
+    assert jax.tree.structure(after) == jax.tree.structure(before)
 
 
 @pytest.mark.parametrize(

@@ -8,15 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import byzjax
 from tests import traffic
+from tests.helpers import first, flat, mesh_of, near
 from tests.rule_cases import CASES
 
 N, F = 8, 2
-QUICK = ["mean", "trimmed_mean", "aksel-mid", "krum", "geometric_median", "centered_clip"]
+QUICK = ("mean", "trimmed_mean", "aksel-mid", "krum", "geometric_median", "centered_clip")
 LAYOUTS = {  # leaves sharded over both axes, over one, over none
     "a": ((8, 16), P("data", "model")),
     "b": ((3, 8), P(None, "model")),
@@ -24,15 +25,6 @@ LAYOUTS = {  # leaves sharded over both axes, over one, over none
     "d": ((16, 3), P(("model", "data"))),
     "e": ((6, 2), P("data")),
 }
-
-
-def mesh_of(**axes):
-    return jax.make_mesh(
-        tuple(axes.values()),
-        tuple(axes),
-        devices=jax.devices("cpu")[: math.prod(axes.values())],
-        axis_types=(AxisType.Auto,) * len(axes),
-    )
 
 
 def shardings():
@@ -43,70 +35,90 @@ def shardings():
 def updates(seed=0):
     rng = np.random.default_rng(seed)
     return {
-        name: jnp.asarray(rng.normal(size=(N, *shape)) + 1, jnp.float32)
+        name: (rng.normal(size=(N, *shape)) + 1).astype(np.float32)
         for name, (shape, _) in LAYOUTS.items()
     }
 
 
 def with_liars(tree):
-    tree = tree | {"d": tree["d"].at[2, 11].set(jnp.nan)}
-    return jax.tree.map(lambda leaf: leaf.at[5].set(jnp.inf), tree)
+    tree = jax.tree.map(np.copy, tree)
+    tree["d"][2, 11] = np.nan
+    for leaf in tree.values():
+        leaf[5] = np.inf
+    return tree
 
 
-def flat(tree):
-    return np.concatenate([np.ravel(np.asarray(x, np.float64)) for x in jax.tree.leaves(tree)])
+def faults_of(case):
+    return min(F, case.most(N)) if case.facts.takes_f else F
 
 
-def close(out, expected, eps=1e-6):
-    out, expected = flat(out), flat(expected)
-    assert np.isfinite(expected).all()
-    assert np.linalg.norm(out - expected) <= eps * np.linalg.norm(expected)
-
-
-def check(cases, workers):
+@functools.cache
+def of_rules(names, workers):
     """One program for the rules on shards, and one for them on whole updates."""
-    faults = {case.id: min(F, case.most(N)) if case.facts.takes_f else F for case in cases}
+    cases = [case for case in CASES if case.id in names]
     rules = {case.id: byzjax.sharded(case.rule, shardings(), workers=workers) for case in cases}
 
     def on_shards(tree):
         return {
-            case.id: rules[case.id](tree, **case.arguments(tree, faults[case.id])) for case in cases
+            case.id: rules[case.id](tree, **case.arguments(tree, faults_of(case))) for case in cases
         }
 
     def whole(tree):
-        return {case.id: case(tree, faults[case.id]) for case in cases}
+        return {case.id: case(tree, faults_of(case)) for case in cases}
 
-    trees = (updates(), with_liars(updates(seed=1)))
+    trees = {"honest": updates(), "with liars": with_liars(updates(seed=1))}
     on_shards, whole = jax.jit(on_shards), jax.jit(whole)
-    for tree in trees:
-        out, expected = on_shards(tree), whole(tree)
-        for case in cases:
-            for name, sharding in shardings().items():
-                leaf = out[case.id][name]
-                assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim), (case.id, name)
-            if np.isfinite(flat(expected[case.id])).all():
-                close(out[case.id], expected[case.id])
-            else:  # more liars than the rule withstands
-                assert tree is not trees[0]
-                assert case.facts.promise == "none" or faults[case.id] < 2, case.id
-                assert not np.isfinite(flat(out[case.id])).any()
+    return {name: (on_shards(tree), whole(tree)) for name, tree in trees.items()}
 
 
-@pytest.mark.parametrize(("workers", "names"), [(None, QUICK[-3:]), ("data", QUICK)])
-def test_rules_on_shards_equal_the_whole(workers, names):
-    check([case for case in CASES if case.id in names], workers)
+def check(case, names, workers, sent):
+    out, expected = (results[case.id] for results in of_rules(names, workers)[sent])
+    for name, sharding in shardings().items():
+        assert out[name].sharding.is_equivalent_to(sharding, out[name].ndim), name
+    if np.isfinite(flat(expected)).all():
+        near(out, expected)
+    else:  # more liars than the rule withstands
+        assert sent == "with liars"
+        assert case.facts.promise == "none" or faults_of(case) < 2
+        assert not np.isfinite(flat(out)).any()
+
+
+def over_cases(names):
+    cases = [case for case in CASES if case.id in names]
+    assert len(cases) == len(names)
+    return pytest.mark.parametrize("case", cases, ids=lambda case: case.id)
+
+
+over_sent = pytest.mark.parametrize("sent", ["honest", "with liars"])
+
+
+@over_sent
+@over_cases(QUICK[-3:])
+def test_rules_on_shards_equal_the_whole(case, sent):
+    check(case, QUICK[-3:], None, sent)
+
+
+@over_sent
+@over_cases(QUICK)
+def test_rules_on_shards_that_workers_are_sharded_over_equal_the_whole(case, sent):
+    check(case, QUICK, "data", sent)
+
+
+ALL = tuple(case.id for case in CASES if case.rule is not byzjax.zeno)
 
 
 @pytest.mark.slow
-def test_all_rules_on_shards_equal_the_whole():
-    check([case for case in CASES if case.rule is not byzjax.zeno], None)
+@over_sent
+@over_cases(ALL)
+def test_all_rules_on_shards_equal_the_whole(case, sent):
+    check(case, ALL, None, sent)
 
 
 def test_leaves_that_are_empty_scalar_or_of_bfloat16():
     mesh = mesh_of(data=2, model=4)
     layouts = {"empty": ((0, 8), P(None, "model")), "scalar": ((), P()), "low": ((4, 3), P("data"))}
     rng = np.random.default_rng(0)
-    rows = {name: jnp.asarray(rng.normal(size=(N, *shape))) for name, (shape, _) in layouts.items()}
+    rows = {name: rng.normal(size=(N, *shape)).astype("f4") for name, (shape, _) in layouts.items()}
     rows["low"] = rows["low"].astype(jnp.bfloat16)
     specs = {name: NamedSharding(mesh, spec) for name, (_, spec) in layouts.items()}
     rules = {
@@ -115,8 +127,8 @@ def test_leaves_that_are_empty_scalar_or_of_bfloat16():
         for workers in (None, "data")
     }
     found = jax.jit(lambda rows: [rule(rows) for rule in rules.values()])(rows)
-    for (rule, _), out in zip(rules, found, strict=True):
-        expected = rule(rows, f=F)
+    whole = jax.jit(lambda rows: [rule(rows, f=F) for rule, _ in rules])(rows)
+    for out, expected in zip(found, whole, strict=True):
         jax.tree.map(np.testing.assert_array_equal, out, expected)
         for name in layouts:
             assert (out[name].shape, out[name].dtype) == (layouts[name][0], rows[name].dtype)
@@ -126,7 +138,7 @@ def test_in_a_chain_behind_a_mixing():
     mixing = functools.partial(byzjax.nearest_neighbors, f=F)
     rule = byzjax.sharded(byzjax.centered_clip, shardings(), mix=mixing)
     tx = optax.chain(byzjax.aggregate(rule, radius=1.5), optax.sgd(0.1))
-    params = jax.tree.map(lambda leaf: leaf[0], updates(seed=2))
+    params = first(updates(seed=2))
     placed = jax.device_put(params, shardings())
 
     @jax.jit
@@ -134,9 +146,12 @@ def test_in_a_chain_behind_a_mixing():
         out, _ = tx.update(tree, tx.init(params), params, center=center)
         return optax.apply_updates(params, out)
 
-    clipped = byzjax.centered_clip(mixing(updates()), params, radius=1.5)
-    expected = jax.tree.map(lambda p, out: p - 0.1 * out, params, clipped)
-    close(step(updates(), placed, placed), expected)
+    @jax.jit
+    def whole(tree, params):
+        clipped = byzjax.centered_clip(mixing(tree), params, radius=1.5)
+        return jax.tree.map(lambda p, out: p - 0.1 * out, params, clipped)
+
+    near(step(updates(), placed, placed), whole(updates(), params))
     with pytest.raises(
         TypeError, match=r"^aggregate: centered_clip has no parameter tau; it takes"
     ):
@@ -153,7 +168,7 @@ LARGE = {  # 1e8 parameters
 }
 
 
-def compiled(rule, model, workers=None, **given):
+def program_of(rule, model, workers=None, **given):
     """The program on 8 devices, from shapes alone, and those of its stacked updates."""
     mesh = mesh_of(devices=N)
     one = {name: NamedSharding(mesh, spec) for name, (_, spec) in model.items()}
@@ -176,7 +191,7 @@ def compiled(rule, model, workers=None, **given):
 )
 def test_memory_of_a_large_model(rule, most):
     given = {"f": F} if rule in (byzjax.aksel, byzjax.krum) else {}
-    program, rows = compiled(rule, LARGE, **given)
+    program, rows = program_of(rule, LARGE, **given)
     assert sum(leaf.size for leaf in rows.values()) >= N * 1e8
     memory = program.memory_analysis()
     share = sum(4 * math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in rows.values())
@@ -189,10 +204,11 @@ def test_memory_of_a_large_model(rule, most):
     assert sum(sent.values()) <= 8 * 4 * N**2  # distances
 
 
+@pytest.mark.smoke
 def test_in_the_place_of_a_scattered_sum():
     """Workers and parameters over the same devices: everybody sends what others look after."""
     model = {"w": ((64, 100), P("devices")), "v": ((3, 80), P(None, "devices"))}
-    program, _ = compiled(byzjax.krum, model, workers="devices", f=F)
+    program, _ = program_of(byzjax.krum, model, workers="devices", f=F)
     sent = traffic.bytes_sent(program.as_text(), N)
     distances = 2 * 7 / 8 * 4 * N**2
     assert sent == {"all-to-all": 7 / 8 * 4 * (64 * 100 + 3 * 80), "all-reduce": distances}
@@ -211,8 +227,7 @@ def loss(params):
 
 def zeno_on_shards():
     rule = byzjax.sharded(byzjax.zeno, shardings())
-    params = jax.tree.map(lambda leaf: leaf[0], updates())
-    rule(updates(), params, loss, f=F, learning_rate=0.1, rho=0.0)
+    rule(updates(), first(updates()), loss, f=F, learning_rate=0.1, rho=0.0)
 
 
 @byzjax.of_each_row(peak=lambda updates: updates["a"].max())

@@ -86,8 +86,16 @@ def num_parameters(params):
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        pytest.param(name, shape, marks=pytest.mark.slow if is_slow else ())
+        for name in models.MODELS
+        for shape in SHAPES
+        for is_slow in [name in DEEP and shape != SHAPES[-1]]
+    ],
+    ids=str,
+)
 def test_shapes(name, shape):
     model, params = build(name, shape), shapes(name, shape)
     batch = {"x": images(shape), "y": labels(name, 4)}
@@ -163,6 +171,7 @@ def test_parameters_are_a_plain_dict(name):
     check(shapes(name, small(name)))
 
 
+@pytest.mark.smoke
 def test_parameters_of_the_cnn():
     params = parameters("cnn")
     assert params["conv1"]["kernel"].shape == (3, 3, 1, 16)
@@ -209,6 +218,7 @@ def test_features_are_images_in_one_row(name):
     np.testing.assert_array_equal(logits, jax.jit(build(name, (8, 8, 1)).apply)(params, x))
 
 
+@pytest.mark.smoke
 def test_logistic_regression_by_hand():
     model = models.build("logistic", (2,), 2)
     params = {"linear": {"kernel": np.float32([[1.0], [-2.0]]), "bias": np.float32([0.5])}}
@@ -249,10 +259,10 @@ def test_loss_and_accuracy():
 def test_init_follows_the_key_and_vmaps(name):
     model = build(name, small(name))
     keys = jax.vmap(jax.random.key)(np.array([1, 0, 2]))
-    stacked = jax.jit(jax.vmap(model.init))(keys)
+    stacked = jax.device_get(jax.jit(jax.vmap(model.init))(keys))
     for a, b in zip(jax.tree.leaves(stacked), jax.tree.leaves(parameters(name))):
         np.testing.assert_allclose(a[1], b, rtol=1e-6)
-    kernel = np.asarray(stacked["linear"]["kernel"])
+    kernel = stacked["linear"]["kernel"]
     assert (kernel[0] != kernel[1]).mean() > 0.99
     assert (kernel[1] != kernel[2]).mean() > 0.99
     vmapped = jax.vmap(model.apply, in_axes=(0, None))
@@ -271,7 +281,7 @@ def test_per_worker_gradients(name):
     expected = jax.jit(jax.grad(model.loss))(params, union)
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(expected)):
         assert a.shape == (3, *b.shape)
-        np.testing.assert_allclose(np.mean(a, 0), b, atol=1e-5)
+        np.testing.assert_allclose(np.asarray(a).mean(0), b, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", SLOW_IF_DEEP)

@@ -329,7 +329,8 @@ def test_the_most_damaging_of_the_listed_attacks_is_taken(lies, expected, monkey
 
     monkeypatch.setattr(rules, "LISTED", {str(lie): sending(lie) for lie in lies})
     aggregate = rules.under_attack(byzjax.mean, 4, 1)
-    np.testing.assert_allclose(aggregate(jnp.array([[0.0], [2.0], [4.0], [2.0]])), [expected])
+    sent = np.float32([[0.0], [2.0], [4.0], [2.0]])
+    np.testing.assert_allclose(jax.jit(aggregate)(sent), [expected])
 
 
 # --- the command ---------------------------------------------------------------------------------
