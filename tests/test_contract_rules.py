@@ -49,20 +49,22 @@ def sizes(case):
     return sorted({(n, f) for n, f in pairs if n <= case.most_n} | quick_sizes(case))
 
 
-def over_sizes(*only, keep=lambda case: True, least_f=0, all_quick=False, slow=None):
-    """Parametrizes over cases, and all their sizes or those with `n` in `only`; n = `slow` is."""
+def over_sizes(*only, keep=lambda case: True, least_f=0, all_quick=False, slow=None, smoke=False):
+    """Parametrizes over cases, and all their sizes or those with `n` in `only`; n = `slow` is.
+
+    With `smoke`, the fewest workers of every quick case belong to the smoke tier.
+    """
+
+    def size(case, n, f):
+        quick = n != slow and (n, f) in quick_sizes(case) and (all_quick or case.quick)
+        first = smoke and case.quick and (n, f) == min(quick_sizes(case))
+        tiers = [*marks(case, quick), *([pytest.mark.smoke] if first else [])]
+        return pytest.param(case, n, f, id=f"{case.id}-{n}-{f}", marks=tiers)
+
     return pytest.mark.parametrize(
         ("case", "n", "f"),
         [
-            pytest.param(
-                case,
-                n,
-                f,
-                id=f"{case.id}-{n}-{f}",
-                marks=marks(
-                    case, n != slow and (n, f) in quick_sizes(case) and (all_quick or case.quick)
-                ),
-            )
+            size(case, n, f)
             for case in CASES
             for n, f in sizes(case)
             if keep(case) and f >= least_f and (not only or n in only)
@@ -129,7 +131,7 @@ seeds = st.integers(0, 2**32 - 1)
 # --- the paper's loop, and the laws --------------------------------------------------------------
 
 
-@over_sizes(all_quick=True)
+@over_sizes(all_quick=True, smoke=True)
 def test_equals_the_papers_loop(case, n, f):
     rng = np.random.default_rng(n)
     matrices = [grid(rng, n) for _ in range(8)]
