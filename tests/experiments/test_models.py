@@ -14,9 +14,16 @@ SHAPES = [(16, 16, 1), (28, 28, 1), (32, 32, 3)]
 ON_FEATURES = ["softmax", "logistic", "mlp"]
 DROPOUTS = {"cnn_mnist": 2, "cnn_cifar": 3}
 DEEP = ["cnn_cifar", "resnet20"]  # each of their programs takes seconds to compile
-SLOW_IF_DEEP = [
-    pytest.param(name, marks=pytest.mark.slow if name in DEEP else ()) for name in models.MODELS
-]
+
+
+def slow_for(*names):
+    """All models, these ones as slow tests."""
+    return [pytest.param(n, marks=pytest.mark.slow if n in names else ()) for n in models.MODELS]
+
+
+SLOW_IF_DEEP = slow_for(*DEEP)
+# Of cnn_5x5 only sizes differ from cnn (its convolutions) and cnn_mnist (its hidden layer).
+SLOW_IF_LIKE_ANOTHER = slow_for(*DEEP, "cnn_5x5")
 
 
 @functools.cache
@@ -255,7 +262,7 @@ def test_loss_and_accuracy():
     np.testing.assert_allclose(with_key, losses.mean(), rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", [name for name in models.MODELS if name not in DEEP])
+@pytest.mark.parametrize("name", SLOW_IF_LIKE_ANOTHER)
 def test_init_follows_the_key_and_vmaps(name):
     model = build(name, small(name))
     keys = jax.vmap(jax.random.key)(np.array([1, 0, 2]))
@@ -270,7 +277,7 @@ def test_init_follows_the_key_and_vmaps(name):
     assert logits.shape == (3, 4, num_classes(name))
 
 
-@pytest.mark.parametrize("name", SLOW_IF_DEEP)
+@pytest.mark.parametrize("name", SLOW_IF_LIKE_ANOTHER)
 def test_per_worker_gradients(name):
     model, params, batch = build(name, small(name)), parameters(name), batches(name)
     if name in DROPOUTS:
@@ -284,7 +291,7 @@ def test_per_worker_gradients(name):
         np.testing.assert_allclose(np.asarray(a).mean(0), b, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", SLOW_IF_DEEP)
+@pytest.mark.parametrize("name", SLOW_IF_LIKE_ANOTHER)
 def test_sgd_in_scan_fits_a_batch(name):
     model = build(name, small(name))
     batch = {"x": images(small(name), 20), "y": labels(name, 20)}
