@@ -80,9 +80,9 @@ def group_norm(channels: int, *, rngs: nnx.Rngs) -> nnx.GroupNorm:
 def max_pool(x: jax.Array) -> jax.Array:
     """Largest of each 2 x 2 block; an odd last row or column is left out.
 
-    By reshaping, since the gradient of `nnx.max_pool` is a scatter. The gradient goes to the first of
-    the largest, by the comparison that chose it: that of `jnp.max` looks for entries equal to the
-    maximum, and is NaN where XLA has computed them once more and rounded otherwise.
+    By reshaping, since the gradient of `nnx.max_pool` is a scatter. The gradient goes to the first
+    of the largest, by the comparison that chose it: that of `jnp.max` looks for entries equal to
+    the maximum, and is NaN where XLA has computed them once more and rounded otherwise.
     """
     b, h, w, c = x.shape
     blocks = x[:, : h // 2 * 2, : w // 2 * 2].reshape(b, h // 2, 2, w // 2, 2, c)
