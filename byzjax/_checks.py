@@ -3,6 +3,8 @@
 import numbers
 from typing import Any
 
+import jax
+
 from byzjax import stacked
 from byzjax.facts import FACTS, inequality
 
@@ -10,7 +12,8 @@ from byzjax.facts import FACTS, inequality
 def static_int(name: str, value: Any, *, at_least: int = 0) -> int:
     """`value` as a Python int: hyperparameters such as f are known when a program is traced."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} must be a Python int; got {type(value).__name__}.")
+        kind = "an array" if isinstance(value, jax.Array) else type(value).__name__
+        raise TypeError(f"{name} must be a Python int; got {kind}.")
     if value < at_least:
         raise ValueError(f"{name} must be at least {at_least}; got {name}={value}.")
     return int(value)

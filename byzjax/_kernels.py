@@ -224,12 +224,13 @@ def _exact_pair_squares(x: jax.Array) -> jax.Array:
 
 @jax.custom_batching.custom_vmap
 def _product_pair_squares(x: jax.Array) -> jax.Array:
-    """From inner products where they do not cancel, else from differences.
+    """From inner products where they tell the squares, else from differences.
 
     The products are taken about a centre, the median of five rows, so that most squares are as
     large as the products that they come from. Where one is not, because two rows are near to each
-    other and far from the centre, what rounding left of it may be nothing: then all are taken anew
-    from differences, unless all such rows are equal. Rows without a norm are at +inf from others.
+    other and far from the centre, what rounding left of it may be nothing; where lengths overflow,
+    nothing is known. Then all are taken anew from differences, unless the rows are equal or one of
+    them is not finite. So liars to whom the centre belongs cost time, and no digits.
     """
     n = x.shape[0]
     few = [wide(x[i * (n - 1) // 4]) for i in range(5)]
@@ -240,16 +241,26 @@ def _product_pair_squares(x: jax.Array) -> jax.Array:
     sizes = lengths[:, None] + lengths[None]
     squares = sizes - 2 * jnp.where(jnp.isinf(products), 0, products)
     off_diagonal = ~jnp.eye(n, dtype=bool)
-    lost = off_diagonal & jnp.isfinite(sizes) & (squares < CANCELLED * sizes)
+    lost = off_diagonal & ~(squares >= CANCELLED * sizes)
+    unknown = off_diagonal & jnp.isinf(sizes)
 
     def found_again(x: jax.Array) -> jax.Array:
-        alike = _alike(x, lost)
+        none = varying_as(x, jnp.zeros(n, bool))
+        alike = lax.cond(
+            jnp.any(lost), lambda x: _alike(x, lost), lambda _: none[:, None] & none[None], x
+        )
+        finite = lax.cond(jnp.any(unknown), _finite_rows, lambda _: none, x)
+        again = (lost & ~alike) | (unknown & finite[:, None] & finite[None])
         zeroed = jnp.where(alike, 0, squares)
-        return lax.cond(jnp.any(lost & ~alike), _exact_pair_squares, lambda _: zeroed, x)
+        return lax.cond(jnp.any(again), _exact_pair_squares, lambda _: zeroed, x)
 
-    exact = lax.cond(jnp.any(lost), found_again, lambda _: squares, x)
+    exact = lax.cond(jnp.any(lost | unknown), found_again, lambda _: squares, x)
     upper = jnp.triu(exact, 1)
     return upper + upper.T
+
+
+def _finite_rows(x: jax.Array) -> jax.Array:
+    return _row_sums(lambda x: 0 * x, x) == 0
 
 
 @_product_pair_squares.def_vmap

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from byzjax import stacked
+from byzjax._compiled import check_hyperparameters, compiled
 from byzjax.stacked import PyTree
 
 
@@ -50,6 +51,18 @@ def influence(
       Array([0. , 0.5, 0.5, 0. , 0. ], dtype=float32)
     """
     stacked.num_workers(updates)
+    check_hyperparameters(rule, hyperparameters)
+    return _influence(rule, updates, *data, direction=direction, **hyperparameters)
+
+
+@compiled
+def _influence(
+    rule: Callable,
+    updates: PyTree,
+    *data: Any,
+    direction: PyTree | None,
+    **hyperparameters: Any,
+) -> jax.Array:
     out, backward = jax.vjp(lambda rows: rule(rows, *data, **hyperparameters), updates)
     if direction is None:
         direction = jax.tree.map(jnp.ones_like, out)

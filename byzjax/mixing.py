@@ -8,10 +8,12 @@ from jax import lax
 
 from byzjax import scores, stacked
 from byzjax._checks import enough_workers, positive, static_int
+from byzjax._compiled import compiled
 from byzjax._kernels import root
 from byzjax.stacked import PyTree
 
 
+@compiled
 def nearest_neighbors(updates: PyTree, *, f: int, axis_name: str | None = None) -> PyTree:
     r"""Replaces each update by the mean of the n - f updates nearest to it (NNM).
 
@@ -53,6 +55,7 @@ def nearest_neighbors(updates: PyTree, *, f: int, axis_name: str | None = None) 
     return stacked.combine(updates, near.astype(distances.dtype) / (n - f))
 
 
+@compiled
 def bucketing(updates: PyTree, *, s: int, key: jax.Array, axis_name: str | None = None) -> PyTree:
     r"""Means of s updates each, in an order drawn at random.
 
@@ -95,6 +98,7 @@ def bucketing(updates: PyTree, *, s: int, key: jax.Array, axis_name: str | None 
     return stacked.group_means(updates, place // s, math.ceil(n / s))
 
 
+@compiled(max_norm=positive)
 def clip_norms(updates: PyTree, *, max_norm: float, axis_name: str | None = None) -> PyTree:
     r"""Shortens each update to a norm.
 
@@ -125,10 +129,11 @@ def clip_norms(updates: PyTree, *, max_norm: float, axis_name: str | None = None
     Clipping for Robust Federated Learning, ICLR 2025 (arXiv:2405.14432), "static clipping".
     """
     stacked.num_workers(updates)
-    positive("max_norm", max_norm)
+
     return _clip(updates, stacked.squared_norms(updates, axis_name=axis_name), max_norm)
 
 
+@compiled
 def adaptive_clipping(updates: PyTree, *, f: int, axis_name: str | None = None) -> PyTree:
     r"""Shortens each update to the norm of one of the longest (ARC).
 

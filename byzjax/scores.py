@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 
 from byzjax import _order
+from byzjax._compiled import compiled
 
 
+@compiled
 def lowest(values: jax.Array, k: int) -> jax.Array:
     """Which are the k lowest of each row; ties go to the lower index.
 
@@ -27,6 +29,7 @@ def lowest(values: jax.Array, k: int) -> jax.Array:
     return below | (at & (jnp.cumsum(at, axis=-1, dtype=jnp.int32) <= places))
 
 
+@compiled
 def sum_of_lowest(values: jax.Array, k: int) -> jax.Array:
     """The sum of the k lowest of each row.
 
@@ -51,6 +54,7 @@ def sum_of_lowest(values: jax.Array, k: int) -> jax.Array:
     return jnp.sum(jnp.where(below, values, 0), axis=-1) + places.astype(values.dtype) * limit
 
 
+@compiled
 def ranks(values: jax.Array) -> jax.Array:
     """The rank of each of n values, 0 for the least; ties go to the lower index.
 

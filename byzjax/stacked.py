@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from byzjax import _kernels
+from byzjax._compiled import compiled
 from byzjax._kernels import sum_dtype as sum_dtype
 
 PyTree = Any
@@ -92,6 +93,7 @@ def _layout(updates: PyTree) -> list[list[int]]:
     return list(groups.values())
 
 
+@compiled
 def columns(updates: PyTree) -> list[jax.Array]:
     """The coordinates of all workers as few matrices, in an order that only the shapes decide.
 
@@ -120,6 +122,7 @@ def _join(parts: list[jax.Array]) -> jax.Array:
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
 
 
+@compiled
 def from_columns(vectors: list[jax.Array], updates: PyTree) -> PyTree:
     """One update from vectors `[c]`, one for each matrix of `columns(updates)`.
 
@@ -147,6 +150,7 @@ def from_columns(vectors: list[jax.Array], updates: PyTree) -> PyTree:
     return jax.tree.unflatten(structure, out)
 
 
+@compiled
 def coordinatewise(fn: Callable[[jax.Array], jax.Array], updates: PyTree) -> PyTree:
     """Applies a function of one coordinate's n values to every coordinate.
 
@@ -203,6 +207,7 @@ def _finish(parts: list[jax.Array], axis_name: str | None) -> jax.Array:
     return jnp.where(jnp.isnan(total), jnp.inf, total)
 
 
+@compiled
 def rowwise(
     fn: Callable[[jax.Array], jax.Array], updates: PyTree, *, axis_name: str | None = None
 ) -> jax.Array:
@@ -225,6 +230,7 @@ def rowwise(
     return _finish([fn(matrix) for matrix in columns(updates)], axis_name)
 
 
+@compiled
 def squared_norms(updates: PyTree, *, axis_name: str | None = None) -> jax.Array:
     """Squared Euclidean norm of each worker's update, `||x_i||^2`.
 
@@ -250,6 +256,7 @@ def squared_norms(updates: PyTree, *, axis_name: str | None = None) -> jax.Array
     return rowwise(squares, updates, axis_name=axis_name)
 
 
+@compiled
 def squared_distances(updates: PyTree, point: PyTree, *, axis_name: str | None = None) -> jax.Array:
     """Squared Euclidean distance of each worker's update to one point, `||x_i - p||^2`.
 
@@ -275,12 +282,14 @@ def squared_distances(updates: PyTree, point: PyTree, *, axis_name: str | None =
     )
 
 
+@compiled
 def pairwise_squared_distances(updates: PyTree, *, axis_name: str | None = None) -> jax.Array:
     """Squared Euclidean distances of all pairs of workers, `||x_i - x_j||^2`.
 
-    Sums of squared differences or, for many or large rows, of products about a centre that lies
-    among them, wherever those do not cancel: a common offset does no harm. By products a row whose
-    squared norm about the centre overflows is infinitely far from all others, equal ones included.
+    Sums of squared differences or, for many or large rows, of products about a centre, wherever
+    those neither cancel nor overflow: neither a common offset nor rows that are far away do harm to
+    the distances between others. Squares below the least number of the dtype are 0: in float32,
+    distances below 1e-22 or so. A row that is not finite is infinitely far from all others.
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
@@ -305,6 +314,7 @@ def pairwise_squared_distances(updates: PyTree, *, axis_name: str | None = None)
     return jnp.where(jnp.eye(total.shape[0], dtype=bool), 0, total)
 
 
+@compiled
 def inner_products(
     updates: PyTree,
     point: PyTree,
@@ -337,6 +347,7 @@ def inner_products(
     return _add(parts, axis_name)
 
 
+@compiled
 def gram(updates: PyTree, center: PyTree, *, axis_name: str | None = None) -> jax.Array:
     """Inner products of all pairs of workers about a centre, `<x_i - c, x_j - c>`.
 
@@ -373,6 +384,7 @@ def gram(updates: PyTree, center: PyTree, *, axis_name: str | None = None) -> ja
 # --- means ---------------------------------------------------------------------------------------
 
 
+@compiled
 def mean(updates: PyTree) -> PyTree:
     """Average of all workers' updates, `(1/n) sum_i x_i`.
 
@@ -394,6 +406,7 @@ def mean(updates: PyTree) -> PyTree:
     return coordinatewise(lambda x: (_kernels.sum_rows(x, None) / n).astype(x.dtype), updates)
 
 
+@compiled
 def weighted_mean(updates: PyTree, weights: jax.Array) -> PyTree:
     """Weighted average `sum_i w_i x_i / sum_i w_i`.
 
@@ -427,6 +440,7 @@ def weighted_mean(updates: PyTree, weights: jax.Array) -> PyTree:
     return coordinatewise(average, updates)
 
 
+@compiled
 def mean_of(updates: PyTree, selected: jax.Array) -> PyTree:
     """Average of the selected workers' updates.
 
@@ -450,6 +464,7 @@ def mean_of(updates: PyTree, selected: jax.Array) -> PyTree:
     return weighted_mean(updates, jnp.asarray(selected).astype(jnp.float32))
 
 
+@compiled
 def weighted_sum(updates: PyTree, weights: jax.Array) -> PyTree:
     """Weighted sum `sum_i w_i x_i`.
 
@@ -477,6 +492,7 @@ def weighted_sum(updates: PyTree, weights: jax.Array) -> PyTree:
     return coordinatewise(lambda x: _kernels.sum_rows(x, weights).astype(x.dtype), updates)
 
 
+@compiled
 def combine(updates: PyTree, weights: jax.Array) -> PyTree:
     """Several weighted sums at once, `y_k = sum_i w_ki x_i`.
 
@@ -513,6 +529,7 @@ def combine(updates: PyTree, weights: jax.Array) -> PyTree:
     return jax.tree.map(leaf_combined, updates)
 
 
+@compiled
 def group_means(updates: PyTree, group: jax.Array, count: int) -> PyTree:
     """The mean of each group of workers.
 
@@ -538,6 +555,7 @@ def group_means(updates: PyTree, group: jax.Array, count: int) -> PyTree:
     return combine(updates, members.astype(jnp.float32) / sizes.astype(jnp.float32))
 
 
+@compiled
 def scale(updates: PyTree, factors: jax.Array) -> PyTree:
     """Each worker's update times a factor of its own, `c_i x_i`.
 
@@ -569,6 +587,7 @@ def scale(updates: PyTree, factors: jax.Array) -> PyTree:
     return jax.tree.map(scaled, updates)
 
 
+@compiled
 def widened(updates: PyTree) -> PyTree:
     """The same values in the dtype in which they are summed, at least float32.
 
@@ -589,6 +608,7 @@ def widened(updates: PyTree) -> PyTree:
 # --- workers and coordinates -------------------------------------------------------------------
 
 
+@compiled
 def take(updates: PyTree, indices: Any) -> PyTree:
     """The updates of some workers, `x[indices]` in every leaf.
 
@@ -653,6 +673,7 @@ def num_devices(axis_name: Any) -> int:
     return lax.psum(1, axis_name)
 
 
+@compiled
 def sample(
     updates: PyTree, count: int, key: jax.Array, *, axis_name: str | None = None
 ) -> jax.Array:

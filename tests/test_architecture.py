@@ -16,14 +16,17 @@ from byzjax.facts import FACTS
 ROOT = Path(byzjax.__file__).parent
 
 # What the modules of each room may import of byzjax. A room that does not exist yet waits here.
-ALGEBRA = ["byzjax._kernels", "byzjax._order", "byzjax.stacked", "byzjax.scores"]
+ALGEBRA = [
+    *["byzjax._compiled", "byzjax._kernels", "byzjax._order", "byzjax.stacked", "byzjax.scores"]
+]
 CHECKS = ["byzjax._checks"]
 ALLOWED = {
+    "byzjax._compiled": [],
     "byzjax._kernels": [],
-    "byzjax.stacked": ["byzjax._kernels"],
+    "byzjax.stacked": ["byzjax._compiled", "byzjax._kernels"],
     "byzjax._order": ["byzjax._kernels", "byzjax._order"],
     "byzjax._pallas": ["byzjax._kernels", "byzjax._order"],
-    "byzjax.scores": ["byzjax._order"],
+    "byzjax.scores": ["byzjax._compiled", "byzjax._order"],
     "byzjax.facts": [],
     "byzjax._checks": ["byzjax.facts", "byzjax.stacked"],
     "byzjax._signature": [],
@@ -34,7 +37,7 @@ ALLOWED = {
         *[*ALGEBRA, *CHECKS, "byzjax._lapack", "byzjax._spectral", "byzjax._signature"],
         "byzjax.rules",
     ],
-    "byzjax.influence": ["byzjax.stacked"],
+    "byzjax.influence": ["byzjax._compiled", "byzjax.stacked"],
     "byzjax.memory": [*ALGEBRA, *CHECKS, "byzjax.rules"],
     "byzjax.mixing": [*ALGEBRA, *CHECKS],
     "byzjax.attacks": [*ALGEBRA, *CHECKS, "byzjax.attacks"],

@@ -421,12 +421,12 @@ def test_too_few_workers_for_krum_in_full():
 def test_f_is_a_static_python_int(case):
     x = jnp.ones((12, 2))
     hyper = case.hyper(12, 1)
-    with pytest.raises(TypeError, match=r"^f must be a Python int; got \w*Tracer\.(\n|$)"):
+    with pytest.raises(TypeError, match=r"^f must be a Python int; got an array\.(\n|$)"):
         jax.jit(lambda f: case.call(x, f=f, **hyper))(1)
     for f, name in (
         (1.0, "float"),
         (True, "bool"),
-        (jnp.array(1), "ArrayImpl"),
+        (jnp.array(1), "an array"),
         (None, "NoneType"),
     ):
         with pytest.raises(TypeError, match=f"^f must be a Python int; got {name}\\.$"):
@@ -455,7 +455,7 @@ def test_words_and_other_hyperparameters():
         byzjax.krum(x, f=1, m=10)
     with pytest.raises(ValueError, match=r"^m must be at least 1; got m=0\.$"):
         byzjax.krum(x, f=1, m=0)
-    with pytest.raises(TypeError, match=r"^m must be a Python int; got \w*Tracer\.(\n|$)"):
+    with pytest.raises(TypeError, match=r"^m must be a Python int; got an array\.(\n|$)"):
         jax.jit(lambda m: byzjax.krum(x, f=1, m=m))(1)
     with pytest.raises(ValueError, match=r"^minimum_diameter needs f <= 32; got f=33, n=67\.$"):
         byzjax.minimum_diameter(jnp.ones((67, 2)), f=33)

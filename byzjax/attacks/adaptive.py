@@ -18,6 +18,7 @@ from jax import lax
 
 from byzjax import stacked
 from byzjax._checks import one_of, positive, static_int
+from byzjax._compiled import compiled
 from byzjax._kernels import root, wide
 from byzjax.attacks import _rows
 from byzjax.attacks.bounded import min_max, min_sum
@@ -42,6 +43,7 @@ _REFINEMENTS = (
 )
 
 
+@compiled(low=positive)
 def strongest(
     updates: PyTree,
     byzantine: jax.Array,
@@ -96,7 +98,7 @@ def strongest(
     Fixing by Mixing, AISTATS 2023 (arXiv:2302.01772), appendix; the points are ours.
     """
     byzantine = _rows.mask(updates, byzantine)
-    positive("low", low)
+
     coarse = static_int("coarse", coarse, at_least=2)
     damage = _damage(updates, byzantine, objective)
 
@@ -121,6 +123,7 @@ def strongest(
     return _rows.replace(updates, byzantine, lie(jnp.exp(best)))
 
 
+@compiled
 def gradient_attack(
     updates: PyTree,
     byzantine: jax.Array,

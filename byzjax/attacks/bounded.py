@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from byzjax import stacked
 from byzjax._checks import one_of
+from byzjax._compiled import compiled
 from byzjax._kernels import wide
 from byzjax.attacks import _rows
 from byzjax.stacked import PyTree
@@ -12,6 +13,7 @@ from byzjax.stacked import PyTree
 DIRECTIONS = ("unit", "sign", "std")
 
 
+@compiled
 def min_max(updates: PyTree, byzantine: jax.Array, *, direction: str = "std") -> PyTree:
     r"""All liars send the farthest point along a direction that no honest update shows up.
 
@@ -63,6 +65,7 @@ def min_max(updates: PyTree, byzantine: jax.Array, *, direction: str = "std") ->
     return _rows.replace(updates, byzantine, _rows.plus(mean, _finite(gamma), p))
 
 
+@compiled
 def min_sum(
     updates: PyTree, byzantine: jax.Array, *, direction: str = "std", bound: str = "max"
 ) -> PyTree:

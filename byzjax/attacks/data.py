@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from byzjax._checks import one_of, static_int
+from byzjax._compiled import compiled
 from byzjax.attacks import _rows
 
 
@@ -64,18 +65,36 @@ def flip_labels(
     y, byzantine = _labels(batch, byzantine, label)
     c = static_int("num_classes", num_classes, at_least=2)
     one_of("to", to, ("reverse", "random", "target"))
-    if to == "reverse":
-        wrong = c - 1 - y
-    elif to == "random":
-        if key is None:
-            raise ValueError('flip_labels(to="random") needs a key.')
-        wrong = (y + jax.random.randint(key, y.shape, 1, c, y.dtype)) % c
-    else:
+    if to == "random" and key is None:
+        raise ValueError('flip_labels(to="random") needs a key.')
+    if to == "target":
         if target is None:
             raise ValueError('flip_labels(to="target") needs a target.')
-        new = jnp.full_like(y, _class("target", target, c))
-        wrong = new if source is None else jnp.where(y == _class("source", source, c), new, y)
-    return {**batch, label: _rows.replace(y, byzantine, wrong)}
+        target = _class("target", target, c)
+        source = None if source is None else _class("source", source, c)
+    key = key if to == "random" else None
+    return {**batch, label: _flipped(y, byzantine, c, to, source, target, key)}
+
+
+@compiled
+def _flipped(
+    y: jax.Array,
+    byzantine: jax.Array,
+    c: int,
+    to: str,
+    source: int | None,
+    target: int | None,
+    key: jax.Array | None,
+) -> jax.Array:
+    """The labels, of the liars as `flip_labels` says."""
+    if to == "reverse":
+        wrong = c - 1 - y
+    elif key is not None:
+        wrong = (y + jax.random.randint(key, y.shape, 1, c, y.dtype)) % c
+    else:
+        new = jnp.full_like(y, 0 if target is None else target)
+        wrong = new if source is None else jnp.where(y == source, new, y)
+    return _rows.replace(y, byzantine, wrong)
 
 
 def add_trigger(
@@ -134,15 +153,27 @@ def add_trigger(
         raise ValueError(
             f"add_trigger needs images [n, b, height >= {size}, width >= {size}]; got {x.shape}."
         )
+    count = round(share * x.shape[1])
+    x, y = _marked(x, y, byzantine, count, size, target, value)
+    return {**batch, image: x, label: y}
+
+
+@compiled
+def _marked(
+    x: jax.Array,
+    y: jax.Array,
+    byzantine: jax.Array,
+    count: int,
+    size: int,
+    target: int,
+    value: float,
+) -> tuple[jax.Array, jax.Array]:
+    """Images and labels, of the liars the first `count` with the square and its label."""
     marked = x.at[:, :, -size:, -size:].set(jnp.asarray(value, x.dtype))
-    first = jnp.arange(x.shape[1]) < round(share * x.shape[1])
+    first = jnp.arange(x.shape[1]) < count
     marked = jnp.where(first.reshape(1, -1, *[1] * (x.ndim - 2)), marked, x)
     named = jnp.where(first[None], jnp.full_like(y, target), y)
-    return {
-        **batch,
-        image: _rows.replace(x, byzantine, marked),
-        label: _rows.replace(y, byzantine, named),
-    }
+    return _rows.replace(x, byzantine, marked), _rows.replace(y, byzantine, named)
 
 
 def _labels(

@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 
 from byzjax import stacked
+from byzjax._compiled import compiled
 from byzjax._kernels import wide
 from byzjax.attacks import _rows
 from byzjax.stacked import PyTree
 
 
+@compiled
 def dissensus(
     updates: PyTree,
     byzantine: jax.Array,

@@ -7,11 +7,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from byzjax._checks import static_int
+from byzjax._compiled import compiled
 from byzjax.attacks import _rows
 from byzjax.attacks.simple import constant
 from byzjax.stacked import PyTree
 
 
+@compiled(static=("value",))
 def non_finite(updates: PyTree, byzantine: jax.Array, *, value: float = math.nan) -> PyTree:
     """All liars send NaN, +inf or -inf in every coordinate.
 
@@ -42,6 +44,7 @@ def non_finite(updates: PyTree, byzantine: jax.Array, *, value: float = math.nan
     return constant(updates, byzantine, value=value)
 
 
+@compiled
 def flip_bits(
     updates: PyTree,
     byzantine: jax.Array,
@@ -97,6 +100,7 @@ def flip_bits(
     return _rows.replace(updates, byzantine, lies)
 
 
+@compiled
 def lose_coordinates(
     updates: PyTree,
     byzantine: jax.Array,
@@ -144,6 +148,7 @@ def lose_coordinates(
     return _rows.replace(updates, byzantine, lies)
 
 
+@compiled
 def drop(
     updates: PyTree,
     byzantine: jax.Array,

@@ -13,6 +13,7 @@ from jax import lax
 
 from byzjax import stacked
 from byzjax._checks import static_int
+from byzjax._compiled import compiled
 from byzjax._kernels import wide
 from byzjax.attacks import _rows
 from byzjax.stacked import PyTree
@@ -214,6 +215,7 @@ def _unit(point: PyTree) -> PyTree:
     return _rows.only(_rows.unit(jax.tree.map(lambda leaf: leaf[None], point)))
 
 
+@compiled
 def copy_worker(updates: PyTree, byzantine: jax.Array, *, worker: int = 0) -> PyTree:
     r"""All liars copy one honest worker, always the same: `mimic` without its warm-up.
 

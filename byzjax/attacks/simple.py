@@ -5,10 +5,12 @@ import jax.numpy as jnp
 
 from byzjax import stacked
 from byzjax._checks import static_int
+from byzjax._compiled import compiled
 from byzjax.attacks import _rows
 from byzjax.stacked import PyTree
 
 
+@compiled
 def zero(updates: PyTree, byzantine: jax.Array) -> PyTree:
     """All liars send zeros, as a worker that is switched off does. Cost: O(nd).
 
@@ -34,6 +36,7 @@ def zero(updates: PyTree, byzantine: jax.Array) -> PyTree:
     return constant(updates, byzantine, value=0.0)
 
 
+@compiled
 def constant(updates: PyTree, byzantine: jax.Array, *, value: float = -100.0) -> PyTree:
     r"""All liars send $b = c \, (1, \dots, 1)$. Cost: O(nd).
 
@@ -63,6 +66,7 @@ def constant(updates: PyTree, byzantine: jax.Array, *, value: float = -100.0) ->
     return _rows.replace(updates, byzantine, lie)
 
 
+@compiled
 def gaussian(
     updates: PyTree,
     byzantine: jax.Array,
@@ -101,6 +105,7 @@ def gaussian(
     return _rows.replace(updates, byzantine, noise)
 
 
+@compiled
 def gambler(
     updates: PyTree,
     byzantine: jax.Array,

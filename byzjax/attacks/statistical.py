@@ -3,6 +3,7 @@
 Each takes `byzantine: bool[n]`, which may be traced, and returns the honest rows bitwise unchanged.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,10 +12,12 @@ from jax.scipy.special import ndtri
 
 from byzjax import stacked
 from byzjax._checks import one_of, static_int
+from byzjax._compiled import compiled
 from byzjax.attacks import _rows
 from byzjax.stacked import PyTree
 
 
+@compiled
 def sign_flip(updates: PyTree, byzantine: jax.Array, *, of: str = "own") -> PyTree:
     r"""Every liar sends the negative of what it should have sent, $b_i = -x_i$, or $b = -\mu$.
 
@@ -47,6 +50,7 @@ def sign_flip(updates: PyTree, byzantine: jax.Array, *, of: str = "own") -> PyTr
     return reversed_gradient(updates, byzantine, kappa=1.0, of=of)
 
 
+@compiled
 def reversed_gradient(
     updates: PyTree, byzantine: jax.Array, *, kappa: float = 100.0, of: str = "own"
 ) -> PyTree:
@@ -83,6 +87,7 @@ def reversed_gradient(
     return _rows.replace(updates, byzantine, _rows.times(-kappa, rows))
 
 
+@compiled
 def omniscient(updates: PyTree, byzantine: jax.Array, *, factor: float = 1e10) -> PyTree:
     r"""All liars send $b = -c \sum_{i \in H} x_i$, the honest sum turned round and blown up.
 
@@ -114,6 +119,7 @@ def omniscient(updates: PyTree, byzantine: jax.Array, *, factor: float = 1e10) -
     return _rows.replace(updates, byzantine, _rows.times(-factor, total))
 
 
+@compiled
 def inner_product_manipulation(
     updates: PyTree, byzantine: jax.Array, *, epsilon: float = 0.1
 ) -> PyTree:
@@ -149,6 +155,7 @@ def inner_product_manipulation(
     return reversed_gradient(updates, byzantine, kappa=epsilon, of="mean")
 
 
+@compiled
 def little_is_enough_z(n: int, f: int | jax.Array) -> jax.Array:
     r"""The strength z of `little_is_enough` for n workers of which f lie.
 
@@ -174,6 +181,15 @@ def little_is_enough_z(n: int, f: int | jax.Array) -> jax.Array:
     return ndtri(share)
 
 
+def _f_or_z(name: str) -> Callable:
+    def check(*, f: Any = None, z: Any = None, **_: Any) -> None:
+        if f is not None and z is not None:
+            raise ValueError(f"{name} takes f or z, not both; got f={f}, z={z}.")
+
+    return check
+
+
+@compiled(check=_f_or_z("little_is_enough"))
 def little_is_enough(
     updates: PyTree,
     byzantine: jax.Array,
@@ -230,6 +246,7 @@ def little_is_enough(
     return _rows.replace(updates, byzantine, _rows.plus(mean, sign * z, std))
 
 
+@compiled(check=_f_or_z("relocated"))
 def relocated(
     updates: PyTree,
     byzantine: jax.Array,
@@ -302,8 +319,6 @@ def _strength(
     name: str, n: int, byzantine: jax.Array, f: int | None, z: float | jax.Array | None
 ) -> float | jax.Array:
     """Z as given, or from f, or from the number of liars."""
-    if f is not None and z is not None:
-        raise ValueError(f"{name} takes f or z, not both; got f={f}, z={z}.")
     if f is not None and static_int("f", f) >= n:
         raise ValueError(f"{name} needs f < n; got n={n}, f={f}.")
     if z is not None:

@@ -8,12 +8,14 @@ from jax import lax
 
 from byzjax import _order, stacked
 from byzjax._checks import one_of, static_int
+from byzjax._compiled import compiled
 from byzjax._kernels import wide
 from byzjax.attacks import _rows
 from byzjax.scores import lowest, ranks
 from byzjax.stacked import PyTree
 
 
+@compiled
 def hidden_vulnerability(
     updates: PyTree, byzantine: jax.Array, *, gamma: float, coordinate: int | None = None
 ) -> PyTree:
@@ -61,6 +63,7 @@ def hidden_vulnerability(
     return _rows.replace(updates, byzantine, _rows.plus(mean, gamma, where))
 
 
+@compiled
 def order_statistic(updates: PyTree, byzantine: jax.Array, *, rank: int | None = None) -> PyTree:
     r"""All liars send one order statistic of the honest updates, coordinate by coordinate.
 
@@ -111,6 +114,7 @@ def order_statistic(updates: PyTree, byzantine: jax.Array, *, rank: int | None =
     return _rows.replace(updates, byzantine, jax.tree.map(lie, updates))
 
 
+@compiled
 def anti_cge(updates: PyTree, byzantine: jax.Array, *, margin: float = 1e-3) -> PyTree:
     r"""All liars turn the sum of what a filter of norms keeps round, just short enough to be kept.
 
@@ -155,6 +159,7 @@ def anti_cge(updates: PyTree, byzantine: jax.Array, *, margin: float = 1e-3) -> 
     )
 
 
+@compiled
 def fang_krum(
     updates: PyTree,
     byzantine: jax.Array,
@@ -235,6 +240,7 @@ def fang_krum(
     return lie(strength)
 
 
+@compiled
 def fang_trimmed_mean(
     updates: PyTree,
     byzantine: jax.Array,

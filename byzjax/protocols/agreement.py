@@ -15,6 +15,7 @@ from jax.flatten_util import ravel_pytree
 
 from byzjax import _order, stacked
 from byzjax._checks import enough_workers, static_int
+from byzjax._compiled import compiled
 from byzjax.stacked import PyTree
 
 # Of `safe_area_average`: subsets, and pairs of lines in all of them (0.3 s on a CPU core).
@@ -22,6 +23,7 @@ MOST_SUBSETS, MOST_PAIRS = 100_000, 100_000_000
 _AT_ONCE = 2**18  # pairs of lines that are intersected side by side
 
 
+@compiled
 def mid_extremes(updates: PyTree, *, axis_name: str | None = None) -> PyTree:
     r"""The middle of two updates that are farthest apart (MidExtremes).
 
@@ -63,6 +65,7 @@ def mid_extremes(updates: PyTree, *, axis_name: str | None = None) -> PyTree:
     return jax.tree.map(lambda a, b: jnp.where(some, _midpoint(a, b), jnp.nan), one, other)
 
 
+@compiled
 def approach_extreme(updates: PyTree, center: PyTree, *, axis_name: str | None = None) -> PyTree:
     r"""The middle of the receiver's own value and the update farthest from it (ApproachExtreme).
 
@@ -108,6 +111,7 @@ def approach_extreme(updates: PyTree, center: PyTree, *, axis_name: str | None =
     return jax.tree.map(approached, center, farthest)
 
 
+@compiled
 def trimmed_agreement(updates: PyTree, *, f: int, axis_name: str | None = None) -> PyTree:
     r"""Coordinate-wise middle of the extremes without the f smallest and the f largest values.
 
@@ -150,6 +154,7 @@ def trimmed_agreement(updates: PyTree, *, f: int, axis_name: str | None = None) 
     return stacked.coordinatewise(lambda x: _middle_of_trimmed(x, f), updates)
 
 
+@compiled
 def safe_area_average(updates: PyTree, *, f: int) -> PyTree:
     r"""Average of a point of the safe area of every n - f updates, in one or two dimensions.
 

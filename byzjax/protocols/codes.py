@@ -11,6 +11,7 @@ from jax import lax
 
 from byzjax import stacked
 from byzjax._checks import static_int
+from byzjax._compiled import compiled
 from byzjax.stacked import PyTree
 
 # Random projections from which the liars are found. With one, a lie may be so near to orthogonal to
@@ -22,6 +23,7 @@ PROJECTIONS = 4
 MOST_SETS = 5000
 
 
+@compiled
 def encode(updates: PyTree, *, s: int) -> dict:
     r"""What each node sends of the cyclic code: one combination of 2s + 1 gradients.
 
@@ -69,6 +71,7 @@ def encode(updates: PyTree, *, s: int) -> dict:
     }
 
 
+@compiled
 def decode(messages: PyTree, *, s: int, key: jax.Array) -> PyTree:
     r"""The sum of all gradients, from messages of the cyclic code of which s are lies.
 

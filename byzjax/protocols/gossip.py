@@ -10,6 +10,7 @@ from jax import lax
 
 from byzjax import scores, stacked
 from byzjax._checks import positive, static_int
+from byzjax._compiled import compiled
 from byzjax._kernels import root, wide
 from byzjax.protocols import _workers, graphs
 from byzjax.protocols._protocol import Info, Protocol, Traffic
@@ -213,6 +214,12 @@ def gossip(
     return Protocol(init, step, models, traffic)
 
 
+def _radius_or_f(*, radius: Any = None, f: Any = None, **_: Any) -> None:
+    if (radius is None) == (f is None):
+        raise ValueError(f"clipped_gossip takes radius or f, one; got radius={radius}, f={f}.")
+
+
+@compiled(check=_radius_or_f, radius=positive)
 def clipped_gossip(
     updates: PyTree,
     weights: jax.Array,
@@ -261,9 +268,6 @@ def clipped_gossip(
     2022 (arXiv:2202.01545).
     """
     n, own = stacked.num_workers(updates), stacked.take(updates, 0)
-    if (radius is None) == (f is None):
-        raise ValueError(f"clipped_gossip takes radius or f, one; got radius={radius}, f={f}.")
-    positive("radius", radius)
     weights = jnp.asarray(weights)
     if weights.shape != (n,):
         raise ValueError(f"weights have shape {weights.shape}; {n} rows need shape ({n},).")

@@ -10,6 +10,7 @@ from jax import lax
 
 from byzjax import rules, stacked
 from byzjax._checks import one_of, static_int
+from byzjax._compiled import compiled
 from byzjax.protocols import _workers, codes
 from byzjax.protocols._protocol import Info, Protocol, Traffic
 from byzjax.stacked import PyTree
@@ -28,6 +29,7 @@ class RedundantState(NamedTuple):
     stages: tuple
 
 
+@compiled
 def vote(updates: PyTree, *, r: int, axis_name: str | None = None) -> PyTree:
     r"""The majority of each group of r consecutive workers, leaf by leaf.
 

@@ -10,6 +10,7 @@ from jax import lax
 
 from byzjax import stacked
 from byzjax._checks import static_int
+from byzjax._compiled import compiled
 from byzjax.protocols import _servers, _workers
 from byzjax.protocols._protocol import Info, Protocol, Traffic
 from byzjax.stacked import PyTree
@@ -29,6 +30,7 @@ class MachineState(NamedTuple):
     stages: tuple
 
 
+@compiled
 def agreed(updates: PyTree, *, votes: int) -> PyTree:
     r"""The first update that enough senders sent, bit for bit.
 

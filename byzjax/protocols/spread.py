@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 
 from byzjax import stacked
+from byzjax._compiled import compiled
 from byzjax.stacked import PyTree
 
 
+@compiled
 def spread(models: PyTree) -> jax.Array:
     r"""The largest distance between two models, $\max_{i, j} \|x_i - x_j\|$.
 

@@ -4,10 +4,12 @@ from jax import lax
 
 from byzjax import _order, stacked
 from byzjax._checks import enough_workers, one_of
+from byzjax._compiled import compiled
 from byzjax.rules._select import mean_of_lowest, mean_of_selected
 from byzjax.stacked import PyTree
 
 
+@compiled
 def aksel(updates: PyTree, *, f: int, mode: str = "mid", axis_name: str | None = None) -> PyTree:
     r"""Average of the updates nearest to the coordinate-wise median.
 

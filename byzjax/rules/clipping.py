@@ -5,10 +5,12 @@ import jax.numpy as jnp
 
 from byzjax import stacked
 from byzjax._checks import positive, static_int
+from byzjax._compiled import compiled
 from byzjax.rules._span import Span, span_about
 from byzjax.stacked import PyTree
 
 
+@compiled(radius=positive)
 def centered_clip(
     updates: PyTree,
     center: PyTree,
@@ -54,7 +56,7 @@ def centered_clip(
     ICML 2021 (arXiv:2012.10333), Algorithm 2.
     """
     n = stacked.num_workers(updates)
-    positive("radius", radius)
+
     if static_int("iterations", iterations, at_least=1) == 1:
         distances = stacked.squared_distances(updates, center, axis_name=axis_name)
         weights = _clip_factors(distances, radius) / n

@@ -5,9 +5,11 @@ import jax.numpy as jnp
 
 from byzjax import _order, stacked
 from byzjax._checks import enough_workers
+from byzjax._compiled import compiled
 from byzjax.stacked import PyTree
 
 
+@compiled
 def mean(updates: PyTree, *, axis_name: str | None = None) -> PyTree:
     r"""Average of all updates, what a server without a defence computes.
 
@@ -34,6 +36,7 @@ def mean(updates: PyTree, *, axis_name: str | None = None) -> PyTree:
     return stacked.mean(updates)
 
 
+@compiled
 def median(updates: PyTree, *, axis_name: str | None = None) -> PyTree:
     r"""Coordinate-wise median; for even n the mean of the two middle values.
 
@@ -69,6 +72,7 @@ def median(updates: PyTree, *, axis_name: str | None = None) -> PyTree:
     return stacked.coordinatewise(_order.median, updates)
 
 
+@compiled
 def trimmed_mean(updates: PyTree, *, f: int, axis_name: str | None = None) -> PyTree:
     r"""Coordinate-wise mean without the f smallest and the f largest values.
 
@@ -105,6 +109,7 @@ def trimmed_mean(updates: PyTree, *, f: int, axis_name: str | None = None) -> Py
     return stacked.coordinatewise(lambda x: _order.trimmed_mean(x, f), updates)
 
 
+@compiled
 def mean_around_median(updates: PyTree, *, f: int, axis_name: str | None = None) -> PyTree:
     r"""Coordinate-wise mean of the n - f values nearest to the median (MeaMed).
 
@@ -142,6 +147,7 @@ def mean_around_median(updates: PyTree, *, f: int, axis_name: str | None = None)
     return stacked.coordinatewise(lambda x: _order.mean_around_median(x, n - f), updates)
 
 
+@compiled
 def phocas(updates: PyTree, *, f: int, axis_name: str | None = None) -> PyTree:
     r"""Coordinate-wise mean of the n - f values nearest to the trimmed mean.
 
@@ -179,6 +185,7 @@ def phocas(updates: PyTree, *, f: int, axis_name: str | None = None) -> PyTree:
     return stacked.coordinatewise(lambda x: _order.mean_around_trimmed_mean(x, n - f, f), updates)
 
 
+@compiled
 def mean_of_finite(updates: PyTree, *, axis_name: str | None = None) -> PyTree:
     r"""Coordinate-wise mean of what is finite, for links that lose coordinates.
 
@@ -213,6 +220,7 @@ def mean_of_finite(updates: PyTree, *, axis_name: str | None = None) -> PyTree:
     return stacked.coordinatewise(_mean_of_finite, updates)
 
 
+@compiled
 def majority_sign(updates: PyTree, *, axis_name: str | None = None) -> PyTree:
     r"""Coordinate-wise majority vote of the signs (signSGD with majority vote).
 

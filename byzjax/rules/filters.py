@@ -7,12 +7,14 @@ from jax import lax
 
 from byzjax import _order, stacked
 from byzjax._checks import enough_workers
+from byzjax._compiled import compiled
 from byzjax.rules._select import mean_of_lowest
 from byzjax.stacked import PyTree
 
 _FAR = 2.0**20
 
 
+@compiled
 def comparative_elimination(updates: PyTree, *, f: int, axis_name: str | None = None) -> PyTree:
     r"""Average of the n - f updates of the smallest norm (CGE).
 
@@ -50,6 +52,7 @@ def comparative_elimination(updates: PyTree, *, f: int, axis_name: str | None = 
     return mean_of_lowest(updates, norms, n - f)
 
 
+@compiled
 def nearest_to_pivot(
     updates: PyTree, *, f: int, pivot: Any = 0, axis_name: str | None = None
 ) -> PyTree:
@@ -93,6 +96,7 @@ def nearest_to_pivot(
     return mean_of_lowest(updates, distances, n - f)
 
 
+@compiled
 def medoid(updates: PyTree, *, axis_name: str | None = None) -> PyTree:
     r"""The update with the smallest sum of distances to all others.
 

@@ -6,11 +6,13 @@ from jax import lax
 
 from byzjax import stacked
 from byzjax._checks import not_negative, positive, static_int
+from byzjax._compiled import compiled
 from byzjax._lapack import cholesky, times
 from byzjax._spectral import inverse_of_rank
 from byzjax.stacked import PyTree
 
 
+@compiled(pairwise=not_negative, smoothing=positive)
 def flag(
     updates: PyTree,
     *,
@@ -65,8 +67,7 @@ def flag(
     """
     n, r = stacked.num_workers(updates), static_int("r", r, at_least=1)
     iterations = static_int("iterations", iterations, at_least=1)
-    not_negative("pairwise", pairwise)
-    positive("smoothing", smoothing)
+
     if r > n:
         raise ValueError(f"flag needs r <= n; got r={r}, n={n}.")
     zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), updates)

@@ -9,6 +9,7 @@ from jax import lax
 
 from byzjax import _order, stacked
 from byzjax._checks import one_of, positive, static_int
+from byzjax._compiled import compiled
 from byzjax._kernels import sum_rows, varying_as
 from byzjax._lapack import one_by_one, times
 from byzjax.rules._span import Span, median_of, span_about
@@ -23,6 +24,7 @@ _MOST_ITERATIONS = 500
 _CANCELLED = 5e-2
 
 
+@compiled(smoothing=positive)
 def geometric_median(
     updates: PyTree,
     *,
@@ -77,7 +79,7 @@ def geometric_median(
     """
     stacked.num_workers(updates)
     one_of("start", start, ("mean", "median", "zero"))
-    positive("smoothing", smoothing)
+
     if iterations is None:
         return _minimizer(updates, smoothing, axis_name)
     iterations = static_int("iterations", iterations, at_least=1)
@@ -95,6 +97,7 @@ def geometric_median(
     return _as_sent(point, updates)
 
 
+@compiled(smoothing=positive)
 def geometric_median_of_means(
     updates: PyTree, *, k: int, smoothing: float = 1e-6, axis_name: str | None = None
 ) -> PyTree:
@@ -135,7 +138,7 @@ def geometric_median_of_means(
     n, k = stacked.num_workers(updates), static_int("k", k, at_least=1)
     if k > n:
         raise ValueError(f"geometric_median_of_means needs k <= n; got k={k}, n={n}.")
-    positive("smoothing", smoothing)
+
     larger, size = n % k, n // k
 
     def means(x: jax.Array) -> jax.Array:
@@ -153,6 +156,7 @@ def geometric_median_of_means(
     return _minimizer(updates, smoothing, axis_name, means)
 
 
+@compiled(threshold=positive)
 def huber(updates: PyTree, *, threshold: float, axis_name: str | None = None) -> PyTree:
     r"""The point with the smallest sum of Huber losses of the distances to all updates.
 
@@ -186,7 +190,7 @@ def huber(updates: PyTree, *, threshold: float, axis_name: str | None = None) ->
     Federated Learning, AAAI 2024 (arXiv:2308.12581).
     """
     stacked.num_workers(updates)
-    positive("threshold", threshold)
+
     return _minimizer(updates, threshold, axis_name)
 
 

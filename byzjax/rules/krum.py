@@ -8,10 +8,12 @@ from jax import lax
 
 from byzjax import _order, scores, stacked
 from byzjax._checks import enough_workers, one_of, static_int
+from byzjax._compiled import compiled
 from byzjax.rules._select import mean_of_lowest
 from byzjax.stacked import PyTree
 
 
+@compiled
 def krum(
     updates: PyTree,
     *,
@@ -80,6 +82,7 @@ def krum(
     return mean_of_lowest(updates, sums, m)
 
 
+@compiled
 def bulyan(
     updates: PyTree, *, f: int, rule: Callable | None = None, axis_name: str | None = None
 ) -> PyTree:

@@ -8,6 +8,7 @@ from jax import lax
 
 from byzjax import _order, stacked
 from byzjax._checks import positive
+from byzjax._compiled import compiled
 from byzjax._lapack import times
 from byzjax.stacked import PyTree
 
@@ -17,6 +18,7 @@ _MOST_SHIFTS = 300  # as in scikit-learn
 _BLOCK = 2**11  # columns whose signs are counted side by side
 
 
+@compiled(static=("share",), lower=positive, upper=positive)
 def sign_guard(
     updates: PyTree,
     *,
@@ -65,8 +67,7 @@ def sign_guard(
     Malicious Gradient Filtering, ICDCS 2022 (arXiv:2109.05872), Algorithm 2.
     """
     stacked.num_workers(updates)
-    positive("lower", lower)
-    positive("upper", upper)
+
     if not 0 < share <= 1:
         raise ValueError(f"share must be in (0, 1]; got share={share}.")
     squares = stacked.squared_norms(updates, axis_name=axis_name)

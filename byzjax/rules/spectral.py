@@ -6,6 +6,7 @@ from jax import lax
 
 from byzjax import scores, stacked
 from byzjax._checks import enough_workers, static_int
+from byzjax._compiled import compiled
 from byzjax._lapack import times
 from byzjax._spectral import top_eigenpair
 from byzjax.rules._select import mean_of_selected
@@ -15,6 +16,7 @@ from byzjax.stacked import PyTree
 _ROUNDING = 4e-6  # of a projection of float32
 
 
+@compiled
 def covariance_filter(updates: PyTree, *, f: int, axis_name: str | None = None) -> PyTree:
     r"""Weighted mean whose weights a filter lowers along the top direction of the covariance (CAF).
 
@@ -108,6 +110,7 @@ def _top_direction(span: Span, shares: jax.Array) -> tuple[jax.Array, jax.Array]
     return jnp.ldexp(top, 2 * half), spread
 
 
+@compiled(static=("remove",))
 def spectral_filter(
     updates: PyTree,
     *,

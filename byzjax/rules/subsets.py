@@ -9,6 +9,7 @@ from jax import lax
 
 from byzjax import stacked
 from byzjax._checks import enough_workers
+from byzjax._compiled import compiled
 from byzjax._kernels import varying_as
 from byzjax._lapack import largest_eigenvalue, times
 from byzjax.rules._select import mean_of_selected
@@ -20,6 +21,7 @@ from byzjax.stacked import PyTree
 MOST_FAULTS = 32  # of `minimum_diameter`; see its docstring
 
 
+@compiled
 def minimum_diameter(updates: PyTree, *, f: int, axis_name: str | None = None) -> PyTree:
     r"""Mean of the n - f updates with the least diameter (MDA, also called Brute).
 
@@ -194,6 +196,7 @@ _TIE = 4e-6  # eigenvalues this near, relatively, are equal
 _FAR = 1e9  # a row this much farther than n - f others, squared, is in no best subset
 
 
+@compiled
 def minimum_eigenvalue(updates: PyTree, *, f: int, axis_name: str | None = None) -> PyTree:
     r"""Mean of the n - f updates whose covariance has the smallest largest eigenvalue (SMEA).
 

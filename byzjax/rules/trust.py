@@ -8,12 +8,14 @@ from jax import lax
 
 from byzjax import stacked
 from byzjax._checks import enough_workers
+from byzjax._compiled import compiled
 from byzjax._kernels import root
 from byzjax._signature import of_each_row
 from byzjax.rules._select import mean_of_lowest
 from byzjax.stacked import PyTree
 
 
+@compiled
 def fl_trust(updates: PyTree, trusted: PyTree, *, axis_name: str | None = None) -> PyTree:
     r"""Average of the updates, as long as the trusted one, weighted by their cosine with it.
 
@@ -61,6 +63,7 @@ def fl_trust(updates: PyTree, trusted: PyTree, *, axis_name: str | None = None) 
     return stacked.weighted_sum(updates, weights)
 
 
+@compiled
 def loss_decreases(
     updates: PyTree,
     params: PyTree,
@@ -98,6 +101,7 @@ def loss_decreases(
     return lax.stop_gradient(trusted_loss(params) - losses)
 
 
+@compiled
 @of_each_row(decreases=loss_decreases)
 def zeno(
     updates: PyTree,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from byzjax._checks import static_int
+from byzjax._compiled import compiled
 from byzjax.theory._float64 import float64
 
 FAR = 1e9  # how far lies go, in deviations of an honest coordinate
@@ -68,14 +69,14 @@ def breakdown_search(
     restarts = static_int("restarts", restarts, at_least=1)
     with float64():
         keys = jax.random.split(jax.random.key(0) if key is None else key, restarts)
-
-        @jax.jit
-        def worst(s: jax.Array) -> jax.Array:
-            return jnp.max(lax.map(lambda k: _damage(rule, n, d, s, k), keys))
-
-        damage = [float(worst(jnp.asarray(s))) for s in range(n)]
+        damage = [float(_worst(rule, n, d, jnp.asarray(s), keys)) for s in range(n)]
     broken = [s for s, value in enumerate(damage) if value > UNBOUNDED]
     return Breakdown(broken[0] if broken else None, damage)
+
+
+@compiled
+def _worst(rule: Callable, n: int, d: int, s: jax.Array, keys: jax.Array) -> jax.Array:
+    return jnp.max(lax.map(lambda k: _damage(rule, n, d, s, k), keys))
 
 
 def _damage(rule: Callable, n: int, d: int, s: jax.Array, key: jax.Array) -> jax.Array:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from byzjax._checks import static_int
+from byzjax._compiled import compiled
 from byzjax.influence import influence
 from byzjax.theory._float64 import float64
 from byzjax.theory.distributions import gaussian
@@ -191,20 +192,31 @@ def selection_probability(
     n, d = static_int("n", n, at_least=1), static_int("d", d, at_least=1)
     if not 1 <= static_int("s", s) < n:
         raise ValueError(f"selection_probability needs 1 <= s < n; got s={s}, n={n}.")
+    keys = jax.random.split(jax.random.key(0) if key is None else key, trials)
+    liars, honest = _chosen(rule, n, d, s, attack, distribution, mean, keys)
+    return estimate(liars), estimate(honest)
+
+
+@compiled
+def _chosen(
+    rule: Callable,
+    n: int,
+    d: int,
+    s: int,
+    attack: Callable,
+    distribution: Callable,
+    mean: float,
+    keys: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Which share of the liars and of the honest has a part, each `[trials]`."""
     byzantine = jnp.arange(n) >= n - s
 
-    @jax.jit
-    def shares(keys: jax.Array) -> tuple[jax.Array, jax.Array]:
-        def one(k: jax.Array) -> tuple[jax.Array, jax.Array]:
-            sent = attack(mean + distribution(k, (n, d)), byzantine)
-            chosen = ~(jnp.abs(influence(rule, sent, direction=rule(sent))) <= 1e-6)
-            return jnp.sum(chosen & byzantine) / s, jnp.sum(chosen & ~byzantine) / (n - s)
+    def one(k: jax.Array) -> tuple[jax.Array, jax.Array]:
+        sent = attack(mean + distribution(k, (n, d)), byzantine)
+        chosen = ~(jnp.abs(influence(rule, sent, direction=rule(sent))) <= 1e-6)
+        return jnp.sum(chosen & byzantine) / s, jnp.sum(chosen & ~byzantine) / (n - s)
 
-        return lax.map(one, keys)
-
-    keys = jax.random.split(jax.random.key(0) if key is None else key, trials)
-    liars, honest = shares(keys)
-    return estimate(liars), estimate(honest)
+    return lax.map(one, keys)
 
 
 def _trials(
@@ -225,21 +237,32 @@ def _trials(
     if (s > 0) != (attack is not None):
         given = "no attack" if attack is None else "an attack"
         raise ValueError(f"an attack needs liars, and liars an attack; got s={s} and {given}.")
+    keys = jax.random.split(jax.random.key(0) if key is None else key, trials)
+    return _run(rule, n, d, s, attack, distribution, mean, keys)
+
+
+@compiled
+def _run(
+    rule: Callable,
+    n: int,
+    d: int,
+    s: int,
+    attack: Callable | None,
+    distribution: Callable,
+    mean: float,
+    keys: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     byzantine = jnp.arange(n) >= n - s
 
-    @jax.jit
-    def run(keys: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        def one(total: jax.Array, k: jax.Array):
-            updates = mean + distribution(k, (n, d))
-            sent = updates if attack is None else attack(updates, byzantine)
-            away = rule(sent) - mean
-            honest = jnp.ones(n - s) @ updates[: n - s] / (n - s) - mean
-            return total + away, (jnp.sum(away**2), jnp.sum(honest**2))
+    def one(total: jax.Array, k: jax.Array):
+        updates = mean + distribution(k, (n, d))
+        sent = updates if attack is None else attack(updates, byzantine)
+        away = rule(sent) - mean
+        honest = jnp.ones(n - s) @ updates[: n - s] / (n - s) - mean
+        return total + away, (jnp.sum(away**2), jnp.sum(honest**2))
 
-        total, (errors, of_mean) = lax.scan(one, jnp.zeros(d), keys)
-        return errors, of_mean, total
-
-    return run(jax.random.split(jax.random.key(0) if key is None else key, trials))
+    total, (errors, of_mean) = lax.scan(one, jnp.zeros(d), keys)
+    return errors, of_mean, total
 
 
 def estimate(values: jax.Array) -> Estimate:

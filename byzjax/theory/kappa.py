@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from byzjax._checks import static_int
+from byzjax._compiled import compiled
 from byzjax.theory._float64 import float64
 
 # Subsets of n - f rows that are looked at in every step; of more, only the last n - f rows, which
@@ -91,9 +92,7 @@ def kappa_search(
     with float64():
         key = jax.random.key(0) if key is None else key
         subsets = _subsets(n, f)
-        ratio = functools.partial(_largest_ratio, rule, subsets / (n - f))
-        climb = jax.jit(jax.vmap(functools.partial(_climb, ratio)))
-        rows, found = climb(*_drawn(key, restarts, steps, n, d))
+        rows, found = _climbed(rule, subsets / (n - f), *_drawn(key, restarts, steps, n, d))
         best = rows[jnp.argmax(found)]
         ratios = _ratios(rule(best), subsets / (n - f), best)
         subset = subsets[jnp.argmax(ratios)] > 0
@@ -123,7 +122,7 @@ def _largest_ratio(rule: Callable, weights: jax.Array, x: jax.Array) -> jax.Arra
     return jnp.where(jnp.isfinite(value), value, 0)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
+@compiled
 def _drawn(
     key: jax.Array, restarts: int, steps: int, n: int, d: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -140,6 +139,15 @@ def _drawn(
     directions = jax.random.normal(noise, (restarts, steps + 1, n, d))
     starts = jnp.take_along_axis(places, chosen[..., None], axis=1) + scale * directions[:, 0]
     return starts, directions[:, 1:], jax.random.randint(pairs, (restarts, steps, 2), 0, n)
+
+
+@compiled
+def _climbed(
+    rule: Callable, weights: jax.Array, starts: jax.Array, directions: jax.Array, pairs: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """`_climb` from all starts side by side."""
+    ratio = functools.partial(_largest_ratio, rule, weights)
+    return jax.vmap(functools.partial(_climb, ratio))(starts, directions, pairs)
 
 
 def _climb(
