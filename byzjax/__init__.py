@@ -35,6 +35,7 @@ from byzjax.rules import (
     zeno,
 )
 from byzjax.sharded import sharded
+from byzjax.stacked import stack
 from byzjax.transforms import aggregate, attack, mix, per_worker
 
 __version__ = "0.1.0"
@@ -85,6 +86,7 @@ __all__ = [
     "sharded",
     "sign_guard",
     "spectral_filter",
+    "stack",
     "stacked",
     "theory",
     "trimmed_mean",

@@ -45,7 +45,9 @@ def enough_workers(
       Traceback (most recent call last):
       ValueError: my_rule needs n >= 2f + 3; got n=12, f=5.
     """
-    f, n = static_int("f", f), stacked.num_workers(updates)
+    f = static_int("f", f)
+    n = stacked.num_workers(updates)
+    stacked.check(updates)
     a, b = FACTS[name].needs if needs is None else needs
     if n < a * f + b:
         raise ValueError(f"{name} needs {inequality((a, b))}; got n={n}, f={f}.")

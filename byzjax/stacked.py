@@ -15,7 +15,7 @@ most models a small part, share a buffer.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -70,11 +70,91 @@ def num_workers(updates: PyTree) -> int:
         if other[0] != shape[0]:
             raise ValueError(
                 f"leaves disagree on the number of workers: {first} has {shape[0]} "
-                f"(shape {shape}), {name} has {other[0]} (shape {other}); {expected}."
+                f"(shape {shape}), {name} has {other[0]} (shape {other}); {expected}, as "
+                "byzjax.stack makes them of one update for each worker."
             )
     if shape[0] == 0:
         raise ValueError(f"no worker: {first} has shape {shape}; {expected} with n >= 1.")
     return shape[0]
+
+
+def check(updates: PyTree) -> None:
+    """Raises where a tree cannot be stacked updates: what every rule and attack looks at first.
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+
+    Returns:
+      None.
+
+    Raises:
+      TypeError: a leaf is not of a real float type, or the tree is a list of vectors.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> check({"w": jnp.zeros((3, 2), int)})
+      Traceback (most recent call last):
+      TypeError: updates must be real floats; ['w'] is int32.
+    """
+    if type(updates) in (list, tuple) and len(updates) > 2:
+        shapes = {getattr(part, "shape", None) for part in updates}
+        if len(shapes) == 1 and len(shape := shapes.pop() or ()) == 1:
+            raise TypeError(
+                f"a {type(updates).__name__} of {len(updates)} vectors reads as {len(updates)} "
+                f"scalar parameters of {shape[0]} workers; for the updates of {len(updates)} "
+                "workers write byzjax.stack([...])."
+            )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(updates):
+        dtype = jnp.asarray(leaf).dtype
+        if not jnp.issubdtype(dtype, jnp.floating):
+            name = jax.tree_util.keystr(path) or "the array"
+            split = ""
+            if jnp.issubdtype(dtype, jnp.complexfloating):
+                split = "; put optax.contrib.split_real_and_imaginary around the transformation"
+            raise TypeError(f"updates must be real floats; {name} is {dtype}{split}.")
+
+
+def stack(updates: Sequence[PyTree]) -> PyTree:
+    """Stacks updates that come one by one, each worker's a tree of the same structure.
+
+    Args:
+      updates: one update for each worker; leaves are arrays of JAX, of NumPy, or what
+        `jnp.asarray` takes, such as tensors of PyTorch on CPU.
+
+    Returns:
+      Stacked updates; every leaf has shape `[n, ...]`. Cost: one copy.
+
+    Raises:
+      ValueError: there is no update, or two of them disagree in structure or shape.
+
+    Example:
+      >>> import byzjax, jax.numpy as jnp
+      >>> gradients = [jnp.array([0.0, 1.0]), jnp.array([2.0, 3.0]), jnp.array([99.0, -9.0])]
+      >>> byzjax.median(byzjax.stack(gradients))
+      Array([2., 1.], dtype=float32)
+    """
+    updates = list(updates)
+    if not updates:
+        raise ValueError("stack needs one update for each worker; got none.")
+    first, structure = jax.tree_util.tree_flatten_with_path(updates[0])
+    whole = [jax.tree.leaves(updates[0])]
+    for i, update in enumerate(updates[1:], 1):
+        leaves, other = jax.tree.flatten(update)
+        if other != structure:
+            raise ValueError(
+                f"updates disagree in structure: that of worker 0 is {structure}, that of worker "
+                f"{i} is {other}."
+            )
+        for (path, leaf), theirs in zip(first, leaves):
+            if jnp.shape(leaf) != jnp.shape(theirs):
+                name = jax.tree_util.keystr(path) or "the array"
+                raise ValueError(
+                    f"updates disagree in shape: {name} of worker 0 has {jnp.shape(leaf)}, that of "
+                    f"worker {i} has {jnp.shape(theirs)}."
+                )
+        whole.append(leaves)
+    rows = [jnp.stack([jnp.asarray(leaf) for leaf in leaves]) for leaves in zip(*whole)]
+    return jax.tree.unflatten(structure, rows)
 
 
 # --- columns: the leaves as few matrices [n, c] ------------------------------------------------
@@ -114,6 +194,7 @@ def columns(updates: PyTree) -> list[jax.Array]:
              [2., 5., 6.]], dtype=float32)]
     """
     n, leaves = num_workers(updates), jax.tree.leaves(updates)
+    check(updates)
     flat = [leaf.reshape(n, -1) for leaf in leaves]
     return [_join([flat[i] for i in group]) for group in _layout(updates)]
 
@@ -402,8 +483,7 @@ def mean(updates: PyTree) -> PyTree:
       >>> mean(jnp.array([[1.0, 2.0], [3.0, 6.0]]))
       Array([2., 4.], dtype=float32)
     """
-    n = num_workers(updates)
-    return coordinatewise(lambda x: (_kernels.sum_rows(x, None) / n).astype(x.dtype), updates)
+    return coordinatewise(lambda x: _kernels.mean_rows(x, None).astype(x.dtype), updates)
 
 
 @compiled
@@ -431,13 +511,7 @@ def weighted_mean(updates: PyTree, weights: jax.Array) -> PyTree:
     if jnp.shape(weights) != (n,):
         raise ValueError(f"weights have shape {jnp.shape(weights)}; {n} workers need shape ({n},).")
     weights = _kernels.wide(jnp.asarray(weights))
-    total = jnp.sum(weights)
-
-    def average(x: jax.Array) -> jax.Array:
-        out = _kernels.sum_rows(x, weights)
-        return (out / total.astype(out.dtype)).astype(x.dtype)
-
-    return coordinatewise(average, updates)
+    return coordinatewise(lambda x: _kernels.mean_rows(x, weights).astype(x.dtype), updates)
 
 
 @compiled
@@ -517,6 +591,7 @@ def combine(updates: PyTree, weights: jax.Array) -> PyTree:
              [7.]], dtype=float32)
     """
     n = num_workers(updates)
+    check(updates)
     if jnp.ndim(weights) != 2 or jnp.shape(weights)[1] != n:
         raise ValueError(
             f"weights have shape {jnp.shape(weights)}; {n} workers need shape (k, {n})."
@@ -576,6 +651,7 @@ def scale(updates: PyTree, factors: jax.Array) -> PyTree:
              [0., 0.]], dtype=float32)
     """
     n = num_workers(updates)
+    check(updates)
     if jnp.shape(factors) != (n,):
         raise ValueError(f"factors have shape {jnp.shape(factors)}; {n} workers need shape ({n},).")
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from byzjax._kernels import sum_dtype, varying_as
-from byzjax._order.networks import from_key, mean_of, to_key
+from byzjax._order.networks import from_key, mean_of, share_for, to_key
 
 NUMBERS_OF_A_BLOCK = 1 << 17  # of columns, which stays in a core's cache
 _UNROLLED = 32  # rows
@@ -159,18 +159,21 @@ def select(x: jax.Array, start: int, width: int) -> tuple[jax.Array, jax.Array, 
     if width <= 2:
         return mean_of([first, last][:width], x.dtype), first, last
 
+    low_end, high_end = first.astype(wide), last.astype(wide)
+    share = share_for(width, jnp.maximum(jnp.abs(low_end), jnp.abs(high_end)))
+
     def step(carry, k, row):
         total, below, not_above = carry
-        total = total + jnp.where((low < k) & (k < high), row.astype(wide), 0)
+        total = total + share * jnp.where((low < k) & (k < high), row.astype(wide), 0)
         return total, below + (k < high).astype(jnp.int32), not_above + (k <= low).astype(jnp.int32)
 
     none = jnp.zeros(low.shape, jnp.int32)
     total, below, not_above = fold(step, (jnp.zeros(low.shape, wide), none, none), key, x)
     at_low = jnp.minimum(not_above, start + width) - start
     at_high = jnp.where(low < high, start + width - jnp.maximum(below, start), 0)
-    total = total + at_low.astype(wide) * first.astype(wide)
-    total = total + jnp.where(at_high > 0, at_high.astype(wide) * last.astype(wide), 0)
-    return (total / width).astype(x.dtype), first, last
+    total = total + at_low.astype(wide) * (share * low_end)
+    total = total + jnp.where(at_high > 0, at_high.astype(wide) * (share * high_end), 0)
+    return (total / (width * share)).astype(x.dtype), first, last
 
 
 def select_blocks(fn: Callable, x: jax.Array, *others: jax.Array) -> tuple[jax.Array, ...]:

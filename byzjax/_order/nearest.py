@@ -26,6 +26,7 @@ from byzjax._order.networks import (
     mean_by_network,
     mean_of,
     merge_exchange,
+    share_for,
     to_key,
 )
 
@@ -77,17 +78,19 @@ def _window_in_order(ordered: list[jax.Array], center: jax.Array, k: int):
     zero = jnp.zeros(c.shape, wide)
     total, first, last = zero, zero, zero
     for i, v in enumerate(y):
-        total = total + jnp.where((start <= i) & (i < start + k), v, zero)
         first = jnp.where(start == i, v, first)
         last = jnp.where(start + k - 1 == i, v, last)
-    mean = jnp.where(jnp.isfinite(c), total / k, jnp.nan)
+    share = share_for(k, jnp.maximum(jnp.abs(first), jnp.abs(last)))
+    for i, v in enumerate(y):
+        total = total + share * jnp.where((start <= i) & (i < start + k), v, zero)
+    mean = jnp.where(jnp.isfinite(c), total / (k * share), jnp.nan)
     return start, mean.astype(dtype), first.astype(dtype), last.astype(dtype)
 
 
 class _Near(NamedTuple):
     """What is known of the values that lie within a radius of a centre."""
 
-    total: jax.Array  # of those nearer than the radius
+    total: jax.Array  # of those nearer than the radius, times the share
     least: jax.Array  # of those
     most: jax.Array
     lowest: jax.Array  # just as far as the radius, and below the centre
@@ -102,11 +105,11 @@ class _Near(NamedTuple):
         ends = (zero + jnp.inf, zero - jnp.inf, zero - jnp.inf, zero + jnp.inf)
         return _Near(zero, *ends, none, none, none)
 
-    def and_row(self, radius, apart, value, below) -> "_Near":
+    def and_row(self, share, radius, apart, value, below) -> "_Near":
         near, tie = apart < radius, apart == radius
         lower_tie, upper_tie = tie & below, tie & ~below
         return _Near(
-            self.total + jnp.where(near, value, 0),
+            self.total + share * jnp.where(near, value, 0),
             jnp.minimum(self.least, jnp.where(near, value, jnp.inf)),
             jnp.maximum(self.most, jnp.where(near, value, -jnp.inf)),
             jnp.maximum(self.lowest, jnp.where(lower_tie, value, -jnp.inf)),
@@ -116,17 +119,17 @@ class _Near(NamedTuple):
             self.under + (below & (apart > radius)).astype(jnp.int32),
         )
 
-    def window(self, center: jax.Array, k: int, dtype: jnp.dtype):
+    def window(self, share: jax.Array, center: jax.Array, k: int, dtype: jnp.dtype):
         """(start, mean, first, last) of the k nearest, of those just as far the lower ones."""
         from_lower = jnp.minimum(self.lower, k - self.inner)
         from_upper = k - self.inner - from_lower
         total = self.total
         for count, value in ((from_lower, self.lowest), (from_upper, self.highest)):
-            total = total + jnp.where(count > 0, count.astype(total.dtype) * value, 0)
+            total = total + jnp.where(count > 0, count.astype(total.dtype) * (share * value), 0)
         some = self.inner > 0
         first = jnp.where(from_lower > 0, self.lowest, jnp.where(some, self.least, self.highest))
         last = jnp.where(from_upper > 0, self.highest, jnp.where(some, self.most, self.lowest))
-        mean = jnp.where(jnp.isfinite(center), total / k, jnp.nan)
+        mean = jnp.where(jnp.isfinite(center), total / (k * share), jnp.nan)
         rank = self.under + self.lower - from_lower
         return rank, mean.astype(dtype), first.astype(dtype), last.astype(dtype)
 
@@ -150,12 +153,18 @@ def _select_nearest(x: jax.Array, center: jax.Array, k: int):
     center = center.astype(sum_dtype(x.dtype))
     apart, values = _apart(x, center[None]), _infinite(x).astype(center.dtype)
     radius = kth_key(apart, k - 1)
+    share = _share_within(center, radius, k)
     near = fold(
-        lambda near, *row: near.and_row(radius, *row),
+        lambda near, *row: near.and_row(share, radius, *row),
         _Near.of_none(center),
         *(apart, values, values < center[None]),
     )
-    return near.window(center, k, x.dtype)
+    return near.window(share, center, k, x.dtype)
+
+
+def _share_within(center: jax.Array, radius: jax.Array, k: int) -> jax.Array:
+    """The share of values that are as near to the centre as the radius, which is a key."""
+    return share_for(k, jnp.abs(center) + from_key(radius, center.dtype))
 
 
 def _nearest_by_network(x: jax.Array, center: jax.Array, k: int):
@@ -167,8 +176,8 @@ def _nearest_by_network(x: jax.Array, center: jax.Array, k: int):
     center = center.astype(sum_dtype(x.dtype))
     keys = [_apart(row, center) for row in x]
     radius, center = wall((apply_network(comparators(len(keys), k - 1, 1), keys)[k - 1], center))
-    near = _Near.of_none(center)
+    share, near = _share_within(center, radius, k), _Near.of_none(center)
     for row in x:
         value = _infinite(row).astype(center.dtype)
-        near = near.and_row(radius, _apart(row, center), value, value < center)
-    return near.window(center, k, x.dtype)
+        near = near.and_row(share, radius, _apart(row, center), value, value < center)
+    return near.window(share, center, k, x.dtype)

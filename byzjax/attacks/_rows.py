@@ -12,8 +12,8 @@ from byzjax.stacked import PyTree
 
 def mask(updates: PyTree, byzantine: jax.Array) -> jax.Array:
     """`byzantine` as `bool[n]`, checked against the updates."""
-    n = stacked.num_workers(updates)
-    byzantine = jnp.asarray(byzantine)
+    n, byzantine = stacked.num_workers(updates), jnp.asarray(byzantine)
+    stacked.check(updates)
     if byzantine.shape != (n,) or byzantine.dtype != jnp.bool_:
         raise ValueError(
             f"byzantine must be bool[n] with n={n}; got {byzantine.dtype}{list(byzantine.shape)}."
@@ -38,9 +38,9 @@ def replace(updates: PyTree, byzantine: jax.Array, lies: PyTree) -> PyTree:
 
 
 def honest_mean(updates: PyTree, byzantine: jax.Array) -> PyTree:
-    """Mean of the honest rows, `[1, ...]` in every leaf, at least float32."""
-    mean = stacked.mean_of(jax.tree.map(wide, updates), ~byzantine)
-    return jax.tree.map(lambda leaf: leaf[None], mean)
+    """Mean of the honest rows, `[1, ...]` in every leaf, at least float32; 0 if there is none."""
+    mean, some = stacked.mean_of(jax.tree.map(wide, updates), ~byzantine), jnp.any(~byzantine)
+    return jax.tree.map(lambda leaf: jnp.where(some, leaf, 0)[None], mean)
 
 
 def honest_std(updates: PyTree, byzantine: jax.Array, mean: PyTree, ddof: int) -> PyTree:

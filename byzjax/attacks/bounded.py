@@ -23,7 +23,7 @@ def min_max(updates: PyTree, byzantine: jax.Array, *, direction: str = "std") ->
     over the honest updates, with their mean $\mu$ and p one of $-\mu / \|\mu\|$ (`"unit"`),
     $-\operatorname{sign} \mu$ (`"sign"`) and $-\sigma$ (`"std"`, the sample standard deviation per
     coordinate). Each condition is quadratic in gamma, so the largest gamma is a minimum of roots:
-    exact, where public code halves steps. Cost: O(n^2 d).
+    exact, where public code halves steps. Where nobody is honest, b = 0. Cost: O(n^2 d).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
@@ -76,7 +76,7 @@ def min_sum(
 
     Since the honest deviations from $\mu$ add up to 0, gamma is the root of
     $h \gamma^2 \|p\|^2 = \max_i \sum_j \|x_i - x_j\|^2 - \sum_i \|x_i - \mu\|^2$ for h honest
-    workers. Cost: O(n^2 d).
+    workers; where there are none, b = 0. Cost: O(n^2 d).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.

@@ -141,7 +141,8 @@ def mimic(
     $$ z \leftarrow \frac{t}{1 + t} z + \frac{1}{1 + t} \frac{v}{\|v\|}, \qquad
        v = \sum_{i \in H} \langle x_i - \mu_t, z \rangle (x_i - \mu_t), $$
 
-    then normalised; it begins as v / ||v|| for a random normal z. Cost: O(nd).
+    then normalised; it begins as v / ||v|| for a random normal z. Where nobody is honest all send
+    what the first worker should have sent. Cost: O(nd).
 
     Args:
       byzantine: `bool[n]`, who attacks; may be traced.
@@ -219,7 +220,7 @@ def _unit(point: PyTree) -> PyTree:
 def copy_worker(updates: PyTree, byzantine: jax.Array, *, worker: int = 0) -> PyTree:
     r"""All liars copy one honest worker, always the same: `mimic` without its warm-up.
 
-    Cost: O(nd).
+    Where nobody is honest all send what the first worker should have sent. Cost: O(nd).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.

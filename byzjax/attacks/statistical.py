@@ -26,7 +26,8 @@ def sign_flip(updates: PyTree, byzantine: jax.Array, *, of: str = "own") -> PyTr
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
       byzantine: `bool[n]`, who attacks; may be traced.
-      of: `"own"` update, or `"mean"` of the honest updates, as some libraries do.
+      of: `"own"` update, or `"mean"` of the honest updates, as some libraries do; 0 if there are
+        none.
 
     Returns:
       Stacked updates; the honest rows are bitwise unchanged.
@@ -62,7 +63,7 @@ def reversed_gradient(
       updates: stacked updates; every leaf has shape `[n, ...]`.
       byzantine: `bool[n]`, who attacks; may be traced.
       kappa: strength; may be traced.
-      of: `"own"` update, or `"mean"` of the honest updates.
+      of: `"own"` update, or `"mean"` of the honest updates, 0 if there are none.
 
     Returns:
       Stacked updates; the honest rows are bitwise unchanged.
@@ -91,7 +92,7 @@ def reversed_gradient(
 def omniscient(updates: PyTree, byzantine: jax.Array, *, factor: float = 1e10) -> PyTree:
     r"""All liars send $b = -c \sum_{i \in H} x_i$, the honest sum turned round and blown up.
 
-    Cost: O(nd).
+    Where nobody is honest the sum is 0. Cost: O(nd).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
@@ -126,7 +127,8 @@ def inner_product_manipulation(
     r"""All liars send $b = -\epsilon \mu$, with the mean $\mu$ of the honest updates.
 
     A small epsilon slips past distances and medians; epsilon > (n - s) / s turns the plain mean
-    around when s workers lie. Also known as "fall of empires". Cost: O(nd).
+    around when s workers lie. Where nobody is honest, b = 0. Also known as "fall of empires".
+    Cost: O(nd).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
@@ -167,7 +169,7 @@ def little_is_enough_z(n: int, f: int | jax.Array) -> jax.Array:
       f: number of liars that the formula counts with; may be traced.
 
     Returns:
-      A float32 scalar.
+      A float32 scalar; 0 where there is no such z, for f > n / 2.
 
     Example:
       >>> round(float(little_is_enough_z(25, 11)), 3)
@@ -177,8 +179,9 @@ def little_is_enough_z(n: int, f: int | jax.Array) -> jax.Array:
     form of its public implementations; the text of the first arXiv version divides by n.
     """
     supporters = n // 2 + 1 - f
-    share = jnp.asarray(n - f - supporters, jnp.float32) / jnp.asarray(n - f, jnp.float32)
-    return ndtri(share)
+    honest = jnp.asarray(n - f, jnp.float32)
+    z = ndtri(jnp.asarray(n - f - supporters, jnp.float32) / jnp.maximum(honest, 1))
+    return jnp.where(jnp.isfinite(z), z, 0)
 
 
 def _f_or_z(name: str) -> Callable:
@@ -203,7 +206,8 @@ def little_is_enough(
     r"""All liars send $b = \mu - z\sigma$ (or $\mu + z\sigma$), just inside the honest spread.
 
     $\mu$ and $\sigma$ are the mean and the standard deviation per coordinate of the honest updates,
-    or of what the liars themselves would have sent. Known as ALIE. Cost: O(nd).
+    or of what the liars themselves would have sent; where there are none, b = 0. Known as ALIE.
+    Cost: O(nd).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.

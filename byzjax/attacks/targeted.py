@@ -23,7 +23,7 @@ def hidden_vulnerability(
 
     In high dimension a rule that looks at whole rows lets a gamma of the order of $\sqrt d$ pass.
     Against rules that bound the norm, all coordinates: $b = \mu + \gamma (1, \dots, 1)$. How large
-    a gamma passes is found by `strongest`. Cost: O(nd).
+    a gamma passes is found by `strongest`. Where nobody is honest, mu = 0. Cost: O(nd).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
@@ -71,8 +71,8 @@ def order_statistic(updates: PyTree, byzantine: jax.Array, *, rank: int | None =
 
     For k = ceil(n / 2) the coordinate-wise median of all n is this value, the farthest to which it
     can be moved, and the liars are at distance 0 of it: rules that look around the median choose
-    them all. With s = (n - 1) / 2 liars that is the largest honest value. Cost: O(nd); that of a
-    median with a rank.
+    them all. With s = (n - 1) / 2 liars that is the largest honest value. Where nobody is honest,
+    b = 0. Cost: O(nd); that of a median with a rank.
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
@@ -109,7 +109,7 @@ def order_statistic(updates: PyTree, byzantine: jax.Array, *, rank: int | None =
         value = jnp.max(jnp.where(liars, -jnp.inf, x), axis=0)
         if rank is not None:
             value = jnp.minimum(value, _order.kth(jnp.where(liars, jnp.inf, x), rank))
-        return value[None]
+        return jnp.where(jnp.all(byzantine), 0, value)[None]
 
     return _rows.replace(updates, byzantine, jax.tree.map(lie, updates))
 
@@ -122,7 +122,7 @@ def anti_cge(updates: PyTree, byzantine: jax.Array, *, margin: float = 1e-3) -> 
 
     for h honest workers and s liars, where S holds the h - s shortest honest updates and
     $\|x\|_{(h-s)}$ is the norm of the longest of them: `comparative_elimination` with f = s then
-    keeps all liars and S. Cost: O(nd).
+    keeps all liars and S. Where nobody is honest, b = 0. Cost: O(nd).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
@@ -177,7 +177,8 @@ def fang_krum(
 
     with the n - f - 2 honest updates $N_i$ nearest to $x_i$, lambda is halved until the rule
     returns the lie, or lambda is below the tolerance. The paper attacks models; here the point that
-    it starts from is 0, no update. Cost: that of some 20 calls of the rule.
+    it starts from is 0, no update. Where nobody is honest, b = 0. Cost: that of some 20 calls of
+    the rule.
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
@@ -225,6 +226,7 @@ def fang_krum(
     norms = jnp.sqrt(jnp.where(byzantine, 0, stacked.squared_norms(updates)))
     nearest = jnp.min(jnp.where(byzantine, jnp.inf, nearest))
     start = nearest / ((n - 2 * f - 1) * root) + jnp.max(norms) / root
+    start = jnp.where(jnp.all(byzantine), 0, start)
 
     def lie(strength: jax.Array) -> PyTree:
         return _rows.replace(updates, byzantine, _rows.times(-strength, sign))
@@ -259,7 +261,7 @@ def fang_trimmed_mean(
     the first where that end of the honest values is positive. Knowing only their own updates, the
     liars draw from $[\mu_j - 4\sigma_j, \mu_j - 3\sigma_j]$ where s_j > 0 and from
     $[\mu_j + 3\sigma_j, \mu_j + 4\sigma_j]$ elsewhere. Made against trimmed mean and median.
-    Cost: O(nd).
+    Where nobody is honest, lies are 0. Cost: O(nd).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
@@ -301,7 +303,8 @@ def fang_trimmed_mean(
         if knowledge == "liars":
             least, below, most, above = mu - 3 * sd, mu - 4 * sd, mu + 3 * sd, mu + 4 * sd
         u = jax.random.uniform(k, x.shape, mu.dtype)
-        return jnp.where(mu > 0, below + u * (least - below), most + u * (above - most))
+        drawn = jnp.where(mu > 0, below + u * (least - below), most + u * (above - most))
+        return jnp.where(jnp.all(unknown), 0, drawn)
 
     drawn = jax.tree.map(lies, updates, mean, std, _rows.keys(key, updates))
     return _rows.replace(updates, byzantine, drawn)

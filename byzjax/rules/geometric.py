@@ -10,7 +10,7 @@ from jax import lax
 from byzjax import _order, stacked
 from byzjax._checks import one_of, positive, static_int
 from byzjax._compiled import compiled
-from byzjax._kernels import sum_rows, varying_as
+from byzjax._kernels import mean_rows, varying_as
 from byzjax._lapack import one_by_one, times
 from byzjax.rules._span import Span, median_of, span_about
 from byzjax.stacked import PyTree
@@ -143,13 +143,13 @@ def geometric_median_of_means(
 
     def means(x: jax.Array) -> jax.Array:
         def mean_of(g: jax.Array) -> jax.Array:
-            one_more = g < larger
             start = g * size + jnp.minimum(g, larger)
-            total = sum_rows(lax.dynamic_slice_in_dim(x, start, size), None)
-            if larger:
-                last = lax.dynamic_index_in_dim(x, start + size, keepdims=False)
-                total = jnp.where(one_more, total + last, total)
-            return total / jnp.where(one_more, size + 1, size).astype(total.dtype)
+            if not larger:
+                return mean_rows(lax.dynamic_slice_in_dim(x, start, size), None)
+            counted = (jnp.arange(size + 1) < size) | (g < larger)
+            begin = jnp.minimum(start, n - size - 1)
+            counted = jnp.roll(counted, start - begin)
+            return mean_rows(lax.dynamic_slice_in_dim(x, begin, size + 1), counted.astype(x.dtype))
 
         return lax.map(mean_of, jnp.arange(k))
 
