@@ -4,6 +4,7 @@ import numbers
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from byzjax import stacked
 from byzjax.facts import FACTS, inequality
@@ -52,6 +53,24 @@ def enough_workers(
     if n < a * f + b:
         raise ValueError(f"{name} needs {inequality((a, b))}; got n={n}, f={f}.")
     return n, f
+
+
+def rows_of_params(verb: str, updates: Any, params: Any) -> None:
+    """Raises where updates are not a row for each worker of what optax was given as params."""
+    ours, structure = jax.tree_util.tree_flatten_with_path(updates)
+    theirs, other = jax.tree.flatten(params)
+    if other != structure:  # of another kind; also None, if there are no params
+        return
+    for (path, leaf), p in zip(ours, theirs):
+        shape, expected = jnp.shape(leaf), jnp.shape(p)
+        if shape[1:] != expected or not shape:
+            name = jax.tree_util.keystr(path)
+            whole = ", ".join(map(str, ("n", *expected)))
+            raise ValueError(
+                f"{verb}: updates{name} has shape {shape}, but params{name} {expected}, so "
+                f"({whole}) was expected, a row for each worker, as of "
+                "jax.vmap(jax.grad(loss), in_axes=(None, 0))(params, batches)."
+            )
 
 
 def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:

@@ -54,6 +54,11 @@ def sum_dtype(dtype: Any) -> jnp.dtype:
         return jnp.promote_types(dtype, jnp.float32)
 
 
+def copied(tree: Any) -> Any:
+    """The same arrays and keys in buffers of their own, as states must be that may be donated."""
+    return jax.tree.map(jnp.copy, tree)
+
+
 def wide(x: jax.Array) -> jax.Array:
     """The values in the dtype in which they are summed."""
     return x.astype(sum_dtype(x.dtype))
@@ -339,34 +344,38 @@ def _multiplied(x: jax.Array) -> bool:
 
 
 def _sum_by_loop(x: jax.Array, weights: jax.Array | None) -> jax.Array:
-    return _loop_over_rows(x, weights, _row)[0]
+    return loop_over_rows(x, weights, _row)[0]
 
 
 def _mean_by_loop(x: jax.Array, weights: jax.Array | None) -> jax.Array:
-    """Sums that overflow are taken of small shares of the rows instead, in the same loop."""
+    """Sums that overflow are taken of small shares of the rows instead, in the same loop.
+
+    The share is no power of two, which XLA would take out of the sum again.
+    """
     dtype = sum_dtype(x.dtype)
     if weights is None:
         total = jnp.asarray(x.shape[0], dtype)
-        share = jnp.asarray(0.5 ** x.shape[0].bit_length(), dtype)
+        share = 0.7 / total
     else:
         weights = weights.astype(dtype)
         total = jnp.sum(weights)
-        share = jnp.ldexp(jnp.ones((), dtype), -jnp.frexp(jnp.sum(jnp.abs(weights)))[1])
+        size = jnp.sum(jnp.abs(weights))
+        share = 0.7 / jnp.where(size > 0, size, 1)
     share = lax.stop_gradient(share)
-    out, small = _loop_over_rows(x, weights, _row, lambda row: row * share)
+    out, small = loop_over_rows(x, weights, _row, lambda row: row * share)
     return jnp.where(jnp.abs(out) < jnp.inf, out / total, small / (total * share))
 
 
 def sum_squares(x: jax.Array, p: jax.Array, counted: jax.Array) -> jax.Array:
     """`sum_i (x_i - p)^2` in every column, over the rows of `x: [n, c]` that are counted."""
-    return _loop_over_rows(x, counted.astype(sum_dtype(x.dtype)), lambda row: (row - p) ** 2)[0]
+    return loop_over_rows(x, counted.astype(sum_dtype(x.dtype)), lambda row: (row - p) ** 2)[0]
 
 
 def _row(row: jax.Array) -> jax.Array:
     return row
 
 
-def _loop_over_rows(
+def loop_over_rows(
     x: jax.Array, weights: jax.Array | None, *terms: Callable[[jax.Array], jax.Array]
 ) -> tuple[jax.Array, ...]:
     """The sums of terms of the rows as one fused, vectorised loop.

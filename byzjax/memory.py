@@ -1,6 +1,5 @@
 """Aggregations that remember: optax transformations that stand where `aggregate` does."""
 
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -8,8 +7,9 @@ import jax.numpy as jnp
 import optax
 
 from byzjax import _order, stacked
-from byzjax._checks import not_negative, one_of, positive, static_int
-from byzjax.rules import centered_clip
+from byzjax._checks import not_negative, one_of, positive, rows_of_params, static_int
+from byzjax._kernels import copied
+from byzjax.rules.clipping import clipped_about
 from byzjax.stacked import PyTree
 
 
@@ -17,7 +17,7 @@ class CenterState(NamedTuple):
     """State of `centered_clipping`.
 
     Attributes:
-      center: the last result, at first 0; one update.
+      center: the last result, at first 0; one update, at least float32.
     """
 
     center: PyTree
@@ -61,14 +61,16 @@ def centered_clipping(
     static_int("iterations", iterations, at_least=1)
 
     def init(params: PyTree) -> CenterState:
-        return CenterState(jax.tree.map(jnp.zeros_like, params))
+        return CenterState(_nothing(params))
 
     def update(updates, state, params=None, **extra_args):
-        del params, extra_args
-        out = centered_clip(
-            updates, state.center, radius=radius, iterations=iterations, axis_name=axis_name
-        )
-        return out, CenterState(jax.tree.map(lambda o, c: o.astype(c.dtype), out, state.center))
+        del extra_args
+        if not jax.tree.leaves(updates):
+            return updates, state
+        rows_of_params("centered_clipping", updates, params)
+        center = clipped_about(updates, state.center, radius, iterations, axis_name)
+        out = jax.tree.map(lambda c, sent: c.astype(sent.dtype), center, updates)
+        return out, CenterState(_like(state.center, center))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -109,7 +111,9 @@ def foolsgold(
     against a single liar. Promise: finite. Cost: O(n^2 d), and O(nd) of memory.
 
     Args:
-      num_workers: n, a Python int.
+      num_workers: n, a Python int. Where an update has fewer rows, the extra argument `senders`,
+        `int32[k]`, says whose they are; they are judged among themselves, and who is absent keeps
+        what is remembered of him.
       confidence: kappa; may be traced.
       divide: divide by the sum of the weights.
       axis_name: mesh axis over which the coordinates are sliced, if they are.
@@ -138,15 +142,18 @@ def foolsgold(
         return HistoryState(_nothing(params, n))
 
     def update(updates, state, params=None, **extra_args):
-        del params, extra_args
-        finite = _finite_rows("foolsgold", updates, n, axis_name)
-        history = jax.tree.map(jnp.add, state.history, _only(updates, finite))
+        if not jax.tree.leaves(updates):
+            return updates, state
+        senders = _senders("foolsgold", updates, n, params, extra_args)
+        finite = _finite_rows(updates, axis_name)
+        history = _added(_of(senders, state.history), _only(updates, finite))
         zero = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), history)
         weights = _foolsgold_weights(stacked.gram(history, zero, axis_name=axis_name), confidence)
         weights = jnp.where(finite, weights, 0)
         if divide:
             total = jnp.sum(weights)
             weights = weights / jnp.where(total > 0, total, 1)
+        history = _with(senders, state.history, history)
         return stacked.weighted_sum(updates, weights), HistoryState(history)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -225,7 +232,9 @@ def concentration_filter(
     the assumption. Cost: O(n^2 d), and O(nd) of memory.
 
     Args:
-      num_workers: n, a Python int.
+      num_workers: n, a Python int. Where an update has fewer rows, the extra argument `senders`,
+        `int32[k]`, says whose they are; they are judged among themselves, and who is absent keeps
+        what is remembered of him.
       deviation: V, how far an honest gradient may be from the true one; may be traced.
       diameter: D, how far the parameters may go; may be traced.
       steps: K, the planned number of steps, a Python int.
@@ -257,42 +266,45 @@ def concentration_filter(
     positive("deviation", deviation)
     positive("diameter", diameter)
     one_of("divide_by", divide_by, ("workers", "good"))
-    if not 0 < delta < 1:
+    if isinstance(delta, int | float) and not 0 < delta < 1:
         raise ValueError(f"delta must be between 0 and 1; got delta={delta}.")
-    spread = 4 * math.sqrt(steps * math.log(16 * n * steps / delta))
+    spread = 4 * jnp.sqrt(steps * jnp.log(16 * n * steps / delta))
 
     def init(params: PyTree) -> ConcentrationState:
         sums = _nothing(params, n)
-        products = jnp.zeros(n, stacked.squared_norms(sums).dtype)
-        start = jax.tree.map(jnp.asarray, params)
-        return ConcentrationState(start, products, sums, jnp.ones(n, bool))
+        products = jnp.zeros(n, _dtype_of_sums(sums))
+        return ConcentrationState(copied(params), products, sums, jnp.ones(n, bool))
 
     def update(updates, state, params=None, **extra_args):
-        del extra_args
+        if not jax.tree.leaves(updates):
+            return updates, state
         if params is None:
             raise ValueError(
                 "concentration_filter needs params; write tx.update(updates, state, params)."
             )
-        finite = _finite_rows("concentration_filter", updates, n, axis_name)
+        senders = _senders("concentration_filter", updates, n, params, extra_args)
+        finite = _finite_rows(updates, axis_name)
+        before = _of(senders, (state.products, state.sums, state.good))
         way = jax.tree.map(lambda w, start: jnp.asarray(w) - start, params, state.start)
         products = stacked.inner_products(updates, way, axis_name=axis_name)
-        products = state.products + products.astype(state.products.dtype)
-        sums = _added(state.sums, updates)
+        products = before[0] + products.astype(state.products.dtype)
+        sums = _added(before[1], updates)
         middle = _order.median(products[:, None])[0]
-        good = state.good & finite & (jnp.abs(products - middle) <= diameter * deviation * spread)
-        everybody = jnp.ones(n, bool)
+        reach_of_sums = jnp.asarray(deviation * spread, products.dtype)
+        good = before[2] & finite & (jnp.abs(products - middle) <= diameter * reach_of_sums)
+        everybody = jnp.ones(len(good), bool)
         for rows, radius, reach in (
-            (sums, deviation * spread, deviation * spread),
+            (sums, reach_of_sums, reach_of_sums),
             (updates, 2 * deviation, 4 * deviation),
         ):
             distances = stacked.pairwise_squared_distances(rows, axis_name=axis_name)
             good = good & (_to_vector_median(distances, everybody, radius) <= reach**2)
         count = jnp.sum(good, dtype=jnp.int32)
-        total = n if divide_by == "workers" else count.astype(products.dtype)
+        total = len(good) if divide_by == "workers" else count.astype(products.dtype)
         weights = good.astype(products.dtype) / total
         weights = jnp.where(count > 0, weights, jnp.nan)
-        state = ConcentrationState(state.start, products, sums, good)
-        return stacked.weighted_sum(updates, weights), state
+        after = _with(senders, (state.products, state.sums, state.good), (products, sums, good))
+        return stacked.weighted_sum(updates, weights), ConcentrationState(state.start, *after)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -349,10 +361,13 @@ def safeguard(
     Cost: O(n^2 d), and O(nd) of memory.
 
     Args:
-      num_workers: n, a Python int.
+      num_workers: n, a Python int. Where an update has fewer rows, the extra argument `senders`,
+        `int32[k]`, says whose they are; they are judged among themselves, and who is absent keeps
+        what is remembered of him.
       windows: (T_0, T_1), numbers of steps, with T_0 <= T_1.
       thresholds: those of B (short) and A (long), in the unit of the updates' norm.
-      noise: nu, in the unit of the updates; above 0 it needs a key.
+      noise: nu, in the unit of the updates; above 0 it needs a key. May be traced; then the result
+        without a key is NaN where it is above 0.
       key: first key of the noise.
       slack: by how much a worker's distance may exceed the threshold, as a factor.
       reset: whether dropped workers return with the next long window.
@@ -388,22 +403,26 @@ def safeguard(
         positive("thresholds", threshold)
     positive("slack", slack)
     not_negative("noise", noise)
-    noisy = not (isinstance(noise, int | float) and noise == 0)
-    if noisy and key is None:
+    known = isinstance(noise, int | float)
+    if known and noise > 0 and key is None:
         raise ValueError("safeguard needs key=... where noise is above 0.")
+    noisy = key is not None and not (known and noise == 0)
 
     def init(params: PyTree) -> SafeguardState:
-        sums, good = _nothing(params, n), jnp.ones(n, bool)
-        first = jnp.asarray(key) if noisy else None
-        return SafeguardState(jnp.zeros((), jnp.int32), sums, sums, good, first)
+        first = copied(key) if noisy else None
+        sums = _nothing(params, n), _nothing(params, n)
+        return SafeguardState(jnp.zeros((), jnp.int32), *sums, jnp.ones(n, bool), first)
 
     def update(updates, state, params=None, **extra_args):
-        del params, extra_args
-        finite = _finite_rows("safeguard", updates, n, axis_name)
-        good = state.good
+        if not jax.tree.leaves(updates):
+            return updates, state
+        senders = _senders("safeguard", updates, n, params, extra_args)
+        finite = _finite_rows(updates, axis_name)
+        whole = state.good
         if reset:
-            good = good | (state.count % long == 0)
-        share = 1 / jnp.maximum(jnp.sum(good, dtype=jnp.int32), 1).astype(jnp.float32)
+            whole = whole | (state.count % long == 0)
+        good = _of(senders, whole)
+        members = jnp.maximum(jnp.sum(good, dtype=jnp.int32), 1)
         sums, staying = [], good & finite
         for old, window, threshold in (
             (state.short_sums, short, thresholds[0]),
@@ -411,17 +430,21 @@ def safeguard(
         ):
             begins = state.count % window == 0
             old = jax.tree.map(lambda leaf, begins=begins: jnp.where(begins, 0, leaf), old)
-            new = _added(old, updates, share)
+            new = _added(_of(senders, old), updates, members)
             distances = stacked.pairwise_squared_distances(new, axis_name=axis_name)
             distances = _to_vector_median(distances, good, threshold)
             staying = staying & (distances <= (slack * threshold) ** 2)
-            sums.append(new)
+            sums.append(_with(senders, old, new))
         averaged = staying if filter_first else good & finite
         out = stacked.mean_of(updates, averaged)
         following = state.key
         if noisy:
             following, now = jax.random.split(state.key)
             out = _with_noise(out, noise, now, axis_name)
+        elif not known:  # from where the key is missing, and not without a word
+            wrong = jnp.where(noise > 0, jnp.nan, 0)
+            out = jax.tree.map(lambda leaf: leaf + wrong.astype(leaf.dtype), out)
+        staying = _with(senders, whole, staying)
         return out, SafeguardState(state.count + 1, sums[1], sums[0], staying, following)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -430,21 +453,51 @@ def safeguard(
 # --- what they share -----------------------------------------------------------------------------
 
 
-def _nothing(params: PyTree, n: int) -> PyTree:
-    """Sums of nothing, for n workers: in the dtype in which sums are taken."""
+def _nothing(params: PyTree, *workers: int) -> PyTree:
+    """Sums of nothing, for so many workers: in the dtype in which sums are taken."""
 
     def zeros(leaf: jax.Array) -> jax.Array:
         leaf = jnp.asarray(leaf)
-        return jnp.zeros((n, *leaf.shape), stacked.sum_dtype(leaf.dtype))
+        return jnp.zeros((*workers, *leaf.shape), stacked.sum_dtype(leaf.dtype))
 
     return jax.tree.map(zeros, params)
 
 
-def _finite_rows(name: str, updates: PyTree, n: int, axis_name: str | None) -> jax.Array:
-    """`bool[n]`: the rows with a finite norm, of updates that must be those of n workers."""
-    found = stacked.num_workers(updates)
-    if found != n:
+def _dtype_of_sums(sums: PyTree) -> jnp.dtype:
+    """That of norms and inner products of these sums; also where there is no leaf."""
+    leaves = jax.tree.leaves(sums)
+    return stacked.squared_norms(leaves).dtype if leaves else jnp.dtype(jnp.float32)
+
+
+def _senders(name: str, updates: PyTree, n: int, params: PyTree, extra_args: dict) -> Any:
+    """Whose rows these are, `int32[k]`; None if they are those of all n workers, in order."""
+    found, senders = stacked.num_workers(updates), extra_args.get("senders")
+    rows_of_params(name, updates, params)
+    if found == n:
+        return None
+    if senders is None or found > n:
         raise ValueError(f"{name} was made for {n} workers; got updates of {found}.")
+    return senders
+
+
+def _of(senders: Any, state: PyTree) -> PyTree:
+    """The rows of the senders; who takes no part keeps what it has, see `_with`."""
+    return state if senders is None else jax.tree.map(lambda leaf: leaf[senders], state)
+
+
+def _with(senders: Any, state: PyTree, rows: PyTree) -> PyTree:
+    if senders is None:
+        return rows
+    return jax.tree.map(lambda leaf, own: leaf.at[senders].set(own), state, rows)
+
+
+def _like(before: PyTree, after: PyTree) -> PyTree:
+    """In the dtypes that the state had."""
+    return jax.tree.map(lambda old, new: new.astype(old.dtype), before, after)
+
+
+def _finite_rows(updates: PyTree, axis_name: str | None) -> jax.Array:
+    """`bool[k]`: the rows with a finite norm."""
     return jnp.isfinite(stacked.squared_norms(updates, axis_name=axis_name))
 
 
@@ -453,9 +506,12 @@ def _only(updates: PyTree, rows: jax.Array) -> PyTree:
     return stacked.scale(stacked.widened(updates), rows.astype(jnp.float32))
 
 
-def _added(sums: PyTree, updates: PyTree, share: jax.Array | float = 1.0) -> PyTree:
+def _added(sums: PyTree, updates: PyTree, count: jax.Array | None = None) -> PyTree:
+    """The sums with the updates, divided by the count."""
+
     def add(total: jax.Array, leaf: jax.Array) -> jax.Array:
-        return total + leaf.astype(total.dtype) * jnp.asarray(share, total.dtype)
+        leaf = leaf.astype(total.dtype)
+        return total + (leaf if count is None else leaf / count.astype(total.dtype))
 
     return jax.tree.map(add, sums, updates)
 

@@ -627,7 +627,8 @@ def group_means(updates: PyTree, group: jax.Array, count: int) -> PyTree:
     """
     members = jnp.asarray(group)[None] == jnp.arange(count)[:, None]
     sizes = jnp.sum(members, axis=1, keepdims=True, dtype=jnp.int32)
-    return combine(updates, members.astype(jnp.float32) / sizes.astype(jnp.float32))
+    dtype = _widest(updates)
+    return combine(updates, members.astype(dtype) / sizes.astype(dtype))
 
 
 @compiled
@@ -778,10 +779,7 @@ def sample(
         count = -(-count // num_devices(axis_name))
     n, d = num_workers(updates), num_coordinates(updates)
     places = _distinct(key, min(count, d), d)
-    with jax.numpy_dtype_promotion("standard"):
-        dtype = functools.reduce(
-            jnp.promote_types, [sum_dtype(leaf.dtype) for leaf in jax.tree.leaves(updates)]
-        )
+    dtype = _widest(updates)
     drawn, start = jnp.zeros((n, places.shape[0]), dtype), 0
     for leaf in jax.tree.leaves(updates):
         size = leaf.size // n
@@ -791,6 +789,14 @@ def sample(
             drawn = jnp.where(here[None], found.astype(dtype), drawn)
         start += size
     return drawn
+
+
+def _widest(updates: PyTree) -> jnp.dtype:
+    """The dtype in which sums over all leaves are taken."""
+    with jax.numpy_dtype_promotion("standard"):
+        return functools.reduce(
+            jnp.promote_types, [sum_dtype(leaf.dtype) for leaf in jax.tree.leaves(updates)]
+        )
 
 
 def _distinct(key: jax.Array, count: int, d: int) -> jax.Array:

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import optax
 
 from byzjax import _kernels, stacked
-from byzjax._checks import static_int
+from byzjax._checks import rows_of_params, static_int
 from byzjax._signature import signature
 from byzjax.stacked import PyTree
 
@@ -94,9 +94,12 @@ def per_worker(
         return jax.vmap(lambda i: jax.tree.map(lambda leaf: _own(leaf, i), state))(jnp.arange(n))
 
     def update(updates, state, params=None, **extra_args):
+        if not jax.tree.leaves(updates):
+            return updates, state
         found = stacked.num_workers(updates)
         if found != n:
             raise ValueError(f"per_worker was made for {n} workers; got updates of {found}.")
+        rows_of_params("per_worker", updates, params)
         return jax.vmap(lambda u, s: single.update(u, s, params, **extra_args))(updates, state)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -254,10 +257,14 @@ class _Call:
     def transformation(self, apply: Callable) -> optax.GradientTransformationExtraArgs:
         def init(params: PyTree) -> optax.EmptyState | KeyState:
             del params
-            return optax.EmptyState() if self.key is None else KeyState(jnp.asarray(self.key))
+            return optax.EmptyState() if self.key is None else KeyState(_kernels.copied(self.key))
 
         def update(updates, state, params=None, **extra_args):
+            if not jax.tree.leaves(updates):  # as of a label that no leaf has
+                return updates, state
             stacked.num_workers(updates)
+            if self.verb != "attack":  # in gossip its params are the nodes'
+                rows_of_params(self.verb, updates, params)
             kwargs = self.arguments(extra_args | ({} if params is None else {"params": params}))
             if self.key is None:
                 return apply(updates, kwargs, extra_args), state

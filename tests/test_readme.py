@@ -204,6 +204,7 @@ def test_the_tables_of_scaling_are_those_measured(name):
                 assert float(cell) == pytest.approx(float(value), rel=0.01), head
 
 
+@pytest.mark.slow  # test_collective and test_sharded are its witnesses
 def test_the_page_of_rules_across_devices_runs():
     """Word for word, on as many devices as there are; what it only shows is tried as well."""
     page = (ROOT / "docs" / "collective.md").read_text()

@@ -55,8 +55,8 @@ ERRORS = {
         "b": np.zeros(()),
     },
     "leaves disagree on the number of workers: ['a'] has 2 (shape (2, 3)), ['b'] has 3 "
-    "(shape (3,)); stacked updates have leaves of shape [n, ...], as byzjax.stack makes them of one "
-    "update for each worker.": {
+    "(shape (3,)); stacked updates have leaves of shape [n, ...], as byzjax.stack makes them of "
+    "one update for each worker.": {
         "a": np.zeros((2, 3)),
         "b": np.zeros(3),
     },

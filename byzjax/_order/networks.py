@@ -79,12 +79,12 @@ def apply_network(network: Sequence[tuple[int, int]], rows: list[jax.Array]) -> 
 
 
 def share_for(count: int, bound: jax.Array) -> jax.Array:
-    """A power of two, times which `count` values up to the bound add up without overflow.
+    """A factor with which `count` values up to the bound add up without overflow.
 
     It is 1 where they do anyway.
     """
-    enough = bound <= jnp.finfo(bound.dtype).max / (2 * count)
-    return jnp.where(enough, 1, 0.5 ** count.bit_length()).astype(bound.dtype)
+    enough = bound <= float(jnp.finfo(bound.dtype).max) / (2 * count)
+    return jnp.where(enough, 1, 0.7 / count).astype(bound.dtype)
 
 
 def mean_of(values: list[jax.Array], dtype: jnp.dtype) -> jax.Array:
@@ -99,10 +99,9 @@ def mean_of(values: list[jax.Array], dtype: jnp.dtype) -> jax.Array:
         too_large = jnp.isinf(total) & (jnp.abs(apart) < jnp.inf)  # is_finite: not in Triton of 0.7
         return jnp.where(too_large, low + 0.5 * apart, 0.5 * total).astype(dtype)
     total = functools.reduce(jnp.add, wide)
-    part = 0.5 ** len(wide).bit_length()  # of which so many do not overflow
-    small = functools.reduce(jnp.add, [part * v for v in wide])
-    share = 1 / (part * len(wide))
-    return jnp.where(jnp.abs(total) < jnp.inf, total / len(wide), small * share).astype(dtype)
+    # Parts, of which so many do not overflow; a power of two XLA would take out of the sum again.
+    parts = functools.reduce(jnp.add, [0.7 / len(wide) * v for v in wide])
+    return jnp.where(jnp.abs(total) < jnp.inf, total / len(wide), parts / 0.7).astype(dtype)
 
 
 def mean_by_network(rows: list[jax.Array], start: int, width: int) -> jax.Array:

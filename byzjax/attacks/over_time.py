@@ -14,7 +14,7 @@ from jax import lax
 from byzjax import stacked
 from byzjax._checks import static_int
 from byzjax._compiled import compiled
-from byzjax._kernels import wide
+from byzjax._kernels import copied, wide
 from byzjax.attacks import _rows
 from byzjax.stacked import PyTree
 
@@ -135,7 +135,8 @@ def mimic(
 
     $$ b = x_{i^*}, \qquad i^* = \arg\max_{i \in H} \langle z, x_i \rangle $$
 
-    chosen anew in each step of the warm-up and then fixed. No liar looks unusual, yet that worker's
+    chosen anew in each step of the warm-up and then fixed; where that worker takes no part in a
+    round, the farthest of those that do. No liar looks unusual, yet that worker's
     data count s + 1 times. z is learned by Oja's rule: with the mean $\mu_t$ of the running means,
 
     $$ z \leftarrow \frac{t}{1 + t} z + \frac{1}{1 + t} \frac{v}{\|v\|}, \qquad
@@ -170,12 +171,16 @@ def mimic(
     warmup = static_int("warmup", warmup, at_least=1)
 
     def init(params: PyTree) -> MimicState:
-        zeros = jax.tree.map(lambda p: jnp.zeros_like(wide(jnp.asarray(p))), params)
-        return MimicState(jnp.int32(0), zeros, zeros, jnp.int32(0), jnp.asarray(key))
+        def zeros() -> PyTree:
+            return jax.tree.map(lambda p: jnp.zeros_like(wide(jnp.asarray(p))), params)
+
+        return MimicState(jnp.int32(0), zeros(), zeros(), jnp.int32(0), copied(key))
 
     def update(updates, state, params=None, **extra_args):
-        del params, extra_args
-        mask = _rows.mask(updates, byzantine)
+        del params
+        if not jax.tree.leaves(updates):
+            return updates, state
+        senders, mask = _senders(updates, byzantine, extra_args)
         rows = jax.tree.map(wide, updates)
         good = ~mask & jnp.isfinite(stacked.squared_norms(rows))
         step, first = state.step, state.step == 0
@@ -199,17 +204,27 @@ def mimic(
         )
         learned = _unit(mixed(state.direction, _unit(pull)))
         scores = jnp.where(good, stacked.inner_products(rows, learned), -jnp.inf)
-        learning = step < warmup
-        target = jnp.where(learning, jnp.argmax(scores).astype(jnp.int32), state.target)
+        learning, there = step < warmup, senders == state.target
+        copied = jnp.where(learning | ~jnp.any(there), jnp.argmax(scores), jnp.argmax(there))
+        target = jnp.where(learning, senders[copied].astype(jnp.int32), state.target)
         mean, learned = jax.tree.map(
-            lambda new, before: jnp.where(learning, new, before),
+            lambda new, before: jnp.where(learning, new.astype(before.dtype), before),
             *((mean, learned), (state.mean, state.direction)),
         )
-        lie = stacked.take(updates, target[None])
+        lie = stacked.take(updates, copied[None])
         sent = _rows.replace(updates, mask, lie)
         return sent, MimicState(step + 1, mean, learned, target, state.key)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _senders(updates: PyTree, byzantine: jax.Array, extra_args: dict) -> tuple:
+    """Whose rows these are, `int32[k]`, and which of them lie."""
+    senders = extra_args.get("senders")
+    if senders is None:
+        mask = _rows.mask(updates, byzantine)
+        return jnp.arange(len(mask)), mask
+    return senders, _rows.mask(updates, jnp.asarray(byzantine)[senders])
 
 
 def _unit(point: PyTree) -> PyTree:
@@ -254,8 +269,8 @@ class StaleState(NamedTuple):
     """The updates of the last steps.
 
     Attributes:
-      step: number of updates so far.
-      before: every leaf `[delay, n, ...]`, a ring.
+      step: `int32[n]`, number of updates of each worker so far.
+      before: every leaf `[delay, n, ...]`, a ring for each worker.
     """
 
     step: jax.Array
@@ -263,7 +278,7 @@ class StaleState(NamedTuple):
 
 
 def stale(byzantine: jax.Array, *, delay: int = 1) -> optax.GradientTransformationExtraArgs:
-    r"""Workers that are slow: what they send is `delay` steps old.
+    r"""Workers that are slow: what they send is `delay` steps old, of the steps they take part in.
 
     In the first steps it is what they computed first. A fault, not malice; it stands behind
     `per_worker`. Cost: O(nd), and delay times the updates of all workers of memory.
@@ -299,22 +314,24 @@ def stale(byzantine: jax.Array, *, delay: int = 1) -> optax.GradientTransformati
 
     def init(params: PyTree) -> StaleState:
         ring = jax.tree.map(lambda p: jnp.zeros((delay, n, *jnp.shape(p)), p.dtype), params)
-        return StaleState(jnp.int32(0), ring)
+        return StaleState(jnp.zeros(n, jnp.int32), ring)
 
     def update(updates, state, params=None, **extra_args):
-        del params, extra_args
-        mask = _rows.mask(updates, byzantine)
-        place, first = state.step % delay, state.step == 0
+        del params
+        if not jax.tree.leaves(updates):
+            return updates, state
+        senders, mask = _senders(updates, byzantine, extra_args)
+        steps = state.step[senders]
+        place, first = steps % delay, steps == 0
 
-        def filled(ring: jax.Array, x: jax.Array) -> jax.Array:
-            return jnp.where(first, x.astype(ring.dtype)[None], ring)
+        def with_first(ring: jax.Array, x: jax.Array) -> jax.Array:
+            own = jnp.where(_rows.column(first, x), x.astype(ring.dtype)[None], ring[:, senders])
+            return ring.at[:, senders].set(own)
 
-        ring = jax.tree.map(filled, state.before, updates)
-        old = jax.tree.map(lambda r: lax.dynamic_index_in_dim(r, place, keepdims=False), ring)
-        ring = jax.tree.map(
-            lambda r, x: lax.dynamic_update_index_in_dim(r, x.astype(r.dtype), place, 0),
-            *(ring, updates),
-        )
-        return _rows.replace(updates, mask, old), StaleState(state.step + 1, ring)
+        ring = jax.tree.map(with_first, state.before, updates)
+        old = jax.tree.map(lambda r: r[place, senders], ring)
+        ring = jax.tree.map(lambda r, x: r.at[place, senders].set(x.astype(r.dtype)), ring, updates)
+        step = state.step.at[senders].add(1)
+        return _rows.replace(updates, mask, old), StaleState(step, ring)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import lax
 
 from byzjax import stacked
@@ -104,6 +105,34 @@ def copies(update: PyTree, count: int) -> PyTree:
 def with_row(updates: PyTree, row: jax.Array, update: PyTree) -> PyTree:
     """Stacked updates with one row replaced."""
     return jax.tree.map(lambda x, u: x.at[row].set(u), updates, update)
+
+
+def stepped(params: PyTree, updates: PyTree) -> PyTree:
+    """`optax.apply_updates`, where the step has the shapes of the parameters."""
+    for (path, p), u in zip(
+        jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(updates), strict=True
+    ):
+        if jnp.shape(p) != jnp.shape(u):
+            name = jax.tree_util.keystr(path)
+            raise ValueError(
+                f"the step{name} has shape {jnp.shape(u)}, but params{name} {jnp.shape(p)}; freeze "
+                "parameters behind byzjax.aggregate, not around it, as in "
+                "optax.chain(byzjax.aggregate(...), optax.partition(...))."
+            )
+    return optax.apply_updates(params, updates)
+
+
+def try_rule(rule: optax.GradientTransformationExtraArgs, size: int, rows: str) -> None:
+    """Calls a rule on shapes: what it asks of n and f shows before anything is computed."""
+    updates = jnp.zeros((size, 2))
+    one = updates[0]
+    given = {"center": one, "weights": jnp.ones(size), "trusted": one}
+    try:
+        jax.eval_shape(lambda x: rule.update(x, rule.init(x[0]), x[0], **given), updates)
+    except ValueError as error:
+        raise ValueError(f"{str(error).rstrip('.')}; {rows}, {size} rows.") from error
+    except TypeError:
+        pass  # it needs what only a step has; it will say so there
 
 
 def floats(params: PyTree) -> int:

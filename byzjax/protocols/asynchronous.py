@@ -1,5 +1,6 @@
 """One server that never waits: every gradient is used, or not, when it arrives."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from jax import lax
 
 from byzjax import stacked
 from byzjax._checks import not_negative, static_int
+from byzjax._kernels import copied
 from byzjax.protocols import _workers
 from byzjax.protocols._protocol import Info, Protocol, Traffic
 from byzjax.protocols.filters import Arrival, Judge
@@ -205,11 +207,17 @@ def asynchronous(
         max_staleness = static_int("max_staleness", max_staleness)
     if speeds is not None and jnp.shape(speeds) != (n,):
         raise ValueError(f"speeds have shape {jnp.shape(speeds)}; {n} workers need shape ({n},).")
+    if speeds is not None and not isinstance(speeds, jax.core.Tracer):
+        values = jax.device_get(speeds)
+        if not all(0 < speed < math.inf for speed in values):
+            raise ValueError(f"speeds must be positive and finite; got {list(map(float, values))}.")
     for each in judge:
         each.check(n)
     damping = damping or constant_damping()
     chosen = (attack, rule, server)
     stages = [optax.with_extra_args_support(s or optax.identity()) for s in chosen]
+    if buffers is not None:
+        _workers.try_rule(stages[1], buffers, "in asynchronous these are its buffers")
 
     def computing_time(key: jax.Array, shape: tuple, who) -> jax.Array:
         time = jax.random.exponential(key, shape, jnp.float32)
@@ -217,7 +225,7 @@ def asynchronous(
 
     def init(params: PyTree, key: jax.Array) -> AsynchronousState:
         nobody = jnp.zeros(n, jnp.int32)
-        return AsynchronousState(
+        state = AsynchronousState(
             params=params,
             version=jnp.int32(0),
             left=computing_time(key, (n,), slice(None)),
@@ -231,6 +239,7 @@ def asynchronous(
             stages=tuple(stage.init(params) for stage in stages),
             judges=tuple(each.init(params, n) for each in judge),
         )
+        return copied(state)
 
     def step(
         state: AsynchronousState, batch: dict, key: jax.Array
@@ -286,7 +295,7 @@ def asynchronous(
             if buffers is not None:
                 direction, ruled = rule.update(held, ruling, params, **extra_args)
             updates, served = server.update(direction, serving, params, **extra_args)
-            return optax.apply_updates(params, updates), direction, ruled, served
+            return _workers.stepped(params, updates), direction, ruled, served
 
         def still():
             return params, jax.tree.map(jnp.zeros_like, params), ruling, serving

@@ -11,7 +11,7 @@ from jax import lax
 from byzjax import scores, stacked
 from byzjax._checks import positive, static_int
 from byzjax._compiled import compiled
-from byzjax._kernels import root, wide
+from byzjax._kernels import copied, root, wide
 from byzjax.protocols import _workers, graphs
 from byzjax.protocols._protocol import Info, Protocol, Traffic
 from byzjax.stacked import PyTree
@@ -143,19 +143,20 @@ def gossip(
     optimizer = optax.with_extra_args_support(optimizer)
     attack = optax.with_extra_args_support(attack or optax.identity())
     for size in sorted({1 + len(near) for near in heard}):
-        _try_rule(rule, size)
+        _workers.try_rule(rule, size, "in gossip these are a node and its neighbours")
     degrees = _degrees(heard, graphs.metropolis_weights(graph))
     in_order = jnp.argsort(jnp.concatenate([group.nodes for group in degrees]))
 
     def init(params: PyTree, key: jax.Array) -> GossipState:
         del key  # transformations that draw numbers were given their keys when they were made
         lying = per_worker(attack, n) if per_receiver else attack
-        return GossipState(
+        state = GossipState(
             _workers.copies(params, n),
             per_worker(optimizer, n).init(params),
             lying.init(params),
             per_worker(rule, n).init(params),
         )
+        return copied(state)
 
     def step(state: GossipState, batch: dict, key: jax.Array) -> tuple[GossipState, Info]:
         models, of_workers = state.params, batch["workers"]
@@ -166,7 +167,7 @@ def gossip(
         gradients = _workers.gradients(loss_fn, models, of_workers, key, own=True, **options)
         # Not `per_worker`'s update, which would show every node the models of all.
         steps, optimizing = jax.vmap(optimizer.update)(gradients, state.optimizer, models)
-        half = optax.apply_updates(models, steps)
+        half = _workers.stepped(models, steps)
         sent, lying, to_each = half, state.attack, ()
         if per_receiver:
             lying, to_each = (), state.attack
@@ -287,19 +288,6 @@ def clipped_gossip(
     apart = jax.tree.map(lambda x, y: wide(x) - wide(y)[None], updates, own)
     moved = stacked.weighted_sum(apart, shares)
     return jax.tree.map(lambda x, u: (x.astype(u.dtype) + u).astype(x.dtype), own, moved)
-
-
-def _try_rule(rule: optax.GradientTransformationExtraArgs, size: int) -> None:
-    """Calls the rule on shapes: what it asks of n and f shows before anything is computed."""
-    rows = jnp.zeros((size, 2))
-    given = {"center": rows[0], "weights": jnp.ones(size)}
-    try:
-        jax.eval_shape(lambda x: rule.update(x, rule.init(x[0]), x[0], **given), rows)
-    except ValueError as error:
-        text = str(error).rstrip(".")
-        raise ValueError(
-            f"{text}; in gossip these are a node and its neighbours, {size} rows."
-        ) from error
 
 
 def _degrees(heard: tuple, weights: tuple) -> list[_Degree]:

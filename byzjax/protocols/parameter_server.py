@@ -11,6 +11,7 @@ from jax import lax
 
 from byzjax import _kernels, stacked
 from byzjax._checks import positive, static_int
+from byzjax._kernels import copied
 from byzjax.protocols import _workers
 from byzjax.protocols._protocol import Info, Protocol, Traffic
 from byzjax.stacked import PyTree
@@ -125,7 +126,7 @@ def parameter_server(
 
     def init(params: PyTree, key: jax.Array) -> ServerState:
         del key  # transformations that draw numbers were given their keys when they were made
-        return ServerState(params, tuple(stage.init(params) for stage in stages))
+        return copied(ServerState(params, tuple(stage.init(params) for stage in stages)))
 
     def learnt(params: PyTree, key: jax.Array, batch: PyTree, workers: jax.Array) -> PyTree:
         """What each worker learns from its batch: a gradient, or the mean of several."""
@@ -174,7 +175,7 @@ def parameter_server(
             updates = seen[-1]
             new_states.append(stage_state)
         honest, sent, _, aggregate, step_taken = seen
-        new_params = optax.apply_updates(params, step_taken)
+        new_params = _workers.stepped(params, step_taken)
         return ServerState(new_params, tuple(new_states)), Info(honest, sent, aggregate, senders)
 
     def models(state: ServerState) -> PyTree:

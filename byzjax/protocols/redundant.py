@@ -11,6 +11,7 @@ from jax import lax
 from byzjax import rules, stacked
 from byzjax._checks import one_of, static_int
 from byzjax._compiled import compiled
+from byzjax._kernels import copied
 from byzjax.protocols import _workers, codes
 from byzjax.protocols._protocol import Info, Protocol, Traffic
 from byzjax.stacked import PyTree
@@ -211,7 +212,7 @@ def redundant(
     def init(params: PyTree, key: jax.Array) -> RedundantState:
         del key  # transformations that draw numbers were given their keys when they were made
         trees = (message(params), params, params)
-        return RedundantState(params, tuple(x.init(tree) for x, tree in zip(stages, trees)))
+        return copied(RedundantState(params, tuple(x.init(tree) for x, tree in zip(stages, trees))))
 
     def step(state: RedundantState, batch: dict, key: jax.Array) -> tuple[RedundantState, Info]:
         params, (attacking, ruling, serving) = state.params, state.stages
@@ -233,9 +234,7 @@ def redundant(
             votes = vote(sent, r=r)
             aggregated, ruling = rule.update(votes, ruling, params, **extra_args)
         step_taken, serving = server.update(aggregated, serving, params, **extra_args)
-        after = RedundantState(
-            optax.apply_updates(params, step_taken), (attacking, ruling, serving)
-        )
+        after = RedundantState(_workers.stepped(params, step_taken), (attacking, ruling, serving))
         return after, Info(shown(honest), shown(sent), aggregated, jnp.arange(n))
 
     def models(state: RedundantState) -> PyTree:

@@ -10,6 +10,7 @@ from jax import lax
 
 from byzjax import stacked
 from byzjax._checks import static_int
+from byzjax._kernels import copied
 from byzjax.protocols import _servers, _workers
 from byzjax.protocols._protocol import Info, Protocol, Traffic
 from byzjax.rules import median
@@ -175,7 +176,7 @@ def replicated_servers(
         pulls = per_worker(pull, m).init(params)
         each = [per_worker(stage, n).init(params) for stage in (rule, server, contract)]
         stages = (once[0], pulls, *once[1:], *each)
-        return ReplicatedState(_workers.copies(params, n), jnp.int32(0), stages)
+        return copied(ReplicatedState(_workers.copies(params, n), jnp.int32(0), stages))
 
     def step(state: ReplicatedState, batch: dict, key: jax.Array) -> tuple[ReplicatedState, Info]:
         of_workers = batch["workers"]
@@ -204,7 +205,7 @@ def replicated_servers(
                 extra_args["trusted"] = own
             update, ruling = rule.update(_heard(sent, quorum), ruling, params, **extra_args)
             change, serving = server.update(update, serving, params, **extra_args)
-            return optax.apply_updates(params, change), update, ruling, serving
+            return _workers.stepped(params, change), update, ruling, serving
 
         quorums = _workers.first_messages(to_servers, n, m, q_workers)
         params, aggregates, ruling, serving = _workers.each(

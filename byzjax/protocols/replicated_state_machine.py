@@ -11,6 +11,7 @@ from jax import lax
 from byzjax import stacked
 from byzjax._checks import static_int
 from byzjax._compiled import compiled
+from byzjax._kernels import copied
 from byzjax.protocols import _servers, _workers
 from byzjax.protocols._protocol import Info, Protocol, Traffic
 from byzjax.stacked import PyTree
@@ -181,7 +182,7 @@ def replicated_state_machine(
         del key  # transformations that draw numbers were given their keys when they were made
         once = [stage.init(params) for stage in (attack_models, send, attack)]
         each = [_workers.copies(stage.init(params), n) for stage in (mix, rule, server)]
-        return MachineState(_workers.copies(params, n), (*once, *each))
+        return copied(MachineState(_workers.copies(params, n), (*once, *each)))
 
     def step(state: MachineState, batch: dict, key: jax.Array) -> tuple[MachineState, Info]:
         of_workers = batch["workers"]
@@ -208,7 +209,7 @@ def replicated_state_machine(
             updates, mixing = mix.update(updates, mixing, params, **extra_args)
             update, ruling = rule.update(updates, ruling, params, **extra_args)
             change, serving = server.update(update, serving, params, **extra_args)
-            return optax.apply_updates(params, change), update, (mixing, ruling, serving)
+            return _workers.stepped(params, change), update, (mixing, ruling, serving)
 
         params, aggregates, replicated = lax.map(replica, (state.params, *replicated))
         first = stacked.take(aggregates, jnp.argmin(mask))

@@ -1,5 +1,7 @@
 """Centered clipping: a few short steps from a centre, each as long as the updates agree."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -55,8 +57,15 @@ def centered_clip(
     Reference: Karimireddy, He and Jaggi, Learning from History for Byzantine Robust Optimization,
     ICML 2021 (arXiv:2012.10333), Algorithm 2.
     """
-    n = stacked.num_workers(updates)
+    out = clipped_about(updates, center, radius, iterations, axis_name)
+    return jax.tree.map(lambda leaf, sent: leaf.astype(sent.dtype), out, updates)
 
+
+def clipped_about(
+    updates: PyTree, center: PyTree, radius: Any, iterations: int, axis_name: str | None
+) -> PyTree:
+    """The same in the dtype in which sums are taken."""
+    n = stacked.num_workers(updates)
     if static_int("iterations", iterations, at_least=1) == 1:
         distances = stacked.squared_distances(updates, center, axis_name=axis_name)
         weights = _clip_factors(distances, radius) / n
@@ -65,11 +74,10 @@ def centered_clip(
     moved = stacked.weighted_sum(stacked.widened(updates), weights)
     rest = 1 - jnp.sum(weights)
 
-    def add(leaf: jax.Array, start: jax.Array, sent: jax.Array) -> jax.Array:
-        start = jnp.asarray(start).astype(leaf.dtype)
-        return (leaf + rest.astype(leaf.dtype) * start).astype(sent.dtype)
+    def add(leaf: jax.Array, start: jax.Array) -> jax.Array:
+        return leaf + rest.astype(leaf.dtype) * jnp.asarray(start).astype(leaf.dtype)
 
-    return jax.tree.map(add, moved, center, updates)
+    return jax.tree.map(add, moved, center)
 
 
 def _clip_factors(squared_distances: jax.Array, radius: jax.Array | float) -> jax.Array:

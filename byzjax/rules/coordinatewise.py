@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from byzjax import _order, stacked
 from byzjax._checks import enough_workers
 from byzjax._compiled import compiled
+from byzjax._kernels import loop_over_rows
 from byzjax.stacked import PyTree
 
 
@@ -254,14 +255,14 @@ def majority_sign(updates: PyTree, *, axis_name: str | None = None) -> PyTree:
 
 
 def _mean_of_finite(x: jax.Array) -> jax.Array:
-    count = sum(jnp.isfinite(row).astype(jnp.int32) for row in x)
-    share = 1 / jnp.maximum(count, 1).astype(stacked.sum_dtype(x.dtype))
-    total = jnp.zeros(x.shape[1:], share.dtype)
-    for row in x:
-        total = total + jnp.where(jnp.isfinite(row), row, 0).astype(share.dtype) * share
+    (count,) = loop_over_rows(x, None, lambda row: jnp.isfinite(row).astype(row.dtype))
+    share = 1 / jnp.maximum(count, 1)
+    (total,) = loop_over_rows(x, None, lambda row: jnp.where(jnp.isfinite(row), row, 0) * share)
     return total.astype(x.dtype)
 
 
 def _majority_sign(x: jax.Array) -> jax.Array:
-    votes = sum((row > 0).astype(jnp.int32) - (row < 0).astype(jnp.int32) for row in x)
-    return jnp.sign(votes).astype(x.dtype)
+    def vote(row: jax.Array) -> jax.Array:
+        return (row > 0).astype(row.dtype) - (row < 0).astype(row.dtype)
+
+    return jnp.sign(loop_over_rows(x, None, vote)[0]).astype(x.dtype)

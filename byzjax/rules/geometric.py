@@ -78,6 +78,7 @@ def geometric_median(
     (arXiv:1912.13445); Weiszfeld 1937.
     """
     stacked.num_workers(updates)
+    stacked.check(updates)
     one_of("start", start, ("mean", "median", "zero"))
 
     if iterations is None:
@@ -136,6 +137,7 @@ def geometric_median_of_means(
     Byzantine Gradient Descent, 2017 (arXiv:1705.05491), Algorithm 2.
     """
     n, k = stacked.num_workers(updates), static_int("k", k, at_least=1)
+    stacked.check(updates)
     if k > n:
         raise ValueError(f"geometric_median_of_means needs k <= n; got k={k}, n={n}.")
 
@@ -190,6 +192,7 @@ def huber(updates: PyTree, *, threshold: float, axis_name: str | None = None) ->
     Federated Learning, AAAI 2024 (arXiv:2308.12581).
     """
     stacked.num_workers(updates)
+    stacked.check(updates)
 
     return _minimizer(updates, threshold, axis_name)
 

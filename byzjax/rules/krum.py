@@ -82,6 +82,9 @@ def krum(
     return mean_of_lowest(updates, sums, m)
 
 
+MOST_WORKERS = 64  # of `bulyan` with an inner rule
+
+
 @compiled
 def bulyan(
     updates: PyTree, *, f: int, rule: Callable | None = None, axis_name: str | None = None
@@ -114,7 +117,7 @@ def bulyan(
       One update; every leaf has shape `[...]` and keeps its dtype.
 
     Raises:
-      ValueError: the leaves disagree on n, or n < 4f + 3.
+      ValueError: the leaves disagree on n, n < 4f + 3, or n > 64 with another inner rule.
       TypeError: f is not a Python int.
 
     Example:
@@ -129,6 +132,11 @@ def bulyan(
     Byzantium, ICML 2018 (arXiv:1802.07927), section 4.
     """
     n, f = enough_workers("bulyan", updates, f)
+    if rule is not None and n > MOST_WORKERS:
+        raise ValueError(
+            f"bulyan with an inner rule needs n <= {MOST_WORKERS}, since it is compiled for each "
+            f"number of updates that remain; got n={n}."
+        )
     if rule is None:
         picks, hopeless = _picks_by_krum(_distances(updates, axis_name), f, n - 2 * f)
     else:

@@ -15,6 +15,7 @@ SMALL = Config(
 )  # fmt: skip
 
 
+@pytest.mark.slow  # tests/test_protocols_devices.py has the same of single steps
 def test_several_devices_end_where_one_does(tmp_path, monkeypatch, capsys):
     """Bit for bit here: the sums are the same ones, and 7 workers are no multiple of 3 devices.
 

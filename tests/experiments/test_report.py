@@ -307,6 +307,7 @@ def test_the_same_figure_has_the_same_bytes(written):
         assert "<dc:date>" not in vector
 
 
+@pytest.mark.slow
 def test_titles_lie_within_their_figure():
     many = Config(
         rule=("median", "geometric_median", "minimum_diameter", "krum(f=3, m=1)"),
