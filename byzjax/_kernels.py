@@ -491,7 +491,7 @@ def combine(x: jax.Array, weights: jax.Array) -> jax.Array:
     def with_cleared_rows(x: jax.Array, weights: jax.Array) -> jax.Array:
         bad = jnp.any(~jnp.isfinite(x), axis=1)
         out = _product(jnp.where(bad[:, None], 0, x), weights)
-        return jnp.where(jnp.any((weights != 0) & bad[None], axis=1)[:, None], jnp.nan, out)
+        return jnp.where(jnp.any((weights != 0) & bad[None], axis=1)[:, None], jnp.inf, out)
 
     return lax.cond(jnp.all(jnp.isfinite(x)), _product, with_cleared_rows, x, weights)
 

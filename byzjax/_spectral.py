@@ -12,6 +12,8 @@ from jax import lax
 
 from byzjax._lapack import eigh, one_by_one, times
 
+SQUARED = 24  # rows from which the top eigenvector comes from squarings
+
 
 def _inverse_gaps(gaps: jax.Array, scale: jax.Array) -> jax.Array:
     """`1 / gap`, and 0 for gaps that are rounding, relative to the largest eigenvalue."""
@@ -59,7 +61,7 @@ def top_eigenpair(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     A small matrix is decomposed; a larger one is squared until its top eigenvector is left, 0.3 ms
     instead of 8 at n = 64 on a CPU core.
     """
-    return _by_decomposition(matrix) if matrix.shape[0] < 24 else _by_squaring(matrix)
+    return _by_decomposition(matrix) if matrix.shape[0] < SQUARED else _by_squaring(matrix)
 
 
 @top_eigenpair.defjvp

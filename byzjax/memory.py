@@ -9,7 +9,7 @@ import optax
 from byzjax import _order, stacked
 from byzjax._checks import not_negative, one_of, positive, rows_of_params, static_int
 from byzjax._kernels import copied
-from byzjax.rules.clipping import clipped_about
+from byzjax.rules._clip import clipped_about
 from byzjax.stacked import PyTree
 
 

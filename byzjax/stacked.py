@@ -571,7 +571,7 @@ def combine(updates: PyTree, weights: jax.Array) -> PyTree:
     """Several weighted sums at once, `y_k = sum_i w_ki x_i`.
 
     A worker of weight 0 is left out whatever it sent. A sum in which a row that is not finite has
-    another weight is NaN in the leaves where that row is not finite.
+    another weight is +inf in the leaves where that row is not finite.
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.

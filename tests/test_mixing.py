@@ -12,6 +12,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import byzjax
+from byzjax.theory._float64 import float64
 from tests import oracles
 from tests.helpers import compiled, mesh_of
 from tests.rule_cases import CASES
@@ -259,3 +260,14 @@ def test_errors():
         byzjax.clip_norms(x, max_norm=0.0)
     with pytest.raises(TypeError, match=r"^s must be a Python int; got float\.$"):
         byzjax.bucketing(x, s=2.0, key=KEY)
+
+
+def test_means_of_groups_in_float64():
+    with float64():
+        rows = jnp.arange(9.0).reshape(9, 1) / 7
+        means = byzjax.stacked.group_means(rows, jnp.arange(9) // 3, 3)
+        assert means.dtype == jnp.float64
+        expected = np.arange(9.0).reshape(3, 3, 1).mean(axis=1) / 7
+        np.testing.assert_allclose(means, expected, rtol=1e-14)
+        buckets = byzjax.bucketing(rows, s=3, key=KEY)
+        np.testing.assert_allclose(buckets.mean(), np.arange(9.0).mean() / 7, rtol=1e-14)

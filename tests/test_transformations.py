@@ -307,6 +307,24 @@ def test_all_workers_as_senders_are_all_workers(name):
         jax.tree.map(close, named, out)
 
 
+@pytest.mark.parametrize("name", ["foolsgold", "stale"])
+def test_all_workers_in_two_rounds_remember_as_in_one(name):
+    """Who takes part has his own rows back, in whatever order they come."""
+    tx, params, updates = made(name), params_of(), rows(0)
+    _, whole = tx.update(updates, tx.init(params), params)
+    state = tx.init(params)
+    for drawn in ([4, 1], [0, 2, 3]):
+        senders = jnp.array(drawn)
+        part = jax.tree.map(lambda leaf, s=senders: leaf[s], updates)
+        for _ in range(2):
+            _, state = tx.update(part, state, params, senders=senders)
+    if name == "stale":
+        whole = whole._replace(step=whole.step + 1)
+    else:
+        whole = jax.tree.map(lambda leaf: 2 * leaf, whole)
+    jax.tree.map(close, state, whole)
+
+
 @pytest.mark.parametrize("name", aggregations_with_memory(jax.random.key(0)))
 def test_rows_of_nobody_known_are_refused(name):
     tx, params = made(name), params_of()

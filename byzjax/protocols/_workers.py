@@ -122,17 +122,17 @@ def stepped(params: PyTree, updates: PyTree) -> PyTree:
     return optax.apply_updates(params, updates)
 
 
-def try_rule(rule: optax.GradientTransformationExtraArgs, size: int, rows: str) -> None:
-    """Calls a rule on shapes: what it asks of n and f shows before anything is computed."""
+def try_rule(rule: optax.GradientTransformationExtraArgs, size: int, rows: str, *data: str) -> None:
+    """Calls a rule on shapes: what it asks of n and f shows before anything is computed.
+
+    Of the extra arguments that it is given, `weights` has a number for each row; others are rows.
+    """
     updates = jnp.zeros((size, 2))
-    one = updates[0]
-    given = {"center": one, "weights": jnp.ones(size), "trusted": one}
+    given = {name: jnp.ones(size) if name == "weights" else updates[0] for name in data}
     try:
         jax.eval_shape(lambda x: rule.update(x, rule.init(x[0]), x[0], **given), updates)
     except ValueError as error:
         raise ValueError(f"{str(error).rstrip('.')}; {rows}, {size} rows.") from error
-    except TypeError:
-        pass  # it needs what only a step has; it will say so there
 
 
 def floats(params: PyTree) -> int:

@@ -217,7 +217,7 @@ def asynchronous(
     chosen = (attack, rule, server)
     stages = [optax.with_extra_args_support(s or optax.identity()) for s in chosen]
     if buffers is not None:
-        _workers.try_rule(stages[1], buffers, "in asynchronous these are its buffers")
+        _workers.try_rule(stages[1], buffers, "in asynchronous these are its buffers", "trusted")
 
     def computing_time(key: jax.Array, shape: tuple, who) -> jax.Array:
         time = jax.random.exponential(key, shape, jnp.float32)

@@ -143,7 +143,9 @@ def gossip(
     optimizer = optax.with_extra_args_support(optimizer)
     attack = optax.with_extra_args_support(attack or optax.identity())
     for size in sorted({1 + len(near) for near in heard}):
-        _workers.try_rule(rule, size, "in gossip these are a node and its neighbours")
+        _workers.try_rule(
+            rule, size, "in gossip these are a node and its neighbours", "center", "weights"
+        )
     degrees = _degrees(heard, graphs.metropolis_weights(graph))
     in_order = jnp.argsort(jnp.concatenate([group.nodes for group in degrees]))
 

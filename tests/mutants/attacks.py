@@ -7,8 +7,8 @@ MUTANTS = [
     Mutant(
         "honest_mean: the liars' rows are in the mean",
         "byzjax/attacks/_rows.py",
-        "mean = stacked.mean_of(jax.tree.map(wide, updates), ~byzantine)",
-        "mean = stacked.mean_of(jax.tree.map(wide, updates), byzantine | True)",
+        "stacked.mean_of(jax.tree.map(wide, updates), ~byzantine), jnp",
+        "stacked.mean_of(jax.tree.map(wide, updates), byzantine | True), jnp",
         'tests/test_attacks.py -k "liars_held and ipm-2"',
     ),
     Mutant(
@@ -119,15 +119,15 @@ MUTANTS = [
     Mutant(
         "mimic: it learns one step too long",
         "byzjax/attacks/over_time.py",
-        "learning = step < warmup",
-        "learning = step <= warmup",
+        "learning, there = step < warmup,",
+        "learning, there = step <= warmup,",
         'tests/test_attacks_one_by_one.py -k "mimic_is_the_papers and 3"',
     ),
     Mutant(
         "stale: updates arrive one step too early",
         "byzjax/attacks/over_time.py",
-        "lax.dynamic_index_in_dim(r, place, keepdims=False)",
-        "lax.dynamic_index_in_dim(r, (place + 1) % delay, keepdims=False)",
+        "lambda r: r[place, senders]",
+        "lambda r: r[(place + 1) % delay, senders]",
         'tests/test_attacks_one_by_one.py -k "stale_updates and 3"',
     ),
     # --- data --------------------------------------------------------------------------------

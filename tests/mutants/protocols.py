@@ -7,8 +7,8 @@ MUTANTS = [
     Mutant(
         "centered_clipping: the last result is forgotten",
         "byzjax/memory.py",
-        "lambda o, c: o.astype(c.dtype), out, state.center)",
-        "lambda o, c: c, out, state.center)",
+        "CenterState(_like(state.center, center))",
+        "state",
         'tests/test_memory.py -k "papers_loop and centered_clipping-none"',
     ),
     Mutant(
@@ -28,22 +28,22 @@ MUTANTS = [
     Mutant(
         "memory: sums of bfloat16 are kept in bfloat16",
         "byzjax/memory.py",
-        "jnp.zeros((n, *leaf.shape), stacked.sum_dtype(leaf.dtype))",
-        "jnp.zeros((n, *leaf.shape), leaf.dtype)",
+        "jnp.zeros((*workers, *leaf.shape), stacked.sum_dtype(leaf.dtype))",
+        "jnp.zeros((*workers, *leaf.shape), leaf.dtype)",
         'tests/test_memory.py -k "kept_in_the_dtype_of_sums"',
     ),
     Mutant(
         "concentration_filter: a liar that was dropped comes back",
         "byzjax/memory.py",
-        "good = state.good & finite & (jnp.abs(",
-        "good = finite & (jnp.abs(",
+        "good = before[2] & finite & (",
+        "good = finite & (",
         'tests/test_memory.py -k "never_takes_a_liar_back"',
     ),
     Mutant(
         "concentration_filter: nobody is judged by the products A_i",
         "byzjax/memory.py",
-        "finite & (jnp.abs(products - middle) <= diameter * deviation * spread)",
-        "finite & (jnp.abs(products - middle) < jnp.inf)",
+        "(jnp.abs(products - middle) <= diameter * reach_of_sums)",
+        "(jnp.abs(products - middle) < jnp.inf)",
         'tests/test_memory.py -k "distance_and_by_products"',
     ),
     Mutant(
@@ -99,8 +99,8 @@ MUTANTS = [
     Mutant(
         "verbs: updates are not checked to be stacked",
         "byzjax/transforms.py",
-        "            stacked.num_workers(updates)\n            kwargs",
-        "            kwargs",
+        "            stacked.num_workers(updates)\n            if self.verb",
+        "            if self.verb",
         'tests/test_transforms.py -k "unstacked_updates and mix"',
     ),
     Mutant(

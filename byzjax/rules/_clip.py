@@ -1,0 +1,48 @@
+"""Clipping about a centre: what the rule and its transformation share."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from byzjax import stacked
+from byzjax._checks import static_int
+from byzjax.rules._span import Span, span_about
+from byzjax.stacked import PyTree
+
+
+def clipped_about(
+    updates: PyTree, center: PyTree, radius: Any, iterations: int, axis_name: str | None
+) -> PyTree:
+    """`centered_clip` in the dtype in which sums are taken."""
+    n = stacked.num_workers(updates)
+    if static_int("iterations", iterations, at_least=1) == 1:
+        distances = stacked.squared_distances(updates, center, axis_name=axis_name)
+        weights = _clip_factors(distances, radius) / n
+    else:
+        weights = _weights_in_span(span_about(updates, center, axis_name), radius, iterations)
+    moved = stacked.weighted_sum(stacked.widened(updates), weights)
+    rest = 1 - jnp.sum(weights)
+
+    def add(leaf: jax.Array, start: jax.Array) -> jax.Array:
+        return leaf + rest.astype(leaf.dtype) * jnp.asarray(start).astype(leaf.dtype)
+
+    return jax.tree.map(add, moved, center)
+
+
+def _clip_factors(squared_distances: jax.Array, radius: jax.Array | float) -> jax.Array:
+    """`min(1, tau / r)`, with a slope of 0 where r is 0 or not finite."""
+    radius = jnp.asarray(radius, squared_distances.dtype)
+    finite = jnp.isfinite(squared_distances)
+    longer = finite & (squared_distances > radius**2)
+    factors = radius / jnp.sqrt(jnp.where(longer, squared_distances, radius**2))
+    return jnp.where(finite, factors, 0)
+
+
+def _weights_in_span(span: Span, radius: jax.Array | float, iterations: int) -> jax.Array:
+    """The weights of v after the iterations; no x_i - center enters with more than the radius."""
+    weights = jnp.zeros_like(span.gram[0])
+    for _ in range(iterations):
+        factors = _clip_factors(span.squared_distances(weights), radius) / len(weights)
+        weights = (1 - jnp.sum(factors)) * weights + factors
+    return weights

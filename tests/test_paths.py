@@ -1,0 +1,187 @@
+"""The contract at the shapes that take each path, which are read from the constants themselves.
+
+A new threshold brings its own shapes: below it, at it and above it.
+"""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import byzjax
+from byzjax import _kernels, _order, _spectral, stacked
+from byzjax._order import nearest
+from tests.helpers import close
+from tests.rule_cases import CASES, Case
+
+# name -> (n, d) of one leaf
+PATHS = {
+    **{
+        f"by_products-{n}-{d}": (n, d)
+        for rows, columns in _kernels.PRODUCTS
+        for n, d in ((rows, columns), (rows + 1, columns + 1), (rows - 1, columns))
+    },
+    **{f"rows-{n}": (n, 70) for n in (_kernels.UNROLLED_ROWS, _kernels.UNROLLED_ROWS + 1)},
+    **{f"network-{n}": (n, 40) for n in (_order.NETWORK_MAX, _order.NETWORK_MAX + 1)},
+    **{
+        f"in_order-{n}": (n, 40)
+        for n in (nearest.NEAREST_NETWORK_MAX, nearest.NEAREST_NETWORK_MAX + 1)
+    },
+    **{f"columns-{d}": (9, d) for d in (_kernels.BLOCKED - 1, _kernels.BLOCKED + 1)},
+    **{f"slabs-{d}": (7, d) for d in (_kernels.SLABS - 1, _kernels.SLABS + 1)},
+    **{f"own_leaf-{d}": (9, d) for d in (stacked.OWN_LEAF, stacked.ALWAYS_OWN_LEAF)},
+    **{f"squaring-{n}": (n, 30) for n in (_spectral.SQUARED - 1, _spectral.SQUARED)},
+}
+# Of n workers f lie; the finite lies, and those that are not.
+LIES = (1e20, -3e38, np.inf, np.nan, 1e4)
+SLOW_RULES = {"minimum_eigenvalue", "bulyan"}  # for many workers
+
+
+def honest(n, d, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32)
+
+
+def placements(n, f, rng):
+    """First, last, scattered, the places of the centre, and drawn ones."""
+    yield np.arange(f)
+    yield np.arange(n - f, n)
+    yield np.linspace(0, n - 1, f).astype(int)
+    five = np.unique([i * (n - 1) // 4 for i in range(5)])
+    for three in itertools.combinations(five, min(3, f, len(five))):
+        rest = np.setdiff1d(np.arange(n), three)
+        yield np.concatenate([three, rng.permutation(rest)[: f - len(three)]]).astype(int)
+    yield rng.permutation(n)[:f]
+
+
+@functools.cache
+def distances(n, d):
+    return jax.jit(stacked.pairwise_squared_distances)
+
+
+@functools.cache
+def distances_of_many(n, d):
+    return jax.jit(jax.vmap(stacked.pairwise_squared_distances))
+
+
+def exact(x):
+    """Squared distances in float64, +inf where float32 has none."""
+    x = x.astype(np.float64)
+    with np.errstate(all="ignore"):
+        out = np.array([((x - row) ** 2).sum(axis=1) for row in x])
+    out[~np.isfinite(out) | (out > np.finfo(np.float32).max)] = np.inf
+    np.fill_diagonal(out, 0)
+    return out
+
+
+def check_distances(x, where):
+    n, d = x.shape
+    got = np.asarray(distances(n, d)(x), np.float64)
+    expected = exact(x)
+    finite = np.isfinite(expected) & (expected < 1e38)
+    np.testing.assert_allclose(got[finite], expected[finite], rtol=2e-4, err_msg=where)
+    assert np.isinf(got[np.isinf(expected)]).all(), where
+
+
+QUICK = [f"by_products-{n}-{d}" for n, d in _kernels.PRODUCTS]
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(p, marks=[pytest.mark.slow] * (p not in QUICK)) for p in PATHS]
+)
+def test_distances_whatever_liars_at_chosen_places_send(path):
+    n, d = PATHS[path]
+    rng, f = np.random.default_rng(1), min((n - 3) // 2, 12)
+    base = honest(n, d)
+    check_distances(base, path)
+    for k, places in enumerate(placements(n, f, rng)):
+        x, lie = base.copy(), LIES[k % len(LIES)]
+        x[places] = lie
+        if k % 2:  # not all alike, and some only in one coordinate
+            x[places[: f // 2]] = base[places[: f // 2]]
+            x[places[: f // 2], rng.integers(d)] = lie
+        check_distances(x, f"{path}, {lie} at {places}")
+    if n * d < 2**21:
+        many = np.stack([base, x])
+        mapped = np.asarray(distances_of_many(n, d)(many))
+        once = np.stack([distances(n, d)(each) for each in many])
+        close(np.where(np.isinf(mapped), -1, mapped), np.where(np.isinf(once), -1, once), eps=2e-4)
+
+
+def tried(case: Case, path: str) -> bool:
+    n, _ = PATHS[path]
+    return n <= case.most_n or case.id not in SLOW_RULES | {"minimum_diameter"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("case", [pytest.param(c, id=c.id) for c in CASES])
+def test_rules_equal_their_loops_on_every_path(case, path):
+    n, d = PATHS[path]
+    if not tried(case, path):
+        pytest.skip(f"{case.id} takes at most {case.most_n} workers in these tests")
+    f = max(1, min(case.most(n) // 2, 9))
+    if n < case.least(f):
+        pytest.skip(f"{case.id} needs {case.least(f)} workers for f={f}")
+    x = honest(n, d)
+    if case.facts.promise != "none":
+        x[-f:] = 1e3
+    if d > 2**16 and case.id in ("sign_guard", "bulyan"):
+        pytest.skip("its loop takes minutes here")
+    close(case(jnp.asarray(x), f), case.expected(x, f), np.abs(x[:-f]).max(), 20 * case.eps)
+
+
+@pytest.mark.slow
+def test_a_hammer_of_drawn_cases():
+    """Liars at drawn places, of drawn values: no honest distance may be wrong on any path."""
+    rng, count = np.random.default_rng(5), 0
+    shapes = [(40, 2**11), (41, 2**11 + 3), (39, 2**11), (64, 300), (65, 300), (97, 60), (130, 60)]
+    large = [(8, 2**17), (9, 2**17 + 1)]
+    for (n, d), times in [*((s, 2900) for s in shapes), *((s, 60) for s in large)]:
+        base = honest(n, d, n)
+        expected = exact(base)
+        run, done = distances(n, d), 0
+        while done < times:
+            f = int(rng.integers(1, (n - 1) // 2 + 1))
+            places = rng.permutation(n)[:f]
+            x = base.copy()
+            scale = 10.0 ** rng.uniform(-3, 38)
+            kind = rng.integers(5)
+            if kind == 0:
+                x[places] = np.float32(scale)
+            elif kind == 1:
+                x[places] = rng.normal(size=(f, 1)).astype(np.float32) * np.float32(scale)
+            elif kind == 2:
+                x[places[0]] = rng.choice([np.nan, np.inf, -np.inf])
+                x[places[1:]] = np.float32(scale)
+            elif kind == 3:
+                x[places, rng.integers(d)] = np.float32(scale)
+            else:
+                x[places] = base[places[0]] + np.float32(scale)
+            good = np.setdiff1d(np.arange(n), places)
+            got = np.asarray(run(x), np.float64)[np.ix_(good, good)]
+            np.testing.assert_allclose(got, expected[np.ix_(good, good)], rtol=2e-4)
+            done += 1
+        count += done
+    print(f"{count:,} drawn cases, none broken")
+    assert count >= 20_000
+
+
+# --- what was found ------------------------------------------------------------------------------
+
+
+def test_three_liars_who_own_the_centre_break_no_rule():
+    x = honest(9, _kernels.PRODUCTS[-1][1])
+    x[[0, 2, 4]] = 1e20
+    good = np.delete(x, [0, 2, 4], axis=0)
+    for rule in (byzjax.krum, byzjax.minimum_diameter):
+        out = np.asarray(rule(x, f=3))
+        assert np.abs(out).max() <= np.abs(good).max()
+    assert np.abs(np.asarray(byzjax.medoid(x))).max() <= np.abs(good).max()
+    mixed = np.asarray(byzjax.nearest_neighbors(x, f=3))
+    assert np.abs(mixed[[1, 3, 5, 6, 7, 8]]).max() <= np.abs(good).max()
+    many = honest(11, _kernels.PRODUCTS[-1][1])
+    many[[0, 2, 5]] = 1e20  # the centre is the median of the rows 0, 2, 5, 7 and 10
+    assert np.abs(np.asarray(byzjax.bulyan(many, f=2))).max() < 1e19
