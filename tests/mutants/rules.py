@@ -413,7 +413,7 @@ MUTANTS = [
     Mutant(
         "kernels: a combination does without its rows that are not finite",
         "byzjax/_kernels.py",
-        "axis=1)[:, None], jnp.nan, out)",
+        "axis=1)[:, None], jnp.inf, out)",
         "axis=1)[:, None], out, out)",
         'tests/test_rules_one_by_one.py -k "combination"',
     ),
