@@ -234,6 +234,10 @@ def compilations(call, times):
     return len(count)
 
 
+def test_compilations_are_counted():
+    assert compilations(lambda: jax.jit(lambda x: x + 1)(X), 2) == 2
+
+
 CALLS = dict(calls())
 ONCE = ("krum", "geometric_median", "attack ipm", "influence", "gram")
 
