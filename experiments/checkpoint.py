@@ -2,6 +2,7 @@
 
 import pathlib
 import shutil
+import sys
 from typing import Any
 
 import jax
@@ -55,10 +56,25 @@ class Checkpoints:
           like: states of the same structure, as the block begins with.
         """
         arrays = _arrays(like)
-        found = self._read(arrays) if hosts.leads() else None
+        found = self._whole(arrays) if hosts.leads() else None
         step, arrays, curves = found or (0, arrays, [])
         step, arrays = hosts.told((np.int32(step), arrays))
         return (int(step), _as_states(arrays, like), curves) if step else None
+
+    def _whole(self, arrays: Any) -> tuple[int, Any, list] | None:
+        """What was kept; where it cannot be read it is set aside, and the block starts again."""
+        try:
+            return self._read(arrays)
+        except Exception as error:  # whatever a part that is missing or cut makes of Orbax
+            aside = self.folder.with_name(f"{self.folder.name}.damaged")
+            shutil.rmtree(aside, ignore_errors=True)
+            self.folder.rename(aside)
+            print(
+                f"warning: the checkpoint {self.folder} cannot be read "
+                f"({type(error).__name__}); it is now {aside.name}, and the block starts again.",
+                file=sys.stderr,
+            )
+            return None
 
     def _read(self, arrays: Any) -> tuple[int, Any, list] | None:
         if not self.folder.is_dir():

@@ -2,7 +2,9 @@
 
 import dataclasses
 import itertools
+import math
 import shlex
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import tyro
@@ -217,6 +219,22 @@ def plan(config: Config, parameters: int = 0) -> list[Block]:
     return blocks
 
 
+def recorded(config: Config) -> Iterator[Block]:
+    """The blocks of a grid whose results are read: nothing is imported, called or checked."""
+    kinds = {"rule": config.rule, "mixing": config.mixing, "attack": config.attack}
+    rules, mixings, wanted = (
+        [specs.read(kind, text) for text in texts] for kind, texts in kinds.items()
+    )
+    none = specs.read("attack", "none")
+    liars = tuple(s for s in config.s if s > 0)
+    for rule, mixing in itertools.product(rules, mixings):
+        if 0 in config.s or none in wanted:
+            yield Block(rule, mixing, none, tuple(_runs(config, (0,))))
+        for attack in wanted:
+            if attack != none and liars:
+                yield Block(rule, mixing, attack, tuple(_runs(config, liars)))
+
+
 def _check_together(config: Config, rules: list, mixings: list, wanted: list) -> None:
     """Each rule behind each mixing, and each attack, in this protocol."""
     if protocols.is_default(config):
@@ -266,19 +284,23 @@ def _parsed(kind: str, texts: tuple[str, ...], f: int) -> list[specs.Spec]:
 
 
 def _check_numbers(config: Config) -> None:
-    for name, least in (
-        ("n", 1),
-        ("f", 0),
-        ("seeds", 1),
-        ("steps", 1),
-        ("batch_size", 1),
-        ("eval_every", 1),
-        ("eval_samples", 0),
-        ("validation", 0),
+    if config.study in ("", ".", "..") or any(c in config.study for c in "/\\\0"):
+        raise ValueError(f"study must be the name of one folder; got {config.study!r}.")
+    for name, least, most in (
+        ("n", 1, 10**5),
+        ("f", 0, 10**5),
+        ("seeds", 1, 10**5),
+        ("steps", 1, 10**9),
+        ("batch_size", 1, 10**6),
+        ("eval_every", 1, 10**9),
+        ("eval_samples", 0, 10**9),
+        ("validation", 0, 10**9),
     ):
         value = getattr(config, name)
         if value < least:
             raise ValueError(f"{name} must be at least {least}; got {value}.")
+        if value > most:
+            raise ValueError(f"{name} must be at most {most}; got {value}.")
     if config.steps % config.eval_every:
         raise ValueError(
             f"eval_every must divide steps; got steps={config.steps}, "
@@ -296,8 +318,10 @@ def _check_numbers(config: Config) -> None:
     for s in config.s:
         if not 0 <= s <= config.f:
             raise ValueError(f"s must lie in 0 .. f; got s={s}, f={config.f}.")
-    if config.learning_rate <= 0:
+    if not config.learning_rate > 0:
         raise ValueError(f"learning_rate must be positive; got {config.learning_rate}.")
+    if config.learning_rate == math.inf:
+        raise ValueError("learning_rate must be finite; got inf.")
     if config.momentum and config.momentum_at == "server":
         searching = [a.name for a in attacks(config) if "rule" in specs.parameters_of(a)]
         if searching:

@@ -1,6 +1,7 @@
 """The optimizer of a run: momentum and where it stands, the step size, decay and clipping."""
 
 import ast
+import math
 from typing import TYPE_CHECKING, Any
 
 import optax
@@ -24,8 +25,10 @@ def check(config: "Config") -> None:
     if not 0 <= config.momentum < 1:
         raise ValueError(f"momentum must lie in [0, 1); got {config.momentum}.")
     for name in ("weight_decay", "clip"):
-        if getattr(config, name) < 0:
+        if not getattr(config, name) >= 0:
             raise ValueError(f"{name} must be at least 0; got {getattr(config, name)}.")
+    if config.weight_decay == math.inf:
+        raise ValueError("weight_decay must be finite; got inf.")
     schedule(config)
 
 
@@ -54,7 +57,7 @@ def schedule(config: "Config", rate: Any = None) -> optax.Schedule | float:
                 places = [ast.literal_eval(arg) for arg in args]
                 if all(isinstance(place, int) and place > 0 for place in places):
                     return optax.piecewise_constant_schedule(rate, dict.fromkeys(places, 0.1))
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         pass
     known = "constant, hyperbolic(k) with k > 0, cosine, steps(a, b, ...)"
     raise ValueError(f"unknown schedule {text!r}; known: {known}.")

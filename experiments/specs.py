@@ -9,6 +9,8 @@ import hashlib
 import importlib
 import inspect
 import math
+import pathlib
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -256,9 +258,26 @@ def function(kind: str, name: str) -> Callable:
         return TABLES[kind][name]
     module, _, attribute = name.partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        found = getattr(importlib.import_module(module), attribute)
     except (ModuleNotFoundError, AttributeError) as error:
         raise ValueError(f"unknown {kind} {name!r}: {error}.") from error
+    if not _takes_updates(found):
+        raise ValueError(
+            f"{name} is no {kind}: expected a function with a parameter updates, or one that is "
+            "annotated to return an optax.GradientTransformation."
+        )
+    return found
+
+
+def _takes_updates(found: Any) -> bool:
+    """Whether it may be called at all: what is named on a command line need not be a rule."""
+    try:
+        signature = inspect.signature(found)
+    except (TypeError, ValueError):  # nothing to call, or a built-in function
+        return False
+    made = inspect.get_annotations(found, eval_str=False).get("return")
+    made = made if isinstance(made, str) else getattr(made, "__name__", "")
+    return "updates" in signature.parameters or "GradientTransformation" in made
 
 
 def facts_of(name: str) -> Facts | None:
@@ -272,14 +291,30 @@ def facts_of(name: str) -> Facts | None:
 def code(texts: Iterable[str]) -> str:
     """The files that functions of one's own come from, by hash: who changes one gets new results.
 
-    What such a file imports is not looked at.
+    Files are read and not imported, so that results can be looked at without running anything. What
+    such a file imports is not looked at; `?` stands for one that is not here.
     """
     names = {parse_call(text)[0].partition(":")[0] for text in texts if ":" in parse_call(text)[0]}
     found = []
     for name in sorted(names):
-        source = inspect.getsource(importlib.import_module(name))
-        found.append(f"{name}={hashlib.sha256(source.encode()).hexdigest()[:12]}")
+        source = _source(name)
+        digest = "?" if source is None else hashlib.sha256(source.encode()).hexdigest()[:12]
+        found.append(f"{name}={digest}")
     return " ".join(found)
+
+
+def _source(module: str) -> str | None:
+    """The text of a module's file, found as an import would find it."""
+    parts = pathlib.PurePath(*module.split("."))
+    for folder in sys.path:
+        for path in (parts.with_suffix(".py"), parts / "__init__.py"):
+            file = pathlib.Path(folder or ".", path)
+            if file.is_file():
+                return file.read_text()
+    return None
+
+
+LONGEST = 2000  # characters of one specification
 
 
 def parse_call(text: str) -> tuple[str, dict[str, Any]]:
@@ -289,6 +324,8 @@ def parse_call(text: str) -> tuple[str, dict[str, Any]]:
       ValueError: the text is not of this form.
     """
     expected = 'expected a name or a call with keywords, such as "krum" or "krum(f=4, m=3)"'
+    if len(text) > LONGEST:
+        raise ValueError(f"cannot read {text[:40]!r}... of {len(text)} characters; {expected}.")
     name, bracket, rest = text.strip().partition("(")
     module, colon, name = name.rpartition(":")
     try:
@@ -301,7 +338,7 @@ def parse_call(text: str) -> tuple[str, dict[str, Any]]:
             given = {str(k.arg): _literal(k.value) for k in node.keywords if k.arg is not None}
             if len(given) == len(node.keywords):
                 return module + colon + node.func.id, given
-    except (SyntaxError, ValueError, TypeError):
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         pass
     raise ValueError(f"cannot read {text!r}; {expected}.")
 
@@ -312,6 +349,16 @@ def _literal(node: ast.expr) -> Any:
     if isinstance(node, ast.Name) and node.id in ("nan", "inf"):
         return math.nan if node.id == "nan" else math.inf
     return ast.literal_eval(node)
+
+
+def read(kind: str, text: str) -> Spec:
+    """What was written, of results that may be anybody's: nothing is imported, looked up or called.
+
+    Raises:
+      ValueError: the text cannot be read.
+    """
+    name, given = parse_call(text)
+    return Spec(kind, name, given, dict(given))
 
 
 def parse(kind: str, text: str, *, f: int) -> Spec:

@@ -5,8 +5,10 @@ renamed), `failed/<hash>.json` (what could not be run, and why), `checkpoints/` 
 long), `log.jsonl` (one line for each evaluation, to look at while it runs) and `config.json`.
 """
 
+import contextlib
 import dataclasses
 import datetime
+import fcntl
 import functools
 import hashlib
 import json
@@ -79,19 +81,38 @@ def write_json(path: pathlib.Path, content: Any) -> None:
     """Writes to a temporary file, then renames: no half-written file is ever found at `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def read_block(path: pathlib.Path) -> dict[str, Any] | None:
-    """A finished block, or None where there is none or it cannot be read."""
     try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        with temporary.open("w") as file:
+            json.dump(content, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, f"{path} cannot be written: {error.strerror}") from error
+
+
+# What every finished block has.
+PARTS = ("rule", "mixing", "attack", "members", "environment", "byzjax")
+
+
+def read_block(path: pathlib.Path, parts: Sequence[str] = ()) -> dict[str, Any] | None:
+    """A finished block, or None where there is none; one that is damaged is named on stderr.
+
+    Args:
+      path: of the file, in JSON.
+      parts: names that the block must have.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError, RecursionError):  # a folder, no JSON, no UTF-8, nested too deep
+        found = None
+    if isinstance(found, dict) and found and all(name in found for name in parts):
+        return found
+    print(f"warning: {path} is damaged; it counts as missing.", file=sys.stderr)
+    return None
 
 
 def environment(over: Mesh | None = None) -> dict[str, str]:
@@ -171,11 +192,11 @@ def finished(grids: Sequence[Config], folder: pathlib.Path) -> list[dict[str, An
     """
     wanted: dict[tuple, None] = {}  # in the order of the plan
     for config in grids:
-        for block in configs.plan(config):
+        for block in configs.recorded(config):
             settings = _settings(identity(config, block, ""))
             wanted |= dict.fromkeys((settings, run) for run in block.runs)
     paths = sorted((folder / "blocks").glob("*.json"))
-    blocks = [block for path in paths if (block := read_block(path)) is not None]
+    blocks = [block for path in paths if (block := read_block(path, PARTS)) is not None]
     kept, seen = [], set()
     for block in sorted(blocks, key=lambda block: -len(block["members"])):
         runs = {(_settings(block), tuple(run)) for run in block["members"]}
@@ -233,7 +254,7 @@ def run(
     hosts.check_same([task.path.name for task in todo])
     found: dict[pathlib.Path, dict[str, Any]] = {}
     if lead:
-        read = {task.path: read_block(task.path) for task in todo}
+        read = {task.path: read_block(task.path, PARTS) for task in todo}
         found = {path: content for path, content in read.items() if content is not None}
     if found:
         print(f"{len(found)} of {len(todo)} blocks are in {folder} already.")
@@ -247,52 +268,76 @@ def run(
         for task in missing:
             config, block = task.config, task.block
             bar.set_postfix_str(f"{block.rule} under {block.attack}")
-            before = bar.n
+            before, length = bar.n, config.steps * len(block.runs)
             among = configs.choices(config, block)
             place = [spec.family for spec in among].index(block.attack.family)
-            try:
-                key = configs.program(config, block)
-                if held[0] != key:
-                    dataset = load(config)
-                    model = models.build(
-                        config.model, dataset.train_x.shape[1:], dataset.num_classes
-                    )
-                    held = (
-                        key,
-                        train.program(
-                            config, dataset, model, block.rule, block.mixing, among, over
-                        ),
-                    )
-                program = held[1]
-                assert program is not None
-                known = len(program.compiled)
-                kept = _checkpoints(task, folder, over)
-                content = _train(task, load(config), program, place, bar, folder, kept, over)
-                programs += known == 0
-                compiling += sum(program.compiled[known:])
-            except Exception as error:
-                failed += 1
-                bar.update(before + config.steps * len(block.runs) - bar.n)
-                first_line = (str(error).strip() or "no more is known").splitlines()[0]
-                failure = {
-                    "error": f"{type(error).__name__}: {first_line}",
-                    "traceback": traceback.format_exc(),
-                    "environment": environment(over),
-                }
-                if lead:
-                    write_json(folder / "failed" / task.path.name, task.described | failure)
-                if hosts.several():
-                    raise
-                continue
-            if not lead:
-                continue
-            found[task.path] = task.described | content | {"environment": environment(over)}
-            write_json(task.path, found[task.path])
-            kept.forget()
-            (folder / "failed" / task.path.name).unlink(missing_ok=True)
+            with _alone(folder / "locks" / task.path.stem, bool(lead)):
+                if lead and (content := read_block(task.path, PARTS)) is not None:
+                    found[task.path] = content  # by another process, in the meantime
+                    bar.update(length)
+                    continue
+                try:
+                    key = configs.program(config, block)
+                    if held[0] != key:
+                        dataset = load(config)
+                        model = models.build(
+                            config.model, dataset.train_x.shape[1:], dataset.num_classes
+                        )
+                        held = (
+                            key,
+                            train.program(
+                                config, dataset, model, block.rule, block.mixing, among, over
+                            ),
+                        )
+                    program = held[1]
+                    assert program is not None
+                    known = len(program.compiled)
+                    kept = _checkpoints(task, folder, over)
+                    content = _train(task, load(config), program, place, bar, folder, kept, over)
+                    programs += known == 0
+                    compiling += sum(program.compiled[known:])
+                except Exception as error:
+                    failed += 1
+                    bar.update(before + length - bar.n)
+                    first_line = (str(error).strip() or "no more is known").splitlines()[0]
+                    failure = {
+                        "error": f"{type(error).__name__}: {first_line}",
+                        "traceback": traceback.format_exc(),
+                        "environment": environment(over),
+                    }
+                    if lead:
+                        write_json(folder / "failed" / task.path.name, task.described | failure)
+                    if hosts.several():
+                        raise
+                    continue
+                if not lead:
+                    continue
+                found[task.path] = task.described | content | {"environment": environment(over)}
+                write_json(task.path, found[task.path])
+                kept.forget()
+                (folder / "failed" / task.path.name).unlink(missing_ok=True)
     if missing and lead:
         _say(missing, programs, compiling, time.perf_counter() - begin, failed, folder)
     return [found[task.path] for task in todo if task.path in found]
+
+
+@contextlib.contextmanager
+def _alone(path: pathlib.Path, lead: bool) -> Iterator[None]:
+    """While a block trains, other processes on the same folder wait for it.
+
+    Of several hosts, which share one run, only the first holds the lock; `lead` says which it is.
+    """
+    if not lead or hosts.several():
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{path.stem} is being trained by another process; waiting.", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _say(missing, programs: int, compiling: float, seconds: float, failed: int, folder) -> None:

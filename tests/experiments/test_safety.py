@@ -1,0 +1,191 @@
+"""Folders of strangers, damaged files, and settings that nobody can mean."""
+
+import contextlib
+import dataclasses
+import json
+import multiprocessing
+import re
+import shutil
+import threading
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import __main__, checkpoint, data, specs, sweep
+from experiments import config as configs
+from experiments.config import Config
+
+SMALL = Config(
+    model="softmax", n=5, f=1, s=(1,), seeds=1, steps=2, eval_every=1, batch_size=2,
+    rule=("median",), attack=("sign_flip",),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits")
+
+
+def tasks_in(folder, digits, config=SMALL):
+    return sweep.tasks([config], folder, lambda _: digits)
+
+
+def written_by_a_stranger(folder, digits, rule):
+    """A study's folder whose blocks are those of another rule."""
+    tasks = tasks_in(folder, digits)
+    blocks = sweep.run(tasks, folder, lambda _: digits)
+    grid = dataclasses.asdict(dataclasses.replace(SMALL, rule=(rule,)))
+    sweep.write_json(folder / "config.json", {"grids": [grid]})
+    described = {k: v for k, v in blocks[0].items()} | {"rule": str(specs.read("rule", rule))}
+    described |= {"code": specs.code([rule])} if ":" in rule else {}
+    shutil.rmtree(folder / "blocks")
+    sweep.write_json(folder / "blocks" / "0.json", described)
+
+
+@pytest.mark.parametrize("command", ["report", "choose"])
+def test_reading_results_imports_and_calls_nothing(tmp_path, monkeypatch, digits, capsys, command):
+    trap = tmp_path / "trap.py"
+    trap.write_text(f"import pathlib\npathlib.Path({str(tmp_path)!r}, 'imported').touch()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for k, rule in enumerate((f"os:system(command='touch {tmp_path}/called')", "trap:rule")):
+        folder = tmp_path / str(k)
+        written_by_a_stranger(folder, digits, rule)
+        if command == "report":
+            assert __main__.main([command, str(folder)]) == 0
+            assert rule.partition("(")[0] in capsys.readouterr().out
+        else:
+            with contextlib.suppress(ValueError, SystemExit):  # there is nothing to choose from
+                __main__.main([command, str(folder)])
+    assert not (tmp_path / "imported").exists()
+    assert not (tmp_path / "called").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["os:system", "os:sep", "json:dumps", "builtins:print", "shutil:rmtree"]
+)
+def test_only_rules_are_called(name):
+    with pytest.raises(ValueError, match=rf"^{name} is no rule: expected a function with a param"):
+        specs.parse("rule", f"{name}(command='x')", f=1)
+
+
+def test_functions_of_ones_own(tmp_path, monkeypatch):
+    (tmp_path / "own_rules.py").write_text(
+        "import optax\n"
+        "def first(updates, *, f): return updates\n"
+        "def memory(*, radius) -> optax.GradientTransformation: return optax.identity()\n"
+        "def other(radius): return optax.identity()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert specs.parse("rule", "own_rules:memory(radius=1.0)", f=1).remembers
+    assert specs.function("rule", "own_rules:first").__name__ == "first"
+    with pytest.raises(ValueError, match="is no rule"):
+        specs.function("rule", "own_rules:other")
+    assert re.fullmatch(r"own_rules=[0-9a-f]{12}", specs.code(["own_rules:first"]))
+    assert specs.code(["not_here:first"]) == "not_here=?"
+
+
+@pytest.mark.parametrize("damage", ["{}", "[]", '"x"', "", "{", "[" * 30_000, b"\xff\xfe", None])
+def test_a_damaged_block_is_named_and_trained_again(tmp_path, digits, capsys, damage):
+    tasks = tasks_in(tmp_path, digits)
+    (task,) = tasks
+    task.path.parent.mkdir(parents=True)
+    if damage is None:
+        task.path.mkdir()
+        (task.path / "inside").write_text("")
+        assert sweep.read_block(task.path, sweep.PARTS) is None
+        assert f"{task.path} is damaged" in capsys.readouterr().err
+        return
+    task.path.write_bytes(damage if isinstance(damage, bytes) else damage.encode())
+    (block,) = sweep.run(tasks, tmp_path, lambda _: digits)
+    assert f"{task.path} is damaged; it counts as missing." in capsys.readouterr().err
+    assert json.loads(task.path.read_text())["runs"] == block["runs"]
+
+
+def test_a_damaged_checkpoint_is_set_aside(tmp_path, capsys):
+    kept = checkpoint.Checkpoints(tmp_path / "block")
+    states = {"w": jax.numpy.ones(3)}
+    metrics = checkpoint.train.Metrics(*[np.zeros(1)] * len(checkpoint.train.Metrics._fields))
+    found = {name: np.zeros(1) for name in checkpoint.diagnostics.NAMES}
+    kept.save(2, states, [(metrics, found)])
+    assert kept.restore(states)[0] == 2
+    for part in sorted((tmp_path / "block").rglob("*")):
+        if part.is_file():
+            part.write_bytes(b"")
+    assert kept.restore(states) is None
+    said = capsys.readouterr().err
+    assert f"the checkpoint {tmp_path / 'block'} cannot be read" in said
+    assert (tmp_path / "block.damaged").is_dir()
+    kept.save(1, states, [(metrics, found)])
+    assert kept.restore(states)[0] == 1
+
+
+def hold(path, ready, stop):
+    with sweep._alone(path, True):
+        ready.set()
+        stop.wait(30)
+
+
+def test_two_processes_do_not_train_one_block(tmp_path, digits, capsys):
+    tasks = tasks_in(tmp_path / "one", digits)
+    (block,) = sweep.run(tasks, tmp_path / "one", lambda _: digits)
+    (task,) = tasks_in(tmp_path / "two", digits)
+    context = multiprocessing.get_context("spawn")
+    ready, stop = context.Event(), context.Event()
+    lock = tmp_path / "two" / "locks" / task.path.stem
+    other = context.Process(target=hold, args=(lock, ready, stop), daemon=True)
+    other.start()
+    try:
+        assert ready.wait(60)
+        sweep.write_json(task.path.with_suffix(".later"), block)
+        timer = threading.Timer(
+            0.5, lambda: (task.path.with_suffix(".later").rename(task.path), stop.set())
+        )
+        timer.start()
+        (found,) = sweep.run([task], tmp_path / "two", lambda _: digits)
+        assert found["runs"] == block["runs"]
+        assert "is being trained by another process; waiting." in capsys.readouterr().err
+    finally:
+        stop.set()
+        other.join(30)
+
+
+def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sweep.os, "fsync", full)
+    path = tmp_path / "block.json"
+    with pytest.raises(OSError, match=r"block\.json cannot be written: No space left on device"):
+        sweep.write_json(path, {"a": 1})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learning_rate": float("nan")}, r"^learning_rate must be positive; got nan\."),
+        ({"learning_rate": float("inf")}, r"^learning_rate must be finite; got inf\."),
+        ({"weight_decay": float("nan")}, r"^weight_decay must be at least 0; got nan\."),
+        ({"weight_decay": float("inf")}, r"^weight_decay must be finite; got inf\."),
+        ({"batch_size": 10**12}, r"^batch_size must be at most 1000000; got 1000000000000\."),
+        ({"n": 10**9}, r"^n must be at most 100000; got 1000000000\."),
+        ({"seeds": 10**7}, r"^seeds must be at most 100000; got 10000000\."),
+        ({"study": "../../x"}, r"^study must be the name of one folder; got '\.\./\.\./x'\."),
+        ({"study": "a\0b"}, r"^study must be the name of one folder; got 'a\\x00b'\."),
+        ({"rule": ("(" * 20_000,)}, r"^cannot read '\(+'\.\.\. of 20000 characters; expected"),
+        ({"rule": (f"krum(m={'1' * 10**6})",)}, r"^cannot read 'krum\(m=1+'\.\.\. of 1000008 char"),
+        ({"attack": ("(" * 900 + ")" * 900,)}, r"^cannot read '\("),
+        ({"schedule": "steps(" + "(" * 900}, r"^unknown schedule 'steps"),
+    ],
+)
+def test_settings_that_nobody_can_mean_are_one_line(changes, message):
+    with pytest.raises(ValueError, match=message) as error:
+        configs.plan(dataclasses.replace(SMALL, **changes))
+    assert len(str(error.value).splitlines()) == 1
+    assert len(str(error.value)) < 5000
+
+
+def test_a_partition_of_nan_is_one_line():
+    with pytest.raises(ValueError, match=r"^unknown kind of partition 'dirichlet\(nan\)'; known"):
+        data.partition(np.arange(4), 2, "dirichlet(nan)", seed=0)
