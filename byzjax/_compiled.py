@@ -117,7 +117,7 @@ def compiled(
 
     wrapper = _at_definition(function, call)
     functools.update_wrapper(wrapper, function)
-    vars(wrapper)["checks"] = (check, checks)
+    vars(wrapper).update(checks=(check, checks), static=tuple(static))
     return wrapper
 
 
@@ -129,6 +129,11 @@ def check_hyperparameters(function: Callable, hyperparameters: dict[str, Any]) -
     for name, check in of_one.items():
         if name in hyperparameters:
             check(name, hyperparameters[name])
+
+
+def static_of(function: Callable, hyperparameters: dict[str, Any]) -> list[str]:
+    """Which of these a compiled function declares static, though they are floats."""
+    return [name for name in getattr(function, "static", ()) if name in hyperparameters]
 
 
 # --- static or data ------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """How much of the aggregate each worker has."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from byzjax import stacked
-from byzjax._compiled import check_hyperparameters, compiled
+from byzjax._compiled import check_hyperparameters, compiled, static_of
 from byzjax.stacked import PyTree
 
 
@@ -52,6 +53,8 @@ def influence(
     """
     stacked.num_workers(updates)
     check_hyperparameters(rule, hyperparameters)
+    fixed = {name: hyperparameters.pop(name) for name in static_of(rule, hyperparameters)}
+    rule = functools.partial(rule, **fixed) if fixed else rule
     return _influence(rule, updates, *data, direction=direction, **hyperparameters)
 
 

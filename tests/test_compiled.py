@@ -217,21 +217,21 @@ def calls():
     }.items()
 
 
+COMPILED = []  # the seconds of each program that was compiled in this process
+
+
+@jax.monitoring.register_event_duration_secs_listener
+def _count(event, duration, **_):
+    if event == "/jax/core/compile/backend_compile_duration":
+        COMPILED.append(duration)
+
+
 def compilations(call, times):
     """How many programs are compiled while it is called so often."""
-    count = []
-
-    def listener(event, duration, **_):
-        if event == "/jax/core/compile/backend_compile_duration":
-            count.append(duration)
-
-    jax.monitoring.register_event_duration_secs_listener(listener)
-    try:
-        for _ in range(times):
-            jax.block_until_ready(call())
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listener)
-    return len(count)
+    before = len(COMPILED)
+    for _ in range(times):
+        jax.block_until_ready(call())
+    return len(COMPILED) - before
 
 
 def test_compilations_are_counted():

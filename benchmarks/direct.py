@@ -1,0 +1,90 @@
+"""Direct calls beside `jax.jit` of the same: what the decorator that compiles functions costs.
+
+    python -m benchmarks.direct            # prints the table
+
+A direct call looks up its program by the types of its arguments; it should take as long as one
+of a function that the user compiled, but for that.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import byzjax
+from benchmarks import timing
+from benchmarks.every_rule import NAMES, SUBSETS, WRITTEN
+from byzjax import attacks, stacked
+from byzjax.facts import FACTS
+from experiments import specs
+
+N = 25
+SHAPES = (1000, 10**6)  # d
+# At most so many times as long, and so many milliseconds more.
+GOALS = {1000: (1.5, 0.2), 10**6: (1.2, 0.0)}
+
+
+def rules(d: int) -> Iterator[tuple[str, Callable]]:
+    """Each rule with the faults of `benchmarks.every_rule`, as a user binds them."""
+    for name in NAMES:
+        facts = FACTS.get("krum" if name == "multi_krum" else name)
+        a, b = facts.needs if facts else (0, 1)
+        f = 1 if name in SUBSETS else N // 5 if a == 0 else min(N // 5, (N - b) // a)
+        spec = specs.parse(
+            "rule", WRITTEN.get(name, name).format(groups=2 * f + 1, scale=d**0.5), f=f
+        )
+        given: dict[str, Any] = dict(spec.hyperparameters)
+        if "key" in specs.parameters_of(spec):
+            given["key"] = jax.random.key(0)
+        yield name, functools.partial(spec.function, **given)
+
+
+def others(x: jax.Array) -> Iterator[tuple[str, Callable]]:
+    """Mixings, attacks, influence and the algebra."""
+    byzantine, one, key = jnp.arange(N) < 5, x[0], jax.random.key(0)
+    liars = {"byzantine": byzantine}
+    yield "nearest_neighbors", functools.partial(byzjax.nearest_neighbors, f=5)
+    yield "bucketing", functools.partial(byzjax.bucketing, s=2, key=key)
+    yield "clip_norms", functools.partial(byzjax.clip_norms, max_norm=1.0)
+    yield "adaptive_clipping", functools.partial(byzjax.adaptive_clipping, f=5)
+    yield "influence", lambda x: byzjax.influence(byzjax.krum, x, f=5)
+    for attack in (attacks.little_is_enough, attacks.min_max, attacks.inner_product_manipulation):
+        yield attack.__name__, functools.partial(attack, **liars)
+    yield "squared_norms", stacked.squared_norms
+    yield "pairwise_squared_distances", stacked.pairwise_squared_distances
+    yield "gram", functools.partial(stacked.gram, center=one)
+    yield "mean_of", functools.partial(stacked.mean_of, selected=~byzantine)
+
+
+def measured() -> Iterator[tuple[str, int, float, float]]:
+    """(name, d, seconds of a direct call, seconds of `jax.jit` of it)."""
+    for d in SHAPES:
+        x = jax.random.normal(jax.random.key(0), (N, d))
+        for name, function in (*rules(d), *others(x)):
+            compiled = jax.jit(function)
+            seconds = timing.take_turns(
+                {
+                    "direct": lambda f=function, x=x: jax.block_until_ready(f(x)),
+                    "compiled": lambda f=compiled, x=x: jax.block_until_ready(f(x)),
+                },
+                rounds=5,
+            )
+            yield name, d, seconds["direct"], seconds["compiled"]
+
+
+def main() -> None:
+    print(f"{'function':>28} {'d':>8} {'direct ms':>10} {'jit ms':>10} {'ratio':>6}")
+    for name, d, direct, compiled in measured():
+        factor, more = GOALS[d]
+        missed = "" if direct <= factor * compiled + more / 1e3 else "  above the goal"
+        print(
+            f"{name:>28} {d:>8} {1e3 * direct:>10.3f} {1e3 * compiled:>10.3f} "
+            f"{direct / compiled:>6.2f}{missed}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
