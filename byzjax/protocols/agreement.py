@@ -191,7 +191,7 @@ def safe_area_average(updates: PyTree, *, f: int) -> PyTree:
     Example:
       >>> import jax.numpy as jnp
       >>> x = jnp.array([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0], [2.0, 2.0], [1.0, 9.0]])
-      >>> safe_area_average(x, f=1)
+      >>> safe_area_average(x, f=1).round(4)
       Array([1.  , 1.72], dtype=float32)
 
     Reference: Mendes, Herlihy, Vaidya and Garg, Multidimensional Agreement in Byzantine Systems,
