@@ -191,8 +191,8 @@ def safe_area_average(updates: PyTree, *, f: int) -> PyTree:
     Example:
       >>> import jax.numpy as jnp
       >>> x = jnp.array([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0], [2.0, 2.0], [1.0, 9.0]])
-      >>> safe_area_average(x, f=1).round(4)
-      Array([1.  , 1.72], dtype=float32)
+      >>> [round(float(value), 4) for value in safe_area_average(x, f=1)]
+      [1.0, 1.72]
 
     Reference: Mendes, Herlihy, Vaidya and Garg, Multidimensional Agreement in Byzantine Systems,
     Distributed Computing 28, 2015.
