@@ -3,8 +3,13 @@
 A new threshold brings its own shapes: below it, at it and above it.
 """
 
+import ast
 import functools
 import itertools
+import pathlib
+import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +19,7 @@ import pytest
 import byzjax
 from byzjax import _kernels, _order, _spectral, stacked
 from byzjax._order import nearest
+from tests import branches
 from tests.helpers import close
 from tests.rule_cases import CASES, Case
 
@@ -122,28 +128,28 @@ WIDE = {
 }
 FEW = 12  # columns that differ from 0
 SEARCHES = {"minimum_diameter", "minimum_eigenvalue", "bulyan"}  # of few workers, in their loops
+# Variants of others, whose numerics are the same.
+VARIANTS = {
+    *["aksel-n-f", "aksel-radius", "multi-krum", "multi-krum-byzfl", "krum-plain-distances"],
+    *["rfa", "huber", "flag-3", "centered_clip-5"],
+}
+# Those that products of rows may serve: they are tried beside these thresholds, not only at them.
+OF_PRODUCTS = {"krum", "bulyan", "medoid", "minimum_diameter", "geometric_median", "flag"}
 
 
 def tried(case: Case, path: str) -> bool:
     n, d = PATHS[path]
-    if d > 2**15 and case.id not in EMBEDDED | WIDE:
+    if case.id in VARIANTS or (d > 2**15 and case.id not in EMBEDDED | WIDE):
         return False
     if path.startswith(("slabs", "own_leaf")):  # of distances, which are tried above
+        return False
+    if path.startswith("by_products") and path not in QUICK and case.id not in OF_PRODUCTS:
         return False
     return case.id not in SEARCHES or case.least(1) <= n <= case.most_n
 
 
-OVER_RULES = [
-    pytest.param(case, path, id=f"{case.id}-{path}", marks=pytest.mark.xdist_group(case.id))
-    for case in CASES
-    for path in PATHS
-    if tried(case, path)
-]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("case", "path"), OVER_RULES)
-def test_rules_equal_their_loops_on_every_path(case, path):
+def example(case: Case, path: str) -> tuple[int, np.ndarray, np.ndarray]:
+    """(f, rows of which f lie as far as the rule's promise allows, what the rule gives)."""
     n, d = PATHS[path]
     f = max(1, min(case.most(n) // 2, 9))
     assert case.least(f) <= n
@@ -158,7 +164,26 @@ def test_rules_equal_their_loops_on_every_path(case, path):
         places = np.linspace(0, d - 1, FEW).astype(int)
         x, of_few, expected = np.zeros((n, d), np.float32), expected, np.zeros(d)
         x[:, places], expected[places] = small, of_few
-    close(case(jnp.asarray(x), f), expected, np.abs(small[:-f]).max(), 20 * case.eps)
+    return f, x, expected
+
+
+def check_example(case: Case, path: str) -> None:
+    f, x, expected = example(case, path)
+    close(case(jnp.asarray(x), f), expected, np.abs(x[:-f]).max(), 20 * case.eps)
+
+
+OVER_RULES = [
+    pytest.param(case, path, id=f"{case.id}-{path}", marks=pytest.mark.xdist_group(case.id))
+    for case in CASES
+    for path in PATHS
+    if tried(case, path)
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("case", "path"), OVER_RULES)
+def test_rules_equal_their_loops_on_every_path(case, path):
+    check_example(case, path)
 
 
 @pytest.mark.slow
@@ -195,6 +220,34 @@ def test_a_hammer_of_drawn_cases():
         count += done
     print(f"{count:,} drawn cases, none broken")
     assert count >= 20_000
+
+
+@pytest.mark.slow
+def test_every_branch_of_the_library_is_taken_by_a_case_of_the_contract():
+    """Constants, conditionals and the forms of other platforms; see `tests/branches.py`."""
+    root = pathlib.Path(__file__).parents[1]
+    command = [sys.executable, "-m", "tests.branches"]
+    done = subprocess.run(command, cwd=root, timeout=600, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    places, branches = re.match(r"(\d+) places with (\d+) branches", done.stdout).groups()
+    print(done.stdout)
+    assert int(places) > 50
+    assert int(branches) > 100
+
+
+def test_a_branch_that_no_case_takes_is_told():
+    source = "def g(n, x):\n    if n < BLOCKED:\n        return lax.cond(x > 0, abs, abs, x)"
+    tree = ast.fix_missing_locations(branches.Marked("toy.py").visit(ast.parse(source)))
+    scope = {"BLOCKED": 9, "lax": jax.lax, "_marked_comparison": branches._marked_comparison}
+    try:
+        exec(compile(tree, "toy.py", "exec"), scope)
+        scope["g"](20, 1.0)
+        assert [side for _, side in branches.missing()] == [True, False, True]
+        scope["g"](3, jnp.asarray(1.0))
+        assert [(site[1], side) for site, side in branches.missing()] == [(3, False)]
+    finally:
+        branches.sides.clear()
+        branches.taken.clear()
 
 
 # --- what was found ------------------------------------------------------------------------------
