@@ -4,8 +4,8 @@
 
 A branch is a side of a comparison with a constant (`BLOCKED`, `NETWORK_MAX`), of a `lax.cond` or a
 `lax.switch`, or a form of a `lax.platform_dependent`. The process imports `byzjax` with these
-marked, goes through cases of the contract until all sides were taken, and prints those that were
-not; the forms of other platforms are computed on this one, and compared with the rules' loops too.
+marked, goes through cases of the contract, and prints the sides that none took. The forms of other
+platforms are computed on this one; those of rules are compared with the rules' loops too.
 """
 
 import ast
@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-os.environ["JAX_NUM_CPU_DEVICES"] = "4"
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax
@@ -59,28 +59,22 @@ class Marked(ast.NodeTransformer):
         in_order = isinstance(node.ops[0], ast.Lt | ast.LtE | ast.Gt | ast.GtE)
         if not in_order or not any(name.isupper() and len(name) > 2 for name in names):
             return self.generic_visit(node)
-        return self.call("_marked_comparison", node, {True, False}, [node])
+        return self.call("_marked_value", node, {True, False}, [node])
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         node = self.generic_visit(node)
         function = ast.unparse(node.func)
         if function == "any" and "PRODUCTS" in ast.unparse(node):
-            node.args[0].elt = self.call(
-                "_marked_comparison", node, {True, False}, [node.args[0].elt]
-            )
+            each = node.args[0]
+            each.elt = self.call("_marked_value", node, {True, False}, [each.elt])
         elif function == "lax.cond":
-            name = f"lax.cond({ast.unparse(node.args[0])})"
-            node.args[0] = self.call(
-                "_marked_comparison", node, {True, False}, [node.args[0]], name
-            )
+            text = f"lax.cond({ast.unparse(node.args[0])})"
+            node.args[0] = self.call("_marked_value", node, {True, False}, node.args[:1], text)
         elif function == "lax.switch":
-            sides = {0, 1}
-            node.args[0] = self.call("_marked_index", node, sides, [node.args[0]], function)
+            node.args[0] = self.call("_marked_value", node, {0, 1}, node.args[:1], function)
         elif function == "lax.platform_dependent":
-            known = {word.arg for word in node.keywords if word.arg}
-            sides = known or {"cuda", "rocm"}  # of kernels
-            wrapper = self.call("_marked_platforms", node, sides, [], function)
-            return ast.copy_location(ast.Call(wrapper, node.args, node.keywords), node)
+            forms = {word.arg for word in node.keywords if word.arg} or {"cuda", "rocm"}
+            node.func = self.call("_marked_platforms", node, forms, [], function)
         return node
 
     def call(self, name: str, node: ast.AST, found: set, args: list, text: str = "") -> ast.Call:
@@ -95,16 +89,11 @@ def _take(site: Site, values: Any) -> None:
         taken.add((site, value))
 
 
-def _marked_comparison(site: Site, value: Any) -> Any:
+def _marked_value(site: Site, value: Any) -> Any:
     if isinstance(value, jax.Array):
         jax.debug.callback(functools.partial(_take, site), value)
     else:
-        _take(site, bool(value))
-    return value
-
-
-def _marked_index(site: Site, value: Any) -> Any:
-    jax.debug.callback(functools.partial(_take, site), value)
+        _take(site, value)
     return value
 
 
@@ -112,9 +101,9 @@ def _marked_platforms(site: Site) -> Callable:
     def chosen(*args: Any, default: Callable | None = None, **forms: Callable) -> Any:
         name = "default" if others or "cpu" not in forms else "cpu"
         taken.add((site, name))
-        return lax.platform_dependent(
-            *args, **({"default": default} if name == "default" else forms)
-        )
+        if name == "default":
+            forms = {"default": default}
+        return lax.platform_dependent(*args, **forms)
 
     return chosen
 
@@ -151,8 +140,6 @@ TABLE = {
     "columns": ("median", "aksel-mid", "krum", "mean", "trimmed_mean", "sign_guard"),
     "squaring": ("flag", "covariance_filter", "spectral_filter"),
 }
-
-
 # The forms of other platforms, which are slow here.
 OTHERS = {
     "by_products-8-": ("krum", "geometric_median"),
@@ -176,13 +163,12 @@ def with_lies(x: np.ndarray, f: int) -> list[np.ndarray]:
 
 def rules() -> Iterator[None]:
     """The rules of the table on its paths give what their loops give; then others lie."""
-    from tests.helpers import close
     from tests.rule_cases import CASES
-    from tests.test_paths import PATHS, example, honest
+    from tests.test_paths import PATHS, check, example, honest
 
     def tried(case: Any, f: int, x: np.ndarray, expected: np.ndarray) -> None:
         run = jax.jit(functools.partial(case, f=f))
-        close(run(x), expected, np.abs(x[:-f]).max(), 20 * case.eps)
+        check(case, f, x, expected, run(x))
         for lying in () if others else with_lies(x, f):
             run(lying)
 
@@ -250,9 +236,8 @@ def functions() -> Iterator[None]:
     byzjax.bulyan(honest(12, 6), f=2, rule=byzjax.aksel)
     yield
     byzantine = jnp.arange(9) < 2
-    jax.jit(functools.partial(attacks.gradient_attack, rule=byzjax.median, steps=8))(
-        nine, byzantine
-    )
+    attack = functools.partial(attacks.gradient_attack, rule=byzjax.median, steps=8)
+    jax.jit(attack)(nine, byzantine)
     both = attacks.alternating(attacks.sign_flip, attacks.zero)
     for step in range(2):
         jax.jit(both)(nine, byzantine, step)

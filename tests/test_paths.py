@@ -167,9 +167,8 @@ def example(case: Case, path: str) -> tuple[int, np.ndarray, np.ndarray]:
     return f, x, expected
 
 
-def check_example(case: Case, path: str) -> None:
-    f, x, expected = example(case, path)
-    close(case(jnp.asarray(x), f), expected, np.abs(x[:-f]).max(), 20 * case.eps)
+def check(case: Case, f: int, x: np.ndarray, expected: np.ndarray, actual: jax.Array) -> None:
+    close(actual, expected, np.abs(x[:-f]).max(), 20 * case.eps)
 
 
 OVER_RULES = [
@@ -183,7 +182,8 @@ OVER_RULES = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("case", "path"), OVER_RULES)
 def test_rules_equal_their_loops_on_every_path(case, path):
-    check_example(case, path)
+    f, x, expected = example(case, path)
+    check(case, f, x, expected, case(jnp.asarray(x), f))
 
 
 @pytest.mark.slow
@@ -229,16 +229,16 @@ def test_every_branch_of_the_library_is_taken_by_a_case_of_the_contract():
     command = [sys.executable, "-m", "tests.branches"]
     done = subprocess.run(command, cwd=root, timeout=600, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    places, branches = re.match(r"(\d+) places with (\d+) branches", done.stdout).groups()
+    places, sides = re.match(r"(\d+) places with (\d+) branches", done.stdout).groups()
     print(done.stdout)
     assert int(places) > 50
-    assert int(branches) > 100
+    assert int(sides) > 100
 
 
 def test_a_branch_that_no_case_takes_is_told():
     source = "def g(n, x):\n    if n < BLOCKED:\n        return lax.cond(x > 0, abs, abs, x)"
     tree = ast.fix_missing_locations(branches.Marked("toy.py").visit(ast.parse(source)))
-    scope = {"BLOCKED": 9, "lax": jax.lax, "_marked_comparison": branches._marked_comparison}
+    scope = {"BLOCKED": 9, "lax": jax.lax, "_marked_value": branches._marked_value}
     try:
         exec(compile(tree, "toy.py", "exec"), scope)
         scope["g"](20, 1.0)
