@@ -26,7 +26,8 @@ def drawn(n, d, seed=0):
 
 
 @pytest.mark.parametrize(
-    ("rule", "n", "f"), [("krum", 7, 2), ("bulyan", 7, 1), ("covariance_filter", 5, 2)]
+    ("rule", "n", "f"),
+    [("krum", 7, 2), ("bulyan", 7, 1), ("covariance_filter", 5, 2), ("covariance_filter", 7, 2)],
 )
 def test_one_bad_row_more_than_f_makes_the_result_nan(rule, n, f):
     x = drawn(n, 3)

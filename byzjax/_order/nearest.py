@@ -54,10 +54,7 @@ def window_around(x: jax.Array, k: int, start: int, width: int):
         return _nearest_by_network(x, center, k)
 
     def around(block):
-        # Behind a wall: where the division is fused into a difference from the centre, that is
-        # rounded once instead of twice, and the k-th distance may be one that no row has.
-        center = wall(select(block.astype(wide), start, width)[0])
-        return _select_nearest(block, center, k)
+        return _select_nearest(block, select(block.astype(wide), start, width)[0], k)
 
     return select_blocks(around, x)
 

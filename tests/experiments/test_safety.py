@@ -137,13 +137,13 @@ def test_two_processes_do_not_train_one_block(tmp_path, digits, capsys):
     other.start()
     try:
         assert ready.wait(60)
-        sweep.write_json(task.path.with_suffix(".later"), block)
+        sweep.write_json(task.path.with_suffix(".later"), block | {"runs": ["of the other"]})
         timer = threading.Timer(
             0.5, lambda: (task.path.with_suffix(".later").rename(task.path), stop.set())
         )
         timer.start()
         (found,) = sweep.run([task], tmp_path / "two", lambda _: digits)
-        assert found["runs"] == block["runs"]
+        assert found["runs"] == ["of the other"]
         assert "is being trained by another process; waiting." in capsys.readouterr().err
     finally:
         stop.set()

@@ -214,9 +214,9 @@ MUTANTS = [
     Mutant(
         "sweep: a damaged block counts as finished",
         "experiments/sweep.py",
-        "        return None\n",
-        "        return {} if path.exists() else None\n",
-        'tests/experiments/test_laboratory.py -k "continues_with"',
+        "        found = None\n",
+        "        found = dict.fromkeys(parts, {}) or {'half': {}}\n",
+        'tests/experiments/test_safety.py -k "damaged_block"',
     ),
     Mutant(
         "sweep: the hash of a block forgets which data it is of",

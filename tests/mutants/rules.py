@@ -481,14 +481,6 @@ MUTANTS = [
         "rank = self.under + self.lower",
         'tests/test_order.py -k "gradient_of_mean_of_nearest and distance and 5"',
     ),
-    # Seen only where programs are compiled as users compile them: the tier `all`.
-    Mutant(
-        "nearest: a centre found by bisection stands behind no wall",
-        "byzjax/_order/nearest.py",
-        "center = wall(select(block.astype(wide), start, width)[0])",
-        "center = select(block.astype(wide), start, width)[0]",
-        "tests/test_order.py::test_the_nearest_of_many_workers[512-63]",
-    ),
     Mutant(
         "phocas: the centre is the mean of too many ranks",
         "byzjax/_order/statistics.py",
