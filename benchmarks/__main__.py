@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks import every_rule, rules, timing, training
 from benchmarks.pages import environment, markdown, write_csv
-from experiments import data
+from experiments.data import datasets
 
 Rows = list[dict[str, Any]]
 Tables = dict[str, Rows]
@@ -55,7 +55,7 @@ def quick(rounds: int) -> Tables:
 
 def whole(rounds: int, largest: int, train: bool) -> Iterator[tuple[str, Rows]]:
     """Everything, table by table."""
-    dataset = data.load("mnist") if train else None  # if it is missing, that is said at once
+    dataset = datasets.load("mnist") if train else None  # if it is missing, that is said at once
     lines, seconds = rules.latency(25, 10**6, rounds)
     for n in (11, 64):
         lines += rules.latency(n, 10**6, rounds)[0]

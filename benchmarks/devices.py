@@ -18,8 +18,13 @@ import numpy as np
 
 from benchmarks import timing
 from benchmarks.pages import environment, markdown, write_csv, written
-from experiments import data, devices, models, specs, train
-from experiments.config import Config
+from experiments.data import datasets
+from experiments.grid import specs
+from experiments.grid.config import Config
+from experiments.models import zoo
+from experiments.training import devices
+from experiments.training import program as programs
+from experiments.training.runs import Runs, block_runs
 
 # Steps of one call, and steps after which states are compared.
 STEPS, FAR = {"mlp": 20, "cnn_mnist": 2}, {"mlp": 100, "cnn_mnist": 4}
@@ -35,8 +40,8 @@ class Job(NamedTuple):
       steps: of one call.
     """
 
-    program: train.Program
-    runs: train.Runs
+    program: programs.Program
+    runs: Runs
     steps: int
 
     def after(self, calls: int) -> Any:
@@ -48,7 +53,7 @@ class Job(NamedTuple):
         return states
 
 
-def job(model: str, rule: str, n: int, count: int, dataset: data.Dataset) -> Job:
+def job(model: str, rule: str, n: int, count: int, dataset: datasets.Dataset) -> Job:
     """One run, on so many devices."""
     config = Config(
         model=model, n=n, f=5, s=(5,), seeds=1, steps=STEPS[model], eval_every=STEPS[model],
@@ -57,13 +62,13 @@ def job(model: str, rule: str, n: int, count: int, dataset: data.Dataset) -> Job
     over, shape = devices.mesh(count), dataset.train_x.shape[1:]
     kinds = (("rule", rule), ("mixing", "none"), ("attack", "little_is_enough"))
     how, mixing, attack = (specs.parse(kind, text, f=config.f) for kind, text in kinds)
-    built = models.build(model, shape, dataset.num_classes)
-    program = train.program(config, dataset, built, how, mixing, [attack], over)
-    runs = devices.on_each(train.runs(config, dataset, [(0, 5)]), over)
+    built = zoo.build(model, shape, dataset.num_classes)
+    program = programs.build(config, dataset, built, how, mixing, [attack], over)
+    runs = devices.on_each(block_runs(config, dataset, [(0, 5)]), over)
     return Job(program, runs, STEPS[model])
 
 
-def speed(rounds: int, counts: list[int], dataset: data.Dataset) -> list[dict[str, Any]]:
+def speed(rounds: int, counts: list[int], dataset: datasets.Dataset) -> list[dict[str, Any]]:
     """Steps a second of aksel, one line for each model and number of devices."""
     rows = []
     for model in STEPS:
@@ -85,7 +90,7 @@ def speed(rounds: int, counts: list[int], dataset: data.Dataset) -> list[dict[st
     return rows
 
 
-def differences(counts: list[int], dataset: data.Dataset) -> list[dict[str, Any]]:
+def differences(counts: list[int], dataset: datasets.Dataset) -> list[dict[str, Any]]:
     """How far states end from those of one device, relative to the largest number of each array."""
     rows = []
     for model, rules in (
@@ -102,19 +107,19 @@ def differences(counts: list[int], dataset: data.Dataset) -> list[dict[str, Any]
     return rows
 
 
-def _apart(a: train.State, b: train.State) -> float:
+def _apart(a: programs.State, b: programs.State) -> float:
     pairs = zip(jax.tree.leaves(a.protocol.params), jax.tree.leaves(b.protocol.params))
     return max(
         float(np.abs(np.asarray(x) - np.asarray(y)).max() / np.abs(x).max()) for x, y in pairs
     )
 
 
-def made_up() -> data.Dataset:
+def made_up() -> datasets.Dataset:
     """Images and labels."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(6000, 28, 28, 1)).astype(np.float32)
     y = rng.integers(0, 10, 6000).astype(np.int32)
-    return data.Dataset("made up", x[1000:], y[1000:], x[:1000], y[:1000], 10, "")
+    return datasets.Dataset("made up", x[1000:], y[1000:], x[:1000], y[:1000], 10, "")
 
 
 def main() -> None:

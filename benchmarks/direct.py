@@ -18,7 +18,7 @@ from benchmarks import timing
 from benchmarks.every_rule import NAMES, SUBSETS, WRITTEN
 from byzjax import attacks, stacked
 from byzjax.facts import FACTS
-from experiments import specs
+from experiments.grid import specs
 
 N = 25
 SHAPES = (1000, 10**6)  # d

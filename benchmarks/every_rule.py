@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from benchmarks import timing
 from benchmarks.rules import RESNET, gaussian
 from byzjax.facts import FACTS
-from experiments import specs
+from experiments.grid import catalogue, specs
 
 SUBSETS = ("minimum_diameter", "minimum_eigenvalue")
 # What has no default; the distances of Gaussian updates are about the root of d.
@@ -24,7 +24,7 @@ WRITTEN = {
     "geometric_median_of_means": "geometric_median_of_means(k={groups})",
     "huber": "huber(threshold={scale})",
 }
-NAMES = [name for name in specs.RULES if name not in specs.REMEMBERING]
+NAMES = [name for name in catalogue.RULES if name not in catalogue.REMEMBERING]
 # n and d at which all are timed.
 SHAPES = ((8, 10**4), (25, 10**4), (8, 10**6), (25, 10**6), (64, 10**6), (256, 10**5), (25, 10**7))
 # The few that are followed over n and d, with what their plots show beside them.

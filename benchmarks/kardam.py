@@ -17,9 +17,12 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.pages import environment, markdown, write_csv, written
-from experiments import config as configs
-from experiments import data, models, train
-from experiments.config import Config
+from experiments.data import datasets
+from experiments.grid import planning
+from experiments.grid.config import Config
+from experiments.models import zoo
+from experiments.training import program as programs
+from experiments.training.runs import block_runs
 
 N, F, LEVEL = 15, 4, 0.9
 ATTACKS = (
@@ -34,19 +37,19 @@ ATTACKS = (
 LENGTHS = {"digits": (9_000, 100), "mnist": (27_000, 900)}
 
 
-def trained(config: Config, dataset: data.Dataset) -> list[dict[str, Any]]:
+def trained(config: Config, dataset: datasets.Dataset) -> list[dict[str, Any]]:
     """Each attack of the config: means over seeds of accuracy, acceptance and arrivals."""
-    model = models.build("mlp", dataset.train_x.shape[1:], dataset.num_classes)
+    model = zoo.build("mlp", dataset.train_x.shape[1:], dataset.num_classes)
     lines = []
-    blocks = configs.plan(config, 0)
-    programs: dict[tuple, train.Program] = {}
+    blocks = planning.plan(config, 0)
+    built: dict[tuple, programs.Program] = {}
     for block in tqdm(blocks, desc=f"{config.dataset}, {config.protocol}"):
-        among, key = configs.choices(config, block), configs.program(config, block)
-        if key not in programs:
-            programs[key] = train.program(config, dataset, model, block.rule, block.mixing, among)
-        program = programs[key]
+        among, key = planning.choices(config, block), planning.program(config, block)
+        if key not in built:
+            built[key] = programs.build(config, dataset, model, block.rule, block.mixing, among)
+        program = built[key]
         place = jnp.int32([spec.family for spec in among].index(block.attack.family))
-        runs = train.runs(config, dataset, block.runs, block.attack)
+        runs = block_runs(config, dataset, block.runs, block.attack)
         states, curve = program.start(place, runs), []
         for step in range(0, config.steps, config.eval_every):
             states, _ = program.advance(states, jnp.int32(step), place, runs)
@@ -85,12 +88,12 @@ def first(accuracy: np.ndarray, every: int) -> float:
     return float(every * (i + (LEVEL - low) / (high - low)))
 
 
-def measure(datasets: tuple[str, ...], seeds: int) -> list[dict[str, Any]]:
+def measure(names: tuple[str, ...], seeds: int) -> list[dict[str, Any]]:
     """One line for each data set, judge and attack."""
     rows = []
-    for name in datasets:
+    for name in names:
         steps, every = LENGTHS[name]
-        dataset = data.load(name)
+        dataset = datasets.load(name)
         unit: dict[str, Any] = {}
         for judge, attacks in (("none", ("none",)), ("kardam", ATTACKS)):
             config = Config(

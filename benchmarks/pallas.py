@@ -1,4 +1,4 @@
-"""Rules on an accelerator, XLA's form beside the kernels of `byzjax._pallas` and PyTorch.
+"""Rules on an accelerator, XLA's form beside the kernels of `byzjax._numerics.pallas` and PyTorch.
 
 `python -m benchmarks.pallas` times median and Aksel at n in {8, 25, 64} and d = 1e8, or the largest
 half, quarter, ... of it that fits, and says what share of the measured copy bandwidth they reach:
@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import byzjax
 from benchmarks import peers, timing, training
 from benchmarks.pages import environment, markdown, write_csv
-from byzjax import _pallas
+from byzjax._numerics import pallas
 from byzjax.rules import _select
-from experiments import data
+from experiments.data import datasets
 
 WORKERS = (8, 25, 64)
 PASSES = {"median": 1, "aksel": 2}  # times that each reads the input; it writes as many rows
@@ -32,12 +32,12 @@ COPIES = 3  # of the input, that have to fit: itself, what a copy makes, and PyT
 
 def aksel(x: jax.Array, *, interpret: str | None = None) -> jax.Array:
     """`byzjax.aksel` of `x: [n, c]`, with the kernel in the place of median and distances."""
-    _, squares = _pallas.median_and_squares(x, interpret=interpret)
+    _, squares = pallas.median_and_squares(x, interpret=interpret)
     distances = jnp.where(jnp.isnan(squares), jnp.inf, squares)
     return _select.mean_of_lowest(x, distances, (x.shape[0] + 1) // 2)
 
 
-KERNELS: dict[str, Callable] = {"median": _pallas.median, "aksel": aksel}
+KERNELS: dict[str, Callable] = {"median": pallas.median, "aksel": aksel}
 
 
 def in_xla(n: int) -> dict[str, Callable]:
@@ -123,7 +123,7 @@ def latency(n: int, d: int, rounds: int, kernels: bool) -> list[dict[str, Any]]:
     return rows
 
 
-def grid(dataset: data.Dataset) -> list[dict[str, Any]]:
+def grid(dataset: datasets.Dataset) -> list[dict[str, Any]]:
     """Steps a second of one run, and of 64 at once."""
     steps = {runs: training.our_steps(training.one("mlp", runs), dataset) for runs in (1, 64)}
     return [
@@ -152,7 +152,7 @@ def main() -> None:
         tables["accelerator"] += latency(n, d, options.rounds, kernels=there)
     print(markdown(tables["accelerator"]), flush=True)
     if there and not options.no_training:
-        tables["accelerator-grid"] = grid(data.load("mnist"))
+        tables["accelerator-grid"] = grid(datasets.load("mnist"))
         print(markdown(tables["accelerator-grid"]))
     if options.write:
         write_csv(options.write / "benchmarks", tables)

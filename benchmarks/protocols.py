@@ -19,16 +19,18 @@ from jax import lax
 from benchmarks import timing
 from benchmarks.pages import environment, markdown, write_csv, written
 from byzjax import protocols as library
-from experiments import models, protocols, specs
-from experiments.config import Config
+from experiments.grid import specs
+from experiments.grid.config import Config
+from experiments.models import zoo
 from experiments.studies import protocols as study
+from experiments.training import assemble
 
 STEPS = 10
 
 
 def steps_of(config: Config, times: int, batch: dict) -> tuple[Callable, library.Traffic]:
     """Ten steps as one call, and what one of them sends."""
-    model = models.build("mlp", (28, 28, 1), 10)
+    model = zoo.build("mlp", (28, 28, 1), 10)
     rule = specs.parse("rule", config.rule[0], f=config.f)
     mixing, lie = specs.parse("mixing", "none", f=0), specs.parse("attack", "sign_flip", f=0)
     key, byzantine = jax.random.key(0), jnp.arange(config.n) >= config.n - config.f
@@ -36,8 +38,8 @@ def steps_of(config: Config, times: int, batch: dict) -> tuple[Callable, library
     def attack(who: jax.Array, place: int, deployed: Callable, n: int) -> Any:
         return specs.transformation(lie, byzantine=who, key=key, rule=deployed, n=n)
 
-    parts = protocols.Parts(config, model.loss, rule, mixing, attack, byzantine, key, None)
-    protocol = protocols.build(parts)
+    parts = assemble.Parts(config, model.loss, rule, mixing, attack, byzantine, key, None)
+    protocol = assemble.build(parts)
     params = model.init(key)
 
     def one(state: Any, step: jax.Array) -> tuple[Any, None]:

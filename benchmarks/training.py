@@ -31,9 +31,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.pages import environment, markdown, write_csv, written
-from experiments import config as configs
-from experiments import data, models, sweep, train
-from experiments.config import Config
+from experiments.data import datasets
+from experiments.execution import sweep
+from experiments.grid import planning
+from experiments.grid.config import Config
+from experiments.models import zoo
+from experiments.training import program as programs
+from experiments.training.runs import block_runs
 
 NETWORKS = {"mlp": "fc_mnist", "cnn_5x5": "cnn_mnist"}  # ours, and ByzFL's name of the same
 GOALS = {"mlp": 20, "cnn_5x5": 3}
@@ -82,14 +86,14 @@ def cells(seeds: int) -> Config:
     )
 
 
-def our_steps(config: Config, dataset: data.Dataset, rounds: int = 5) -> float:
+def our_steps(config: Config, dataset: datasets.Dataset, rounds: int = 5) -> float:
     """Steps a second, of all runs together: the median over calls of the compiled scan."""
-    model = models.build(config.model, dataset.train_x.shape[1:], dataset.num_classes)
-    (block,) = configs.plan(config, 0)
-    among = configs.choices(config, block)
-    program = train.program(config, dataset, model, block.rule, block.mixing, among)
+    model = zoo.build(config.model, dataset.train_x.shape[1:], dataset.num_classes)
+    (block,) = planning.plan(config, 0)
+    among = planning.choices(config, block)
+    program = programs.build(config, dataset, model, block.rule, block.mixing, among)
     place = jnp.int32([spec.family for spec in among].index(block.attack.family))
-    runs = train.runs(config, dataset, block.runs, block.attack)
+    runs = block_runs(config, dataset, block.runs, block.attack)
     states = program.start(place, runs)
     seconds = []
     for turn in range(rounds + 1):
@@ -100,7 +104,7 @@ def our_steps(config: Config, dataset: data.Dataset, rounds: int = 5) -> float:
     return len(block.runs) * config.eval_every / float(np.median(seconds[1:]))
 
 
-def our_cells(dataset: data.Dataset, seeds: int) -> float:
+def our_cells(dataset: datasets.Dataset, seeds: int) -> float:
     """Seconds that the cells with so many seeds take, from nothing to results on disk."""
     config = cells(seeds)
     with tempfile.TemporaryDirectory() as name:
@@ -116,7 +120,7 @@ def our_cells(dataset: data.Dataset, seeds: int) -> float:
     return seconds
 
 
-def write_idx(dataset: data.Dataset, folder: pathlib.Path) -> None:
+def write_idx(dataset: datasets.Dataset, folder: pathlib.Path) -> None:
     """MNIST in the form in which torchvision looks for it."""
     raw = folder / "MNIST" / "raw"
     raw.mkdir(parents=True)
@@ -197,7 +201,7 @@ def byzfl_steps(folder: pathlib.Path, model: str) -> float:
     return (STEPS[model][1] - STEPS[model][0]) / (long - short)
 
 
-def measure(dataset: data.Dataset, networks: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+def measure(dataset: datasets.Dataset, networks: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     """Both tables."""
     peers = importlib.util.find_spec("byzfl") is not None
     steps, runs = [], []
@@ -255,7 +259,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--write", type=pathlib.Path, help="folder of training.md, for its tables")
     options = parser.parse_args()
-    tables = measure(data.load("mnist"), options.networks)
+    tables = measure(datasets.load("mnist"), options.networks)
     print("\n\n".join([environment(), *map(markdown, tables.values())]))
     if options.write:
         write_csv(options.write / "benchmarks", tables)

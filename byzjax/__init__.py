@@ -1,6 +1,6 @@
 """byzjax: train with optax when some of the workers lie."""
 
-from byzjax import attacks, facts, protocols, scores, stacked, theory
+from byzjax import attacks, facts, order, protocols, scores, stacked, theory
 from byzjax._checks import enough_workers
 from byzjax._signature import of_each_row
 from byzjax.collective import across_devices, all_aggregate, all_mix
@@ -78,6 +78,7 @@ __all__ = [
     "nearest_neighbors",
     "nearest_to_pivot",
     "of_each_row",
+    "order",
     "per_worker",
     "phocas",
     "protocols",

@@ -13,11 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from byzjax._numerics import thresholds
 from byzjax.stacked import PyTree, num_devices
-
-# Slices of so many numbers travel by themselves, and are not copied for it; those below share
-# messages, one for each dtype, since each message costs time to compile and to begin.
-OWN_MESSAGE = 2**18
 
 
 def exchanged(rows: PyTree, axis_name: Any, dims: Sequence[int | None] | None = None) -> PyTree:
@@ -82,7 +79,9 @@ def _together(collective: Callable, parts: list[jax.Array]) -> list[jax.Array]:
     """A collective of every part `[..., m]`, in few messages."""
     groups: dict[Any, list[int]] = {}
     for i, part in enumerate(parts):
-        groups.setdefault(i if part.size >= OWN_MESSAGE else part.dtype.name, []).append(i)
+        groups.setdefault(i if part.size >= thresholds.OWN_MESSAGE else part.dtype.name, []).append(
+            i
+        )
     out: list[Any] = [None] * len(parts)
     for group in groups.values():
         several = [parts[i] for i in group]

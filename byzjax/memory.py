@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax import _order, stacked
+from byzjax import stacked
 from byzjax._checks import not_negative, one_of, positive, rows_of_params, static_int
-from byzjax._kernels import copied
+from byzjax._numerics import order
+from byzjax._numerics.arrays import copied
 from byzjax.rules._clip import clipped_about
 from byzjax.stacked import PyTree
 
@@ -289,7 +290,7 @@ def concentration_filter(
         products = stacked.inner_products(updates, way, axis_name=axis_name)
         products = before[0] + products.astype(state.products.dtype)
         sums = _added(before[1], updates)
-        middle = _order.median(products[:, None])[0]
+        middle = order.median(products[:, None])[0]
         reach_of_sums = jnp.asarray(deviation * spread, products.dtype)
         good = before[2] & finite & (jnp.abs(products - middle) <= diameter * reach_of_sums)
         everybody = jnp.ones(len(good), bool)

@@ -9,7 +9,7 @@ from jax import lax
 from byzjax import scores, stacked
 from byzjax._checks import enough_workers, positive, static_int
 from byzjax._compiled import compiled
-from byzjax._kernels import root
+from byzjax._numerics.arrays import root
 from byzjax.stacked import PyTree
 
 

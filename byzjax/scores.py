@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax import _order
 from byzjax._compiled import compiled
+from byzjax._numerics import order
 
 
 @compiled
@@ -23,7 +23,7 @@ def lowest(values: jax.Array, k: int) -> jax.Array:
       >>> lowest(jnp.array([3.0, 1.0, 3.0, 2.0]), 3)
       Array([ True,  True, False,  True], dtype=bool)
     """
-    limit = _order.kth_of_rows(values, k)
+    limit = order.kth_of_rows(values, k)
     below, at = values < limit, values == limit
     places = k - jnp.sum(below, axis=-1, keepdims=True, dtype=jnp.int32)
     return below | (at & (jnp.cumsum(at, axis=-1, dtype=jnp.int32) <= places))
@@ -48,7 +48,7 @@ def sum_of_lowest(values: jax.Array, k: int) -> jax.Array:
     values = jax.lax.stop_gradient(values)
     if k == 0:
         return jnp.zeros_like(values[..., 0])
-    limit = _order.kth_of_rows(values, k)[..., 0]
+    limit = order.kth_of_rows(values, k)[..., 0]
     below = values < limit[..., None]
     places = k - jnp.sum(below, axis=-1, dtype=jnp.int32)
     return jnp.sum(jnp.where(below, values, 0), axis=-1) + places.astype(values.dtype) * limit

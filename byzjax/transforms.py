@@ -29,8 +29,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax import _kernels, stacked
+from byzjax import stacked
 from byzjax._checks import rows_of_params, static_int
+from byzjax._numerics import arrays
+from byzjax._numerics.barrier import fusion_barrier
 from byzjax._signature import signature
 from byzjax.stacked import PyTree
 
@@ -229,7 +231,7 @@ def aggregate(
       Array([2.], dtype=float32)
     """
     call = _Call("aggregate", rule, hyperparameters, key, skip=1)
-    return call.transformation(lambda updates, kwargs, _: _kernels.wall(rule(updates, **kwargs)))
+    return call.transformation(lambda updates, kwargs, _: fusion_barrier(rule(updates, **kwargs)))
 
 
 class _Call:
@@ -257,7 +259,7 @@ class _Call:
     def transformation(self, apply: Callable) -> optax.GradientTransformationExtraArgs:
         def init(params: PyTree) -> optax.EmptyState | KeyState:
             del params
-            return optax.EmptyState() if self.key is None else KeyState(_kernels.copied(self.key))
+            return optax.EmptyState() if self.key is None else KeyState(arrays.copied(self.key))
 
         def update(updates, state, params=None, **extra_args):
             if not jax.tree.leaves(updates):  # as of a label that no leaf has

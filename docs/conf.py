@@ -138,7 +138,7 @@ def write_reference(app, config) -> None:
     """Pages of the reference, from the modules that there are."""
     public = [m.name for m in pkgutil.iter_modules(byzjax.__path__) if not m.name.startswith("_")]
     modules = [importlib.import_module(f"byzjax.{name}") for name in public]
-    pages = {module: names_of(module) for module in modules}
+    pages = {module: names for module in modules if (names := names_of(module))}
     elsewhere = {name for names in pages.values() for name in names}
     pages[byzjax] = [name for name in names_of(byzjax) if name not in elsewhere]
     folder = DOCS / "api"

@@ -28,11 +28,11 @@ from jax import lax
 
 # Sides that no case takes, and why.
 BEYOND = {
-    ("_kernels.py", "lax.cond(never)", True): "is there for the compiler, which cannot know it",
-    ("rules/geometric.py", "count < _MOST_ITERATIONS", False): "no input is known that needs 500",
+    ("_numerics/barrier.py", "lax.cond(never)", True): "there for the compiler alone",
+    ("solvers/weiszfeld.py", "count < _MOST_ITERATIONS", False): "no input is known that needs 500",
     ("rules/sign_guard.py", "state[2] < _MOST_SHIFTS", False): "no input is known that needs 300",
-    ("_pallas.py", "lax.platform_dependent", "cuda"): "kernels, which tests/test_pallas.py reads",
-    ("_pallas.py", "lax.platform_dependent", "rocm"): "kernels, which tests/test_pallas.py reads",
+    ("_numerics/pallas.py", "lax.platform_dependent", "cuda"): "read by tests/test_pallas.py",
+    ("_numerics/pallas.py", "lax.platform_dependent", "rocm"): "read by tests/test_pallas.py",
 }
 
 Site = tuple[str, int, str]  # file, line, text
@@ -190,7 +190,8 @@ def functions() -> Iterator[None]:
     import jax.numpy as jnp
 
     import byzjax
-    from byzjax import _order, attacks, stacked, theory
+    from byzjax import attacks, stacked, theory
+    from byzjax._numerics import order, thresholds
     from byzjax.theory import kappa
     from tests.helpers import close
     from tests.test_paths import PATHS, honest
@@ -220,11 +221,11 @@ def functions() -> Iterator[None]:
         x = honest(n, 6)
         center = np.zeros(6, np.float32)
         nearest = np.take_along_axis(x, np.argsort(np.abs(x), axis=0)[:3], axis=0)
-        close(_order.mean_of_nearest(jnp.asarray(x), center, 3), nearest.mean(axis=0), 3)
+        close(order.mean_of_nearest(jnp.asarray(x), center, 3), nearest.mean(axis=0), 3)
     yield
-    for size in (stacked.OWN_LEAF, stacked.ALWAYS_OWN_LEAF):
-        many = [np.zeros((2, size), np.float32)] * (stacked.MAX_OWN_LEAVES + 2)
-        assert len(jax.jit(stacked.columns)(many)) > stacked.MAX_OWN_LEAVES
+    for size in (thresholds.OWN_LEAF, thresholds.ALWAYS_OWN_LEAF):
+        many = [np.zeros((2, size), np.float32)] * (thresholds.MAX_OWN_LEAVES + 2)
+        assert len(jax.jit(stacked.columns)(many)) > thresholds.MAX_OWN_LEAVES
     yield
     # Two axes along which rows spread alike, and rows on one line, whose median is not unique.
     cross = np.zeros((28, 6), np.float32)
@@ -253,11 +254,11 @@ def functions() -> Iterator[None]:
 def devices() -> Iterator[None]:
     """Long and short messages between devices."""
     import byzjax
-    from byzjax import _slices
+    from byzjax._numerics import thresholds
     from tests.helpers import close, mesh_of
     from tests.test_paths import honest
 
-    for d in (6, 4 * _slices.OWN_MESSAGE):
+    for d in (6, 4 * thresholds.OWN_MESSAGE):
         x, workers = honest(4, d), jax.sharding.PartitionSpec("workers")
         run = jax.shard_map(
             lambda row: byzjax.all_aggregate(byzjax.median, row[0], "workers"),

@@ -11,32 +11,30 @@ from pathlib import Path
 import pytest
 
 import byzjax
+from byzjax._numerics import thresholds
 from byzjax.facts import FACTS
 
 ROOT = Path(byzjax.__file__).parent
+# Modules that only gather the names of others.
+FACES = {"byzjax", "experiments"} | {
+    f"byzjax.{name}" for name in ("stacked", "rules", "attacks", "protocols", "theory", "testing")
+}
 
 # What the modules of each room may import of byzjax. A room that does not exist yet waits here.
-ALGEBRA = [
-    *["byzjax._compiled", "byzjax._kernels", "byzjax._order", "byzjax.stacked", "byzjax.scores"]
-]
+ALGEBRA = ["byzjax._compiled", "byzjax._numerics", "byzjax.stacked", "byzjax.scores"]
 CHECKS = ["byzjax._checks"]
 ALLOWED = {
     "byzjax._compiled": [],
-    "byzjax._kernels": [],
-    "byzjax.stacked": ["byzjax._compiled", "byzjax._kernels"],
-    "byzjax._order": ["byzjax._kernels", "byzjax._order"],
-    "byzjax._pallas": ["byzjax._kernels", "byzjax._order"],
-    "byzjax.scores": ["byzjax._compiled", "byzjax._order"],
+    "byzjax._numerics": ["byzjax._numerics"],
+    "byzjax.order": ["byzjax._checks", "byzjax._compiled", "byzjax._numerics"],
+    "byzjax.stacked": ["byzjax._compiled", "byzjax._numerics", "byzjax.stacked"],
+    "byzjax.scores": ["byzjax._compiled", "byzjax._numerics"],
     "byzjax.facts": [],
     "byzjax._checks": ["byzjax.facts", "byzjax.stacked"],
     "byzjax._signature": [],
-    "byzjax._slices": ["byzjax.stacked"],
-    "byzjax._lapack": [],
-    "byzjax._spectral": ["byzjax._lapack"],
-    "byzjax.rules": [
-        *[*ALGEBRA, *CHECKS, "byzjax._lapack", "byzjax._spectral", "byzjax._signature"],
-        "byzjax.rules",
-    ],
+    "byzjax._slices": ["byzjax._numerics", "byzjax.stacked"],
+    "byzjax.solvers": ["byzjax._numerics", "byzjax.stacked", "byzjax.solvers"],
+    "byzjax.rules": [*ALGEBRA, *CHECKS, "byzjax._signature", "byzjax.solvers", "byzjax.rules"],
     "byzjax.influence": ["byzjax._compiled", "byzjax.stacked"],
     "byzjax.memory": [*ALGEBRA, *CHECKS, "byzjax.rules"],
     "byzjax.mixing": [*ALGEBRA, *CHECKS],
@@ -86,7 +84,7 @@ def within(name, room):
 
 
 def test_every_module_is_found():
-    assert {"byzjax.stacked", "byzjax.rules.krum", "byzjax.attacks._rows"} <= set(MODULES)
+    assert {"byzjax.stacked.layout", "byzjax.rules.krum", "byzjax.attacks._rows"} <= set(MODULES)
     assert len(MODULES) == len(list(ROOT.rglob("*.py")))
 
 
@@ -100,6 +98,94 @@ def test_arrows(module):
             assert any(within(name, allowed) for allowed in ALLOWED[room]), (
                 f"{module} imports {name}; {room} may import {', '.join(ALLOWED[room])}"
             )
+
+
+def names_in(path):
+    """Names and attributes that a module uses."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Name | ast.Attribute):
+            yield node.id if isinstance(node, ast.Name) else node.attr
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_platforms_are_told_apart_in_one_package(module):
+    if not within(module, "byzjax._numerics"):
+        assert not {"platform_dependent", "default_backend"} & set(names_in(MODULES[module]))
+
+
+THRESHOLDS = {name for name in vars(thresholds) if name.isupper()}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_thresholds_are_in_one_module(module):
+    """A size from which another form is faster is named there, and nowhere else."""
+    if module != "byzjax._numerics.thresholds":
+        body = ast.parse(MODULES[module].read_text()).body
+        written = {
+            target.id
+            for node in body
+            if isinstance(node, ast.Assign)
+            for target in ast.walk(node)
+            if isinstance(target, ast.Name)
+        }
+        assert not THRESHOLDS & written
+
+
+def arrows(packages):
+    """Which modules each module of these packages imports, by full names."""
+    found = {}
+    for package in packages:
+        root = ROOT.parent / package
+        for path in root.rglob("*.py"):
+            parts = path.relative_to(root.parent).with_suffix("").parts
+            name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+            found[name] = path
+    return {
+        name: {
+            target
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.ImportFrom) and node.module
+            for alias in node.names
+            for target in (f"{node.module}.{alias.name}", node.module)
+            if target in found and target != name
+        }
+        for name, path in found.items()
+    }
+
+
+# The laboratory's packages: each imports from those of lower floors, and from its own.
+FLOORS = (
+    ("grid", "data", "models"),
+    ("training", "studies"),
+    ("execution", "report"),
+    ("analysis",),
+    ("cli",),
+)
+
+
+def test_floors_of_the_laboratory():
+    floors = {package: i for i, packages in enumerate(FLOORS) for package in packages}
+    for name, others in arrows(("experiments",)).items():
+        _, package, *_ = (*name.split("."), "")
+        if package in ("", "__main__"):
+            continue
+        for other in others:
+            theirs = other.split(".")[1]
+            assert theirs == package or floors[theirs] < floors[package], f"{name}: {other}"
+
+
+def test_no_circle():
+    """Each module can be read before those that import it; the faces of packages aside."""
+    waiting = {
+        name: {other for other in others if other not in FACES}
+        for name, others in arrows(("byzjax", "experiments")).items()
+        if name not in FACES
+    }
+    while waiting:
+        ready = {name for name, others in waiting.items() if not others & waiting.keys()}
+        assert ready, f"a circle among {sorted(waiting)}"
+        for name in ready:
+            del waiting[name]
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -141,7 +227,7 @@ FUNCTIONS = dict(public_functions())
 
 
 def test_the_public_functions_are_found():
-    assert {"byzjax.rules.krum.krum", "byzjax.stacked.mean_of"} <= set(FUNCTIONS)
+    assert {"byzjax.rules.krum.krum", "byzjax.stacked.combinations.mean_of"} <= set(FUNCTIONS)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -17,7 +17,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 
 import byzjax
-from byzjax import _slices
+from byzjax._numerics import thresholds
 from tests import traffic, two_processes
 from tests.helpers import compiled, first, flat, mesh_of, near
 from tests.rule_cases import CASES
@@ -275,7 +275,7 @@ def test_dtypes_are_kept():
 
 
 def test_large_leaves_travel_by_themselves(monkeypatch):
-    monkeypatch.setattr(_slices, "OWN_MESSAGE", 16)
+    monkeypatch.setattr(thresholds, "OWN_MESSAGE", 16)
     step = jax.jit(
         on_devices(lambda rows: byzjax.all_aggregate(byzjax.krum, first(rows), "workers", f=F))
     )

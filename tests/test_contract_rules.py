@@ -394,7 +394,7 @@ DECOMPOSES = {"covariance_filter", "geometric_median", "flag"}
     "case", [pytest.param(c, id=c.id, marks=marks(c, c.id in DECOMPOSES)) for c in CASES]
 )
 def test_no_decomposition_of_a_batch_on_cpu(case):
-    """There it may wait for another one forever: byzjax/_lapack.py."""
+    """There it may wait for another one forever: byzjax/_numerics/linalg.py."""
     n = min(case.most_n, 25)
 
     def value_and_gradient(updates):

@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import byzjax
-from byzjax import _order
-from byzjax._order import bisection, networks
-from byzjax._order import nearest as nearest_of
+from byzjax._numerics import order, thresholds
+from byzjax._numerics.order import networks
 from tests import oracles
 from tests.helpers import compiled
 
@@ -72,7 +71,7 @@ def faults(n):
 
 def statistics(x, fs):
     """The median, and the trimmed mean for each f."""
-    return _order.median(x), [_order.trimmed_mean(x, f) for f in fs]
+    return order.median(x), [order.trimmed_mean(x, f) for f in fs]
 
 
 def marks_of_a_small_number(n):
@@ -105,12 +104,12 @@ def test_every_small_number_of_workers(n):
 )
 def test_networks_and_bisection(n):
     """Networks up to 128 workers, bisection beyond."""
-    assert _order.NETWORK_MAX == 128
+    assert thresholds.NETWORK_MAX == 128
     x = matrix(n)
-    same(compiled(_order.median)(x), oracles.median(x))
-    few = n if n > _order.NETWORK_MAX else 64  # 3.4 s of compilation at 128, for the same code
+    same(compiled(order.median)(x), oracles.median(x))
+    few = n if n > thresholds.NETWORK_MAX else 64  # 3.4 s of compilation at 128, for the same code
     f = few // 4
-    same(compiled(_order.trimmed_mean, f=f)(x[:few]), oracles.trimmed_mean(x[:few], f))
+    same(compiled(order.trimmed_mean, f=f)(x[:few]), oracles.trimmed_mean(x[:few], f))
 
 
 @pytest.mark.parametrize("n", [5, 12, pytest.param(40, marks=SLOW), 129])
@@ -129,23 +128,23 @@ def test_short_floats(n, dtype):
     "c", [1, pytest.param(959, marks=SLOW), 960, 961, 1920, pytest.param(4000, marks=SLOW)]
 )
 def test_bisection_by_blocks(c):
-    assert bisection.NUMBERS_OF_A_BLOCK // 130 // 64 * 64 == 960
+    assert thresholds.NUMBERS_OF_A_BLOCK // 130 // 64 * 64 == 960
     x = untied(np.random.default_rng(c), 130, c)
-    same(compiled(_order.median)(x), np.median(x.astype(np.float64), axis=0))
+    same(compiled(order.median)(x), np.median(x.astype(np.float64), axis=0))
 
 
 @pytest.mark.parametrize("n", [2, 12, 130, 131])
 def test_the_middle_of_large_values_does_not_overflow(n):
     largest = np.finfo(np.float32).max
     x = np.full((n, 2), largest)
-    assert compiled(_order.median)(x).tolist() == [largest] * 2
+    assert compiled(order.median)(x).tolist() == [largest] * 2
 
 
 @pytest.fixture(params=["in order", "by distance"])
 def nearest(request, monkeypatch):
     """Small columns are held in order; those of 97 to 128 have their distances ordered."""
     if request.param == "by distance":
-        monkeypatch.setattr(nearest_of, "NEAREST_NETWORK_MAX", 0)
+        monkeypatch.setattr(thresholds, "NEAREST_NETWORK_MAX", 0)
 
 
 @pytest.mark.usefixtures("nearest")
@@ -164,7 +163,7 @@ def test_mean_of_nearest(n, dtype):
 
 @pytest.mark.parametrize("k", [1, pytest.param(64, marks=SLOW), 97, pytest.param(129, marks=SLOW)])
 def test_mean_of_nearest_of_many(k):
-    check_mean_of_nearest(_order.NETWORK_MAX + 1, "float32", [k])
+    check_mean_of_nearest(thresholds.NETWORK_MAX + 1, "float32", [k])
 
 
 def check_mean_of_nearest(n, dtype, counts):
@@ -175,7 +174,7 @@ def check_mean_of_nearest(n, dtype, counts):
     exact, c = x.astype(np.float64), center.astype(np.float64)
     eps = max(1e-6, float(jnp.finfo(dtype).eps))
     # A new function each time: a compiled one would not see what `nearest` replaces.
-    outs = jax.jit(lambda x: [_order.mean_of_nearest(x, center, k) for k in counts])(x)
+    outs = jax.jit(lambda x: [order.mean_of_nearest(x, center, k) for k in counts])(x)
     for k, out in zip(counts, outs, strict=True):
         assert out.dtype == x.dtype
         with np.errstate(all="ignore"):
@@ -201,7 +200,7 @@ def test_the_nearest_of_many_workers(n, c):
     dtype = "float64" if jax.config.jax_enable_x64 else "float32"
     x = (np.random.default_rng(5).normal(size=(n, c)) + 1).astype(dtype)
     out = jax.jit(
-        lambda x: (_order.mean_around_median(x, k), _order.mean_around_trimmed_mean(x, k, f))
+        lambda x: (order.mean_around_median(x, k), order.mean_around_trimmed_mean(x, k, f))
     )(x)
     wide = np.sort(x.astype(np.float64), axis=0)
     centers = np.median(wide, axis=0), wide[f : n - f].mean(axis=0)
@@ -217,11 +216,11 @@ def test_the_nearest_of_many_workers(n, c):
 def every_statistic(x):
     k = 100
     return (
-        _order.median(x),
-        _order.trimmed_mean(x, 30),
-        _order.mean_of_nearest(x, x[0], k),
-        _order.mean_around_median(x, k),
-        _order.mean_around_trimmed_mean(x, k, 30),
+        order.median(x),
+        order.trimmed_mean(x, 30),
+        order.mean_of_nearest(x, x[0], k),
+        order.mean_around_median(x, k),
+        order.mean_around_trimmed_mean(x, k, 30),
     )
 
 
@@ -376,9 +375,9 @@ def test_ties_share_the_tangent(n, statistic):
     x = matrix(n, seed=2)
     f = n // 4
     if statistic == "median":
-        (start, width), fn = oracles.middle(n), _order.median
+        (start, width), fn = oracles.middle(n), order.median
     else:
-        (start, width), fn = (f, n - 2 * f), functools.partial(_order.trimmed_mean, f=f)
+        (start, width), fn = (f, n - 2 * f), functools.partial(order.trimmed_mean, f=f)
     for column, weight in zip(x.T.astype(np.float64), gradients(fn, x).T):
         assert np.isfinite(weight).all()
         if np.isfinite(oracles.mean_of_window(column, start, width)):
@@ -389,17 +388,17 @@ def test_ties_by_hand():
     def weights(fn, values):
         return gradients(fn, np.array(values, np.float32)[:, None])[:, 0].tolist()
 
-    assert weights(_order.median, [3.0, 1.0, 2.0]) == [0, 0, 1]
-    assert weights(_order.median, [2.0, 1.0, 2.0, 2.0, 9.0]) == pytest.approx(
+    assert weights(order.median, [3.0, 1.0, 2.0]) == [0, 0, 1]
+    assert weights(order.median, [2.0, 1.0, 2.0, 2.0, 9.0]) == pytest.approx(
         [1 / 3, 0, 1 / 3, 1 / 3, 0]
     )
-    assert weights(_order.median, [1.0, 1.0, 5.0, 9.0]) == [0.25, 0.25, 0.5, 0]
+    assert weights(order.median, [1.0, 1.0, 5.0, 9.0]) == [0.25, 0.25, 0.5, 0]
     # A liar's NaN of either sign takes an end of the column; it used to move the weights.
-    assert weights(_order.median, [-math.nan, 1.0, 2.0]) == [0, 1, 0]
-    assert weights(_order.median, [math.nan, 1.0, 2.0]) == [0, 0, 1]
-    trimmed = functools.partial(_order.trimmed_mean, f=1)
+    assert weights(order.median, [-math.nan, 1.0, 2.0]) == [0, 1, 0]
+    assert weights(order.median, [math.nan, 1.0, 2.0]) == [0, 0, 1]
+    trimmed = functools.partial(order.trimmed_mean, f=1)
     assert weights(trimmed, [-math.nan, 1.0, 2.0, 3.0]) == [0, 0.5, 0.5, 0]
-    nearest = functools.partial(_order.mean_of_nearest, center=np.array([2.4], np.float32), k=2)
+    nearest = functools.partial(order.mean_of_nearest, center=np.array([2.4], np.float32), k=2)
     assert weights(nearest, [1.0, 2.0, 3.0, 9.0]) == [0, 0.5, 0.5, 0]
     assert weights(nearest, [2.0, 2.0, 2.0, 9.0]) == pytest.approx([1 / 3] * 3 + [0])
     assert weights(nearest, [-math.nan, 1.0, 2.0, 3.0]) == [0, 0, 0.5, 0.5]
@@ -412,7 +411,7 @@ def test_gradient_of_mean_of_nearest(n):
 
 
 def test_gradient_of_mean_of_nearest_of_many():
-    check_gradient_of_mean_of_nearest(_order.NETWORK_MAX + 1)
+    check_gradient_of_mean_of_nearest(thresholds.NETWORK_MAX + 1)
 
 
 def check_gradient_of_mean_of_nearest(n):
@@ -420,7 +419,7 @@ def check_gradient_of_mean_of_nearest(n):
     x = matrix(n, seed=3)
     center = np.random.default_rng(3).normal(size=x.shape[1]).astype(np.float32)
     k = n - n // 4
-    gradient = jax.grad(lambda x, c: _order.mean_of_nearest(x, c, k).sum(), argnums=(0, 1))
+    gradient = jax.grad(lambda x, c: order.mean_of_nearest(x, c, k).sum(), argnums=(0, 1))
     weights, of_center = jax.jit(gradient)(x, center)
     assert (np.asarray(of_center) == 0).all()
     assert np.isfinite(weights).all()
@@ -439,7 +438,7 @@ def check_gradient_of_mean_of_nearest(n):
 
 def test_second_derivative_is_zero():
     x = np.array([1.0, 4.0, 2.0], np.float32)[:, None]
-    assert not np.any(jax.jit(jax.hessian(lambda x: _order.median(x).sum()))(x))
+    assert not np.any(jax.jit(jax.hessian(lambda x: order.median(x).sum()))(x))
 
 
 @pytest.mark.parametrize(
@@ -461,10 +460,10 @@ def test_squares_to_the_median_of_wide_matrices(n, c, dtype):
     rng = np.random.default_rng(n)
     x = (rng.normal(size=(n, c)) + 3).astype(jnp.dtype(dtype))
     x[1, 7], x[2, c - 1] = np.nan, -np.inf
-    out = np.asarray(jax.jit(_order.squares_to_median)(x), np.float64)
+    out = np.asarray(jax.jit(order.squares_to_median)(x), np.float64)
     exact = x.astype(np.float64)
     exact[1, 7] = np.inf  # where NaN stands in the order
-    median = np.asarray(compiled(_order.median)(x), np.float64)
+    median = np.asarray(compiled(order.median)(x), np.float64)
     squares = ((exact - median) ** 2).sum(axis=1)
     finite = np.isfinite(squares)
     assert finite.sum() == n - 2

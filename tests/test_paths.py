@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 import byzjax
-from byzjax import _kernels, _order, _spectral, stacked
-from byzjax._order import nearest
+from byzjax import stacked
+from byzjax._numerics import thresholds
 from tests import branches
 from tests.helpers import close
 from tests.rule_cases import CASES, Case
@@ -27,19 +27,19 @@ from tests.rule_cases import CASES, Case
 PATHS = {
     **{
         f"by_products-{n}-{d}": (n, d)
-        for rows, columns in _kernels.PRODUCTS
+        for rows, columns in thresholds.PRODUCTS
         for n, d in ((rows, columns), (rows + 1, columns + 1), (rows - 1, columns))
     },
-    **{f"rows-{n}": (n, 70) for n in (_kernels.UNROLLED_ROWS, _kernels.UNROLLED_ROWS + 1)},
-    **{f"network-{n}": (n, 40) for n in (_order.NETWORK_MAX, _order.NETWORK_MAX + 1)},
+    **{f"rows-{n}": (n, 70) for n in (thresholds.UNROLLED_ROWS, thresholds.UNROLLED_ROWS + 1)},
+    **{f"network-{n}": (n, 40) for n in (thresholds.NETWORK_MAX, thresholds.NETWORK_MAX + 1)},
     **{
         f"in_order-{n}": (n, 40)
-        for n in (nearest.NEAREST_NETWORK_MAX, nearest.NEAREST_NETWORK_MAX + 1)
+        for n in (thresholds.NEAREST_NETWORK_MAX, thresholds.NEAREST_NETWORK_MAX + 1)
     },
-    **{f"columns-{d}": (9, d) for d in (_kernels.BLOCKED - 1, _kernels.BLOCKED + 1)},
-    **{f"slabs-{d}": (7, d) for d in (_kernels.SLABS - 1, _kernels.SLABS + 1)},
-    **{f"own_leaf-{d}": (9, d) for d in (stacked.OWN_LEAF, stacked.ALWAYS_OWN_LEAF)},
-    **{f"squaring-{n}": (n, 30) for n in (_spectral.SQUARED - 1, _spectral.SQUARED)},
+    **{f"columns-{d}": (9, d) for d in (thresholds.BLOCKED - 1, thresholds.BLOCKED + 1)},
+    **{f"slabs-{d}": (7, d) for d in (thresholds.SLABS - 1, thresholds.SLABS + 1)},
+    **{f"own_leaf-{d}": (9, d) for d in (thresholds.OWN_LEAF, thresholds.ALWAYS_OWN_LEAF)},
+    **{f"squaring-{n}": (n, 30) for n in (thresholds.SQUARED - 1, thresholds.SQUARED)},
 }
 # Of n workers f lie; the finite lies, and those that are not.
 LIES = (1e20, -3e38, np.inf, np.nan, 1e4)
@@ -90,7 +90,7 @@ def check_distances(x, where):
     assert np.isinf(got[np.isinf(expected)]).all(), where
 
 
-QUICK = [f"by_products-{n}-{d}" for n, d in _kernels.PRODUCTS]
+QUICK = [f"by_products-{n}-{d}" for n, d in thresholds.PRODUCTS]
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_a_branch_that_no_case_takes_is_told():
 
 
 def test_three_liars_who_own_the_centre_break_no_rule():
-    x = honest(9, _kernels.PRODUCTS[-1][1])
+    x = honest(9, thresholds.PRODUCTS[-1][1])
     x[[0, 2, 4]] = 1e20
     good = np.delete(x, [0, 2, 4], axis=0)
     for rule in (byzjax.krum, byzjax.minimum_diameter):
@@ -263,6 +263,6 @@ def test_three_liars_who_own_the_centre_break_no_rule():
     assert np.abs(np.asarray(byzjax.medoid(x))).max() <= np.abs(good).max()
     mixed = np.asarray(byzjax.nearest_neighbors(x, f=3))
     assert np.abs(mixed[[1, 3, 5, 6, 7, 8]]).max() <= np.abs(good).max()
-    many = honest(11, _kernels.PRODUCTS[-1][1])
+    many = honest(11, thresholds.PRODUCTS[-1][1])
     many[[0, 2, 5]] = 1e20  # the centre is the median of the rows 0, 2, 5, 7 and 10
     assert np.abs(np.asarray(byzjax.bulyan(many, f=2))).max() < 1e19

@@ -12,6 +12,8 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import byzjax
+from byzjax._numerics import FORMS, thresholds
+from byzjax._numerics import table as numerics
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -53,6 +55,13 @@ def test_the_chain_runs():
 )
 def test_the_tables_of_rules_are_the_facts(mark, kind):
     assert between(mark, f"end of {mark}").strip() == byzjax.facts.table(kind)
+
+
+def test_the_table_of_numerics_is_that_of_the_code():
+    page = (ROOT / "docs" / "numerics.md").read_text()
+    assert page.partition("<!-- forms -->")[2].partition("<!-- end")[0].strip() == numerics.table()
+    named = {name for form in FORMS for name in form.names}
+    assert named == {name for name in vars(thresholds) if name.isupper()}
 
 
 def test_the_page_of_rules_is_the_facts():

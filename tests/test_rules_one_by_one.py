@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import byzjax
-from byzjax import _kernels, _order, stacked
-from byzjax.rules import _span
+from byzjax import stacked
+from byzjax._numerics import order, pairs, rows, thresholds
+from byzjax.solvers import span as spans
 from byzjax.testing import grid
 from tests import oracles
 from tests.helpers import close, compiled
@@ -82,7 +83,7 @@ def test_spectral_filter_keeps_who_survives_every_sample():
 
 def test_signs_are_counted_in_a_window(monkeypatch):
     module = importlib.import_module("byzjax.rules.sign_guard")
-    monkeypatch.setattr(module, "_BLOCK", 4)
+    monkeypatch.setattr(thresholds, "SIGNS_BLOCK", 4)
     x, key = np.sign(drawn(5, 40)).astype(np.float32), jax.random.key(2)
     x[:, ::3] = 0
     start = int(jax.random.randint(key, (), 0, 40 - 10 + 1))
@@ -113,7 +114,7 @@ def test_the_span_of_the_rows_about_a_point_in_it():
 
     @jax.jit
     def moved(x):
-        span = _span.span_about(x, center, None)
+        span = spans.span_about(x, center, None)
         return span.squared_distances(weights), span.moved_to(weights).gram
 
     squares, gram = moved(x)
@@ -123,16 +124,16 @@ def test_the_span_of_the_rows_about_a_point_in_it():
 
 def test_the_products_of_wide_rows():
     """With whole blocks of columns and some that are left."""
-    c = _kernels.BLOCKED + 5
+    c = thresholds.BLOCKED + 5
     x, p = drawn(3, c), drawn(1, c, seed=1)[0]
     expected = (x - p).astype(np.float64)
-    np.testing.assert_allclose(jax.jit(_kernels.gram)(x, p), expected @ expected.T, rtol=1e-4)
+    np.testing.assert_allclose(jax.jit(pairs.gram)(x, p), expected @ expected.T, rtol=1e-4)
 
 
 def test_a_wide_row_of_weight_zero_may_hold_anything():
-    x = drawn(3, _kernels.BLOCKED)
+    x = drawn(3, thresholds.BLOCKED)
     x[1, 7] = INF
-    out = jax.jit(_kernels.sum_rows)(x, np.array([1.0, 0.0, 2.0], np.float32))
+    out = jax.jit(rows.sum_rows)(x, np.array([1.0, 0.0, 2.0], np.float32))
     close(out, x[0] + 2 * x[2], 8)
 
 
@@ -144,15 +145,15 @@ def test_a_combination_of_rows_that_are_not_finite_is_infinite():
 
 def test_equal_values_beyond_the_networks():
     """One value fills the window, reaches beyond it at the lower end, at the upper end."""
-    n, f = _order.NETWORK_MAX + 2, 10
+    n, f = thresholds.NETWORK_MAX + 2, 10
     x = np.repeat(np.arange(4.0)[None], n, axis=0).astype(np.float32)
     x[: f - 3, 1] = -50.0
     x[: n // 2, 2] = 7.0
     ordered = np.sort(x, axis=0)[f : n - f]
-    close(jax.jit(functools.partial(_order.trimmed_mean, f=f))(x), ordered.mean(axis=0), 8)
+    close(jax.jit(functools.partial(order.trimmed_mean, f=f))(x), ordered.mean(axis=0), 8)
 
 
 def test_of_two_values_that_are_as_near_the_lower_one_is_taken():
     x = np.array([[1.0, 5.0], [-1.0, 3.0], [5.0, -9.0]], np.float32)
-    nearest = jax.jit(functools.partial(_order.mean_of_nearest, k=1))
+    nearest = jax.jit(functools.partial(order.mean_of_nearest, k=1))
     np.testing.assert_array_equal(nearest(x, np.array([0.0, 4.0], np.float32)), [-1, 3])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from byzjax import scores
-from byzjax._order import bisection
+from byzjax._numerics.order import bisection
 from tests.helpers import compiled
 
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from byzjax import _kernels, stacked
+from byzjax import stacked
+from byzjax._numerics import thresholds
+from byzjax.stacked import layout
 from tests.helpers import compiled, flat, mesh_of
 
 SLOW = pytest.mark.slow
@@ -102,7 +104,7 @@ def test_errors_of_the_second_argument():
 
 # --- values, over the sizes of blocks ------------------------------------------------------------
 
-BLOCK = _kernels.BLOCK
+BLOCK = thresholds.BLOCK
 
 
 def all_of_it(updates, point, weights):
@@ -144,8 +146,8 @@ def assert_right(updates, x, n):
         1,
         pytest.param(100, marks=pytest.mark.smoke),
         BLOCK + 1,
-        _kernels.BLOCKED - 1,
-        _kernels.BLOCKED,
+        thresholds.BLOCKED - 1,
+        thresholds.BLOCKED,
         *(pytest.param(d, marks=SLOW) for d in (7, BLOCK - 1, 40_000)),
     ],
 )
@@ -158,7 +160,7 @@ def test_values_at_every_size(d):
     "d", [7, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 3, pytest.param(40_000, marks=SLOW)]
 )
 def test_distances_to_a_point_go_in_blocks(d, monkeypatch):
-    monkeypatch.setattr(_kernels, "BLOCKED", 1)
+    monkeypatch.setattr(thresholds, "BLOCKED", 1)
     x = normal(d, 5, d)
     point = x[0] + 1
     distances, norms = jax.jit(
@@ -178,25 +180,25 @@ def test_values_for_every_number_of_workers(n):
 
 @pytest.mark.parametrize("n", [1, 2, 4, 5, 64, *(pytest.param(n, marks=SLOW) for n in (3, 11))])
 def test_pairs_of_a_large_matrix_go_in_slabs(n, monkeypatch):
-    monkeypatch.setattr(_kernels, "SLABS", 1)
+    monkeypatch.setattr(thresholds, "SLABS", 1)
     x = normal(n, n, 2 * BLOCK + 3)
     pairs = jax.jit(lambda x: stacked.pairwise_squared_distances(x))(x)
     near(pairs, exact_pairs(x), rtol=5e-6)
 
 
 def test_pairs_of_a_matrix_that_is_large():
-    x = normal(12, 5, _kernels.SLABS + 1)
+    x = normal(12, 5, thresholds.SLABS + 1)
     near(compiled(stacked.pairwise_squared_distances)(x), exact_pairs(x), rtol=5e-6)
 
 
 @pytest.mark.parametrize("around", [-1, 0, pytest.param(1, marks=SLOW)])
 def test_leaves_of_their_own_and_shared_ones(around):
     """Leaves on either side of OWN_LEAF, and between them small ones that share a buffer."""
-    own = stacked.OWN_LEAF
+    own = thresholds.OWN_LEAF
     shapes = [(3,), (own + around,), (2, 2), (), (own // 2, 2), (5,)]
     x = normal(3, 4, sum(math.prod(s) for s in shapes))
     updates = cut(x, shapes)
-    groups = stacked._layout(updates)
+    groups = layout._layout(updates)
     assert sorted(i for group in groups for i in group) == list(range(6))
     assert ([1] in groups) == (around >= 0)
     assert [4] in groups
@@ -205,12 +207,12 @@ def test_leaves_of_their_own_and_shared_ones(around):
 
 
 def test_more_large_leaves_than_kernels(monkeypatch):
-    monkeypatch.setattr(stacked, "OWN_LEAF", 10)
-    monkeypatch.setattr(stacked, "MAX_OWN_LEAVES", 3)
+    monkeypatch.setattr(thresholds, "OWN_LEAF", 10)
+    monkeypatch.setattr(thresholds, "MAX_OWN_LEAVES", 3)
     shapes = [(11,), (13,), (12,), (9,), (14,), (10,)]
     x = normal(4, 3, sum(math.prod(s) for s in shapes))
     updates = cut(x, shapes)
-    assert sorted(stacked._layout(updates)) == [[0, 3, 5], [1], [2], [4]]
+    assert sorted(layout._layout(updates)) == [[0, 3, 5], [1], [2], [4]]
     assert_right(updates, x, 3)
 
 
@@ -260,7 +262,7 @@ def distances_and_pairs(updates, point):
     )
 
 
-COLUMNS = [100, 40_000, _kernels.BLOCKED + 1, _kernels.PRODUCTS[1][1] + 1]
+COLUMNS = [100, 40_000, thresholds.BLOCKED + 1, thresholds.PRODUCTS[1][1] + 1]
 
 
 @pytest.mark.parametrize(
@@ -287,7 +289,7 @@ def test_distances_do_not_cancel(n, d):
 
 
 @pytest.mark.parametrize("near", [False, True])
-@pytest.mark.parametrize(("n", "d"), [(48, 3000), (9, _kernels.PRODUCTS[1][1])])
+@pytest.mark.parametrize(("n", "d"), [(48, 3000), (9, thresholds.PRODUCTS[1][1])])
 def test_liars_close_together_far_away(n, d, near):
     """Equal rows are at 0, and a near one is as far as it is, also where products would cancel."""
     x = np.random.default_rng(n).normal(size=(n, d)).astype(np.float32)

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 import byzjax
-from byzjax.rules import subsets
+from byzjax.solvers import least_eigenvalue
+from byzjax.solvers.least_diameter import least_diameter as search
 from tests import oracles
 from tests.helpers import compiled
 
 SLOW = pytest.mark.slow
 
-least_diameter = jax.jit(subsets._least_diameter, static_argnums=1)
+least_diameter = jax.jit(search, static_argnums=1)
 
 
 def selected(distances, f):
@@ -92,8 +93,8 @@ def test_scales_of_the_least_eigenvalue(far):
 
 @jax.jit
 def bounds_and_values(gram, left_out):
-    bounds = subsets._lower_bounds(gram, jnp.zeros(12, bool), left_out)
-    return bounds, subsets._eigenvalues(gram, subsets._rows_in(left_out, 12))
+    bounds = least_eigenvalue._lower_bounds(gram, jnp.zeros(12, bool), left_out)
+    return bounds, least_eigenvalue._eigenvalues(gram, least_eigenvalue._rows_in(left_out, 12))
 
 
 def test_bounds_are_below_the_eigenvalues():

@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from byzjax import stacked
-from byzjax._kernels import root, sum_squares, wall, wide
+from byzjax._numerics.arrays import root, wide
+from byzjax._numerics.barrier import fusion_barrier
+from byzjax._numerics.rows import sum_squares
 from byzjax.stacked import PyTree
 
 
@@ -31,7 +33,7 @@ def replace(updates: PyTree, byzantine: jax.Array, lies: PyTree) -> PyTree:
     def put(x: jax.Array, lie: jax.Array) -> jax.Array:
         # Under vmap XLA would compute a lie that all send anew for every row: n = 51, 79,510
         # coordinates, three runs, little_is_enough: 423 ms instead of 48.
-        lie = wall(lie) if lie.shape[0] == 1 and x.shape[0] > 1 else lie
+        lie = fusion_barrier(lie) if lie.shape[0] == 1 and x.shape[0] > 1 else lie
         return jnp.where(column(byzantine, x), lie.astype(x.dtype), x)
 
     return jax.tree.map(put, updates, lies)
@@ -59,7 +61,7 @@ def honest_std(updates: PyTree, byzantine: jax.Array, mean: PyTree, ddof: int) -
         spread = variance != 0
         out = jnp.where(spread, jnp.sqrt(jnp.where(spread, variance, 1)), 0)
         # Without the wall XLA computes it anew for every liar's row: 3.4 honest means, not 2.6.
-        return wall(out).reshape(center.shape)
+        return fusion_barrier(out).reshape(center.shape)
 
     return jax.tree.map(std, updates, mean)
 
@@ -71,14 +73,14 @@ def honest_sum(updates: PyTree, byzantine: jax.Array) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[None], total)
 
 
-def times(factor: jax.Array | float, row: PyTree) -> PyTree:
+def scale(factor: jax.Array | float, row: PyTree) -> PyTree:
     """A row, `[1, ...]` in every leaf, times a number."""
     return jax.tree.map(lambda leaf: jnp.asarray(factor, leaf.dtype) * leaf, row)
 
 
 def plus(row: PyTree, factor: jax.Array | float, other: PyTree) -> PyTree:
     """`row + factor * other`, `[1, ...]` in every leaf."""
-    return jax.tree.map(jnp.add, row, times(factor, other))
+    return jax.tree.map(jnp.add, row, scale(factor, other))
 
 
 def only(row: PyTree) -> PyTree:
@@ -107,7 +109,7 @@ def largest(rows: PyTree) -> jax.Array:
 
 def unit(row: PyTree) -> PyTree:
     """The row `[1, ...]` at length 1; 0 stays 0."""
-    return times(ratio(1, norm(row)), row)
+    return scale(ratio(1, norm(row)), row)
 
 
 def coordinates(updates: PyTree) -> PyTree:

@@ -19,7 +19,7 @@ from jax import lax
 from byzjax import stacked
 from byzjax._checks import one_of, positive, static_int
 from byzjax._compiled import compiled
-from byzjax._kernels import root, wide
+from byzjax._numerics.arrays import root, wide
 from byzjax.attacks import _rows
 from byzjax.attacks.bounded import min_max, min_sum
 from byzjax.attacks.statistical import (
@@ -270,7 +270,7 @@ def _damage(updates: PyTree, byzantine: jax.Array, objective: str | Callable) ->
             away = jax.tree.map(lambda a, b: a - b[None], out, mean)
             unit = lax.stop_gradient(_rows.largest(away))  # squares would overflow before the norm
             unit = jnp.where((unit > 0) & jnp.isfinite(unit), unit, 1)
-            value = unit * _rows.norm(_rows.times(1 / unit, away))
+            value = unit * _rows.norm(_rows.scale(1 / unit, away))
         else:
             value = -stacked.inner_products(out, mean)[0]
         return jnp.where(finite & ~jnp.isnan(value), value, jnp.inf)
@@ -316,9 +316,9 @@ def _climb(
         clean = jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(leaf), leaf, 0), direction)
         clean = stacked.scale(clean, byzantine.astype(jnp.float32))
         # First by the largest entry: squares of small or large gradients would vanish or overflow.
-        clean = _rows.times(_rows.ratio(1, _rows.largest(clean)), clean)
+        clean = _rows.scale(_rows.ratio(1, _rows.largest(clean)), clean)
         length = root(jnp.sum(stacked.squared_norms(clean)))
-        return _rows.times(_rows.ratio(spread, length), clean)
+        return _rows.scale(_rows.ratio(spread, length), clean)
 
     def step(state, inputs):
         rows, value, slope, lengths = state

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from byzjax import stacked
 from byzjax._checks import one_of
 from byzjax._compiled import compiled
-from byzjax._kernels import wide
+from byzjax._numerics.arrays import wide
 from byzjax.attacks import _rows
 from byzjax.stacked import PyTree
 
@@ -128,7 +128,7 @@ def _mean_and_direction(
         p = jax.tree.map(jnp.sign, mean)
     else:
         p = _rows.honest_std(updates, byzantine, mean, ddof=1)
-    return mean, _rows.times(-1, p)
+    return mean, _rows.scale(-1, p)
 
 
 def _honest_distances(updates: PyTree, byzantine: jax.Array) -> jax.Array:

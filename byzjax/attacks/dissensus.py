@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from byzjax import stacked
 from byzjax._compiled import compiled
-from byzjax._kernels import wide
+from byzjax._numerics.arrays import wide
 from byzjax.attacks import _rows
 from byzjax.stacked import PyTree
 

@@ -14,7 +14,7 @@ from jax import lax
 from byzjax import stacked
 from byzjax._checks import static_int
 from byzjax._compiled import compiled
-from byzjax._kernels import copied, wide
+from byzjax._numerics.arrays import copied, wide
 from byzjax.attacks import _rows
 from byzjax.stacked import PyTree
 

@@ -101,7 +101,7 @@ def gaussian(
     Reference: Blanchard et al., NeurIPS 2017 (arXiv:1703.02757), section 6, with sigma = 200.
     """
     byzantine = _rows.mask(updates, byzantine)
-    noise = _rows.times(sigma, _rows.normal(key, updates))
+    noise = _rows.scale(sigma, _rows.normal(key, updates))
     return _rows.replace(updates, byzantine, noise)
 
 

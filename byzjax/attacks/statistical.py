@@ -85,7 +85,7 @@ def reversed_gradient(
     byzantine = _rows.mask(updates, byzantine)
     one_of("of", of, ("own", "mean"))
     rows = updates if of == "own" else _rows.honest_mean(updates, byzantine)
-    return _rows.replace(updates, byzantine, _rows.times(-kappa, rows))
+    return _rows.replace(updates, byzantine, _rows.scale(-kappa, rows))
 
 
 @compiled
@@ -117,7 +117,7 @@ def omniscient(updates: PyTree, byzantine: jax.Array, *, factor: float = 1e10) -
     """
     byzantine = _rows.mask(updates, byzantine)
     total = _rows.honest_sum(updates, byzantine)
-    return _rows.replace(updates, byzantine, _rows.times(-factor, total))
+    return _rows.replace(updates, byzantine, _rows.scale(-factor, total))
 
 
 @compiled
@@ -308,14 +308,14 @@ def relocated(
     m = jax.tree.map(lambda leaf, mu: jnp.asarray(leaf).astype(mu.dtype)[None], momentum, mean)
 
     def between(share: Any) -> PyTree:
-        return _rows.plus(_rows.times(share, m), 1 - share, mean)
+        return _rows.plus(_rows.scale(share, m), 1 - share, mean)
 
     r = _rows.unit(between(reference))
     ones = jax.tree.map(jnp.ones_like, r)
     along = stacked.inner_products(ones, _rows.only(r))[0]
     p = _rows.unit(_rows.plus(ones, -along, r))
     angle = jnp.deg2rad(theta)
-    u = _rows.plus(_rows.times(jnp.cos(angle), r), jnp.sin(angle), p)
+    u = _rows.plus(_rows.scale(jnp.cos(angle), r), jnp.sin(angle), p)
     return _rows.replace(updates, byzantine, _rows.plus(between(base), z * spread, u))
 
 

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from byzjax import _order, stacked
+from byzjax import stacked
 from byzjax._checks import one_of, static_int
 from byzjax._compiled import compiled
-from byzjax._kernels import wide
+from byzjax._numerics import order
+from byzjax._numerics.arrays import wide
 from byzjax.attacks import _rows
 from byzjax.scores import lowest, ranks
 from byzjax.stacked import PyTree
@@ -108,7 +109,7 @@ def order_statistic(updates: PyTree, byzantine: jax.Array, *, rank: int | None =
         liars = byzantine.reshape(-1, *[1] * (x.ndim - 1))
         value = jnp.max(jnp.where(liars, -jnp.inf, x), axis=0)
         if rank is not None:
-            value = jnp.minimum(value, _order.kth(jnp.where(liars, jnp.inf, x), rank))
+            value = jnp.minimum(value, order.kth(jnp.where(liars, jnp.inf, x), rank))
         return jnp.where(jnp.all(byzantine), 0, value)[None]
 
     return _rows.replace(updates, byzantine, jax.tree.map(lie, updates))
@@ -155,7 +156,7 @@ def anti_cge(updates: PyTree, byzantine: jax.Array, *, margin: float = 1e-3) -> 
     total = _rows.honest_sum(updates, ~shortest)
     longest = jnp.sqrt(jnp.max(jnp.where(shortest, norms, 0)))
     return _rows.replace(
-        updates, byzantine, _rows.times(-(1 - margin) * longest, _rows.unit(total))
+        updates, byzantine, _rows.scale(-(1 - margin) * longest, _rows.unit(total))
     )
 
 
@@ -229,11 +230,11 @@ def fang_krum(
     start = jnp.where(jnp.all(byzantine), 0, start)
 
     def lie(strength: jax.Array) -> PyTree:
-        return _rows.replace(updates, byzantine, _rows.times(-strength, sign))
+        return _rows.replace(updates, byzantine, _rows.scale(-strength, sign))
 
     def going_on(strength: jax.Array) -> jax.Array:
         out = jax.tree.map(lambda x: x[None], rule(lie(strength)))
-        row = _rows.times(-strength, sign)
+        row = _rows.scale(-strength, sign)
         row = jax.tree.map(lambda x, leaf: wide(x.astype(leaf.dtype)), row, updates)
         gap = stacked.squared_distances(out, _rows.only(row))[0]
         return (gap > 1e-10 * stacked.squared_norms(row)[0]) & (strength >= tolerance)

@@ -1,6 +1,5 @@
 """What protocols share: gradients of the workers, who is heard, and who is honest."""
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -9,6 +8,7 @@ import optax
 from jax import lax
 
 from byzjax import stacked
+from byzjax._numerics.maps import each
 from byzjax.stacked import PyTree
 
 
@@ -60,28 +60,6 @@ def spread(function: Callable, *args: PyTree, axis: str | None) -> PyTree:
     rows = jnp.minimum(lax.axis_index(axis) * k + jnp.arange(k), n - 1)
     mine = function(*stacked.take(args, rows))
     return jax.tree.map(lambda x: lax.all_gather(x, axis, tiled=True)[:n], mine)
-
-
-def each(function: Callable, *args: PyTree, at_once: int | None) -> PyTree:
-    """`jax.vmap(function)(*args)`, so many at once; all for None."""
-    if at_once is None:
-        return jax.vmap(function)(*args)
-    return lax.map(lambda one: function(*one), args, batch_size=None if at_once == 1 else at_once)
-
-
-def each_receiver(function: Callable, *args: PyTree, at_once: int | None) -> PyTree:
-    """Like `each`, for receivers that gather rows of their own; None on CPU is one after another.
-
-    There, rows gathered for all receivers at once leave the cache: 15 nodes that each take aksel of
-    all, MLP 784-100-10, 21.6 ms side by side and 3.6 ms one after another.
-    """
-    if at_once is not None:
-        return each(function, *args, at_once=at_once)
-    return lax.platform_dependent(
-        *args,
-        cpu=functools.partial(each, function, at_once=1),
-        default=functools.partial(each, function, at_once=None),
-    )
 
 
 def first_messages(key: jax.Array, receivers: int, senders: int, count: int) -> jax.Array:

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from byzjax import _order, stacked
+from byzjax import stacked
 from byzjax._checks import enough_workers, static_int
 from byzjax._compiled import compiled
+from byzjax._numerics import order
 from byzjax.stacked import PyTree
 
 # Of `safe_area_average`: subsets, and pairs of lines in all of them (0.3 s on a CPU core).
@@ -239,7 +240,7 @@ def _midpoint(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def _middle_of_trimmed(x: jax.Array, f: int) -> jax.Array:
     """The middle of the extremes of the columns of `x: [n, c]` without f at each end."""
-    low, high = (_order.kth(x, k) for k in (f + 1, x.shape[0] - f))
+    low, high = (order.kth(x, k) for k in (f + 1, x.shape[0] - f))
     return _midpoint(low, high)
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from byzjax import stacked
 from byzjax._checks import not_negative, one_of, positive, static_int
-from byzjax._kernels import root
+from byzjax._numerics.arrays import root
 from byzjax.protocols import _workers
 from byzjax.stacked import PyTree
 

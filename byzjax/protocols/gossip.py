@@ -11,7 +11,8 @@ from jax import lax
 from byzjax import scores, stacked
 from byzjax._checks import positive, static_int
 from byzjax._compiled import compiled
-from byzjax._kernels import copied, root, wide
+from byzjax._numerics.arrays import copied, root, wide
+from byzjax._numerics.maps import each_receiver
 from byzjax.protocols import _workers, graphs
 from byzjax.protocols._protocol import Info, Protocol, Traffic
 from byzjax.stacked import PyTree
@@ -194,7 +195,7 @@ def gossip(
         outcomes, told = [], []
         for group in degrees:
             states = jax.tree.map(lambda x, of=group.nodes: x[of], (to_each, state.rule))
-            outcome, rows = _workers.each_receiver(
+            outcome, rows = each_receiver(
                 meet, group.heard, group.weights, *states, at_once=workers_at_once
             )
             outcomes.append(outcome)

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from byzjax import _kernels, stacked
+from byzjax import stacked
 from byzjax._checks import positive, static_int
-from byzjax._kernels import copied
+from byzjax._numerics.arrays import copied
+from byzjax._numerics.barrier import fusion_barrier
 from byzjax.protocols import _workers
 from byzjax.protocols._protocol import Info, Protocol, Traffic
 from byzjax.stacked import PyTree
@@ -171,7 +172,7 @@ def parameter_server(
         for stage, stage_state in zip(rest, states):
             updates, stage_state = stage.update(updates, stage_state, params, **extra_args)
             # Both the rule and who looks at `Info` read what was sent, which is then made once.
-            seen.append(_kernels.wall(updates) if len(seen) == 1 and attack else updates)
+            seen.append(fusion_barrier(updates) if len(seen) == 1 and attack else updates)
             updates = seen[-1]
             new_states.append(stage_state)
         honest, sent, _, aggregate, step_taken = seen

@@ -11,7 +11,7 @@ from jax import lax
 from byzjax import rules, stacked
 from byzjax._checks import one_of, static_int
 from byzjax._compiled import compiled
-from byzjax._kernels import copied
+from byzjax._numerics.arrays import copied
 from byzjax.protocols import _workers, codes
 from byzjax.protocols._protocol import Info, Protocol, Traffic
 from byzjax.stacked import PyTree

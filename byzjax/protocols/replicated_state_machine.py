@@ -11,7 +11,7 @@ from jax import lax
 from byzjax import stacked
 from byzjax._checks import static_int
 from byzjax._compiled import compiled
-from byzjax._kernels import copied
+from byzjax._numerics.arrays import copied
 from byzjax.protocols import _servers, _workers
 from byzjax.protocols._protocol import Info, Protocol, Traffic
 from byzjax.stacked import PyTree

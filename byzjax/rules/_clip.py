@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from byzjax import stacked
 from byzjax._checks import static_int
-from byzjax.rules._span import Span, span_about
+from byzjax.solvers.span import Span, span_about
 from byzjax.stacked import PyTree
 
 

@@ -2,9 +2,10 @@
 
 from jax import lax
 
-from byzjax import _order, stacked
+from byzjax import stacked
 from byzjax._checks import enough_workers, one_of
 from byzjax._compiled import compiled
+from byzjax._numerics import order
 from byzjax.rules._select import mean_of_lowest, mean_of_selected
 from byzjax.stacked import PyTree
 
@@ -57,7 +58,7 @@ def aksel(updates: PyTree, *, f: int, mode: str = "mid", axis_name: str | None =
     n, f = enough_workers("aksel", updates, f)
     one_of("mode", mode, ("mid", "n-f", "radius"))
     still = lax.stop_gradient(updates)
-    distances = stacked.rowwise(_order.squares_to_median, still, axis_name=axis_name)
+    distances = stacked.rowwise(order.squares_to_median, still, axis_name=axis_name)
     if mode == "radius":
-        return mean_of_selected(updates, distances <= _order.median(distances), distances)
+        return mean_of_selected(updates, distances <= order.median(distances), distances)
     return mean_of_lowest(updates, distances, (n + 1) // 2 if mode == "mid" else n - f)

@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from byzjax import _order, stacked
+from byzjax import stacked
 from byzjax._checks import enough_workers
 from byzjax._compiled import compiled
-from byzjax._kernels import loop_over_rows
+from byzjax._numerics import order
+from byzjax._numerics.rows import loop_over_rows
 from byzjax.stacked import PyTree
 
 
@@ -70,7 +71,7 @@ def median(updates: PyTree, *, axis_name: str | None = None) -> PyTree:
     Optimal Statistical Rates, ICML 2018 (arXiv:1803.01498), Definition 1.
     """
     del axis_name
-    return stacked.coordinatewise(_order.median, updates)
+    return stacked.coordinatewise(order.median, updates)
 
 
 @compiled
@@ -107,7 +108,7 @@ def trimmed_mean(updates: PyTree, *, f: int, axis_name: str | None = None) -> Py
     """
     del axis_name
     _, f = enough_workers("trimmed_mean", updates, f)
-    return stacked.coordinatewise(lambda x: _order.trimmed_mean(x, f), updates)
+    return stacked.coordinatewise(lambda x: order.trimmed_mean(x, f), updates)
 
 
 @compiled
@@ -145,7 +146,7 @@ def mean_around_median(updates: PyTree, *, f: int, axis_name: str | None = None)
     """
     del axis_name
     n, f = enough_workers("mean_around_median", updates, f)
-    return stacked.coordinatewise(lambda x: _order.mean_around_median(x, n - f), updates)
+    return stacked.coordinatewise(lambda x: order.mean_around_median(x, n - f), updates)
 
 
 @compiled
@@ -183,7 +184,7 @@ def phocas(updates: PyTree, *, f: int, axis_name: str | None = None) -> PyTree:
     """
     del axis_name
     n, f = enough_workers("phocas", updates, f)
-    return stacked.coordinatewise(lambda x: _order.mean_around_trimmed_mean(x, n - f, f), updates)
+    return stacked.coordinatewise(lambda x: order.mean_around_trimmed_mean(x, n - f, f), updates)
 
 
 @compiled

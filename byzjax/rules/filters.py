@@ -5,9 +5,10 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from byzjax import _order, stacked
+from byzjax import stacked
 from byzjax._checks import enough_workers
 from byzjax._compiled import compiled
+from byzjax._numerics import order
 from byzjax.rules._select import mean_of_lowest
 from byzjax.stacked import PyTree
 
@@ -135,7 +136,7 @@ def medoid(updates: PyTree, *, axis_name: str | None = None) -> PyTree:
         stacked.pairwise_squared_distances(lax.stop_gradient(updates), axis_name=axis_name)
     )
     # How far it is to so many rows that one of them is honest.
-    near = _order.kth_of_rows(distances, n // 2 + 1)[:, 0]
+    near = order.kth_of_rows(distances, n // 2 + 1)[:, 0]
     beyond = near > _FAR * jnp.min(near)
     distances = jnp.where(beyond[:, None] | beyond[None], jnp.inf, distances)
     distances = jnp.where(jnp.eye(n, dtype=bool), 0, distances)

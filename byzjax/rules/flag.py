@@ -7,8 +7,7 @@ from jax import lax
 from byzjax import stacked
 from byzjax._checks import not_negative, positive, static_int
 from byzjax._compiled import compiled
-from byzjax._lapack import cholesky, times
-from byzjax._spectral import inverse_of_rank
+from byzjax._numerics.linalg import cholesky, inverse_of_rank, matmul
 from byzjax.stacked import PyTree
 
 
@@ -83,13 +82,13 @@ def flag(
     counted = known.astype(dtype)
     projector = _projector(cosines, counted, share * pairs, r)
     for _ in range(iterations - 1):
-        inside = times(cosines, times(projector, cosines))
+        inside = matmul(cosines, matmul(projector, cosines))
         own = jnp.diagonal(inside)
         row_weights = counted * _sine_weights(own, smoothing)
         between = own[:, None] + own[None] - inside - inside.T
         pair_weights = share * pairs * _sine_weights(between, smoothing)
         projector = _projector(cosines, row_weights, pair_weights, r)
-    coefficients = times(projector, times(cosines, counted)) / r
+    coefficients = matmul(projector, matmul(cosines, counted)) / r
     return stacked.weighted_sum(updates, units * coefficients)
 
 
@@ -112,5 +111,5 @@ def _projector(
     present = row_weights > 0
     root = cholesky(moment + jnp.diag((~present).astype(moment.dtype)))
     root = jnp.where(present[:, None] & present[None], root, 0)
-    inverse = inverse_of_rank(times(root.T, times(cosines, root)), r)
-    return times(root, times(inverse, root.T))
+    inverse = inverse_of_rank(matmul(root.T, matmul(cosines, root)), r)
+    return matmul(root, matmul(inverse, root.T))

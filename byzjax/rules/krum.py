@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from byzjax import _order, scores, stacked
+from byzjax import scores, stacked
 from byzjax._checks import enough_workers, one_of, static_int
 from byzjax._compiled import compiled
+from byzjax._numerics import order
 from byzjax.rules._select import mean_of_lowest
 from byzjax.stacked import PyTree
 
@@ -142,7 +143,7 @@ def bulyan(
     else:
         picks, hopeless = _picks_by_rule(updates, f, n - 2 * f, rule, axis_name)
     chosen = stacked.take(updates, picks)
-    out = stacked.coordinatewise(lambda x: _order.mean_around_median(x, n - 4 * f), chosen)
+    out = stacked.coordinatewise(lambda x: order.mean_around_median(x, n - 4 * f), chosen)
     return jax.tree.map(lambda leaf: jnp.where(hopeless, jnp.nan, leaf), out)
 
 

@@ -1,21 +1,20 @@
 """SignGuard: honest updates have alike norms and alike shares of positive coordinates."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from byzjax import _order, stacked
+from byzjax import stacked
 from byzjax._checks import positive
 from byzjax._compiled import compiled
-from byzjax._lapack import times
+from byzjax._numerics import order
+from byzjax._numerics.linalg import matmul
+from byzjax._numerics.signs import signs_between
 from byzjax.stacked import PyTree
 
 _QUANTILE = 0.5  # of the public code; scikit-learn's own default is 0.3
 _NEARER = 1e-6  # what is nearer by less is as near
 _MOST_SHIFTS = 300  # as in scikit-learn
-_BLOCK = 2**11  # columns whose signs are counted side by side
 
 
 @compiled(static=("share",), lower=positive, upper=positive)
@@ -75,7 +74,7 @@ def sign_guard(
     long = good & (squares > 0)
     roots = jnp.where(long, jnp.sqrt(jnp.where(long, squares, 1)), 0)
     norms = jnp.where(good, roots, jnp.inf)
-    middle = _order.median(norms[:, None])[0]
+    middle = order.median(norms[:, None])[0]
 
     alike = (norms > lower * middle) & (norms < upper * middle)
     points = _sign_shares(lax.stop_gradient(updates), key, share, axis_name)
@@ -100,41 +99,11 @@ def _sign_shares(updates: PyTree, key: jax.Array, share: float, axis_name: str |
     for matrix in matrices:
         width = matrix.shape[1]
         low, high = jnp.clip(start - offset, 0, width), jnp.clip(start + size - offset, 0, width)
-        counts = counts + _signs_between(matrix, low, high, min(size, width))
+        counts = counts + signs_between(matrix, low, high, min(size, width))
         offset += width
     if axis_name is not None:
         counts, size = lax.psum((counts, size), axis_name)
     return counts.T.astype(jnp.float32) / size
-
-
-def _signs_between(x: jax.Array, low: jax.Array, high: jax.Array, most: int) -> jax.Array:
-    """`[3, n]`: how many of x[:, low:high] are positive, zero, negative; high - low <= most.
-
-    On CPU in blocks, since what XLA makes of a reduction there takes as much memory as its input.
-    """
-    if most == 0:
-        return jnp.zeros((3, x.shape[0]), jnp.int32)
-    by_blocks = functools.partial(_signs_by_blocks, most=most, block=min(most, _BLOCK))
-    at_once = functools.partial(_signs_by_blocks, most=most, block=most)
-    return lax.platform_dependent(x, low, high, cpu=by_blocks, default=at_once)
-
-
-def _signs_by_blocks(
-    x: jax.Array, low: jax.Array, high: jax.Array, *, most: int, block: int
-) -> jax.Array:
-    def signs(b: jax.Array | int) -> tuple[jax.Array, ...]:
-        first = low + b * block
-        begin = jnp.minimum(first, x.shape[1] - block)
-        part = lax.dynamic_slice(x, (0, begin), (x.shape[0], block))
-        place = begin + jnp.arange(block)
-        inside = ((place >= first) & (place < high))[None]
-        return tuple((s & inside).astype(jnp.int32) for s in (part > 0, part == 0, part < 0))
-
-    def add(b: jax.Array, counts: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        return jax.tree.map(jnp.add, counts, signs(b))
-
-    counts = lax.fori_loop(1, -(-most // block), add, signs(0))
-    return jnp.stack([jnp.sum(count, axis=1, dtype=jnp.int32) for count in counts])
 
 
 def _largest_cluster(points: jax.Array, good: jax.Array) -> jax.Array:
@@ -156,7 +125,7 @@ def _largest_cluster(points: jax.Array, good: jax.Array) -> jax.Array:
         centers, _, count = state
         around = near(centers).astype(points.dtype)
         sizes = jnp.sum(around, axis=1, keepdims=True)
-        moved = jnp.where(sizes > 0, times(around, points) / jnp.maximum(sizes, 1), centers)
+        moved = jnp.where(sizes > 0, matmul(around, points) / jnp.maximum(sizes, 1), centers)
         moving = jnp.any(jnp.abs(moved - centers) > 1e-3 * bandwidth)
         return moved, moving, count + 1
 

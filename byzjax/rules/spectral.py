@@ -7,10 +7,9 @@ from jax import lax
 from byzjax import scores, stacked
 from byzjax._checks import enough_workers, static_int
 from byzjax._compiled import compiled
-from byzjax._lapack import times
-from byzjax._spectral import top_eigenpair
+from byzjax._numerics.linalg import matmul, top_eigenpair
 from byzjax.rules._select import mean_of_selected
-from byzjax.rules._span import Span, median_of, span_about
+from byzjax.solvers.span import Span, median_of, span_about
 from byzjax.stacked import PyTree
 
 _ROUNDING = 4e-6  # of a projection of float32
@@ -105,7 +104,7 @@ def _top_direction(span: Span, shares: jax.Array) -> tuple[jax.Array, jax.Array]
     scaled = factor[:, None] * span.gram * factor[None]
     gram = Span(scaled, span.bad | ~present).moved_to(shares).gram
     top, vector = top_eigenpair(roots[:, None] * gram * roots[None])
-    projections = times(gram, roots * vector)
+    projections = matmul(gram, roots * vector)
     spread = jnp.where(top > 0, projections**2 / jnp.where(top > 0, top, 1), 0)
     return jnp.ldexp(top, 2 * half), spread
 

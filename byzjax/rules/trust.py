@@ -9,7 +9,7 @@ from jax import lax
 from byzjax import stacked
 from byzjax._checks import enough_workers
 from byzjax._compiled import compiled
-from byzjax._kernels import root
+from byzjax._numerics.arrays import root
 from byzjax._signature import of_each_row
 from byzjax.rules._select import mean_of_lowest
 from byzjax.stacked import PyTree

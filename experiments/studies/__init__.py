@@ -9,7 +9,7 @@ import importlib
 import pkgutil
 from typing import NamedTuple
 
-from experiments.config import Config
+from experiments.grid.config import Config
 
 
 class Study(NamedTuple):

@@ -18,7 +18,7 @@ seeds; it is meant to end within an hour on 2 cores.
 
 from typing import Any
 
-from experiments.config import Config
+from experiments.grid.config import Config
 
 _AKSEL = ("aksel", "aksel(mode='n-f')", "aksel(mode='radius')")
 _RIVALS = (

@@ -15,7 +15,7 @@ and from rows put together of its starts (3 s a step on 2 cores).
 
 from typing import Any
 
-from experiments.config import Config
+from experiments.grid.config import Config
 
 _ATTACKS = (
     *("none", "sign_flip", "reversed_gradient", "gaussian(sigma=1.0)", "zero", "non_finite"),

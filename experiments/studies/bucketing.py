@@ -20,12 +20,13 @@ and 97.6, RFA 11.4 and 13.5.
 Known differences from the authors' code, none of which is in the four cells: there sign and label
 flippers have no momentum; the iid arm of experiment 1, and its test set, are long-tailed as well;
 and Krum squares its distances twice. Published numbers are means of the last five evaluations, of
-which there is one every 30 steps, and so are those that `experiments.findings` sets beside them.
+which there is one every 30 steps, and so are those that `experiments.analysis.findings` sets
+beside them.
 """
 
 from typing import Any
 
-from experiments.config import Config
+from experiments.grid.config import Config
 
 _RULES = (
     "centered_clipping(radius=10.0, iterations=3)",

@@ -16,7 +16,7 @@ within ten minutes on 2 cores; the full edition has 10,000 steps, 10 seeds, and 
 
 from typing import Any
 
-from experiments.config import Config
+from experiments.grid.config import Config
 
 
 def _grids(datasets: tuple[str, ...], **more: Any) -> tuple[Config, ...]:

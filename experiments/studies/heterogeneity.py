@@ -15,7 +15,7 @@ seeds.
 
 from typing import Any
 
-from experiments.config import Config
+from experiments.grid.config import Config
 
 
 def _grids(alphas: tuple[float, ...], fs: tuple[int, ...], **more: Any) -> tuple[Config, ...]:

@@ -16,7 +16,7 @@ geometric median are added, Nesterov's momentum and Bulyan are left out. The CPU
 
 from typing import Any
 
-from experiments.config import Config
+from experiments.grid.config import Config
 
 _RULES = ("median", "trimmed_mean", "krum", "aksel", "mean_around_median", "phocas")
 # mu - 1.5 sigma, and -0.1 mu: what the paper's commands say.

@@ -17,7 +17,7 @@ is meant to end within half an hour on 2 cores; the full edition has 10 seeds an
 
 from typing import Any
 
-from experiments.config import Config
+from experiments.grid.config import Config
 
 N, F = 15, 4
 # Protocol, rule, and how many of its steps use as many gradients as one of the parameter server.

@@ -12,7 +12,10 @@ import sys
 import jax
 import numpy as np
 
-from experiments import __main__, devices, hosts, sweep
+from experiments.cli import commands
+from experiments.execution import block as blocks
+from experiments.execution import hosts
+from experiments.training import devices
 
 ALIKE = devices.alike
 
@@ -44,5 +47,5 @@ def digest(states):
 if __name__ == "__main__":
     path, evaluations, signal, *options = sys.argv[1:]
     devices.alike = watched(path, int(evaluations), int(signal))
-    sweep.CHECKPOINT_SECONDS, hosts.HEARTBEAT_SECONDS = 0.0, 5
-    hosts.end(__main__.main(options))
+    blocks.CHECKPOINT_SECONDS, hosts.HEARTBEAT_SECONDS = 0.0, 5
+    hosts.end(commands.main(options))

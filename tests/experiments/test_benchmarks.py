@@ -10,7 +10,7 @@ import pytest
 
 import byzjax
 from benchmarks import every_rule, kardam, pages, pallas, rules, timing, training
-from experiments import data
+from experiments.data import datasets
 from tests.helpers import compiled
 
 
@@ -59,7 +59,7 @@ def test_images_for_byzfl_are_those_that_were_read(tmp_path):
     pixels = np.arange(2 * 784).reshape(2, 28, 28, 1) % 256
     x = ((pixels - 33.0) / 78).astype(np.float32)
     y = np.array([3, 7], np.int32)
-    training.write_idx(data.Dataset("mnist", x, y, x[:1], y[:1], 10, ""), tmp_path)
+    training.write_idx(datasets.Dataset("mnist", x, y, x[:1], y[:1], 10, ""), tmp_path)
     raw = (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte").read_bytes()
     assert struct.unpack(">iiii", raw[:16]) == (2051, 2, 28, 28)
     np.testing.assert_array_equal(np.frombuffer(raw[16:], np.uint8), pixels.reshape(-1))

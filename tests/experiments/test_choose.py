@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from experiments import choose, data
-from experiments.config import Config
+from experiments.analysis import choose
+from experiments.data import batches, datasets
+from experiments.grid.config import Config
 
 
 def block(rule, rate, attack, held, test=0.5, **more):
@@ -49,8 +50,8 @@ def test_nothing_to_choose_by():
 
 
 def test_what_is_held_out_is_not_trained_on():
-    digits = data.load("digits")
-    rest, x, y = data.hold_out(digits, 137)
+    digits = datasets.load("digits")
+    rest, x, y = batches.hold_out(digits, 137)
     assert len(y) == 137
     assert len(rest.train_y) == 1300
     # Images with their labels, in an order that does not depend on where they came from.
@@ -59,4 +60,4 @@ def test_what_is_held_out_is_not_trained_on():
     whole = np.column_stack([digits.train_x.reshape(1437, -1), digits.train_y])
     np.testing.assert_array_equal(together[np.lexsort(together.T)], whole[np.lexsort(whole.T)])
     with pytest.raises(ValueError, match=r"^validation must be below the 1437 training samples"):
-        data.hold_out(digits, 1437)
+        batches.hold_out(digits, 1437)

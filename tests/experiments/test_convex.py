@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import convex, data
+from experiments.data import convex, datasets
 
 WIDTHS = {"a9a": 123, "mushrooms": 112, "spambase": 57, "w8a": 300}
 FILES = {
@@ -56,7 +56,7 @@ def spambase(count=10):
 def test_a9a_has_a_test_file(tmp_path, compressed):
     write(tmp_path / "a9a", "-1 3:1 123:1 \n+1 1:1\n-1 \n", compressed)
     write(tmp_path / "a9a.t", "1 122:1 # a comment\n\n-1 2:0.5\n", compressed)
-    dataset = data.load("a9a", data_dir=tmp_path)
+    dataset = datasets.load("a9a", data_dir=tmp_path)
     expected = np.zeros((3, 123), np.float32)
     expected[[0, 0, 1], [2, 122, 0]] = 1
     np.testing.assert_array_equal(dataset.train_x, expected)
@@ -72,7 +72,7 @@ def test_a9a_has_a_test_file(tmp_path, compressed):
 
 def test_a_single_file_is_split_in_a_frozen_order(tmp_path):
     write(tmp_path / "mushrooms", mushrooms())
-    dataset = data.load("mushrooms", data_dir=tmp_path)
+    dataset = datasets.load("mushrooms", data_dir=tmp_path)
     order = [2, 8, 4, 9, 1, 6, 7, 3, 0, 5]  # of RandomState(0), in every NumPy
     x = np.eye(10, 112, dtype=np.float32)
     x[:, 111] = 1
@@ -81,12 +81,12 @@ def test_a_single_file_is_split_in_a_frozen_order(tmp_path):
     assert dataset.train_y.tolist() == [i % 2 for i in order[:8]]
     assert dataset.test_y.tolist() == [0, 1]
     write(tmp_path / "mushrooms", mushrooms(9))
-    assert len(data.load("mushrooms", data_dir=tmp_path).train_y) == 7
+    assert len(datasets.load("mushrooms", data_dir=tmp_path).train_y) == 7
 
 
 def test_spambase_is_standardized_by_the_training_samples(tmp_path):
     write(tmp_path / "spambase.data", spambase())
-    dataset = data.load("spambase", data_dir=tmp_path)
+    dataset = datasets.load("spambase", data_dir=tmp_path)
     train, test = np.array([2.0, 8, 4, 9, 1, 6, 7, 3]), np.array([0.0, 5])
     mean, std = train.mean(), train.std()
     np.testing.assert_allclose(dataset.train_x[:, 0], (train - mean) / std, rtol=1e-6)
@@ -110,7 +110,7 @@ def test_checksum_is_of_the_content(tmp_path):
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         folder.mkdir()
         write(folder / "spambase.data", text, compressed)
-        return data.load("spambase", data_dir=folder).checksum
+        return datasets.load("spambase", data_dir=folder).checksum
 
     first = checksum(spambase(), False)
     assert checksum(spambase(), True) == first
@@ -123,7 +123,7 @@ def test_checksum_is_of_the_content(tmp_path):
 
 def test_order_of_the_folders(tmp_path, monkeypatch):
     def found(data_dir=None):
-        return len(data.load("mushrooms", data_dir=data_dir).train_y)
+        return len(datasets.load("mushrooms", data_dir=data_dir).train_y)
 
     given, environment = tmp_path / "given", tmp_path / "environment"
     home = tmp_path / "home"
@@ -150,7 +150,7 @@ def test_order_of_the_folders(tmp_path, monkeypatch):
 def test_a_missing_file_stops_at_once(name, download, tmp_path, monkeypatch):
     monkeypatch.setenv("BYZJAX_DATA_DIR", str(tmp_path))
     with pytest.raises(FileNotFoundError) as error:
-        data.load(name, download=download)
+        datasets.load(name, download=download)
     message = str(error.value)
     wanted = " and no ".join(f"{file} (or {file}.gz)" for file in FILES[name])
     assert message.startswith(f"{name}: no {wanted} in {tmp_path}; get it from the ")
@@ -163,7 +163,7 @@ def test_only_what_is_missing_is_named(tmp_path):
     write(tmp_path / "a9a", "1 1:1\n", compressed=True)
     (tmp_path / "a9a.t").mkdir()  # not a file
     with pytest.raises(FileNotFoundError) as error:
-        data.load("a9a", data_dir=tmp_path)
+        datasets.load("a9a", data_dir=tmp_path)
     assert str(error.value).startswith(f"a9a: no a9a.t (or a9a.t.gz) in {tmp_path}; get it")
 
 
@@ -206,7 +206,7 @@ def test_a_damaged_line_is_named(bad, where, tmp_path):
     write(tmp_path / "mushrooms", "\n".join(lines) + "\n")
     number = 1 if where == 0 else where + 2
     with pytest.raises(ValueError, match="expected") as error:
-        data.load("mushrooms", data_dir=tmp_path)
+        datasets.load("mushrooms", data_dir=tmp_path)
     message = str(error.value)
     assert message == f"{tmp_path / 'mushrooms'}, line {number}: {LIBSVM}; got {bad!r}."
 
@@ -234,7 +234,7 @@ def test_a_damaged_line_of_numbers_is_named(bad, where, tmp_path):
     lines.insert(where, bad)
     write(tmp_path / "spambase.data", "\n".join(lines), compressed=True)
     with pytest.raises(ValueError, match="expected") as error:
-        data.load("spambase", data_dir=tmp_path)
+        datasets.load("spambase", data_dir=tmp_path)
     path = tmp_path / "spambase.data.gz"
     assert str(error.value) == f"{path}, line {where + 1}: {CSV}; got {bad[:40]!r}."
 
@@ -243,14 +243,14 @@ def test_the_first_of_several_damaged_lines_is_named(tmp_path):
     write(tmp_path / "a9a", "1 1:1\n" * 5 + "2 1:1\n" + "1 1:1\n" * 5 + "x\n")
     write(tmp_path / "a9a.t", "x\n")
     with pytest.raises(ValueError, match=r"a9a, line 6: expected a label -1 or 1, .*; got '2 1:1'"):
-        data.load("a9a", data_dir=tmp_path)
+        datasets.load("a9a", data_dir=tmp_path)
 
 
 def test_the_test_file_is_checked_too(tmp_path):
     write(tmp_path / "a9a", "1 1:1\n")
     write(tmp_path / "a9a.t", "1 1:1\n1 124:1\n")
     with pytest.raises(ValueError, match=r"a9a\.t, line 2: .* in 1 \.\. 123; got '1 124:1'"):
-        data.load("a9a", data_dir=tmp_path)
+        datasets.load("a9a", data_dir=tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["not gzip", "cut", "changed", "empty"])
@@ -265,7 +265,7 @@ def test_a_damaged_gzip_file_is_named(damage, tmp_path):
     }[damage]
     (tmp_path / "mushrooms.gz").write_bytes(content)
     with pytest.raises(ValueError, match=r"mushrooms\.gz is damaged|needs samples") as error:
-        data.load("mushrooms", data_dir=tmp_path)
+        datasets.load("mushrooms", data_dir=tmp_path)
     assert "\n" not in str(error.value)
 
 
@@ -276,13 +276,13 @@ def test_files_without_samples(name, text, tmp_path):
         write(tmp_path / file, text)
     message = rf"^{name} needs samples to train and to test; its files in .* give 0 and 0\.$"
     with pytest.raises(ValueError, match=message):
-        data.load(name, data_dir=tmp_path)
+        datasets.load(name, data_dir=tmp_path)
 
 
 def test_one_sample_cannot_be_split(tmp_path):
     write(tmp_path / "mushrooms", mushrooms(1))
     with pytest.raises(ValueError, match=r"mushrooms needs samples .* give 0 and 1\.$"):
-        data.load("mushrooms", data_dir=tmp_path)
+        datasets.load("mushrooms", data_dir=tmp_path)
 
 
 # The files as they are published
@@ -303,7 +303,7 @@ def test_real_files(name):
     names = [(file, f"{file}.gz") for file in FILES[name]]
     if not all(any((Path(folder) / f).is_file() for f in pair) for pair in names):
         pytest.skip(f"no {name} in BYZJAX_DATA_DIR, {folder}")
-    dataset = data.load(name)
+    dataset = datasets.load(name)
     train, test, checksum = PUBLISHED[name]
     assert dataset.train_x.shape == (sum(train), WIDTHS[name])
     assert dataset.test_x.shape == (sum(test), WIDTHS[name])

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import data
+from experiments.data import batches, datasets, histograms, partitions, prepared
 
 LABELS = np.repeat(np.arange(10), [30, 31, 32, 33, 34, 35, 36, 37, 38, 39])[::-1].copy()  # 345
 
@@ -35,7 +35,7 @@ def cache_home(tmp_path, monkeypatch):
 
 @pytest.mark.smoke
 def test_digits():
-    digits = data.load("digits")
+    digits = datasets.load("digits")
     assert digits.train_x.shape == (1437, 8, 8, 1)
     assert digits.test_x.shape == (360, 8, 8, 1)
     assert digits.train_x.dtype == digits.test_x.dtype == np.float32
@@ -47,7 +47,7 @@ def test_digits():
 
 
 def test_normalization_uses_the_training_pixels():
-    digits = data.load("digits")
+    digits = datasets.load("digits")
     np.testing.assert_allclose(digits.train_x.mean(dtype=np.float64), 0, atol=1e-5)
     np.testing.assert_allclose(digits.train_x.std(dtype=np.float64), 1, atol=1e-5)
     assert abs(digits.test_x.mean(dtype=np.float64)) > 1e-4
@@ -59,7 +59,7 @@ def test_normalization_is_per_channel():
     images = rng.integers(0, [100, 200, 256], size=(50, 4, 4, 3)).astype(np.uint8)
     labels = np.arange(50, dtype=np.int32) % 2
     raw = {"train_x": images, "train_y": labels, "test_x": images[:5] // 2, "test_y": labels[:5]}
-    dataset = data._finish("colours", dict(raw))
+    dataset = datasets._finish("colours", dict(raw))
     mean, std = images.mean((0, 1, 2)), images.std((0, 1, 2))
     np.testing.assert_allclose(dataset.train_x, (images - mean) / std, atol=1e-5)
     np.testing.assert_allclose(dataset.test_x, (raw["test_x"] - mean) / std, atol=1e-5)
@@ -68,18 +68,18 @@ def test_normalization_is_per_channel():
 
 def test_unknown_name():
     known = "digits, mnist, fashion_mnist, cifar10, a9a, mushrooms, spambase, w8a"
-    assert ", ".join(data.NAMES) == known
+    assert ", ".join(datasets.NAMES) == known
     with pytest.raises(ValueError, match=rf"^unknown data set 'mnsit'; known: {known}\.$"):
-        data.load("mnsit")
+        datasets.load("mnsit")
 
 
 def test_missing_folder_stops_at_once(tmp_path, monkeypatch):
     start = time.monotonic()
     with pytest.raises(FileNotFoundError) as by_argument:
-        data.load("cifar10", data_dir=tmp_path)
+        datasets.load("cifar10", data_dir=tmp_path)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "elsewhere"))
     with pytest.raises(FileNotFoundError) as by_environment:
-        data.load("mnist")
+        datasets.load("mnist")
     assert time.monotonic() - start < 1
     for error, folder in (
         (by_argument, tmp_path / "cifar10"),
@@ -97,7 +97,7 @@ def test_an_unfinished_preparation_is_not_data(tmp_path):
     folder.mkdir(parents=True)
     (folder / "dataset_info.json").write_text("{}")
     with pytest.raises(FileNotFoundError, match="mnist is not prepared"):
-        data.load("mnist", data_dir=tmp_path)
+        datasets.load("mnist", data_dir=tmp_path)
 
 
 def test_the_newest_version_is_read(tmp_path):
@@ -105,18 +105,18 @@ def test_the_newest_version_is_read(tmp_path):
         folder = tmp_path / "mnist" / version
         folder.mkdir(parents=True)
         (folder / "dataset_info.json").write_text("{}")
-    assert data._prepared_folder("mnist", tmp_path, False).name == "3.0.10"
+    assert prepared.prepared_folder("mnist", tmp_path, False).name == "3.0.10"
 
 
 def test_what_needs_tensorflow_says_so(tmp_path, monkeypatch, cache_home):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     with pytest.raises(ImportError, match=r"downloading mnist .* pip install 'byzjax\[download\]'"):
-        data.load("mnist", data_dir=tmp_path, download=True)
+        datasets.load("mnist", data_dir=tmp_path, download=True)
     folder = tmp_path / "mnist" / "3.0.1"
     folder.mkdir(parents=True)
     (folder / "dataset_info.json").write_text(json.dumps({"fileFormat": "tfrecord"}))
     with pytest.raises(ImportError, match=r"TFRecord .* pip install 'byzjax\[download\]'"):
-        data.load("mnist", data_dir=tmp_path)
+        datasets.load("mnist", data_dir=tmp_path)
 
 
 def prepare_tiny_mnist(data_dir):
@@ -169,18 +169,18 @@ def assert_is_tiny_mnist(dataset):
 
 def test_array_record_and_cache(tmp_path, cache_home, monkeypatch):
     prepare_tiny_mnist(tmp_path / "tfds")
-    monkeypatch.setattr(data, "_CHUNK", 10)  # several chunks, the last one shorter
-    splits, read = [], data._read_array_record
+    monkeypatch.setattr(prepared, "_CHUNK", 10)  # several chunks, the last one shorter
+    splits, read = [], prepared._read_array_record
 
     def counted_read(folder, split):
         splits.append(split)
         return read(folder, split)
 
-    monkeypatch.setattr(data, "_read_array_record", counted_read)
+    monkeypatch.setattr(prepared, "_read_array_record", counted_read)
 
     def load():
         splits.clear()
-        dataset = data.load("mnist", data_dir=tmp_path / "tfds")
+        dataset = datasets.load("mnist", data_dir=tmp_path / "tfds")
         assert_is_tiny_mnist(dataset)
         return dataset
 
@@ -219,7 +219,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
     prepare_tiny_mnist(tmp_path / "tfds")
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert_is_tiny_mnist(data.load("mnist", data_dir=tmp_path / "tfds"))
+    assert_is_tiny_mnist(datasets.load("mnist", data_dir=tmp_path / "tfds"))
 
 
 TRAIN_COUNTS = {
@@ -235,14 +235,14 @@ def test_real_images(name, cache_home):
     root = os.environ.get("TFDS_DATA_DIR")
     if not root or not list(Path(root).expanduser().glob(f"{name}/*/dataset_info.json")):
         pytest.skip(f"no prepared {name}: TFDS_DATA_DIR is {root or 'not set'}")
-    dataset = data.load(name)
+    dataset = datasets.load(name)
     image = (32, 32, 3) if name == "cifar10" else (28, 28, 1)
     assert dataset.train_x.shape == (sum(TRAIN_COUNTS[name]), *image)
     assert dataset.test_x.shape == (10_000, *image)
     assert np.bincount(dataset.train_y).tolist() == TRAIN_COUNTS[name]
     np.testing.assert_allclose(dataset.train_x.mean((0, 1, 2), dtype=np.float64), 0, atol=1e-5)
     np.testing.assert_allclose(dataset.train_x.std((0, 1, 2), dtype=np.float64), 1, atol=1e-5)
-    again = data.load(name)  # from the cache
+    again = datasets.load(name)  # from the cache
     assert again.checksum == dataset.checksum
     np.testing.assert_array_equal(again.test_x, dataset.test_x)
 
@@ -253,28 +253,28 @@ def test_real_images(name, cache_home):
 def tiny(train_y, shape=(3,)):
     train_y = np.asarray(train_y, np.int32)
     x = np.zeros((len(train_y), *shape), np.float32)
-    return data.Dataset("tiny", x, train_y, x[:2], train_y[:2], 3, "0")
+    return datasets.Dataset("tiny", x, train_y, x[:2], train_y[:2], 3, "0")
 
 
 def test_label_histogram():
     labels = np.array([2, 0, 2, 1, 0, 2])
     parts = (np.array([0, 2, 4]), np.array([3]), np.array([], int))
-    histogram = data.label_histogram(labels, parts, 4)
+    histogram = histograms.label_histogram(labels, parts, 4)
     assert histogram.tolist() == [[1, 0, 2, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
     assert np.issubdtype(histogram.dtype, np.integer)
-    assert data.label_histogram(labels, (), 4).shape == (0, 4)
+    assert histograms.label_histogram(labels, (), 4).shape == (0, 4)
 
 
 @pytest.mark.parametrize("labels", [[0, 3], [-1, 2]])
 def test_label_histogram_wants_labels_of_the_classes(labels):
     message = rf"^labels must lie in 0 \.\. 2; got {labels[0]} \.\. {labels[1]}\.$"
     with pytest.raises(ValueError, match=message):
-        data.label_histogram(np.array(labels), (np.array([0]),), 3)
+        histograms.label_histogram(np.array(labels), (np.array([0]),), 3)
 
 
 def test_describe():
     dataset = tiny([0] * 12 + [2] * 2, shape=(2, 2, 1))
-    text = data.describe(dataset, (np.arange(11), np.array([11, 13])))
+    text = histograms.describe(dataset, (np.arange(11), np.array([11, 13])))
     assert text.splitlines() == [
         "tiny: 14 + 2 samples of shape 2 x 2 x 1, 3 classes",
         "worker   0  1  2  total",
@@ -287,7 +287,7 @@ def test_describe():
 @pytest.mark.parametrize("num_workers", [30, 33])
 def test_describe_shows_thirty_workers(num_workers):
     parts = np.array_split(np.arange(66), num_workers)
-    *head, last = data.describe(tiny([1] * 66), parts).splitlines()
+    *head, last = histograms.describe(tiny([1] * 66), parts).splitlines()
     assert last.split() == ["all", "0", "66", "0", "66"]
     assert [line.split()[0] for line in head[2:32]] == [str(i) for i in range(30)]
     more = ["... and 3 more workers, which are not shown"] if num_workers == 33 else []
@@ -297,7 +297,7 @@ def test_describe_shows_thirty_workers(num_workers):
 @pytest.mark.parametrize("num_workers", [1, 25, 60])
 def test_histogram_figure(num_workers):
     histogram = np.arange(num_workers * 3).reshape(num_workers, 3)
-    figure = data.histogram_figure(histogram, "a title")
+    figure = histograms.histogram_figure(histogram, "a title")
     ax = figure.axes[0]
     assert (ax.get_title(), ax.get_xlabel(), ax.get_ylabel()) == ("a title", "worker", "label")
     np.testing.assert_array_equal(ax.images[0].get_array(), histogram.T)
@@ -313,7 +313,7 @@ def test_histogram_figure(num_workers):
 
 
 def test_pad_partition():
-    indices, sizes = data.pad_partition([np.array([4, 2, 7]), np.array([1]), np.array([9, 0])])
+    indices, sizes = batches.pad_partition([np.array([4, 2, 7]), np.array([1]), np.array([9, 0])])
     assert indices.dtype == sizes.dtype == np.int32
     assert sizes.tolist() == [3, 1, 2]
     assert indices.tolist() == [[4, 2, 7], [1, 1, 1], [9, 0, 9]]
@@ -322,14 +322,14 @@ def test_pad_partition():
 @pytest.mark.parametrize("parts", [[], [np.array([1]), np.array([], int)]])
 def test_pad_partition_wants_samples_for_everyone(parts):
     with pytest.raises(ValueError, match="every worker needs at least one sample; got sizes"):
-        data.pad_partition(parts)
+        batches.pad_partition(parts)
 
 
 def test_batches_hold_the_workers_own_samples():
-    parts = data.partition(LABELS, 6, "dirichlet(0.3)", seed=0)
-    indices, sizes = data.pad_partition(parts)
+    parts = partitions.partition(LABELS, 6, "dirichlet(0.3)", seed=0)
+    indices, sizes = batches.pad_partition(parts)
     x = np.arange(len(LABELS), dtype=np.float32)[:, None] * np.ones(2, np.float32)
-    draw = jax.jit(data.sample_batch, static_argnums=5)
+    draw = jax.jit(batches.sample_batch, static_argnums=5)
     batch = draw(jax.random.key(0), indices, sizes, x, LABELS, 2000)
     assert batch["x"].shape == (6, 2000, 2)
     assert batch["y"].shape == (6, 2000)
@@ -347,7 +347,7 @@ def test_a_workers_batch_depends_on_its_index_and_the_key_only():
     x = np.arange(50, dtype=np.float32)
 
     def draw(key, n):
-        return data.sample_batch(key, indices[:n], np.full(n, 50, np.int32), x, x, 30)["x"]
+        return batches.sample_batch(key, indices[:n], np.full(n, 50, np.int32), x, x, 30)["x"]
 
     compiled, key = jax.jit(draw, static_argnums=1), jax.random.key(1)
     four = np.asarray(compiled(key, 4))
@@ -358,11 +358,11 @@ def test_a_workers_batch_depends_on_its_index_and_the_key_only():
 
 
 def test_batches_in_scan_and_vmap():
-    indices, sizes = data.pad_partition(data.partition(LABELS, 3, "iid", seed=0))
+    indices, sizes = batches.pad_partition(partitions.partition(LABELS, 3, "iid", seed=0))
     x, y = np.eye(10, dtype=np.float32)[LABELS], LABELS
 
     def draw(key):
-        return data.sample_batch(key, indices, sizes, x, y, 4)
+        return batches.sample_batch(key, indices, sizes, x, y, 4)
 
     def run(key):
         return jax.lax.scan(
@@ -370,8 +370,8 @@ def test_batches_in_scan_and_vmap():
         )[1]
 
     keys = jax.random.split(jax.random.key(0), 2)
-    batches = jax.device_get(jax.jit(jax.vmap(run))(keys))
-    assert batches["x"].shape == (2, 5, 3, 4, 10)
-    np.testing.assert_array_equal(batches["x"].argmax(-1), batches["y"])
+    drawn = jax.device_get(jax.jit(jax.vmap(run))(keys))
+    assert drawn["x"].shape == (2, 5, 3, 4, 10)
+    np.testing.assert_array_equal(drawn["x"].argmax(-1), drawn["y"])
     one = jax.jit(lambda key: draw(jax.random.fold_in(key, 3)))(keys[1])
-    np.testing.assert_array_equal(batches["y"][1, 3], one["y"])
+    np.testing.assert_array_equal(drawn["y"][1, 3], one["y"])

@@ -5,8 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import __main__, data, devices, sweep
-from experiments.config import Config
+from experiments.cli import commands
+from experiments.data import datasets
+from experiments.execution import block as blocks
+from experiments.execution import sweep
+from experiments.grid.config import Config
+from experiments.training import devices
 from tests.experiments.one_of_several import watched
 
 SMALL = Config(
@@ -22,7 +26,7 @@ def test_several_devices_end_where_one_does(tmp_path, monkeypatch, capsys):
     Nothing promises as much of every model and rule: another program may take a sum otherwise. So
     how many devices there were is not what a block is, but stands beside it.
     """
-    digits, over = data.load("digits"), devices.mesh(3)
+    digits, over = datasets.load("digits"), devices.mesh(3)
     kind = jax.devices()[0].device_kind
     found, kept = [], []
     for mesh in (over, None):
@@ -30,7 +34,7 @@ def test_several_devices_end_where_one_does(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(devices, "alike", watched(tmp_path / f"bits.{devices.size(mesh)}"))
         tasks = sweep.tasks([SMALL], folder, lambda _: digits)
         found += sweep.run(tasks, folder, lambda _: digits, mesh)
-        kept.append(sweep._checkpoints(tasks[0], folder, mesh).folder.name)
+        kept.append(blocks.checkpoints(tasks[0], folder, mesh).folder.name)
     bits = [(tmp_path / f"bits.{count}").read_text().split() for count in (3, 1)]
     assert len(set(bits[0])) == 2
     assert bits[0] == bits[1]
@@ -89,8 +93,8 @@ def test_devices_that_part_are_found_out():
     ],
 )
 def test_what_cannot_be_is_one_line(words, message, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(__main__, "_keep_compiled_programs", lambda: None)
-    assert __main__.main([*words.split(), "--results", str(tmp_path)]) == 2
+    monkeypatch.setattr(commands, "_keep_compiled_programs", lambda: None)
+    assert commands.main([*words.split(), "--results", str(tmp_path)]) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith(f"error: {message}")
     assert not list(tmp_path.iterdir())

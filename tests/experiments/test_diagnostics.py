@@ -9,7 +9,7 @@ import pytest
 
 import byzjax
 from byzjax.protocols import Info
-from experiments import diagnostics
+from experiments.training import diagnostics
 
 
 def told(info, byzantine, rule):

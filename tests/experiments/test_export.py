@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments import export, sweep
+from experiments.execution import export, store
 
 
 def block(rule):
@@ -26,8 +26,8 @@ def test_there_and_back(tmp_path):
     assert (tmp_path / "out" / "table.csv").exists()
     assert export.bring_in(tmp_path / "out", folder) == 2
     assert export.bring_in(tmp_path / "out", folder) == 0
-    described = {k: v for k, v in blocks[0].items() if k not in sweep.RESULTS}
-    assert sweep.read_block(sweep.block_path(folder, described)) == blocks[0]
+    described = {k: v for k, v in blocks[0].items() if k not in store.RESULTS}
+    assert store.read_block(store.block_path(folder, described)) == blocks[0]
 
 
 def test_nothing_there_and_a_damaged_line(tmp_path):

@@ -13,8 +13,10 @@ import tempfile
 
 import pytest
 
-from experiments import data, devices, sweep
-from experiments.config import Config
+from experiments.data import datasets
+from experiments.execution import sweep
+from experiments.grid.config import Config
+from experiments.training import devices
 from tests.experiments.one_of_several import watched
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -117,7 +119,7 @@ def test_two_processes_find_what_one_does_though_one_of_them_dies(start, tmp_pat
     pair = [start(i, port, ("--coordinator", "auto"), **slurm(i, port)) for i in (0, 1)]
     assert [process.wait(LIMIT) for process in pair] == [0, 0], said(tmp_path, 0)
 
-    digits, alone = data.load("digits"), tmp_path / "alone"
+    digits, alone = datasets.load("digits"), tmp_path / "alone"
     monkeypatch.setattr(devices, "alike", watched(tmp_path / "bits"))
     tasks = sweep.tasks([GRID], alone, lambda _: digits)
     (expected,) = sweep.run(tasks, alone, lambda _: digits, devices.mesh(2))

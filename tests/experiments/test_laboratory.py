@@ -18,8 +18,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import __main__, data, figures, models, specs, sweep, train
-from experiments.config import IDENTITY, Block, Config
+from experiments.cli import commands
+from experiments.data import batches, datasets
+from experiments.execution import block as blocks
+from experiments.execution import store, sweep
+from experiments.grid import catalogue, specs
+from experiments.grid.config import IDENTITY, Config
+from experiments.grid.planning import Block
+from experiments.models import zoo
+from experiments.report import figures
+from experiments.training import program as programs
+from experiments.training.runs import block_runs
 
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = Config(model="softmax", n=7, f=2, s=(0, 1, 2), seeds=2, steps=6, eval_every=3, batch_size=4)
@@ -27,12 +36,12 @@ SMALL = Config(model="softmax", n=7, f=2, s=(0, 1, 2), seeds=2, steps=6, eval_ev
 
 @pytest.fixture(scope="module")
 def digits():
-    return data.load("digits")
+    return datasets.load("digits")
 
 
 @pytest.fixture(scope="module")
 def softmax(digits):
-    return models.build("softmax", digits.train_x.shape[1:], digits.num_classes)
+    return zoo.build("softmax", digits.train_x.shape[1:], digits.num_classes)
 
 
 def options(results, *more):
@@ -69,7 +78,7 @@ def told(capsys):
     """The same as `run`, in this process."""
 
     def run_here(arguments):
-        status = __main__.main(arguments)
+        status = commands.main(arguments)
         return status, *capsys.readouterr()
 
     return run_here
@@ -93,7 +102,7 @@ def built():
 @pytest.fixture
 def programs_are_kept(built, monkeypatch):
     """A program that another sweep has built is used again; building one takes half a second."""
-    build = train.program
+    build = programs.build
 
     def kept(config, dataset, model, rule, mixing, choices, over):
         assert over is None
@@ -104,7 +113,7 @@ def programs_are_kept(built, monkeypatch):
             built[key] = build(config, dataset, model, rule, mixing, choices, over)
         return built[key]
 
-    monkeypatch.setattr(train, "program", kept)
+    monkeypatch.setattr(programs, "build", kept)
 
 
 # --- runs and programs ---------------------------------------------------------------------------
@@ -121,7 +130,7 @@ def swept(config, dataset):
 
 @pytest.mark.smoke
 def test_runs_lie_as_many_as_they_should_and_the_same_ones(digits):
-    runs = train.runs(SMALL, digits, [(0, 1), (0, 2), (1, 1), (1, 2)])
+    runs = block_runs(SMALL, digits, [(0, 1), (0, 2), (1, 1), (1, 2)])
     liars = np.asarray(runs.byzantine).reshape(2, 2, 7)
     assert (liars.sum(axis=2) == [[1, 2], [1, 2]]).all()
     assert (liars[:, 0] <= liars[:, 1]).all()
@@ -133,7 +142,7 @@ def test_runs_lie_as_many_as_they_should_and_the_same_ones(digits):
 
 def test_data_dealt_to_honest_workers_alone(digits):
     config = dataclasses.replace(SMALL, partition="sorted", dealt_to="honest")
-    runs = train.runs(config, digits, [(0, 0), (0, 2)])
+    runs = block_runs(config, digits, [(0, 0), (0, 2)])
     everything = len(digits.train_y)
     for byzantine, indices, sizes in zip(*map(np.asarray, runs[1:4])):
         assert (sizes[byzantine] == everything).all()
@@ -153,13 +162,13 @@ def test_strengths_and_step_sizes_share_one_program(digits, tmp_path, monkeypatc
         attack=("gaussian(sigma=1.0)", "gaussian(sigma=9.0)"),
     )
     grids = [dataclasses.replace(few, learning_rate=rate) for rate in (0.1, 0.5)]
-    built, build = [], train.program
+    built, build = [], programs.build
 
     def counted(*args):
         built.append(build(*args))
         return built[-1]
 
-    monkeypatch.setattr(train, "program", counted)
+    monkeypatch.setattr(programs, "build", counted)
     load = lambda _: digits  # noqa: E731
     tasks = sweep.tasks(grids, tmp_path, load)
     together = sweep.run(tasks, tmp_path, load)
@@ -188,11 +197,11 @@ def test_the_switch_runs_the_attack_that_was_chosen(digits, softmax):
         *("stale(delay=2)", "alternating"),
     )
     attacks = [specs.parse("attack", text, f=2) for text in texts]
-    runs = train.runs(SMALL, digits, [(0, 2), (1, 2)])
-    together = train.program(SMALL, digits, softmax, rule, mixing, attacks)
+    runs = block_runs(SMALL, digits, [(0, 2), (1, 2)])
+    together = programs.build(SMALL, digits, softmax, rule, mixing, attacks)
     seen = []
     for i, attack in enumerate(attacks):
-        alone = train.program(SMALL, digits, softmax, rule, mixing, [attack])
+        alone = programs.build(SMALL, digits, softmax, rule, mixing, [attack])
         expected, _ = final(alone, runs, 0)
         found, _ = final(together, runs, i)
         for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
@@ -213,7 +222,7 @@ class Watched(NamedTuple):
 
     model: Any
     average: Any
-    metrics: train.Metrics
+    metrics: programs.Metrics
     diagnostics: dict[str, Any]
 
 
@@ -229,8 +238,8 @@ def watched(digits, softmax):
     """
     mean, mixing, none = (specs.parse(*words, f=2) for words in MEAN_ALONE)
     flip = specs.parse("attack", "flip_labels", f=2)
-    runs = train.runs(WATCHED, digits, [(0, 0), (0, 2)])
-    program = train.program(WATCHED, digits, softmax, mean, mixing, [none, flip])
+    runs = block_runs(WATCHED, digits, [(0, 0), (0, 2)])
+    program = programs.build(WATCHED, digits, softmax, mean, mixing, [none, flip])
     states, found = program.start(jnp.int32(1), runs), []
     for step in (0, 2):
         states, diagnostics = program.advance(states, jnp.int32(step), jnp.int32(1), runs)
@@ -243,14 +252,14 @@ def watched(digits, softmax):
 @pytest.fixture(scope="module")
 def by_hand(digits, softmax, watched):
     """The models and gradients of the same two runs, by a loop of SGD on the union batch."""
-    rest, _, _ = data.hold_out(digits, WATCHED.validation)
+    rest, _, _ = batches.hold_out(digits, WATCHED.validation)
     runs = watched[0]
     starts = jax.jit(jax.vmap(lambda key: softmax.init(jax.random.fold_in(key, 0))))(runs.key)
 
     @jax.jit
     def gradient(params, run, step):
         key = jax.random.fold_in(jax.random.fold_in(run.key, 4), step)
-        batch = data.sample_batch(
+        batch = batches.sample_batch(
             key, run.indices, run.sizes, rest.train_x, rest.train_y, WATCHED.batch_size
         )
         batch["y"] = jnp.where(run.byzantine[:, None], 9 - batch["y"], batch["y"])
@@ -297,7 +306,7 @@ def test_diagnostics_are_of_the_last_step_before_an_evaluation(watched, by_hand)
 
 def test_which_samples_an_evaluation_is_on(digits, softmax, watched):
     """The first 50, at the end all 360, and each time the 100 that were held out."""
-    _, *held = data.hold_out(digits, 100)
+    _, *held = batches.hold_out(digits, 100)
     accuracy = jax.jit(softmax.accuracy)
     for found, count in zip(watched[1], (50, 360), strict=True):
         for r in range(2):
@@ -318,16 +327,16 @@ def test_what_a_loss_draws_is_not_what_chose_its_batch():
         learning_rate=1.0,
     )  # fmt: skip
     x, y = np.arange(100, dtype=np.float32)[:, None], np.zeros(100, np.int32)
-    numbers = data.Dataset("numbers", x, y, x, y, 2, "0")
-    runs = train.runs(config, numbers, [(0, 0)])
+    numbers = datasets.Dataset("numbers", x, y, x, y, 2, "0")
+    runs = block_runs(config, numbers, [(0, 0)])
 
     def loss(params, batch, key=None):
         again = runs.indices[0, 0][jax.random.randint(key, (64,), 0, 100)]
         return params @ (again == batch["x"][:, 0]).astype(jnp.float32)
 
-    model = models.Model(lambda key: jnp.zeros(64), None, loss, None)
+    model = zoo.Model(lambda key: jnp.zeros(64), None, loss, None)
     mean, mixing, none = (specs.parse(*words, f=0) for words in MEAN_ALONE)
-    program = train.program(config, numbers, model, mean, mixing, [none])
+    program = programs.build(config, numbers, model, mean, mixing, [none])
     zero = jnp.int32(0)
     states, _ = program.advance(program.start(zero, runs), zero, zero, runs)
     assert np.count_nonzero(states.protocol.params) < 10  # 0.64 are expected
@@ -350,16 +359,16 @@ def test_the_identity_of_a_block_is_what_decides_its_numbers():
     words = (("rule", "krum"), ("mixing", "none"), ("attack", "sign_flip"))
     spec = [specs.parse(*each, f=2) for each in words]
     block = Block(*spec, ((0, 1), (0, 2)))
-    same = sweep.identity(SMALL, block, "data")
+    same = store.identity(SMALL, block, "data")
     folder = pathlib.Path()
-    assert sweep.block_path(folder, same) == sweep.block_path(folder, dict(reversed(same.items())))
+    assert store.block_path(folder, same) == store.block_path(folder, dict(reversed(same.items())))
     for other in (
-        sweep.identity(SMALL, block, "other data"),
-        sweep.identity(SMALL, Block(*spec, ((0, 1),)), "data"),
-        sweep.identity(dataclasses.replace(SMALL, clip=1.0), block, "data"),
-        sweep.identity(Config(), block, "data"),
+        store.identity(SMALL, block, "other data"),
+        store.identity(SMALL, Block(*spec, ((0, 1),)), "data"),
+        store.identity(dataclasses.replace(SMALL, clip=1.0), block, "data"),
+        store.identity(Config(), block, "data"),
     ):
-        assert sweep.block_path(folder, same) != sweep.block_path(folder, other)
+        assert store.block_path(folder, same) != store.block_path(folder, other)
 
 
 def test_every_setting_but_where_things_lie_is_part_of_the_identity():
@@ -367,7 +376,7 @@ def test_every_setting_but_where_things_lie_is_part_of_the_identity():
     block = Block(*(specs.parse(*each, f=2) for each in words), ((0, 1),))
     of_blocks, places = {"rule", "mixing", "attack", "s", "seeds"}, {"study", "results", "data_dir"}
     elsewhere = of_blocks | places | {"download"}
-    same = sweep.identity(SMALL, block, "data")
+    same = store.identity(SMALL, block, "data")
     for name in (field.name for field in dataclasses.fields(Config)):
         match getattr(SMALL, name):
             case bool(value):
@@ -378,17 +387,17 @@ def test_every_setting_but_where_things_lie_is_part_of_the_identity():
                 other = (*value, "more")
             case value:
                 other = f"{value} more"
-        changed = sweep.identity(dataclasses.replace(SMALL, **{name: other}), block, "data")
+        changed = store.identity(dataclasses.replace(SMALL, **{name: other}), block, "data")
         assert (changed == same) == (name in elsewhere), name
 
 
 def test_a_half_written_file_is_never_found(tmp_path):
     old, new = tmp_path / "old.json", tmp_path / "new.json"
-    sweep.write_json(old, {"finished": True})
+    store.write_json(old, {"finished": True})
     for path in (old, new):
         with pytest.raises(TypeError):  # after the first half
-            sweep.write_json(path, {"first half": 1, "second half": object()})
-    assert sweep.read_block(old) == {"finished": True}
+            store.write_json(path, {"first half": 1, "second half": object()})
+    assert store.read_block(old) == {"finished": True}
     assert not new.exists()
 
 
@@ -547,7 +556,13 @@ def test_results_that_cannot_be_written(told):
 def test_what_there_is(told):
     status, out, _ = told(["list"])
     assert status == 0
-    for table in (specs.RULES, specs.MIXINGS, specs.ATTACKS, models.MODELS, data.NAMES):
+    for table in (
+        catalogue.RULES,
+        catalogue.MIXINGS,
+        catalogue.ATTACKS,
+        zoo.MODELS,
+        datasets.NAMES,
+    ):
         for name in table:
             assert re.search(rf"^  {name}\s+\S", out, re.MULTILINE), name
 
@@ -580,7 +595,7 @@ def test_shards_are_the_whole_study(digits, tmp_path, programs_are_kept):
 
 
 def test_a_long_block_goes_on_from_its_checkpoint(digits, tmp_path, monkeypatch, programs_are_kept):
-    monkeypatch.setattr(sweep, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(blocks, "CHECKPOINT_SECONDS", 0.0)
     # Attacks that remember and draw numbers, and a momentum: all that a state may hold.
     config = dataclasses.replace(
         SMALL, rule=("median",), attack=("mimic", "gaussian(sigma=1.0)"), s=(1, 2), eval_every=2,
@@ -589,7 +604,7 @@ def test_a_long_block_goes_on_from_its_checkpoint(digits, tmp_path, monkeypatch,
     undisturbed = swept(dataclasses.replace(config, results=str(tmp_path / "one")), digits)
     folder = tmp_path / "two" / "main"
     tasks = sweep.tasks([config], folder, lambda _: digits)
-    logged, calls = sweep._log, []
+    logged, calls = blocks._log, []
 
     def killed(*args: object) -> None:
         calls.append(args)
@@ -597,12 +612,12 @@ def test_a_long_block_goes_on_from_its_checkpoint(digits, tmp_path, monkeypatch,
             raise KeyboardInterrupt
         logged(*args)
 
-    monkeypatch.setattr(sweep, "_log", killed)
+    monkeypatch.setattr(blocks, "_log", killed)
     with pytest.raises(KeyboardInterrupt):
         sweep.run(tasks, folder, lambda _: digits)
     assert len(list((folder / "checkpoints").iterdir())) == 1
     steps = []
-    monkeypatch.setattr(sweep, "_log", lambda task, step, *rest: steps.append(step))
+    monkeypatch.setattr(blocks, "_log", lambda task, step, *rest: steps.append(step))
     found = sweep.run(tasks, folder, lambda _: digits)
     assert steps == [6, 2, 4, 6]  # the first block goes on after its fourth step
     assert [block["runs"] for block in found] == [block["runs"] for block in undisturbed]
@@ -613,21 +628,21 @@ def test_what_fails_is_written_down_and_does_not_stop_the_rest(digits, tmp_path,
     folder = tmp_path / "study"
     config = dataclasses.replace(SMALL, rule=("median", "mean"), attack=("none",))
     tasks = sweep.tasks([config], folder, lambda _: digits)
-    build = train.program
+    build = programs.build
 
     def failing(config, dataset, model, rule, *more):
         if rule.name == "median":
             raise RuntimeError("no such luck\nand more")
         return build(config, dataset, model, rule, *more)
 
-    monkeypatch.setattr(train, "program", failing)
+    monkeypatch.setattr(programs, "build", failing)
     assert [b["rule"] for b in sweep.run(tasks, folder, lambda _: digits)] == ["mean"]
-    (failure,) = sweep.failures(folder)
+    (failure,) = store.failures(folder)
     assert failure["error"] == "RuntimeError: no such luck"
     assert failure["rule"] == "median"
     monkeypatch.undo()
     assert len(sweep.run(tasks, folder, lambda _: digits)) == 2
-    assert not list(sweep.failures(folder))
+    assert not list(store.failures(folder))
 
 
 def test_a_study_that_has_changed_leaves_no_run_twice(digits, tmp_path, programs_are_kept):
@@ -637,7 +652,7 @@ def test_a_study_that_has_changed_leaves_no_run_twice(digits, tmp_path, programs
     for config in (few, more):
         sweep.run(sweep.tasks([config], folder, lambda _: digits), folder, lambda _: digits)
     assert len(list((folder / "blocks").iterdir())) == 3
-    found = {str(c.rule): sweep.finished([c], folder) for c in (few, more)}
+    found = {str(c.rule): store.finished([c], folder) for c in (few, more)}
     assert [b["rule"] for b in found[str(few.rule)]] == ["mean", "median"]
     (both,) = found[str(more.rule)]
     assert both["members"] == [[0, 0], [1, 0], [2, 0]]
@@ -648,7 +663,7 @@ def test_results_of_another_version_are_told(digits, tmp_path, capsys, programs_
     config = dataclasses.replace(SMALL, rule=("mean",), attack=("none",))
     tasks = sweep.tasks([config], folder, lambda _: digits)
     (block,) = sweep.run(tasks, folder, lambda _: digits)
-    sweep.write_json(tasks[0].path, block | {"environment": block["environment"] | {"jax": "0.1"}})
+    store.write_json(tasks[0].path, block | {"environment": block["environment"] | {"jax": "0.1"}})
     sweep.run(tasks, folder, lambda _: digits)
     assert f"finished blocks have jax 0.1, here it is {jax.__version__};" in capsys.readouterr().err
 

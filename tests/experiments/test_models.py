@@ -8,7 +8,7 @@ import optax
 import pytest
 from flax import nnx
 
-from experiments import layers, models
+from experiments.models import layers, zoo
 
 SHAPES = [(16, 16, 1), (28, 28, 1), (32, 32, 3)]
 ON_FEATURES = ["softmax", "logistic", "mlp"]
@@ -18,7 +18,7 @@ DEEP = ["cnn_cifar", "resnet20"]  # each of their programs takes seconds to comp
 
 def slow_for(*names):
     """All models, these ones as slow tests."""
-    return [pytest.param(n, marks=pytest.mark.slow if n in names else ()) for n in models.MODELS]
+    return [pytest.param(n, marks=pytest.mark.slow if n in names else ()) for n in zoo.MODELS]
 
 
 SLOW_IF_DEEP = slow_for(*DEEP)
@@ -29,7 +29,7 @@ SLOW_IF_LIKE_ANOTHER = slow_for(*DEEP, "cnn_5x5")
 @functools.cache
 def build(name, shape):
     """The model with as many classes as most tests give it."""
-    return models.build(name, shape, num_classes(name))
+    return zoo.build(name, shape, num_classes(name))
 
 
 @functools.cache
@@ -97,7 +97,7 @@ def num_parameters(params):
     ("name", "shape"),
     [
         pytest.param(name, shape, marks=pytest.mark.slow if is_slow else ())
-        for name in models.MODELS
+        for name in zoo.MODELS
         for shape in SHAPES
         for is_slow in [name in DEEP and shape != SHAPES[-1]]
     ],
@@ -159,11 +159,11 @@ RESNET = (
     ],
 )
 def test_number_of_parameters(name, shape, classes, count):
-    params = jax.eval_shape(models.build(name, shape, classes).init, jax.random.key(0))
+    params = jax.eval_shape(zoo.build(name, shape, classes).init, jax.random.key(0))
     assert num_parameters(params) == count
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("name", zoo.MODELS)
 def test_parameters_are_a_plain_dict(name):
 
     def check(tree):
@@ -188,7 +188,7 @@ def test_parameters_of_the_cnn():
 
 @pytest.mark.parametrize("num_classes", [2, 10])
 def test_zero_softmax_regression(num_classes):
-    model = models.build("softmax", (8, 8, 1), num_classes)
+    model = zoo.build("softmax", (8, 8, 1), num_classes)
     params = jax.eval_shape(model.init, jax.random.key(0))
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), params)
     batch = {"x": images((8, 8, 1)), "y": np.array([0, 1, 1, 0])}
@@ -227,7 +227,7 @@ def test_features_are_images_in_one_row(name):
 
 @pytest.mark.smoke
 def test_logistic_regression_by_hand():
-    model = models.build("logistic", (2,), 2)
+    model = zoo.build("logistic", (2,), 2)
     params = {"linear": {"kernel": np.float32([[1.0], [-2.0]]), "bias": np.float32([0.5])}}
     x, y = np.float32([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0]]), np.array([1, 0, 1])
     z = np.array([1.5, -1.5, -1.5])
@@ -250,7 +250,7 @@ def test_logistic_regression_by_hand():
 
 
 def test_loss_and_accuracy():
-    model = models.build("softmax", (1, 2, 1), 2)
+    model = zoo.build("softmax", (1, 2, 1), 2)
     identity = np.eye(2, dtype=np.float32)  # the logits are the pixels
     params = {"linear": {"kernel": identity, "bias": np.zeros(2, np.float32)}}
     x = np.float32([[2.0, 0.0], [0.0, 1.0], [3.0, 1.0], [0.0, 4.0]]).reshape(4, 1, 2, 1)
@@ -313,7 +313,7 @@ def test_sgd_in_scan_fits_a_batch(name):
     np.testing.assert_allclose(accuracy, 1.0)
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("name", zoo.MODELS)
 def test_only_the_loss_with_a_key_draws(name):
     model, x, y = build(name, small(name)), images(small(name)), labels(name, 4)
     params, key = shapes(name, small(name)), jax.random.key(0)
@@ -523,7 +523,7 @@ def test_networks_equal_the_same_in_lax(network):
 @pytest.mark.parametrize("stride", [1, 2])
 def test_residual_block_equals_the_same_in_lax(stride):
     block, state = nnx.split(
-        nnx.eval_shape(lambda: models.ResidualBlock(16, 16 * stride, stride, rngs=nnx.Rngs(0)))
+        nnx.eval_shape(lambda: zoo.ResidualBlock(16, 16 * stride, stride, rngs=nnx.Rngs(0)))
     )
     params, x = drawn(nnx.to_pure_dict(state)), images((5, 4, 16))
     out, expected = jax.jit(lambda p: (nnx.merge(block, p)(x), residual(p, x, stride)))(params)
@@ -549,7 +549,7 @@ def test_evaluation_in_chunks_equals_that_at_once(name, shape, size):
         return model.accuracy(params, x, y), model.loss(params, {"x": x, "y": y}), right
 
     def chunked(params):
-        return models.evaluate(model, params, x, y, chunk=8)
+        return zoo.evaluate(model, params, x, y, chunk=8)
 
     both = jax.jit(jax.vmap(lambda params: (chunked(params), whole(params))))(params)
     found, (accuracy, loss, right) = jax.tree.map(np.asarray, both)
@@ -562,17 +562,17 @@ def test_evaluation_in_chunks_equals_that_at_once(name, shape, size):
 
 
 def test_evaluation_keeps_one_chunk_in_memory():
-    model = models.build("cnn_mnist", (28, 28, 1), 10)
+    model = zoo.build("cnn_mnist", (28, 28, 1), 10)
     params = jax.eval_shape(model.init, jax.random.key(0))
     x = jax.ShapeDtypeStruct((10_000, 28, 28, 1), jnp.float32)
     y = jax.ShapeDtypeStruct((10_000,), jnp.int32)
-    program = jax.jit(lambda *a: models.evaluate(model, *a)).lower(params, x, y).compile()
+    program = jax.jit(lambda *a: zoo.evaluate(model, *a)).lower(params, x, y).compile()
     assert program.memory_analysis().temp_size_in_bytes < 300e6
 
 
 def test_strict_promotion():
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
-        for name in models.MODELS:
+        for name in zoo.MODELS:
             model = build(name, small(name))
             batch = {"x": images(small(name)), "y": labels(name, 4)}
             params = shapes(name, small(name))
@@ -581,14 +581,14 @@ def test_strict_promotion():
             assert num_parameters(grads) > 0
             if name == "softmax":  # `evaluate` is the same for all; the networks have been traced
                 jax.eval_shape(
-                    lambda *a, m=model: models.evaluate(m, *a, chunk=3), params, *batch.values()
+                    lambda *a, m=model: zoo.evaluate(m, *a, chunk=3), params, *batch.values()
                 )
 
 
 def test_descriptions():
-    assert list(models.DESCRIPTIONS) == list(models.MODELS)
-    assert models.DESCRIPTIONS["softmax"] == "Softmax regression."
-    for line in models.DESCRIPTIONS.values():
+    assert list(zoo.DESCRIPTIONS) == list(zoo.MODELS)
+    assert zoo.DESCRIPTIONS["softmax"] == "Softmax regression."
+    for line in zoo.DESCRIPTIONS.values():
         assert line.endswith(".")
         assert len(line) < 100
 
@@ -596,7 +596,7 @@ def test_descriptions():
 def test_unknown_model():
     known = "softmax, logistic, mlp, cnn, cnn_5x5, cnn_mnist, cnn_cifar, resnet20"
     with pytest.raises(ValueError, match=rf"^unknown model 'resnet'; known: {known}\.$"):
-        models.build("resnet", (8, 8, 1), 10)
+        zoo.build("resnet", (8, 8, 1), 10)
 
 
 @pytest.mark.parametrize(
@@ -632,7 +632,7 @@ def test_unknown_model():
 )
 def test_data_that_a_model_cannot_take(name, shape, classes, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        models.build(name, shape, classes)
+        zoo.build(name, shape, classes)
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import optim
-from experiments.config import Config
+from experiments.grid import optimizers
+from experiments.grid.config import Config
+from experiments.training import optim
 
 BASE = Config(n=3, f=1, s=(1,), learning_rate=0.5, steps=10, momentum=0.0)
 
@@ -45,8 +46,8 @@ def run(stages, gradients, params):
     return out
 
 
-@pytest.mark.parametrize("kind", optim.KINDS)
-@pytest.mark.parametrize("place", optim.PLACES)
+@pytest.mark.parametrize("kind", optimizers.KINDS)
+@pytest.mark.parametrize("place", optimizers.PLACES)
 def test_momentum(kind, place):
     """Under the mean all places are the same."""
     rng = np.random.default_rng(0)

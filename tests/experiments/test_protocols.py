@@ -1,11 +1,15 @@
 """Protocols by name, each trained for a while, and what cannot be."""
 
 import dataclasses
+import inspect
 
 import pytest
 
-from experiments import data, protocols, sweep
-from experiments.config import Config, identity, plan
+from experiments.data import datasets
+from experiments.execution import store, sweep
+from experiments.grid import protocols
+from experiments.grid.config import Config, identity
+from experiments.training import assemble
 
 BASE = Config(
     model="softmax", attack=("sign_flip",), n=12, f=2, s=(2,), seeds=1, steps=40, batch_size=8,
@@ -15,10 +19,10 @@ BASE = Config(
 
 def trained(tmp_path, protocol, **more):
     config = dataclasses.replace(BASE, protocol=protocol, **more)
-    digits = data.load("digits")
+    digits = datasets.load("digits")
     load = lambda config: digits  # noqa: E731
     (block,) = sweep.run(sweep.tasks([config], tmp_path, load), tmp_path, load)
-    assert not list(sweep.failures(tmp_path))
+    assert not list(store.failures(tmp_path))
     return block, block["runs"][0]
 
 
@@ -134,7 +138,7 @@ def test_the_one_server_is_not_named_among_what_decides():
 )
 def test_what_cannot_be(more, message):
     with pytest.raises((ValueError, TypeError), match=message):
-        plan(dataclasses.replace(BASE, **more))
+        assemble.plan(dataclasses.replace(BASE, **more))
 
 
 def test_gradients_of_a_step():
@@ -146,15 +150,21 @@ def test_gradients_of_a_step():
         assert protocols.gradients(dataclasses.replace(BASE, protocol=protocol)) == count
 
 
-def test_every_protocol_has_a_line():
-    for name, build in protocols.PROTOCOLS.items():
+def test_what_is_known_of_a_protocol_is_what_it_takes():
+    assert set(assemble.PROTOCOLS) == set(protocols.PROTOCOLS)
+    for name, build in assemble.PROTOCOLS.items():
         assert build.__doc__, name
+        _, *parameters = inspect.signature(build).parameters.values()
+        written = tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+        assert written == protocols.PROTOCOLS[name].parameters
+        any_other = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        assert any_other == protocols.PROTOCOLS[name].open_ended
 
 
 @pytest.mark.slow
 def test_kardam_trains_as_well_as_without_liars(tmp_path):
     """Just under a third of the workers send what is far too long."""
-    digits = data.load("digits")
+    digits = datasets.load("digits")
     config = Config(
         n=10, f=3, s=(0, 3), seeds=1, steps=8_000, eval_every=8_000, batch_size=16,
         momentum=0.0, learning_rate=0.1, rule=("mean",),

@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import config as configs
-from experiments import diagnostics, figures, page, report
-from experiments.config import Config
+from experiments.grid import config as configs
+from experiments.grid.config import Config
+from experiments.report import figures, markup, scenes, tables
+from experiments.training import diagnostics
 
 ROOT = pathlib.Path(__file__).parents[2]
-ABOUT = report.About(
+ABOUT = tables.About(
     title="A claim & its <test>.",
     claim="A claim & its <test>.\n\nWords about `krum`.\n\n    python -m lab\n\n* one\n* two <b>",
     command="python -m lab --name '<x>'",
@@ -83,7 +84,7 @@ def blocks_of(grid, measured=0.5, of=accuracy):
 
 
 def names_of(blocks, grids):
-    data = report.curves(report.ordered(blocks, grids))
+    data = tables.curves(tables.ordered(blocks, grids))
     return set(figures.make(data, grids)), data
 
 
@@ -131,7 +132,7 @@ def test_the_numbers_of_the_table():
     values = {(0, 1): 0.1, (1, 1): 0.1, (2, 1): 0.1, (0, 2): 0.9, (1, 2): 0.8, (2, 2): 0.7}
     blocks = blocks_of(grid, of=lambda rule, attack, s, seed, step: values[seed, step])
     blocks[0]["runs"][2]["finite"] = [False, False]
-    (line,) = report.table(report.curves(blocks)).to_dict("records")
+    (line,) = tables.table(tables.curves(blocks)).to_dict("records")
     expected = {"mean": 0.8, "std": 0.1, "min": 0.7, "max": 0.9}
     # Student's t with two degrees of freedom: 4.302653 is its 97.5 % quantile.
     half = 4.302653 * 0.1 / math.sqrt(3)
@@ -142,15 +143,15 @@ def test_the_numbers_of_the_table():
 
 
 def test_one_seed_has_no_interval():
-    results = report.table(report.curves(blocks_of(Config(seeds=1, s=(0, 1)))))
+    results = tables.table(tables.curves(blocks_of(Config(seeds=1, s=(0, 1)))))
     assert results[["std", "low", "high", "diverged_at"]].isna().all().all()
-    assert "±" not in report.text(results).replace("mean ± standard", "")
+    assert "±" not in tables.text(results).replace("mean ± standard", "")
 
 
 def test_each_run_ends_at_its_own_last_step():
     grids = [Config(steps=steps, eval_every=10, s=(0,), attack=("none",)) for steps in (10, 30)]
     blocks = [block for grid in grids for block in blocks_of(grid)]
-    results = report.table(report.curves(blocks))
+    results = tables.table(tables.curves(blocks))
     assert set(results["steps"]) == {10, 30}
     assert len(results) == 2 * len(grids[0].rule)
 
@@ -159,7 +160,7 @@ def test_each_run_ends_at_its_own_last_step():
 def written(tmp_path_factory):
     """A folder with the report of `SMALL`."""
     folder = tmp_path_factory.mktemp("written")
-    report.write(folder, blocks_of(SMALL), [SMALL], ABOUT)
+    tables.write(folder, blocks_of(SMALL), [SMALL], ABOUT)
     return folder
 
 
@@ -172,7 +173,7 @@ def test_the_table_of_one_grid_has_the_columns_that_it_always_had(written):
 def test_the_text_of_the_main_job_is_as_it_was():
     results = pd.read_csv(ROOT / "docs" / "main-job" / "table.csv", keep_default_na=False)
     numbers = results.astype({name: float for name in ("mean", "std")})
-    assert report.text(numbers) + "\n" == (ROOT / "docs" / "main-job" / "table.md").read_text()
+    assert tables.text(numbers) + "\n" == (ROOT / "docs" / "main-job" / "table.md").read_text()
 
 
 def test_settings_that_differ_are_columns_and_tables():
@@ -182,11 +183,11 @@ def test_settings_that_differ_are_columns_and_tables():
         for p in ("iid", "dirichlet(0.3)")
     ]
     blocks = [block for grid in grids for block in blocks_of(grid)]
-    data = report.curves(blocks)
-    results = report.table(data)
-    assert figures.settings(data) == figures.settings(results) == ["f", "partition"]
+    data = tables.curves(blocks)
+    results = tables.table(data)
+    assert scenes.settings(data) == scenes.settings(results) == ["f", "partition"]
     assert list(results)[:6] == ["rule", "mixing", "attack", "s", "f", "partition"]
-    text = report.text(results)
+    text = tables.text(results)
     assert "standard deviation, f = 5, partition = dirichlet(0.3), s = 5 liars:" in text
     assert text.count("| nearest_neighbors + median |") == 4
 
@@ -194,7 +195,7 @@ def test_settings_that_differ_are_columns_and_tables():
 def test_the_order_is_that_of_the_grids():
     blocks = blocks_of(SMALL)
     mixed = [blocks[i] for i in (5, 0, 3, 2, 4, 1)]
-    again = report.ordered(mixed, [SMALL])
+    again = tables.ordered(mixed, [SMALL])
     assert [(b["rule"], b["attack"]) for b in again] == [(b["rule"], b["attack"]) for b in blocks]
 
 
@@ -204,14 +205,14 @@ def test_blocks_in_pieces_are_one_group():
     for block in whole:
         for runs in (block["runs"][:2], block["runs"][2:]):
             pieces.append(block | {"runs": runs})
-    a, b = (report.table(report.curves(blocks)) for blocks in (whole, pieces))
+    a, b = (tables.table(tables.curves(blocks)) for blocks in (whole, pieces))
     pd.testing.assert_frame_equal(a, b)
 
 
 def test_latex_is_balanced_and_escaped():
     grids = [SMALL, Config(**{**vars(SMALL), "momentum_at": "server"})]
     blocks = [block for grid in grids for block in blocks_of(grid)]
-    made = report.latex(report.table(report.curves(blocks)))
+    made = tables.latex(tables.table(tables.curves(blocks)))
     body = made.partition("\n")[2]  # the first line is a comment
     plain = re.sub(r"\\[\\%_&#${}]", "", body)
     assert plain.count("{") == plain.count("}")
@@ -226,7 +227,7 @@ def test_latex_is_balanced_and_escaped():
         for row in re.findall(r"^(.*) \\\\$", rows, re.MULTILINE):
             assert row.count(" & ") == len(columns) - 1
     assert body.count(r"\begin{table}") == body.count(r"\end{table}") == 4
-    assert report.latex_escape("a_b%{~^\\}") == (
+    assert tables.latex_escape("a_b%{~^\\}") == (
         r"a\_b\%\{\textasciitilde{}\textasciicircum{}\textbackslash{}\}"
     )
 
@@ -261,7 +262,7 @@ def test_f_against_partition_where_both_vary():
         Config(f=f, s=(0, f), partition=p, **shared)
         for f, p in itertools.product((2, 5), ("iid", "sorted"))
     ]
-    data = report.curves(report.ordered([b for grid in both for b in blocks_of(grid)], both))
+    data = tables.curves(tables.ordered([b for grid in both for b in blocks_of(grid)], both))
     made = figures.make(data, both)
     assert "accuracy_heatmap_f_5_partition_sorted" in made
     panel = made["worst_accuracy_f_partition"].figure.axes[0]
@@ -292,11 +293,11 @@ def test_f_against_partition_where_both_vary():
     ],
 )
 def test_thresholds(rule, n, f, expected):
-    assert figures.threshold(rule, n, f) == (expected and pytest.approx(expected))
+    assert scenes.threshold(rule, n, f) == (expected and pytest.approx(expected))
 
 
 def test_the_same_figure_has_the_same_bytes(written):
-    data = report.curves(blocks_of(SMALL))
+    data = tables.curves(blocks_of(SMALL))
     with figures.style():
         drawings = figures.make(data, [SMALL])
         made = {k: figures.render(v.figure) for k, v in drawings.items()}
@@ -319,7 +320,7 @@ def test_titles_lie_within_their_figure():
         steps=20,
         eval_every=10,
     )
-    data = report.curves(report.ordered(blocks_of(many), [many]))
+    data = tables.curves(tables.ordered(blocks_of(many), [many]))
     with figures.style():
         for name, drawing in figures.make(data, [many]).items():
             figure = drawing.figure
@@ -343,7 +344,7 @@ def test_the_page_holds_what_was_found(tmp_path):
     blocks[0]["environment"]["jax"] = "0.9.0"
     blocks[1]["runs"][0]["finite"] = [True, False, False]
     failed = {"rule": "bulyan", "attack": "sign_flip", "error": "ValueError: <n> & f"}
-    results = report.write(tmp_path, blocks, [SMALL], ABOUT, [failed])
+    results = tables.write(tmp_path, blocks, [SMALL], ABOUT, [failed])
     made = (tmp_path / "index.html").read_text()
     read = Page(made)
     assert read.open == []
@@ -382,12 +383,12 @@ def test_the_page_holds_what_was_found(tmp_path):
 def test_the_shorter_of_vectors_and_pixels_is_in_the_page():
     vectors = '<?xml version="1.0"?>\n<svg width="9pt" viewBox="0 0 9 9"><g id="a"/></svg>'
     for png, expected in ((b"", "<img"), (b"0" * 999, "<svg")):
-        picture = page.Picture("name", "caption", {}, vectors, png)
-        assert expected in page._image(picture, 0)
+        picture = markup.Picture("name", "caption", {}, vectors, png)
+        assert expected in markup.image(picture, 0)
 
 
 def test_prose():
-    made = page.prose(ABOUT.claim)
+    made = markup.prose(ABOUT.claim)
     assert "<p>Words about <code>krum</code>.</p>" in made
     assert "<pre><code>python -m lab</code></pre>" in made
     assert "<ul><li>one</li><li>two &lt;b&gt;</li></ul>" in made
@@ -400,14 +401,14 @@ def test_nothing_known_is_no_error(tmp_path):
         for run in block["runs"]:
             run["finite"], run["diverged"] = [False] * 3, 10
             run["per_class"] = [math.nan, math.nan]
-    results = report.write(tmp_path / "nan", blocks, [SMALL], ABOUT)
+    results = tables.write(tmp_path / "nan", blocks, [SMALL], ABOUT)
     assert (results["diverged"] == SMALL.seeds).all()
     assert not list((tmp_path / "nan").glob("*.png"))
     assert Page((tmp_path / "nan" / "index.html").read_text()).open == []
 
 
 def test_no_finished_block_is_no_error(tmp_path):
-    results = report.write(tmp_path, [], [SMALL], ABOUT, [{"error": "RuntimeError: no memory"}])
+    results = tables.write(tmp_path, [], [SMALL], ABOUT, [{"error": "RuntimeError: no memory"}])
     assert not len(results)
     text = Page((tmp_path / "index.html").read_text()).text
     assert "No run is finished." in text

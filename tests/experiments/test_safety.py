@@ -12,9 +12,12 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import __main__, checkpoint, data, specs, sweep
-from experiments import config as configs
-from experiments.config import Config
+from experiments.cli import commands
+from experiments.data import datasets, partitions
+from experiments.execution import checkpoint, store, sweep
+from experiments.grid import calls, planning, specs
+from experiments.grid.config import Config
+from experiments.training.program import Metrics
 
 SMALL = Config(
     model="softmax", n=5, f=1, s=(1,), seeds=1, steps=2, eval_every=1, batch_size=2,
@@ -24,7 +27,7 @@ SMALL = Config(
 
 @pytest.fixture(scope="module")
 def digits():
-    return data.load("digits")
+    return datasets.load("digits")
 
 
 def tasks_in(folder, digits, config=SMALL):
@@ -36,11 +39,11 @@ def written_by_a_stranger(folder, digits, rule):
     tasks = tasks_in(folder, digits)
     blocks = sweep.run(tasks, folder, lambda _: digits)
     grid = dataclasses.asdict(dataclasses.replace(SMALL, rule=(rule,)))
-    sweep.write_json(folder / "config.json", {"grids": [grid]})
+    store.write_json(folder / "config.json", {"grids": [grid]})
     described = {k: v for k, v in blocks[0].items()} | {"rule": str(specs.read("rule", rule))}
-    described |= {"code": specs.code([rule])} if ":" in rule else {}
+    described |= {"code": calls.code([rule])} if ":" in rule else {}
     shutil.rmtree(folder / "blocks")
-    sweep.write_json(folder / "blocks" / "0.json", described)
+    store.write_json(folder / "blocks" / "0.json", described)
 
 
 @pytest.mark.parametrize("command", ["report", "choose"])
@@ -52,11 +55,11 @@ def test_reading_results_imports_and_calls_nothing(tmp_path, monkeypatch, digits
         folder = tmp_path / str(k)
         written_by_a_stranger(folder, digits, rule)
         if command == "report":
-            assert __main__.main([command, str(folder)]) == 0
+            assert commands.main([command, str(folder)]) == 0
             assert rule.partition("(")[0] in capsys.readouterr().out
         else:
             with contextlib.suppress(ValueError, SystemExit):  # there is nothing to choose from
-                __main__.main([command, str(folder)])
+                commands.main([command, str(folder)])
     assert not (tmp_path / "imported").exists()
     assert not (tmp_path / "called").exists()
 
@@ -81,8 +84,8 @@ def test_functions_of_ones_own(tmp_path, monkeypatch):
     assert specs.function("rule", "own_rules:first").__name__ == "first"
     with pytest.raises(ValueError, match="is no rule"):
         specs.function("rule", "own_rules:other")
-    assert re.fullmatch(r"own_rules=[0-9a-f]{12}", specs.code(["own_rules:first"]))
-    assert specs.code(["not_here:first"]) == "not_here=?"
+    assert re.fullmatch(r"own_rules=[0-9a-f]{12}", calls.code(["own_rules:first"]))
+    assert calls.code(["not_here:first"]) == "not_here=?"
 
 
 @pytest.mark.parametrize("damage", ["{}", "[]", '"x"', "", "{", "[" * 30_000, b"\xff\xfe", None])
@@ -93,7 +96,7 @@ def test_a_damaged_block_is_named_and_trained_again(tmp_path, digits, capsys, da
     if damage is None:
         task.path.mkdir()
         (task.path / "inside").write_text("")
-        assert sweep.read_block(task.path, sweep.PARTS) is None
+        assert store.read_block(task.path, store.PARTS) is None
         assert f"{task.path} is damaged" in capsys.readouterr().err
         return
     task.path.write_bytes(damage if isinstance(damage, bytes) else damage.encode())
@@ -105,7 +108,7 @@ def test_a_damaged_block_is_named_and_trained_again(tmp_path, digits, capsys, da
 def test_a_damaged_checkpoint_is_set_aside(tmp_path, capsys):
     kept = checkpoint.Checkpoints(tmp_path / "block")
     states = {"w": jax.numpy.ones(3)}
-    metrics = checkpoint.train.Metrics(*[np.zeros(1)] * len(checkpoint.train.Metrics._fields))
+    metrics = Metrics(*[np.zeros(1)] * len(Metrics._fields))
     found = {name: np.zeros(1) for name in checkpoint.diagnostics.NAMES}
     kept.save(2, states, [(metrics, found)])
     assert kept.restore(states)[0] == 2
@@ -137,7 +140,7 @@ def test_two_processes_do_not_train_one_block(tmp_path, digits, capsys):
     other.start()
     try:
         assert ready.wait(60)
-        sweep.write_json(task.path.with_suffix(".later"), block | {"runs": ["of the other"]})
+        store.write_json(task.path.with_suffix(".later"), block | {"runs": ["of the other"]})
         timer = threading.Timer(
             0.5, lambda: (task.path.with_suffix(".later").rename(task.path), stop.set())
         )
@@ -154,10 +157,10 @@ def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sweep.os, "fsync", full)
+    monkeypatch.setattr(store.os, "fsync", full)
     path = tmp_path / "block.json"
     with pytest.raises(OSError, match=r"block\.json cannot be written: No space left on device"):
-        sweep.write_json(path, {"a": 1})
+        store.write_json(path, {"a": 1})
     assert not list(tmp_path.iterdir())
 
 
@@ -181,11 +184,11 @@ def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
 )
 def test_settings_that_nobody_can_mean_are_one_line(changes, message):
     with pytest.raises(ValueError, match=message) as error:
-        configs.plan(dataclasses.replace(SMALL, **changes))
+        planning.plan(dataclasses.replace(SMALL, **changes))
     assert len(str(error.value).splitlines()) == 1
     assert len(str(error.value)) < 5000
 
 
 def test_a_partition_of_nan_is_one_line():
     with pytest.raises(ValueError, match=r"^unknown kind of partition 'dirichlet\(nan\)'; known"):
-        data.partition(np.arange(4), 2, "dirichlet(nan)", seed=0)
+        partitions.partition(np.arange(4), 2, "dirichlet(nan)", seed=0)

@@ -10,7 +10,7 @@ import tomllib
 
 import pytest
 
-from experiments import choosing
+from experiments.analysis import choosing
 
 ROOT = pathlib.Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -146,7 +146,7 @@ def test_the_chain_of_the_first_page_is_that_of_the_readme():
 
 def test_the_table_of_rules_is_read_from_the_files():
     page = (DOCS / "choosing.md").read_text()
-    assert choosing.written(page, DOCS) == page, "python -m experiments.choosing docs"
+    assert choosing.written(page, DOCS) == page, "python -m experiments.analysis.choosing docs"
 
 
 def test_advice_rests_on_the_table():

@@ -12,8 +12,9 @@ import tyro
 
 import byzjax
 from byzjax import attacks
-from experiments import specs
-from experiments.config import BUDGET, Config, identity, options, plan, run_bytes
+from experiments.grid import calls, catalogue, specs
+from experiments.grid.config import Config, identity, options
+from experiments.grid.planning import BUDGET, plan, run_bytes
 from tests.helpers import compiled
 
 
@@ -29,7 +30,7 @@ from tests.helpers import compiled
     ],
 )
 def test_parse_call(text, name, given):
-    assert specs.parse_call(text) == (name, given)
+    assert calls.parse_call(text) == (name, given)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,7 @@ def test_parse_call(text, name, given):
 )
 def test_what_cannot_be_read(text):
     with pytest.raises(ValueError, match=r'cannot read .* such as "krum"') as error:
-        specs.parse_call(text)
+        calls.parse_call(text)
     assert "\n" not in str(error.value)
 
 
@@ -69,9 +70,9 @@ def test_a_spec_reads_as_it_was_written(kind, text):
     assert specs.parse(kind, str(spec), f=5) == spec
 
 
-@pytest.mark.parametrize(("name", "strengths"), specs.STRENGTHS.items())
+@pytest.mark.parametrize(("name", "strengths"), catalogue.STRENGTHS.items())
 def test_a_strength_may_be_traced_and_says_so(name, strengths):
-    said = " ".join((specs.ATTACKS[name].__doc__ or "").split())
+    said = " ".join((catalogue.ATTACKS[name].__doc__ or "").split())
     spec = specs.parse("attack", f"{name}({', '.join(f'{s}=0.5' for s in strengths)})", f=1)
     assert spec.strengths == dict.fromkeys(strengths, 0.5)
     updates = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
@@ -217,7 +218,7 @@ def test_an_attack_that_tries_the_rule_is_given_the_deployed_one():
 
 
 def test_every_attack_of_the_table_runs():
-    for name in specs.ATTACKS:
+    for name in catalogue.ATTACKS:
         if name == "dissensus":  # has peers to tell apart: tests/experiments/test_protocols.py
             continue
         given = "(gamma=1.0)" if name == "hidden_vulnerability" else ""

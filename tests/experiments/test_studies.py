@@ -8,8 +8,15 @@ import pandas as pd
 import pytest
 
 from byzjax.facts import FACTS
-from experiments import cost, data, export, findings, models, report, specs, studies, sweep
-from experiments.config import Config, plan
+from experiments import studies
+from experiments.analysis import findings
+from experiments.data import datasets
+from experiments.execution import cost, export, sweep
+from experiments.grid import calls
+from experiments.grid.config import Config
+from experiments.models import zoo
+from experiments.report import tables
+from experiments.training import assemble
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs" / "studies"
 ALL = [(name, edition) for name in studies.names() for edition in studies.load(name).editions]
@@ -36,7 +43,7 @@ def test_a_study_says_what_it_is(name):
 @pytest.mark.parametrize("name", studies.names())
 def test_the_grids_of_two_cores_are_possible(name):
     for grid in studies.grids(name, "cpu"):
-        assert plan(grid)
+        assert assemble.plan(grid)
 
 
 @pytest.mark.parametrize(("name", "edition"), ALL)
@@ -44,11 +51,11 @@ def test_every_rule_has_enough_workers(name, edition):
     """Also behind buckets: without tracing anything, so that it is quick."""
     for grid in studies.grids(name, edition):
         assert grid.study == name
-        assert grid.dataset in data.NAMES
-        assert grid.model in models.MODELS
+        assert grid.dataset in datasets.NAMES
+        assert grid.model in zoo.MODELS
         rows = min(-(-grid.n // 2) if "bucketing" in m else grid.n for m in grid.mixing)
         for text in grid.rule:
-            facts = FACTS.get(specs.parse_call(text)[0])
+            facts = FACTS.get(calls.parse_call(text)[0])
             assert facts is None or rows >= facts.needs[0] * grid.f + facts.needs[1], (text, grid)
 
 
@@ -173,7 +180,7 @@ def test_what_is_said_of_protocols():
     assert f"for {more['million floats']:.1f} times the numbers sent" in text
     assert f"and {more['ms a step']:.0f} times the simulated time" in text
     assert all(mean[replicas][attack] == one[attack] for attack in (*quiet, *LOUD))
-    curves = report.curves(export.read(DOCS / "protocols-cpu"))
+    curves = tables.curves(export.read(DOCS / "protocols-cpu"))
     needed = {level: findings.steps_to(curves, level) for level in (0.9, 0.92, 0.93)}
     ratio = {level: found[servers] / found[server] - 1 for level, found in needed.items()}
     assert f"here {many['steps to 92 %']} steps to 92 %" in text
@@ -197,7 +204,7 @@ def test_what_is_said_of_buckets():
     page = (DOCS / "README.md").read_text()
     close = [abs(float(row["difference"])) <= 3 for row in table_of(page, "bucketing")]
     assert close == [True, True, False, True]
-    curves = report.curves(export.read(DOCS / "bucketing-cpu")).set_index(
+    curves = tables.curves(export.read(DOCS / "bucketing-cpu")).set_index(
         ["rule", "attack", "step"]
     )
     low = curves.xs(270, level="step")["accuracy"].round(3)
@@ -208,7 +215,7 @@ def test_what_is_said_of_buckets():
 
 def test_what_it_would_cost(tmp_path):
     """Softmax regression: two products forward and backward, 2 * 64 * 10 operations each."""
-    digits = data.load("digits")
+    digits = datasets.load("digits")
     config = Config(
         model="softmax", rule=("mean",), attack=("none",), s=(0,), n=10, f=1, seeds=2,
         steps=10_000_000, batch_size=8,

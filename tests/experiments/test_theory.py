@@ -14,9 +14,9 @@ import byzjax
 from byzjax import theory
 from byzjax.facts import FACTS
 from byzjax.theory.comparison import eta
-from experiments import findings
-from experiments.theory import growth, measure, page, plots, rules, run
-from experiments.theory.rules import FORMS, SEARCHED, constants_of, proved_kappa
+from experiments.analysis import findings
+from experiments.analysis.theory import growth, measure, page, plots, rules, run
+from experiments.analysis.theory.rules import FORMS, SEARCHED, constants_of, proved_kappa
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
 FOLDER = DOCS / "theory"

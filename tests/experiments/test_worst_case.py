@@ -11,8 +11,9 @@ import pytest
 
 import byzjax
 from byzjax import attacks
-from experiments import specs, worst_case
-from experiments.worst_case import Setting, WorstCase, settings
+from experiments.analysis import damage, worst_case
+from experiments.analysis.worst_case import Setting, WorstCase, settings
+from experiments.grid import calls
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs" / "worst-case"
 
@@ -29,7 +30,7 @@ def test_f_is_the_rules_limit_and_half_of_it():
     (huber, *_) = (s for s in settings(config) if s.name == "huber")
     x, _ = worst_case.updates_of("gaussian", 11, 100, None)
     radius = np.median(np.linalg.norm(x - x.mean(axis=0), axis=1))
-    assert specs.parse_call(huber.rule)[1]["threshold"] == pytest.approx(radius, rel=0.01)
+    assert calls.parse_call(huber.rule)[1]["threshold"] == pytest.approx(radius, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,7 @@ def test_rules_that_have_an_update_of_their_own():
     found = {s.name: worst_case.deployed(s, own)(x) for s in settings(config) if s.limit == "half"}
     np.testing.assert_array_equal(found["fl_trust"], byzjax.fl_trust(x, own))
     (radius,) = {
-        specs.parse_call(s.rule)[1]["radius"] for s in settings(config) if s.name == "centered_clip"
+        calls.parse_call(s.rule)[1]["radius"] for s in settings(config) if s.name == "centered_clip"
     }
     clipped = byzjax.centered_clip(x, own, radius=radius)
     np.testing.assert_array_equal(found["centered_clip"], clipped)
@@ -91,7 +92,7 @@ def test_damage_and_bound_are_in_errors_of_the_honest_mean(monkeypatch):
 
 def test_labels_of_cells():
     values = {math.inf: "∞", 0.0: "0", 1e-9: "0", 0.51: "0.51", 12.3: "12", 8.5e18: "8e18"}
-    assert {value: worst_case._label(value) for value in values} == values
+    assert {value: damage._label(value) for value in values} == values
 
 
 @pytest.mark.slow
@@ -99,8 +100,8 @@ def test_a_small_table_is_written_and_continued(tmp_path):
     config = WorstCase(
         results=str(tmp_path), data=("gaussian",), size=("5x6",), rule=("mean", "median"), steps=3
     )
-    table = worst_case.run(config)
-    paths = worst_case.write(config, table)
+    table = damage.run(config)
+    paths = damage.write(config, table)
     assert [p.name for p in paths] == [
         "damage.csv",
         "summary.md",
@@ -119,7 +120,7 @@ def test_a_small_table_is_written_and_continued(tmp_path):
     assert white_box <= median["bound"].iloc[0] * (1 + 1e-4)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
     assert len(before) == 4
-    assert worst_case.run(config).equals(table)
+    assert damage.run(config).equals(table)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")} == before
 
 
@@ -128,13 +129,13 @@ def test_the_published_table_holds_what_its_page_says():
     cases = table.groupby(["data", "n", "d", "at", "rule"])
     assert f"in all {cases.ngroups} cases" in " ".join((DOCS / "README.md").read_text().split())
     for case, cells in cases:
-        damage = cells.set_index("attack")["damage"]
-        assert len(damage) >= 30, case
-        white_box = damage["gradient_attack"]
-        assert white_box >= damage.max() * (1 - 1e-3), case
+        found = cells.set_index("attack")["damage"]
+        assert len(found) >= 30, case
+        white_box = found["gradient_attack"]
+        assert white_box >= found.max() * (1 - 1e-3), case
         bound = cells["bound"].iloc[0]
-        assert pd.isna(bound) or damage.max() <= bound * (1 + 1e-4), case
-    assert worst_case.summary(table) == (DOCS / "summary.md").read_text()
+        assert pd.isna(bound) or found.max() <= bound * (1 + 1e-4), case
+    assert damage.summary(table) == (DOCS / "summary.md").read_text()
 
 
 def test_the_limit_of_a_rule_of_ones_own_is_in_its_facts(tmp_path, monkeypatch):

@@ -28,7 +28,7 @@ MUTANTS = [
     Mutant(
         "replace: no wall in front of a lie that all send",
         "byzjax/attacks/_rows.py",
-        "lie = wall(lie) if lie.shape[0] == 1 and x.shape[0] > 1 else lie",
+        "lie = fusion_barrier(lie) if lie.shape[0] == 1 and x.shape[0] > 1 else lie",
         "lie = lie if lie.shape[0] == 1 and x.shape[0] > 1 else lie",
         'tests/test_attacks.py -k "lie_that_all_send"',
     ),

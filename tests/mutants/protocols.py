@@ -113,7 +113,7 @@ MUTANTS = [
     Mutant(
         "aggregate: no wall behind the rule",
         "byzjax/transforms.py",
-        "_kernels.wall(rule(updates, **kwargs))",
+        "fusion_barrier(rule(updates, **kwargs))",
         "rule(updates, **kwargs)",
         'tests/test_transforms.py -k "computed_once"',
     ),
@@ -316,7 +316,7 @@ MUTANTS = [
     Mutant(
         "parameter_server: no wall behind the attack",
         "byzjax/protocols/parameter_server.py",
-        "_kernels.wall(updates) if len(seen) == 1 and attack else updates",
+        "fusion_barrier(updates) if len(seen) == 1 and attack else updates",
         "updates",
         'tests/test_protocols.py -k "sent_is_made_once"',
     ),

@@ -1,0 +1,113 @@
+"""Sorting networks on keys: integers in the order of the floats."""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from byzjax._numerics.arrays import sum_dtype
+
+_KEY_DTYPE = {"bfloat16": "int16", "float16": "int16", "float32": "int32", "float64": "int64"}
+
+
+def _flip(key: jax.Array) -> jax.Array:
+    """Turns the bits of a float into a key and back: it is its own inverse."""
+    bits = jnp.iinfo(key.dtype).bits
+    low_bits = key.dtype.type(jnp.iinfo(key.dtype).max)
+    return key ^ ((key >> key.dtype.type(bits - 1)) & low_bits)
+
+
+def to_key(x: jax.Array) -> jax.Array:
+    """Integers in the order of the floats."""
+    if x.dtype.name not in _KEY_DTYPE:
+        raise TypeError(
+            f"order statistics need leaves of {', '.join(_KEY_DTYPE)}; got {x.dtype.name}."
+        )
+    return _flip(lax.bitcast_convert_type(x, jnp.dtype(_KEY_DTYPE[x.dtype.name])))
+
+
+def from_key(key: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """The floats of these keys."""
+    return lax.bitcast_convert_type(_flip(key), dtype)
+
+
+def middle(n: int) -> tuple[int, int]:
+    """(start, width) of the window of the one or two middle ranks."""
+    start = (n - 1) // 2
+    return start, n - 2 * start
+
+
+@functools.cache
+def merge_exchange(n: int) -> tuple[tuple[int, int], ...]:
+    """The comparators (i, j), i < j, of Batcher's merge exchange for any n."""
+    comparators = []
+    top = 1 << max(0, (n - 1).bit_length() - 1)
+    p = top if n > 1 else 0
+    while p > 0:
+        q, r, d = top, 0, p
+        while d > 0:
+            comparators += [(i, i + d) for i in range(n - d) if i & p == r]
+            d, q, r = q - p, q // 2, p
+        p //= 2
+    return tuple(comparators)
+
+
+@functools.cache
+def comparators(n: int, start: int, width: int) -> tuple[tuple[int, int], ...]:
+    """The comparators needed to bring the ranks of the window, in any order, to its places.
+
+    Walking back from the outputs, a comparator whose two wires both lead only into the window, or
+    both only out of it, changes nothing that is looked at.
+    """
+    inside, outside, exact = "inside", "outside", "exact"
+    wire = [inside if start <= i < start + width else outside for i in range(n)]
+    kept = []
+    for i, j in reversed(merge_exchange(n)):
+        if wire[i] == wire[j] != exact:
+            continue
+        kept.append((i, j))
+        wire[i] = wire[j] = exact
+    return tuple(reversed(kept))
+
+
+def apply_network(network: Sequence[tuple[int, int]], rows: list[jax.Array]) -> list[jax.Array]:
+    """The rows after the comparators, in every column by itself."""
+    for i, j in network:
+        rows[i], rows[j] = jnp.minimum(rows[i], rows[j]), jnp.maximum(rows[i], rows[j])
+    return rows
+
+
+def share_for(count: int, bound: jax.Array) -> jax.Array:
+    """A factor with which `count` values up to the bound add up without overflow.
+
+    It is 1 where they do anyway.
+    """
+    enough = bound <= float(jnp.finfo(bound.dtype).max) / (2 * count)
+    return jnp.where(enough, 1, 0.7 / count).astype(bound.dtype)
+
+
+def window_mean(values: list[jax.Array], dtype: jnp.dtype) -> jax.Array:
+    """The mean of the values of a window, which does not overflow where they are finite."""
+    wide = [v.astype(sum_dtype(dtype)) for v in values]
+    if len(wide) == 1:
+        return values[0].astype(dtype)
+    if len(wide) == 2:
+        # The middle of two large values does not overflow. Halves first would do, but XLA makes
+        # one product of two.
+        low, high = wide
+        total, apart = low + high, high - low
+        too_large = jnp.isinf(total) & (jnp.abs(apart) < jnp.inf)  # is_finite: not in Triton of 0.7
+        return jnp.where(too_large, low + 0.5 * apart, 0.5 * total).astype(dtype)
+    total = functools.reduce(jnp.add, wide)
+    # Parts, of which so many do not overflow; a power of two XLA would take out of the sum again.
+    parts = functools.reduce(jnp.add, [0.7 / len(wide) * v for v in wide])
+    return jnp.where(jnp.abs(total) < jnp.inf, total / len(wide), parts / 0.7).astype(dtype)
+
+
+def mean_by_network(rows: list[jax.Array], start: int, width: int) -> jax.Array:
+    """The mean of the window, of columns that are given as n rows of any shape."""
+    dtype = rows[0].dtype
+    keys = apply_network(comparators(len(rows), start, width), [to_key(row) for row in rows])
+    return window_mean([from_key(key, dtype) for key in keys[start : start + width]], dtype)

@@ -1,0 +1,21 @@
+"""Prints the table of docs/numerics.md: `python -m byzjax._numerics.table`."""
+
+from byzjax._numerics import FORMS, thresholds
+
+
+def table() -> str:
+    """Markdown with one line for each entry of `FORMS`."""
+    lines = [
+        "| quantity | where | form | constants | measured |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for form in FORMS:
+        names = ", ".join(f"`{name}` = {getattr(thresholds, name)}" for name in form.names)
+        lines.append(
+            f"| {form.quantity} | {form.where} | {form.form} | {names} | {form.measured} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())

@@ -1,0 +1,1 @@
+"""What is found in finished studies, and measurements beside training."""

@@ -1,0 +1,214 @@
+"""The tables of docs/studies/README.md, made from the blocks that lie beside it.
+
+    python -m experiments.analysis.findings docs/studies
+
+What stands between `<!-- name -->` and `<!-- end of name -->` is written anew; a test holds that it
+is what the files say.
+"""
+
+import pathlib
+import re
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from experiments.execution import export
+from experiments.report import scenes, tables
+
+Folder = pathlib.Path
+
+
+def interval(line: pd.Series) -> str:
+    """A mean in per cent with its 95 % confidence interval, `93.5 [93.1, 93.8]`."""
+    low, high = max(0.0, line["low"]), min(1.0, line["high"])
+    return f"{100 * line['mean']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _intervals(results: pd.DataFrame, index: list[str], columns: list[str]) -> pd.DataFrame:
+    """Rows by `index` and columns by `columns`, in the order in which they stand."""
+    cells = results.assign(cell=results.apply(interval, axis=1))
+    rows = pd.MultiIndex.from_frame(cells[index].drop_duplicates())
+    names = pd.MultiIndex.from_frame(cells[columns].drop_duplicates())
+    out = cells.pivot(index=index, columns=columns, values="cell")
+    out = out.reindex(
+        index=rows if len(index) > 1 else rows.get_level_values(0),
+        columns=names if len(columns) > 1 else names.get_level_values(0),
+    )
+    out.columns = [", ".join(map(str, c)) if isinstance(c, tuple) else str(c) for c in out.columns]
+    return out.fillna("").reset_index()
+
+
+def momentum(folder: Folder) -> str:
+    """Where momentum stands, for the largest number of liars."""
+    results = pd.read_csv(folder / "table.csv")
+    attacked = results[results["s"] > 0]
+    table = _intervals(attacked, ["f", "rule"], ["attack", "momentum_at"])
+    return table.to_markdown(index=False)
+
+
+def aksel(folder: Folder) -> str:
+    """Rules without liars and with f of them."""
+    results = pd.read_csv(folder / "table.csv")
+    chosen = results[(results["s"] == 0) | (results["s"] == results["f"])]
+    parts = []
+    for f, part in chosen.groupby("f", sort=False):
+        table = _intervals(part, ["rule"], ["attack"])
+        parts.append(f"n = 51, f = {f}, s = 0 and s = {f}:\n\n{table.to_markdown(index=False)}")
+    return "\n\n".join(parts)
+
+
+def few_liars(folder: Folder) -> str:
+    """Accuracy as the number of liars grows, where a grid has more than s = 0 and s = f."""
+    results = pd.read_csv(folder / "table.csv")
+    some = results[(results["s"] > 0) & (results["s"] < results["f"])]
+    tables = []
+    for f, part in some.groupby("f", sort=False):
+        table = _intervals(part, ["s", "rule"], ["attack"]).sort_values("s", kind="stable")
+        tables.append(f"n = 51, f = {f}:\n\n{table.to_markdown(index=False)}")
+    return "\n\n".join(tables)
+
+
+def convex(folder: Folder) -> str:
+    """How far from the optimum training ends, and what the rule does to unlike honest updates."""
+    data = tables.curves(export.read(folder))
+    last = scenes.final(data)
+    variance = (last["variance_to_norm"] * last["honest_norm"]) ** 2
+    honest = last["s"].rsub(25)
+    last = last.assign(ratio=last["distance"] ** 2 / (variance * (honest - 1) / honest))
+    lines = []
+    for (dataset, f, rule), part in last.groupby(["dataset", "f", "rule"], sort=False):
+        quiet, attacked = part[part["s"] == 0], part[part["s"] > 0]
+        means = attacked.groupby("attack", sort=False)["to_optimum"].mean()
+        lines.append(
+            {
+                "data": dataset,
+                "f": f,
+                "rule": rule,
+                "distance to the optimum, s = 0": _spread(quiet["to_optimum"]),
+                "farthest, s = f": f"{means.max():.2f}",
+                "under": means.idxmax(),
+                "squared error over variance, s = 0": _spread(quiet["ratio"]),
+                "f / (n - f)": f"{f / (25 - f):.2f}",
+            }
+        )
+    return pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)
+
+
+def _spread(values: pd.Series, digits: int = 2) -> str:
+    return f"{values.mean():.{digits}f} ± {values.std():.{digits}f}"
+
+
+def heterogeneity(folder: Folder) -> str:
+    """What is left under the worst attack and s, by f and partition."""
+    results = pd.read_csv(folder / "table.csv")
+    results["defence"] = [scenes.defence(*p) for p in zip(results["rule"], results["mixing"])]
+    keys = ["defence", "f", "partition"]
+    worst = results.loc[results.groupby(keys, sort=False)["mean"].idxmin()]
+    return _intervals(worst, ["f", "defence"], ["partition"]).to_markdown(index=False)
+
+
+# What Karimireddy, He and Jaggi (ICLR 2022) print for n = 25, f = 5, beta = 0.9, no bucketing.
+PUBLISHED = {
+    ("centered_clipping", "little_is_enough"): 98.0,
+    ("centered_clipping", "inner_product_manipulation"): 97.6,
+    ("geometric_median", "little_is_enough"): 11.4,
+    ("geometric_median", "inner_product_manipulation"): 13.5,
+}
+
+
+def bucketing(folder: Folder) -> str:
+    """Measured beside published, both the mean of the last five evaluations."""
+    lines = []
+    data = tables.curves(export.read(folder))
+    for (rule, attack), part in data.groupby(["rule", "attack"], sort=False):
+        names = rule.partition("(")[0], attack.partition("(")[0]
+        last = part.sort_values("step").groupby("seed")["accuracy"].tail(5)
+        measured, published = 100 * last.mean(), PUBLISHED[names]
+        lines.append(
+            {
+                "rule": rule,
+                "attack": attack,
+                "measured": f"{measured:.1f}",
+                "published": f"{published:.1f}",
+                "difference": f"{measured - published:+.1f}",
+            }
+        )
+    return pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)
+
+
+def steps_to(data: pd.DataFrame, level: float) -> pd.Series:
+    """Steps that each protocol takes without liars until the mean accuracy reaches a level.
+
+    By straight lines between evaluations; NaN where it never does. What comes before the first
+    evaluation is not known, so that a level must not be met there.
+    """
+    quiet = data[data["s"] == 0]
+    means = quiet.groupby(["protocol", "step"], sort=False)["accuracy"].mean()
+    found = {}
+    for protocol, curve in means.groupby("protocol", sort=False):
+        steps, accuracy = curve.index.get_level_values("step"), curve.to_numpy()
+        above = np.flatnonzero(accuracy >= level)
+        found[protocol] = np.nan
+        if len(above) and above[0]:
+            ends = slice(above[0] - 1, above[0] + 1)
+            found[protocol] = np.interp(level, accuracy[ends], steps[ends])
+    return pd.Series(found)
+
+
+def protocols(folder: Folder) -> str:
+    """Accuracy under each attack, and what a step sends and takes."""
+    data = tables.curves(export.read(folder))
+    costs = pd.read_csv(folder.parents[1] / "benchmarks" / "protocols.csv").set_index("protocol")
+    needed = steps_to(data, 0.92)
+    lines = []
+    for (protocol, rule), part in scenes.final(data).groupby(["protocol", "rule"], sort=False):
+        cost = costs.loc[protocol if rule == "mean" else f"{protocol}, {rule}"]
+        accuracy = (100 * part["accuracy"]).groupby(part["attack"], sort=False)
+        lines.append(
+            {"protocol": protocol, "rule": rule}
+            | {attack: _spread(values, 1) for attack, values in accuracy}
+            | {
+                "steps to 92 %": f"{needed[protocol]:.0f}",
+                "messages": f"{cost['messages']:.0f}",
+                "million floats": f"{cost['million floats']:.1f}",
+                "ms": f"{cost['ms a step']:.2f}",
+            }
+        )
+    return pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)
+
+
+# Each part of the page: the folder that it is made from, and how.
+PARTS: dict[str, tuple[str, Callable[[Folder], str]]] = {
+    "momentum": ("momentum-cpu", momentum),
+    "aksel": ("aksel-cpu", aksel),
+    "few liars": ("aksel-cpu", few_liars),
+    "convex": ("convex-cpu", convex),
+    "heterogeneity": ("heterogeneity-cpu", heterogeneity),
+    "bucketing": ("bucketing-cpu", bucketing),
+    "protocols": ("protocols-cpu", protocols),
+}
+
+
+def written(
+    page: str, folder: Folder, parts: dict[str, tuple[str, Callable[[Folder], str]]] = PARTS
+) -> str:
+    """The page with its tables as the files in the folder say; parts that it lacks stay out.
+
+    Raises:
+      FileNotFoundError: the page has a part whose study is not there.
+    """
+    for name, (study, table) in parts.items():
+        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+        pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+        if pattern.search(page):
+            content = f"{begin}\n\n{table(folder / study)}\n\n{end}"
+            page = pattern.sub(lambda _, content=content: content, page)
+    return page
+
+
+if __name__ == "__main__":
+    here = pathlib.Path(sys.argv[1])
+    readme = here / "README.md"
+    readme.write_text(written(readme.read_text(), here))

@@ -1,0 +1,327 @@
+"""What is measured, task by task: each is one line of a table, and is kept on disk."""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from byzjax import attacks, theory
+from byzjax.theory import Estimate
+from experiments.analysis.theory.rules import FEWER_STEPS, FORMS, SEARCHED, Form, under_attack
+
+few = functools.partial
+
+
+class Task(NamedTuple):
+    """One line of a table.
+
+    Attributes:
+      described: what decides its numbers, `part` among them.
+      measure: finds them.
+    """
+
+    described: dict[str, Any]
+    measure: Callable[[], dict[str, Any]]
+
+
+class Sizes(NamedTuple):
+    """How much is measured."""
+
+    workers: tuple[int, ...]  # of the acceptance experiment
+    growth: tuple[tuple[int, tuple[int, ...]], ...]  # n, and numbers of coordinates
+    d: int
+    trials: int
+    distributions: tuple[str, ...]
+    rules: tuple[str, ...]
+    rules_n: tuple[int, ...]
+    rules_d: tuple[int, ...]
+    pairs: tuple[tuple[int, int], ...]
+    searched: tuple[str, ...]
+    restarts: int
+
+
+ODD = ((3, 1), (5, 1), (5, 2), (7, 2), (7, 3), (9, 2), (9, 3))
+EVEN = ((4, 1), (6, 1), (6, 2), (8, 2), (8, 3), (10, 3))
+FULL = Sizes(
+    workers=(5, 11, 25, 51, 101, 201, 401),
+    growth=(
+        (5, (100, 1000, 10_000, 100_000, 1_000_000)),
+        (25, (100, 1000, 10_000, 100_000, 1_000_000)),
+        (101, (100, 1000, 10_000, 100_000)),
+        (401, (100, 1000, 10_000)),
+    ),
+    d=2000,
+    trials=20,
+    distributions=("gaussian", "exponential", "sparse", "heavy_tailed"),
+    rules=tuple(FORMS),
+    rules_n=(11, 25, 51, 101),
+    rules_d=(100, 1000, 10_000, 100_000),
+    pairs=ODD + EVEN,
+    searched=tuple(SEARCHED),
+    restarts=100,
+)
+QUICK = Sizes(
+    workers=(5, 25),
+    growth=((5, (100, 1000, 10_000)),),
+    d=500,
+    trials=5,
+    distributions=("exponential",),
+    rules=("median", "aksel"),
+    rules_n=(11,),
+    rules_d=(100, 1000),
+    pairs=((5, 2),),
+    searched=("median", "aksel, n-f"),
+    restarts=10,
+)
+DISTRIBUTIONS: dict[str, Callable] = {
+    "gaussian": theory.gaussian,
+    "exponential": theory.exponential,
+    "sparse": theory.sparse,
+    "heavy_tailed": theory.heavy_tailed,
+}
+MEAN = 0.3  # of every coordinate in the tables of all rules, in deviations: not all of them shift
+FEW_CHOSEN = ("aksel", "aksel, n-f", "krum", "multi_krum", "minimum_diameter", "medoid")
+
+
+def _spread(name: str, found: Estimate) -> dict[str, float]:
+    return {name: found.value, "low": found.low, "high": found.high}
+
+
+def acceptance(sizes: Sizes) -> Iterator[Task]:
+    """Aksel and the median while the liars send an order statistic of the honest values."""
+    settings = {"f = (n-1)/2": 0.5, "f = 0.4 n": 0.4, "f = 0.2 n": 0.2}
+    for (setting, share), n in itertools.product(settings.items(), sizes.workers):
+        f = min((n - 1) // 2, int(share * n))
+        if share < 0.5 and n < 25:
+            continue
+        rank = None if share == 0.5 else (n + 1) // 2
+        trials = sizes.trials if n < 200 else max(5, sizes.trials // 2)
+        for name in ("aksel", "aksel, n-f", "median"):
+            if share == 0.5 and name == "aksel, n-f":
+                continue  # the same as aksel: n - f = (n + 1) / 2
+            described = {
+                "part": "acceptance",
+                "setting": setting,
+                "rule": name,
+                "n": n,
+                "f": f,
+                "d": sizes.d,
+                "trials": trials,
+            }
+            attack = few(attacks.order_statistic, rank=rank)
+            yield Task(described, few(_error, FORMS[name], n, f, sizes.d, attack, trials))
+
+
+def _error(
+    form: Form,
+    n: int,
+    f: int,
+    d: int,
+    attack: Callable,
+    trials: int,
+    distribution: Callable = theory.gaussian,
+) -> dict[str, Any]:
+    rule = form.rule(n, f, d)
+    found = theory.angular_error(
+        rule, n=n, d=d, s=f, attack=attack, distribution=distribution, trials=trials
+    )
+    return {**_spread("error", found.error), "bias": found.bias}
+
+
+# What their number of faults does not enter is measured for one.
+WITHOUT_F = ("median", "geometric_median", "aksel")
+EFFICIENT = (
+    *("aksel", "aksel, n-f", "median", "trimmed_mean", "mean_around_median", "phocas"),
+    *("geometric_median", "multi_krum", "krum", "comparative_elimination"),
+)
+
+
+def efficiency(sizes: Sizes) -> Iterator[Task]:
+    """Squared errors without a liar, relative to the mean's."""
+    for name, kind, f in itertools.product(EFFICIENT, sizes.distributions, (11, 5)):
+        if name in sizes.rules and not (f == 5 and name in WITHOUT_F):
+            yield _efficiency(sizes, name, kind, 25, f)
+    for name in ("median", "mean_around_median", "aksel"):
+        if name in sizes.rules:
+            yield _efficiency(sizes, name, "exponential", 51, 24)
+
+
+def _efficiency(sizes: Sizes, name: str, kind: str, n: int, f: int) -> Task:
+    d, trials = 500, 4 * sizes.trials
+    described = {
+        "part": "efficiency",
+        "rule": name,
+        "distribution": kind,
+        "n": n,
+        "f": f,
+        "d": d,
+        "trials": trials,
+    }
+
+    def measure() -> dict[str, Any]:
+        rule, distribution = FORMS[name].rule(n, f, d), DISTRIBUTIONS[kind]
+        found = theory.efficiency(rule, n=n, d=d, distribution=distribution, trials=trials)
+        return _spread("ratio", found)
+
+    return Task(described, measure)
+
+
+def growth(sizes: Sizes) -> Iterator[Task]:
+    """Aksel's error against d and, for three kinds of updates, against n."""
+    cases = [("gaussian", n, d) for n, several in sizes.growth for d in several]
+    for kind in ("gaussian", "exponential", "sparse, 1/n"):
+        cases += [(kind, n, sizes.d) for n in sizes.workers]
+    for kind, n, d in cases:
+        trials = sizes.trials if n * d <= 2_000_000 else 5
+        described = {
+            "part": "growth",
+            "distribution": kind,
+            "rule": "aksel",
+            "n": n,
+            "f": (n - 1) // 2,
+            "d": d,
+            "trials": trials,
+        }
+        distribution = DISTRIBUTIONS.get(kind) or few(theory.sparse, density=1 / n)
+        yield Task(
+            described,
+            few(
+                *(_error, FORMS["aksel"], n, (n - 1) // 2, d, attacks.order_statistic, trials),
+                distribution=distribution,
+            ),
+        )
+
+
+def rules(sizes: Sizes) -> Iterator[Task]:
+    """Every rule under the most damaging of the listed attacks, against n and against d."""
+    d = 1000
+    cases = [("n", "limit", n, d) for n in sizes.rules_n]
+    cases += [("n", "n/5", n, d) for n in sizes.rules_n]
+    cases += [("d", "n/5", min(sizes.rules_n), d) for d in sizes.rules_d]
+    for (against, at, n, d), name in itertools.product(cases, sizes.rules):
+        form = FORMS[name]
+        f = form.most_faults(n) if at == "limit" else n // 5
+        if n > form.most_n or not 1 <= f <= form.most_faults(n):
+            continue
+        trials = max(3, sizes.trials // 2) if d < 100_000 else 3
+        described = {
+            "part": "rules",
+            "against": against,
+            "at": at,
+            "rule": name,
+            "n": n,
+            "f": f,
+            "d": d,
+            "mean": MEAN,
+            "trials": trials,
+        }
+
+        def measure(form: Form = form, n: int = n, f: int = f, d: int = d, trials: int = trials):
+            rule = under_attack(form.rule(n, f, d), n, f)
+            found = theory.angular_error(rule, n=n, d=d, mean=MEAN, trials=trials)
+            return {**_spread("error", found.error), "bias": found.bias}
+
+        yield Task(described, measure)
+
+
+def selection(sizes: Sizes) -> Iterator[Task]:
+    """How likely liars and honest workers are to be chosen."""
+    n, f, d = 25, 8, 1000
+    kinds = {
+        "order_statistic(rank=13)": few(attacks.order_statistic, rank=13),
+        "little_is_enough": attacks.little_is_enough,
+        "inner_product_manipulation(0.5)": few(attacks.inner_product_manipulation, epsilon=0.5),
+        "sign_flip": attacks.sign_flip,
+    }
+    names = [name for name in FEW_CHOSEN if name in sizes.rules]
+    for name, (kind, attack) in itertools.product(names, kinds.items()):
+        described = {
+            "part": "selection",
+            "rule": name,
+            "attack": kind,
+            "n": n,
+            "f": f,
+            "d": d,
+            "mean": MEAN,
+            "trials": sizes.trials,
+        }
+
+        def measure(name: str = name, attack: Callable = attack) -> dict[str, Any]:
+            liars, honest = theory.selection_probability(
+                *(FORMS[name].rule(n, f, d),),
+                n=n,
+                d=d,
+                s=f,
+                attack=attack,
+                mean=MEAN,
+                trials=sizes.trials,
+            )
+            return {**_spread("liars", liars), "honest": honest.value}
+
+        yield Task(described, measure)
+
+
+def kappa(sizes: Sizes) -> Iterator[Task]:
+    """The worst input that a search finds."""
+    for (n, f), name in itertools.product(sizes.pairs, sizes.searched):
+        form = SEARCHED[name]
+        if f > form.most_faults(n):
+            continue
+        steps = FEWER_STEPS.get(name, 2000)
+        described = {
+            "part": "kappa",
+            "rule": name,
+            "n": n,
+            "f": f,
+            "d": 2,
+            "restarts": sizes.restarts,
+            "steps": steps,
+        }
+
+        def measure(form: Form = form, n: int = n, f: int = f, steps: int = steps):
+            found = theory.kappa_search(
+                form.rule(n, f, 2), n=n, f=f, restarts=sizes.restarts, steps=steps
+            )
+            near = float((found.found >= 0.99 * found.kappa).mean())
+            return {"found": found.kappa, "restarts within 1 %": near}
+
+        yield Task(described, measure)
+
+
+def breakdown(sizes: Sizes) -> Iterator[Task]:
+    """The damage that s liars do, for every s."""
+    n = 11
+    for name, at in itertools.product(sizes.rules, ("limit", "f = 2")):
+        form = FORMS[name]
+        f = form.most_faults(n) if at == "limit" else 2
+        described = {
+            "part": "breakdown",
+            "rule": name,
+            "at": at,
+            "n": n,
+            "f": f,
+            "d": 10,
+            "restarts": sizes.restarts // 5,
+        }
+
+        def measure(form: Form = form, f: int = f) -> dict[str, Any]:
+            found = theory.breakdown_search(
+                form.rule(n, f, 10), n=n, restarts=max(2, sizes.restarts // 5)
+            )
+            return {
+                "liars": found.liars,
+                **{f"s = {s}": damage for s, damage in enumerate(found.damage)},
+            }
+
+        yield Task(described, measure)
+
+
+PARTS: dict[str, Callable[[Sizes], Iterator[Task]]] = {
+    "acceptance": acceptance,
+    "efficiency": efficiency,
+    "growth": growth,
+    "rules": rules,
+    "selection": selection,
+    "kappa": kappa,
+    "breakdown": breakdown,
+}

@@ -1,0 +1,59 @@
+"""Batches of each worker's own samples, and samples that are held out."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.data.datasets import Array, Dataset
+
+
+def hold_out(dataset: Dataset, samples: int) -> tuple[Dataset, np.ndarray, np.ndarray]:
+    """The data set with fewer training samples, and those that were held out, `(x, y)`.
+
+    Which ones is the same for all seeds. The checksum stays that of the whole.
+
+    Raises:
+      ValueError: nothing would be left to train on.
+    """
+    size = len(dataset.train_y)
+    if not samples:
+        return dataset, dataset.train_x[:0], dataset.train_y[:0]
+    if samples >= size:
+        raise ValueError(f"validation must be below the {size} training samples; got {samples}.")
+    order = np.random.RandomState(0).permutation(size)
+    held, rest = np.sort(order[:samples]), np.sort(order[samples:])
+    x, y = dataset.train_x, dataset.train_y
+    return dataclasses.replace(dataset, train_x=x[rest], train_y=y[rest]), x[held], y[held]
+
+
+def pad_partition(parts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Stacks a partition as `(indices int32 [n, max], sizes int32 [n])`, to live on the device.
+
+    A shorter row is filled up with its own samples, over again.
+    """
+    sizes = np.array([len(part) for part in parts], np.int32)
+    if not sizes.size or not sizes.all():
+        raise ValueError(f"every worker needs at least one sample; got sizes {sizes.tolist()}.")
+    return np.stack([np.resize(p, sizes.max()) for p in parts]).astype(np.int32), sizes
+
+
+def sample_batch(
+    key: jax.Array, indices: Array, sizes: Array, x: Array, y: Array, batch_size: int
+) -> dict[str, jax.Array]:
+    """Draws each worker's batch from its own samples, uniformly and with replacement.
+
+    `indices` and `sizes` are those of `pad_partition`. Worker i draws from `fold_in(key, i)`.
+
+    Returns:
+      `{"x": [n, batch_size, ...], "y": [n, batch_size]}`.
+    """
+
+    def draw(worker, row, size):
+        return row[jax.random.randint(jax.random.fold_in(key, worker), (batch_size,), 0, size)]
+
+    sizes = jnp.asarray(sizes)
+    chosen = jax.vmap(draw)(jnp.arange(sizes.shape[0]), jnp.asarray(indices), sizes)
+    return {"x": jnp.asarray(x)[chosen], "y": jnp.asarray(y)[chosen]}

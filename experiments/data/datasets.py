@@ -1,0 +1,118 @@
+"""Data sets as plain arrays.
+
+`digits` comes with scikit-learn. `mnist`, `fashion_mnist` and `cifar10` come from TensorFlow
+Datasets (TFDS), and nothing is fetched from the network unless `download=True`. `a9a`,
+`mushrooms`, `spambase` and `w8a` are read from their text files.
+"""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.data import convex, prepared
+from experiments.data.prepared import FIELDS, Arrays
+
+TFDS_NAMES = ("mnist", "fashion_mnist", "cifar10")
+NAMES = ("digits", *TFDS_NAMES, *convex.NAMES)
+DESCRIPTIONS = {
+    "digits": "1,797 images of 8 x 8, 10 classes; comes with scikit-learn",
+    "mnist": "70,000 images of 28 x 28, 10 classes; through TFDS",
+    "fashion_mnist": "70,000 images of 28 x 28, 10 classes; through TFDS",
+    "cifar10": "60,000 images of 32 x 32 x 3, 10 classes; through TFDS",
+    "a9a": "48,842 samples of 123 binary features, 2 classes; LIBSVM files",
+    "mushrooms": "8,124 samples of 112 binary features, 2 classes; a LIBSVM file",
+    "spambase": "4,601 samples of 57 features, 2 classes; a CSV file",
+    "w8a": "49,749 samples of 300 binary features, 2 classes; a LIBSVM file",
+}
+"""One line about each data set."""
+
+Array = jax.Array | np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """A classification data set in memory.
+
+    Images are float32 `[N, H, W, C]`, less the mean and divided by the standard deviation of the
+    training pixels: one scalar for a data set of grey images, one per channel for cifar10.
+    Features are float32 `[N, d]`: those of a9a, mushrooms and w8a are 0 and 1 and stay so, those
+    of spambase are standardised, each by its training mean and standard deviation.
+    Labels are int32 `[N]`.
+    `checksum` is the start of the sha256 of the raw arrays (before the normalisation).
+    """
+
+    name: str
+    train_x: np.ndarray
+    train_y: np.ndarray
+    test_x: np.ndarray
+    test_y: np.ndarray
+    num_classes: int
+    checksum: str
+
+
+def load(name: str, *, data_dir: str | Path | None = None, download: bool = False) -> Dataset:
+    """Returns the data set `name`, one of `NAMES`.
+
+    TFDS's prepared data are looked for in `data_dir`, else in `$TFDS_DATA_DIR`, else in TFDS's own
+    default, `~/tensorflow_datasets`. If they are missing, `download` fetches and prepares them,
+    which needs TensorFlow.
+
+    The files of a9a, mushrooms, spambase and w8a are looked for in `data_dir`, else in
+    `$BYZJAX_DATA_DIR`, else in `~/.cache/byzjax/convex`; they are never downloaded.
+
+    Raises:
+      ValueError: the name is unknown, or a file is damaged.
+      FileNotFoundError: the data are not prepared and `download` is false, or a file is missing.
+      ImportError: TensorFlow is needed and cannot be imported.
+    """
+    if name == "digits":
+        raw = _read_digits()
+    elif name in TFDS_NAMES:
+        raw = prepared.read_cached(name, prepared.prepared_folder(name, data_dir, download))
+    elif name in convex.NAMES:
+        raw = convex.read(name, data_dir)
+        checksum = _checksum(raw)
+        if name == "spambase":
+            convex.standardize(raw)
+        return Dataset(name=name, num_classes=2, checksum=checksum, **raw)
+    else:
+        raise ValueError(f"unknown data set {name!r}; known: {', '.join(NAMES)}.")
+    return _finish(name, raw)
+
+
+def _checksum(raw: Arrays) -> str:
+    digest = hashlib.sha256()
+    for field in FIELDS:
+        digest.update(raw[field].tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _finish(name: str, raw: Arrays) -> Dataset:
+    checksum = _checksum(raw)
+    # Integer sums: exact, and without a float64 copy of the images (255**2 fits in uint16).
+    train, axes = raw["train_x"], (0, 1, 2)
+    count = train[..., 0].size
+    mean = train.sum(axes, dtype=np.int64) / count
+    squares = np.square(train, dtype=np.uint16).sum(axes, dtype=np.int64) / count
+    mean, std = np.float32(mean), np.float32(np.sqrt(squares - mean**2))
+    for field in ("train_x", "test_x"):
+        raw[field] = raw[field] - mean
+        raw[field] /= std
+    num_classes = int(raw["train_y"].max()) + 1
+    return Dataset(name=name, num_classes=num_classes, checksum=checksum, **raw)
+
+
+def _read_digits() -> Arrays:
+    """The 1,797 images of 8 x 8 that scikit-learn carries: 1,437 to train, 360 to test."""
+    from sklearn.datasets import load_digits
+
+    bunch: Any = load_digits()
+    x, y = bunch["images"].astype(np.uint8)[..., None], bunch["target"].astype(np.int32)
+    # The legacy generator, since its stream is frozen: the split is the same in every NumPy.
+    order = np.random.RandomState(0).permutation(len(y))
+    train, test = order[:1437], order[1437:]
+    return {"train_x": x[train], "train_y": y[train], "test_x": x[test], "test_y": y[test]}

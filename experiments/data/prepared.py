@@ -1,0 +1,107 @@
+"""Image data sets that TensorFlow Datasets (TFDS) has prepared, as arrays."""
+
+import hashlib
+import importlib
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Arrays = dict[str, Any]
+"""A NumPy array for each of `FIELDS`."""
+
+FIELDS = ("train_x", "train_y", "test_x", "test_y")
+
+_CHUNK = 5000  # examples decoded at a time
+
+
+def prepared_folder(name: str, data_dir: str | Path | None, download: bool) -> Path:
+    """Returns `data_dir/name/version`, after downloading if it is missing and that is allowed."""
+    data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    root = Path(data_dir).expanduser() / name
+
+    def newest() -> Path | None:
+        infos = root.glob("*/dataset_info.json")
+        folders = [i.parent for i in infos if re.fullmatch(r"\d+\.\d+\.\d+", i.parent.name)]
+        return max(folders, key=lambda f: [int(k) for k in f.name.split(".")], default=None)
+
+    folder = newest()
+    if folder is None and download:
+        _require_tensorflow(f"downloading {name} into {root}")
+        import tensorflow_datasets as tfds
+
+        builder = tfds.builder(name, data_dir=str(root.parent))
+        builder.download_and_prepare(file_format="array_record")
+        folder = newest()
+    if folder is None:
+        raise FileNotFoundError(
+            f"{name} is not prepared in {root}; set TFDS_DATA_DIR to the folder that has it,"
+            " or allow the download: --download."
+        )
+    return folder
+
+
+def _require_tensorflow(what: str) -> None:
+    try:
+        importlib.import_module("tensorflow")
+    except ImportError as error:
+        raise ImportError(f"{what} needs TensorFlow: pip install 'byzjax[download]'.") from error
+
+
+def read_cached(name: str, folder: Path) -> Arrays:
+    """Reads a prepared folder, or the arrays that an earlier call kept of it."""
+    info = (folder / "dataset_info.json").read_bytes()
+    key = f"{name}-{folder.name}-{hashlib.sha256(info).hexdigest()[:16]}.npz"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "byzjax" / key
+    try:
+        with np.load(cache) as arrays:
+            return {field: arrays[field] for field in FIELDS}
+    except Exception:  # absent, or damaged in any way (zip checks its CRC)
+        pass
+    is_array_record = json.loads(info).get("fileFormat") == "array_record"
+    read = _read_array_record if is_array_record else _read_tfrecord
+    raw = {}
+    for split in ("train", "test"):
+        chunks = read(folder, split)
+        raw[f"{split}_x"] = np.concatenate([x for x, _ in chunks])
+        raw[f"{split}_y"] = np.concatenate([y for _, y in chunks]).astype(np.int32)
+    _write_cache(cache, raw)
+    return raw
+
+
+def _read_array_record(folder: Path, split: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    import tensorflow_datasets as tfds
+
+    # From the folder itself: unlike `tfds.data_source`, this has no way to the network.
+    source: Any = tfds.builder_from_directory(str(folder)).as_data_source(split=split)
+    chunks = []
+    for start in range(0, len(source), _CHUNK):
+        rows = source.__getitems__(list(range(start, min(start + _CHUNK, len(source)))))
+        chunks.append((np.stack([r["image"] for r in rows]), np.stack([r["label"] for r in rows])))
+    return chunks
+
+
+def _read_tfrecord(folder: Path, split: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    _require_tensorflow(f"reading {folder}, which is in TFRecord form,")
+    import tensorflow_datasets as tfds
+
+    # One file at a time, so that the order is that of the files, as in array_record form.
+    dataset = tfds.builder_from_directory(str(folder)).as_dataset(
+        split=split, batch_size=_CHUNK, read_config=tfds.ReadConfig(interleave_cycle_length=1)
+    )
+    return [(batch["image"], batch["label"]) for batch in tfds.as_numpy(dataset)]
+
+
+def _write_cache(path: Path, raw: Arrays) -> None:
+    """Writes the arrays in one step; a cache that cannot be written is no error."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+            np.savez(Path(scratch) / path.name, **raw)
+            os.replace(Path(scratch) / path.name, path)
+    except OSError:
+        pass

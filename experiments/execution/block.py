@@ -1,0 +1,147 @@
+"""Trains the runs of one block, from its checkpoint if there is one."""
+
+import hashlib
+import json
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from experiments.data import datasets
+from experiments.execution import hosts, store
+from experiments.execution.checkpoint import Checkpoints
+from experiments.execution.store import Task
+from experiments.grid import protocols
+from experiments.grid.config import Config
+from experiments.training import devices, diagnostics
+from experiments.training import program as programs
+from experiments.training.runs import block_runs
+
+# A block that takes longer is kept half-way, as often as this.
+CHECKPOINT_SECONDS = 300.0
+
+
+class Place(NamedTuple):
+    """Where a block is trained.
+
+    Attributes:
+      folder: of the study.
+      checkpoints: of the block.
+      over: the devices that the workers are spread over; None for one.
+    """
+
+    folder: pathlib.Path
+    checkpoints: Checkpoints
+    over: Mesh | None
+
+
+def checkpoints(task: Task, folder: pathlib.Path, over: Mesh | None) -> Checkpoints:
+    """Those of a block; one of other versions is not resumed, so that all digits come from one."""
+    here = store.environment(over)
+    decisive = "".join(here[name] for name in store.DECISIVE)
+    versions = hashlib.sha256(decisive.encode()).hexdigest()[:8]
+    return Checkpoints(folder / "checkpoints" / f"{task.path.stem}-{versions}")
+
+
+def train(
+    task: Task,
+    dataset: datasets.Dataset,
+    program: programs.Program,
+    attack: int,
+    place: Place,
+    advance: Callable[[int], Any],
+) -> dict[str, Any]:
+    """Trains all runs of a block.
+
+    Args:
+      task: the block.
+      dataset: its data.
+      program: its rule's.
+      attack: which of the program's attacks it is.
+      place: folder, checkpoints and devices.
+      advance: told how many steps are done since the last call.
+
+    Returns:
+      The curves of its runs, and the seconds; nothing where another process leads.
+    """
+    config, block, lead = task.config, task.block, hosts.leads()
+    folder, kept, over = place
+    begin = time.perf_counter()
+    runs = devices.on_each(block_runs(config, dataset, block.runs, block.attack), over)
+    index = np.int32(attack)
+    states, done, curves = program.start(index, runs), 0, []
+    if (resumed := kept.restore(devices.on_one(states, over))) is not None:
+        done, states, curves = resumed
+        states = devices.on_each(states, over)
+        advance(done * len(block.runs))
+    saved = time.perf_counter()
+    for step in range(done + config.eval_every, config.steps + 1, config.eval_every):
+        states, seen = program.advance(states, np.int32(step - config.eval_every), index, runs)
+        if not lead:
+            continue
+        metrics = program.evaluate(states, step == config.steps, runs)
+        curves.append(jax.tree.map(np.asarray, (metrics, seen)))
+        _log(task, step, metrics, time.perf_counter() - begin, folder)
+        advance(config.eval_every * len(block.runs))
+        if step < config.steps and time.perf_counter() - saved > CHECKPOINT_SECONDS:
+            kept.save(step, devices.on_one(states, over), curves)
+            saved = time.perf_counter()
+    if not lead:
+        return {}
+    return {
+        "runs": [_run(config, seed, s, r, curves) for r, (seed, s) in enumerate(block.runs)],
+        "seconds": round(time.perf_counter() - begin, 2),
+    }
+
+
+def _run(config: Config, seed: int, s: int, place: int, curves: list) -> dict[str, Any]:
+    """What is kept of one run."""
+    finite = [bool(metrics.finite[place]) for metrics, _ in curves]
+    steps = list(range(config.eval_every, config.steps + 1, config.eval_every))
+    asked = {}
+    if config.validation:
+        asked["validation"] = [_number(metrics.validation[place]) for metrics, _ in curves]
+    if config.optimum:
+        asked["to_optimum"] = [_number(metrics.to_optimum[place]) for metrics, _ in curves]
+    if protocols.many_models(config):
+        asked["worst_accuracy"] = [_number(metrics.worst[place]) for metrics, _ in curves]
+        asked["spread"] = [_number(metrics.spread[place]) for metrics, _ in curves]
+    return {
+        "seed": seed,
+        "s": s,
+        "step": steps,
+        "accuracy": [round(float(metrics.accuracy[place]), 6) for metrics, _ in curves],
+        # JSON knows no NaN: a model that is not finite has no loss.
+        "loss": [_number(metrics.loss[place]) for metrics, _ in curves],
+        "finite": finite,
+        **asked,
+        "diverged": None if all(finite) else steps[finite.index(False)],
+        "per_class": [round(float(v), 4) for v in curves[-1][0].per_class[place]],
+        **{name: [_number(seen[name][place]) for _, seen in curves] for name in diagnostics.NAMES},
+    }
+
+
+def _log(
+    task: Task, step: int, metrics: programs.Metrics, seconds: float, folder: pathlib.Path
+) -> None:
+    """One line for each evaluation."""
+    line = {
+        "block": task.path.stem,
+        "rule": str(task.block.rule),
+        "mixing": str(task.block.mixing),
+        "attack": str(task.block.attack),
+        "step": step,
+        "accuracy": [round(float(a), 4) for a in metrics.accuracy],
+        "seconds": round(seconds, 2),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def _number(value: np.ndarray) -> float | None:
+    return float(f"{float(value):.6g}") if np.isfinite(value) else None

@@ -1,0 +1,61 @@
+"""What a study would cost, told before anything runs."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from experiments.data import datasets
+from experiments.execution.sweep import Task
+from experiments.grid import planning, protocols
+from experiments.grid.config import Config
+from experiments.models import zoo
+
+# Sustained rates of whole studies (an MLP on MNIST, batch 16, the rest of the step included, on 2
+# cores of an AMD EPYC, JAX 0.10.2); for a GPU by its maker's order of magnitude and never tried.
+# Besides, seconds to compile one program.
+GFLOPS = {"2 CPU cores": 30.0, "one H100 at a third of its float32 peak": 20_000.0}
+COMPILE_SECONDS = 9.0
+
+
+def gradient_flops(config: Config, dataset: datasets.Dataset) -> float:
+    """Floating point operations of one worker's gradient, by XLA's count."""
+    model = zoo.build(config.model, dataset.train_x.shape[1:], dataset.num_classes)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    shape = (config.batch_size, *dataset.train_x.shape[1:])
+    batch = {
+        "x": jax.ShapeDtypeStruct(shape, jnp.float32),
+        "y": jax.ShapeDtypeStruct(shape[:1], jnp.int32),
+    }
+    counted = jax.jit(jax.grad(model.loss)).lower(params, batch).cost_analysis()
+    return float((counted or {}).get("flops", 0.0))
+
+
+def estimate(tasks: Sequence[Task], load: Callable[[Config], datasets.Dataset]) -> str:
+    """One line for each grid and their sum: runs, operations, and minutes on some machines.
+
+    Operations are those of the gradients; what attacks that search try comes on top.
+    """
+    flops: dict[Config, float] = {}
+    runs: dict[Config, int] = {}
+    for task in tasks:
+        config = task.config
+        if config not in flops:
+            gradients = protocols.gradients(config) * config.steps
+            flops[config] = gradient_flops(config, load(config)) * gradients
+        runs[config] = runs.get(config, 0) + len(task.block.runs)
+    lines = [
+        f"  {config.dataset}, {config.model}, n = {config.n}, f = {config.f}, "
+        f"{config.partition}, {config.momentum_at}, lr {config.learning_rate:g}: {count} runs, "
+        f"{count * flops[config] / 1e12:,.1f} TFLOP"
+        for config, count in runs.items()
+    ]
+    total = sum(count * flops[config] for config, count in runs.items())
+    programs = len({planning.program(task.config, task.block) for task in tasks})
+    for machine, rate in GFLOPS.items():
+        training, compiling = total / rate / 1e9, programs * COMPILE_SECONDS
+        lines.append(
+            f"About {(training + compiling) / 60:,.0f} minutes on {machine}: "
+            f"{training / 60:,.0f} to train, {compiling / 60:,.0f} to compile {programs} programs."
+        )
+    return "\n".join(lines)

@@ -1,0 +1,71 @@
+"""Finished blocks as one small CSV file, from which a study goes on elsewhere."""
+
+import csv
+import json
+import pathlib
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from experiments.execution import store
+
+FILE = "blocks.csv"
+_SHOWN = ("rule", "mixing", "attack", "seconds")
+# What is kept beside the blocks: small files that people read.
+_KEPT = (
+    *("table.csv", "table.md", "config.json", "accuracy_heatmap*.png"),
+    *("distance_to_optimum*.png", "worst_accuracy*.png"),
+)
+
+
+def write(folder: pathlib.Path, blocks: Sequence[dict[str, Any]], target: pathlib.Path) -> None:
+    """Writes the blocks, and copies the tables and figures of a study's folder beside them."""
+    target.mkdir(parents=True, exist_ok=True)
+    temporary = target / f".{FILE}.tmp"
+    with temporary.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["hash", *_SHOWN, "content"])
+        for block in blocks:
+            content = json.dumps(block, separators=(",", ":"))
+            name = store.block_path(folder, _described(block)).stem
+            writer.writerow([name, *(block[key] for key in _SHOWN), content])
+    temporary.replace(target / FILE)
+    for pattern in _KEPT:
+        for path in sorted(folder.glob(pattern)):
+            shutil.copyfile(path, target / path.name)
+
+
+def read(target: pathlib.Path) -> list[dict[str, Any]]:
+    """The blocks of such a file; none if there is no file.
+
+    Raises:
+      ValueError: a line is damaged.
+    """
+    if not (target / FILE).exists():
+        return []
+    csv.field_size_limit(sys.maxsize)
+    blocks = []
+    with (target / FILE).open(newline="") as file:
+        for number, row in enumerate(csv.DictReader(file), start=2):
+            try:
+                block = json.loads(row["content"])
+            except (KeyError, TypeError, json.JSONDecodeError):
+                raise ValueError(f"{target / FILE}, line {number} is damaged.") from None
+            blocks.append(block)
+    return blocks
+
+
+def bring_in(target: pathlib.Path, folder: pathlib.Path) -> int:
+    """Puts exported blocks where a study looks for finished ones; returns how many are new."""
+    new = 0
+    for block in read(target):
+        path = store.block_path(folder, _described(block))
+        if store.read_block(path) is None:
+            store.write_json(path, block)
+            new += 1
+    return new
+
+
+def _described(block: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in block.items() if name not in store.RESULTS}

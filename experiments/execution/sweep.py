@@ -1,0 +1,208 @@
+"""Runs grids block by block; a block that is finished is on disk and is not run again."""
+
+import contextlib
+import fcntl
+import pathlib
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from experiments.data import datasets
+from experiments.execution import block as blocks
+from experiments.execution import hosts, store
+from experiments.execution.store import Task
+from experiments.grid import planning
+from experiments.grid.config import Config
+from experiments.models import zoo
+from experiments.training import assemble
+from experiments.training import program as programs
+
+
+def tasks(
+    grids: Sequence[Config], folder: pathlib.Path, load: Callable[[Config], datasets.Dataset]
+) -> list[Task]:
+    """All blocks of all grids; a block that two grids share is there once.
+
+    Blocks that share a compiled program are neighbours.
+    """
+    by_path: dict[pathlib.Path, Task] = {}
+    by_program: dict[tuple, list[Task]] = {}
+    for config in grids:
+        dataset = load(config)
+        for block in assemble.plan(config, parameters(config, dataset)):
+            described = store.identity(config, block, dataset.checksum)
+            path = store.block_path(folder, described)
+            if path not in by_path:
+                by_path[path] = Task(config, block, described, path)
+                by_program.setdefault(planning.program(config, block), []).append(by_path[path])
+    return [task for together in by_program.values() for task in together]
+
+
+def stretch(tasks: Sequence[Task], shard: int, shards: int) -> list[Task]:
+    """The tasks of one shard, from 1: neighbours, which share compiled programs."""
+    first, last = (len(tasks) * part // shards for part in (shard - 1, shard))
+    return list(tasks[first:last])
+
+
+def parameters(config: Config, dataset: datasets.Dataset) -> int:
+    """How many numbers the model has."""
+    model = zoo.build(config.model, dataset.train_x.shape[1:], dataset.num_classes)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def run(
+    todo: Sequence[Task],
+    folder: pathlib.Path,
+    load: Callable[[Config], datasets.Dataset],
+    over: Mesh | None = None,
+) -> list[dict[str, Any]]:
+    """Runs what is missing and returns all finished blocks; a failure is written to `failed/`.
+
+    Of several processes the first reads and writes, and the others get no block back. With several
+    processes an error stops all of them, since the others would wait for the one that failed.
+
+    Args:
+      todo: the blocks.
+      folder: of the study.
+      load: the data set of a grid.
+      over: the devices that the workers are spread over; None for one.
+    """
+    lead = hosts.leads()
+    hosts.check_same([task.path.name for task in todo])
+    finished: dict[pathlib.Path, dict[str, Any]] = {}
+    if lead:
+        read = {task.path: store.read_block(task.path, store.PARTS) for task in todo}
+        finished = {path: content for path, content in read.items() if content is not None}
+    if finished:
+        print(f"{len(finished)} of {len(todo)} blocks are in {folder} already.")
+        store.warn_of_other_versions(list(finished.values()), over)
+    absent = hosts.told(np.array([task.path not in finished for task in todo]))
+    missing = [task for task, is_missing in zip(todo, absent) if is_missing]
+    steps = sum(_steps(task) for task in missing)
+    with tqdm(total=steps, unit="step", unit_scale=True, disable=not (missing and lead)) as bar:
+        trainer = _Trainer(folder, load, over, bar)
+        for task in missing:
+            with _alone(folder / "locks" / task.path.stem, bool(lead)):
+                if (content := trainer.train(task)) is not None:
+                    finished[task.path] = content
+    if missing and lead:
+        trainer.report(missing)
+    return [finished[task.path] for task in todo if task.path in finished]
+
+
+def _steps(task: Task) -> int:
+    return task.config.steps * len(task.block.runs)
+
+
+class _Trainer:
+    """Trains blocks one after another, and keeps the program that neighbours share.
+
+    Args:
+      folder: of the study.
+      load: the data set of a grid.
+      over: the devices that the workers are spread over; None for one.
+      bar: the progress bar, in steps.
+    """
+
+    def __init__(self, folder: pathlib.Path, load: Callable, over: Mesh | None, bar: tqdm):
+        self.folder, self.load, self.over, self.bar = folder, load, over, bar
+        self.key: tuple | None = None  # of the program
+        self.program: programs.Program | None = None
+        self.begin, self.compiling = time.perf_counter(), 0.0
+        self.compiled = self.failed = 0
+
+    def train(self, task: Task) -> dict[str, Any] | None:
+        """The content of a block, which is written; None if it failed, or if another host leads."""
+        lead, before = hosts.leads(), self.bar.n
+        self.bar.set_postfix_str(f"{task.block.rule} under {task.block.attack}")
+        if not hosts.several() and (content := store.read_block(task.path, store.PARTS)):
+            self.bar.update(_steps(task))  # another process has finished it in the meantime
+            return content
+        checkpoints = blocks.checkpoints(task, self.folder, self.over)
+        try:
+            content = self._run(task, checkpoints)
+        except Exception as error:
+            self.failed += 1
+            self.bar.update(before + _steps(task) - self.bar.n)
+            if lead:
+                self._write_failure(task, error)
+            if hosts.several():
+                raise
+            return None
+        if not lead:
+            return None
+        content = task.described | content | {"environment": store.environment(self.over)}
+        store.write_json(task.path, content)
+        checkpoints.forget()
+        self._failure(task).unlink(missing_ok=True)
+        return content
+
+    def _run(self, task: Task, checkpoints: blocks.Checkpoints) -> dict[str, Any]:
+        config, dataset = task.config, self.load(task.config)
+        choices = planning.choices(config, task.block)
+        if self.key != planning.program(config, task.block):
+            model = zoo.build(config.model, dataset.train_x.shape[1:], dataset.num_classes)
+            self.program = programs.build(
+                config, dataset, model, task.block.rule, task.block.mixing, choices, self.over
+            )
+            self.key = planning.program(config, task.block)
+        assert self.program is not None
+        known = len(self.program.compiled)
+        attack = [spec.family for spec in choices].index(task.block.attack.family)
+        place = blocks.Place(self.folder, checkpoints, self.over)
+        content = blocks.train(task, dataset, self.program, attack, place, self.bar.update)
+        self.compiled += known == 0
+        self.compiling += sum(self.program.compiled[known:])
+        return content
+
+    def _failure(self, task: Task) -> pathlib.Path:
+        return self.folder / "failed" / task.path.name
+
+    def _write_failure(self, task: Task, error: Exception) -> None:
+        first_line = (str(error).strip() or "no more is known").splitlines()[0]
+        failure = {
+            "error": f"{type(error).__name__}: {first_line}",
+            "traceback": traceback.format_exc(),
+            "environment": store.environment(self.over),
+        }
+        store.write_json(self._failure(task), task.described | failure)
+
+    def report(self, missing: Sequence[Task]) -> None:
+        """Prints what was run, and where the time went."""
+        runs = sum(len(task.block.runs) for task in missing)
+        seconds = time.perf_counter() - self.begin
+        print(
+            f"{runs} runs in {self.compiled} programs and {seconds:.0f} s: {seconds / runs:.2f} s "
+            f"a run, {100 * self.compiling / seconds:.0f} % of the time spent compiling."
+        )
+        if self.failed:
+            print(
+                f"{self.failed} blocks failed; {self.folder / 'failed'} says why.", file=sys.stderr
+            )
+
+
+@contextlib.contextmanager
+def _alone(path: pathlib.Path, lead: bool) -> Iterator[None]:
+    """While a block trains, other processes on the same folder wait for it.
+
+    Of several hosts, which share one run, only the first holds the lock; `lead` says which it is.
+    """
+    if not lead or hosts.several():
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{path.stem} is being trained by another process; waiting.", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,50 @@
+"""What may be written of momentum and step sizes, and its checks."""
+
+import ast
+import math
+
+from experiments.grid.config import Config
+
+PLACES = ("worker", "server", "update")
+KINDS = ("damped", "undamped", "nesterov")
+
+
+def check(config: Config) -> None:
+    """Raises a `ValueError` for an option that does not exist or a number out of range."""
+    for name, known in (("momentum_at", PLACES), ("momentum_kind", KINDS)):
+        if getattr(config, name) not in known:
+            raise ValueError(
+                f"{name} must be one of {', '.join(known)}; got {getattr(config, name)!r}."
+            )
+    if not 0 <= config.momentum < 1:
+        raise ValueError(f"momentum must lie in [0, 1); got {config.momentum}.")
+    for name in ("weight_decay", "clip"):
+        if not getattr(config, name) >= 0:
+            raise ValueError(f"{name} must be at least 0; got {getattr(config, name)}.")
+    if config.weight_decay == math.inf:
+        raise ValueError("weight_decay must be finite; got inf.")
+    parse_schedule(config.schedule)
+
+
+def parse_schedule(text: str) -> tuple[str, tuple[float, ...]]:
+    """Name and numbers of a schedule: `"hyperbolic(10)"` is `("hyperbolic", (10,))`.
+
+    Raises:
+      ValueError: it cannot be read.
+    """
+    try:
+        match ast.parse(text, mode="eval").body:
+            case ast.Name(id="constant" | "cosine" as name):
+                return name, ()
+            case ast.Call(
+                func=ast.Name(id="hyperbolic"), args=[ast.Constant(value=int() | float() as k)]
+            ) if k > 0:
+                return "hyperbolic", (k,)
+            case ast.Call(func=ast.Name(id="steps"), args=[_, *_] as args):
+                steps = [ast.literal_eval(arg) for arg in args]
+                if all(isinstance(step, int) and step > 0 for step in steps):
+                    return "steps", tuple(steps)
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+        pass
+    known = "constant, hyperbolic(k) with k > 0, cosine, steps(a, b, ...)"
+    raise ValueError(f"unknown schedule {text!r}; known: {known}.")

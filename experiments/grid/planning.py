@@ -1,0 +1,201 @@
+"""The blocks of a grid: which runs train together, and whether they can."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator
+
+from experiments.grid import optimizers, protocols, specs
+from experiments.grid.config import IDENTITY, Config
+
+# Bytes that the runs of one block may hold at once, by the estimate of `block_bytes`. A number of
+# the plan, not of the machine: which runs train together is part of a block's identity, since the
+# same run in a batch of another size differs in bits.
+BUDGET = 2 * 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """Runs that train together in one program: one rule behind one mixing, under one attack.
+
+    Attributes:
+      runs: (seed, s) of each run.
+    """
+
+    rule: specs.Spec
+    mixing: specs.Spec
+    attack: specs.Spec
+    runs: tuple[tuple[int, int], ...]
+
+
+def program(config: Config, block: Block) -> tuple:
+    """Blocks with the same, of as many runs, are served by one compiled program.
+
+    Its arguments are the seeds, the liars, the attack's number and strengths, and the step size.
+    """
+    shared = {name: getattr(config, name) for name in IDENTITY if name != "learning_rate"}
+    among = tuple(spec.family for spec in choices(config, block))
+    return (*shared.items(), config.data_dir), str(block.rule), str(block.mixing), among
+
+
+def choices(config: Config, block: Block) -> list[specs.Spec]:
+    """The attacks among which a block's program chooses, one of each family."""
+    if block.attack.name == "none":
+        return [block.attack]
+    found: dict[str, specs.Spec] = {}
+    for spec in attacks(config):
+        found.setdefault(spec.family, spec)
+    return list(found.values())
+
+
+def plan(config: Config, parameters: int = 0) -> list[Block]:
+    """The blocks of a grid, in the order in which they run.
+
+    Args:
+      config: the grid.
+      parameters: numbers in the model, which decide how many runs train together.
+
+    Raises:
+      ValueError: a name, a number or a pair (n, f) is impossible.
+      TypeError: a hyperparameter is unknown or missing.
+    """
+    _check_numbers(config)
+    optimizers.check(config)
+    rules = _parsed("rule", config.rule, config.f)
+    mixings = _parsed("mixing", config.mixing, config.f)
+    wanted = _parsed("attack", config.attack, config.f)
+    _check_together(config, rules, mixings, wanted)
+    liars = tuple(s for s in config.s if s > 0)
+    none = specs.parse("attack", "none", f=config.f)
+    most = max(1, BUDGET // max(1, run_bytes(config, parameters)))
+    blocks = []
+    for rule, mixing in itertools.product(rules, mixings):
+        if 0 in config.s or none in wanted:
+            blocks += _cut(rule, mixing, none, _runs(config, (0,)), most)
+        for attack in wanted:
+            if attack != none and liars:
+                blocks += _cut(rule, mixing, attack, _runs(config, liars), most)
+    if not blocks:
+        raise ValueError(f"nothing to run: s={config.s}, attack={config.attack}.")
+    return blocks
+
+
+def recorded(config: Config) -> Iterator[Block]:
+    """The blocks of a grid whose results are read: nothing is imported, called or checked."""
+    kinds = {"rule": config.rule, "mixing": config.mixing, "attack": config.attack}
+    rules, mixings, wanted = (
+        [specs.read(kind, text) for text in texts] for kind, texts in kinds.items()
+    )
+    none = specs.read("attack", "none")
+    liars = tuple(s for s in config.s if s > 0)
+    for rule, mixing in itertools.product(rules, mixings):
+        if 0 in config.s or none in wanted:
+            yield Block(rule, mixing, none, tuple(_runs(config, (0,))))
+        for attack in wanted:
+            if attack != none and liars:
+                yield Block(rule, mixing, attack, tuple(_runs(config, liars)))
+
+
+def combinations(config: Config) -> list[tuple[specs.Spec, specs.Spec, specs.Spec]]:
+    """What is tried together: each rule behind each mixing, and each attack."""
+    rules, mixings, attacks = (
+        _parsed(kind, getattr(config, kind), config.f) for kind in ("rule", "mixing", "attack")
+    )
+    pairs = [(rule, mixing, attacks[0]) for rule, mixing in itertools.product(rules, mixings)]
+    return pairs + [(rules[0], mixings[0], attack) for attack in attacks[1:]]
+
+
+def _check_together(config: Config, rules: list, mixings: list, wanted: list) -> None:
+    """Each rule behind each mixing, and each attack, in this protocol."""
+    if not protocols.is_default(config):
+        for rule, mixing, attack in combinations(config):
+            protocols.check(config, rule, mixing, attack)
+        return
+    for mixing in mixings:
+        specs.check(mixing, config.n)
+        for rule in rules:
+            specs.check(rule, config.n, mixing)
+    for attack in wanted:
+        specs.check(attack, config.n)
+
+
+def attacks(config: Config) -> list[specs.Spec]:
+    """The attacks of a grid: all but none."""
+    return [spec for spec in _parsed("attack", config.attack, config.f) if spec.name != "none"]
+
+
+def run_bytes(config: Config, parameters: int) -> int:
+    """About what one run holds: momenta, gradients, lies and some copies, in float32.
+
+    What searching attacks try at once, and what layers of convolutions hold, is not in it.
+    """
+    return 4 * parameters * config.n * 5
+
+
+def _runs(config: Config, liars: tuple[int, ...]) -> list[tuple[int, int]]:
+    return [(seed, s) for seed in range(config.seeds) for s in liars]
+
+
+def _cut(rule, mixing, attack, runs: list[tuple[int, int]], most: int) -> list[Block]:
+    """Blocks of at most so many runs, of sizes as equal as can be."""
+    pieces = -(-len(runs) // most)
+    ends = [len(runs) * i // pieces for i in range(pieces + 1)]
+    return [Block(rule, mixing, attack, tuple(runs[i:j])) for i, j in itertools.pairwise(ends)]
+
+
+def _parsed(kind: str, texts: tuple[str, ...], f: int) -> list[specs.Spec]:
+    found = [specs.parse(kind, text, f=f) for text in texts]
+    names = [str(spec) for spec in found]
+    if len(set(names)) < len(names):
+        raise ValueError(f"a {kind} is given twice: {', '.join(names)}.")
+    return found
+
+
+def _check_numbers(config: Config) -> None:
+    if config.study in ("", ".", "..") or any(c in config.study for c in "/\\\0"):
+        raise ValueError(f"study must be the name of one folder; got {config.study!r}.")
+    for name, least, most in (
+        ("n", 1, 10**5),
+        ("f", 0, 10**5),
+        ("seeds", 1, 10**5),
+        ("steps", 1, 10**9),
+        ("batch_size", 1, 10**6),
+        ("eval_every", 1, 10**9),
+        ("eval_samples", 0, 10**9),
+        ("validation", 0, 10**9),
+    ):
+        value = getattr(config, name)
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}; got {value}.")
+        if value > most:
+            raise ValueError(f"{name} must be at most {most}; got {value}.")
+    if config.steps % config.eval_every:
+        raise ValueError(
+            f"eval_every must divide steps; got steps={config.steps}, "
+            f"eval_every={config.eval_every}."
+        )
+    if config.dealt_to not in ("all", "honest"):
+        raise ValueError(f"dealt_to must be all or honest; got {config.dealt_to!r}.")
+    if not config.s or len(set(config.s)) < len(config.s):
+        raise ValueError(f"s needs one or more different numbers; got {config.s}.")
+    if config.optimum and (config.model != "logistic" or config.weight_decay <= 0):
+        raise ValueError(
+            "optimum needs model logistic and weight_decay > 0; got "
+            f"{config.model}, weight_decay={config.weight_decay}."
+        )
+    for s in config.s:
+        if not 0 <= s <= config.f:
+            raise ValueError(f"s must lie in 0 .. f; got s={s}, f={config.f}.")
+    if not config.learning_rate > 0:
+        raise ValueError(f"learning_rate must be positive; got {config.learning_rate}.")
+    if config.learning_rate == math.inf:
+        raise ValueError("learning_rate must be finite; got inf.")
+    if config.momentum and config.momentum_at == "server":
+        searching = [a.name for a in attacks(config) if "rule" in specs.parameters_of(a)]
+        if searching:
+            raise ValueError(
+                f"{', '.join(searching)} cannot try a server that keeps momenta; expected "
+                "momentum_at worker or update."
+            )
+    if config.f >= config.n:
+        raise ValueError(f"f must be below n; got n={config.n}, f={config.f}.")

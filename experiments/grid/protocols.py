@@ -1,0 +1,157 @@
+"""What is known of a protocol by its name, as on the command line: `gossip(graph='ring')`.
+
+How one is put together is in `experiments.training.assemble`.
+"""
+
+from typing import Any, NamedTuple
+
+from experiments.grid import calls, specs
+from experiments.grid.config import DEFAULT_PROTOCOL, Config
+
+
+class Protocol(NamedTuple):
+    """What may be written of a protocol, and what it can be combined with.
+
+    Attributes:
+      parameters: names of its hyperparameters.
+      momentum: where it has momentum, as `--momentum-at` says.
+      one_model: whether one server, or identical ones, hold one model.
+      all_rows: whether the deployed rule sees the updates of all workers.
+      clips: whether a worker's gradient may be clipped.
+      decays: whether it may gain a multiple of the parameters.
+      open_ended: whether other hyperparameters belong to a part of it.
+    """
+
+    parameters: tuple[str, ...]
+    momentum: tuple[str, ...]
+    one_model: bool = False
+    all_rows: bool = False
+    clips: bool = True
+    decays: bool = True
+    open_ended: bool = False
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    DEFAULT_PROTOCOL: Protocol(
+        parameters=("per_round", "local_steps", "local_rate"),
+        momentum=("worker", "server", "update"),
+        one_model=True,
+        all_rows=True,
+    ),
+    "replicated_servers": Protocol(
+        parameters=(
+            *("num_servers", "f_servers", "pull", "contract", "every"),
+            *("quorum_servers", "quorum_workers"),
+        ),
+        momentum=("worker", "update"),
+        decays=False,  # the workers' models differ
+    ),
+    "replicated_state_machine": Protocol(
+        parameters=("num_servers", "f_servers"),
+        momentum=("worker", "update"),
+        all_rows=True,
+    ),
+    "gossip": Protocol(
+        parameters=("graph", "per_receiver"),
+        momentum=("worker", "update"),
+        open_ended=True,  # the parameters of the graph
+    ),
+    "asynchronous": Protocol(
+        parameters=("judge", "damping", "buffers", "max_staleness"),
+        momentum=("update",),
+        one_model=True,
+        clips=False,
+        decays=False,
+    ),
+    "redundant": Protocol(
+        parameters=("s", "r", "code"),
+        momentum=("update",),
+        one_model=True,
+        clips=False,
+        decays=False,
+    ),
+}
+
+
+def parse(text: str) -> tuple[str, dict[str, Any]]:
+    """Name and hyperparameters of a protocol.
+
+    Raises:
+      ValueError: the name is unknown or the text cannot be read.
+      TypeError: a hyperparameter is unknown.
+    """
+    name, given = calls.parse_call(text)
+    if name not in PROTOCOLS:
+        raise ValueError(f"unknown protocol {name!r}; known: {', '.join(PROTOCOLS)}.")
+    known = PROTOCOLS[name]
+    unknown = [key for key in given if key not in known.parameters and not known.open_ended]
+    if unknown:
+        raise TypeError(
+            f"{name} has no parameter {', '.join(unknown)}; it takes {', '.join(known.parameters)}."
+        )
+    return name, given
+
+
+def is_default(config: Config) -> bool:
+    """Whether one server hears all workers at every step."""
+    return config.protocol == DEFAULT_PROTOCOL
+
+
+def many_models(config: Config) -> bool:
+    """Whether honest servers or nodes may hold different models."""
+    return not PROTOCOLS[parse(config.protocol)[0]].one_model
+
+
+def gradients(config: Config) -> int:
+    """How many gradients one step computes."""
+    name, given = parse(config.protocol)
+    if name == "asynchronous":
+        return 1
+    return given.get("per_round") or config.n
+
+
+def check_devices(config: Config, count: int) -> None:
+    """That the gradients of a step can be spread over so many devices.
+
+    Raises:
+      ValueError: they are fewer.
+    """
+    if count > 1 and (computed := gradients(config)) < count:
+        raise ValueError(
+            f"{config.protocol} computes {computed} gradients a step, which cannot be spread over "
+            f"{count} devices; expected at most {computed}."
+        )
+
+
+def check(config: Config, rule: specs.Spec, mixing: specs.Spec, attack: specs.Spec) -> None:
+    """That the protocol has a place for this rule, mixing, attack and these settings.
+
+    Raises:
+      ValueError: it has none.
+      TypeError: a hyperparameter is unknown.
+    """
+    name, given = parse(config.protocol)
+    known = PROTOCOLS[name]
+    if config.momentum and config.momentum_at not in known.momentum:
+        raise ValueError(
+            f"{name} has momentum at {' or '.join(known.momentum)}, if any; got "
+            f"momentum={config.momentum} at {config.momentum_at}."
+        )
+    for option, works in (("clip", known.clips), ("weight_decay", known.decays)):
+        value = getattr(config, option)
+        if value and not works:
+            raise ValueError(f"{name} has no {option}; got {option}={value}.")
+    unused = name == "asynchronous" and given.get("buffers") is None
+    unused |= name == "redundant" and given.get("code") == "cyclic"
+    if unused and (rule.name, mixing.name) != ("mean", "none"):
+        raise ValueError(
+            f"{config.protocol} has no rule; expected rule mean and mixing none, got {rule.name} "
+            f"and {mixing.name}."
+        )
+    expected = f"expected protocol {DEFAULT_PROTOCOL}"
+    if rule.remembers and not known.all_rows:
+        raise ValueError(f"{rule.name} remembers each worker; {expected}.")
+    if "rule" in specs.parameters_of(attack) and not known.all_rows:
+        raise ValueError(f"{attack.name} tries the deployed rule; {expected}.")
+    if attack.name == "flip_labels" and name == "redundant":
+        raise ValueError("flip_labels changes data that redundant nodes share; expected a lie.")

@@ -1,0 +1,238 @@
+"""Rules, mixings and attacks by name, as on the command line: `krum`, `krum(f=4, m=3)`.
+
+Functions of one's own are named with their module, as Python finds it: `my_rules:nearest(k=3)`.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+import byzjax
+from byzjax import stacked
+from byzjax.facts import FACTS, Facts
+from experiments.grid.calls import parse_call
+from experiments.grid.catalogue import STRENGTHS, TABLES
+
+
+class Spec(NamedTuple):
+    """A function of a table and its hyperparameters.
+
+    Attributes:
+      kind: `"rule"`, `"mixing"` or `"attack"`.
+      name: its name in the table.
+      given: what was written, `{"m": 3}`.
+      hyperparameters: what it is called with: the given, and the declared f where it takes one.
+    """
+
+    kind: str
+    name: str
+    given: dict[str, Any]
+    hyperparameters: dict[str, Any]
+
+    @property
+    def function(self) -> Callable:
+        """The function itself."""
+        return function(self.kind, self.name)
+
+    @property
+    def remembers(self) -> bool:
+        """Whether it is a transformation with a memory, not a function of the updates."""
+        return "updates" not in inspect.signature(self.function).parameters
+
+    @property
+    def strengths(self) -> dict[str, float]:
+        """What was written of the hyperparameters that may be traced."""
+        known = STRENGTHS.get(self.name, ()) if self.kind == "attack" else ()
+        return {
+            name: float(value)
+            for name, value in self.given.items()
+            if name in known and isinstance(value, int | float)
+        }
+
+    @property
+    def family(self) -> str:
+        """The same text for all that differ in nothing but the values of their strengths."""
+        return str(self._replace(given=self.given | dict.fromkeys(self.strengths, ...)))
+
+    def with_strengths(self, values: Any) -> "Spec":
+        """The same with other strengths, in the order of `strengths`; what is too many is left."""
+        return self._replace(
+            hyperparameters=self.hyperparameters | dict(zip(self.strengths, values))
+        )
+
+    def __str__(self) -> str:
+        """The specification as it is written on the command line."""
+        if not self.given:
+            return self.name
+        return f"{self.name}({', '.join(f'{k}={v!r}' for k, v in self.given.items())})"
+
+
+def function(kind: str, name: str) -> Callable:
+    """What a name stands for: an entry of the table, or of a module, `my_rules:nearest`.
+
+    Raises:
+      ValueError: there is no such name.
+    """
+    if ":" not in name:
+        if name not in TABLES[kind]:
+            raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(TABLES[kind])}.")
+        return TABLES[kind][name]
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ValueError(f"unknown {kind} {name!r}: {error}.") from error
+    if not _takes_updates(found):
+        raise ValueError(
+            f"{name} is no {kind}: expected a function with a parameter updates, or one that is "
+            "annotated to return an optax.GradientTransformation."
+        )
+    return found
+
+
+def _takes_updates(found: Any) -> bool:
+    """Whether it may be called at all: what is named on a command line need not be a rule."""
+    try:
+        signature = inspect.signature(found)
+    except (TypeError, ValueError):  # nothing to call, or a built-in function
+        return False
+    made = inspect.get_annotations(found, eval_str=False).get("return")
+    made = made if isinstance(made, str) else getattr(made, "__name__", "")
+    return "updates" in signature.parameters or "GradientTransformation" in made
+
+
+def facts_of(name: str) -> Facts | None:
+    """What is known of a rule: those of one's own in the `FACTS` of their module."""
+    if ":" not in name:
+        return FACTS.get(name)
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), "FACTS", {}).get(attribute)
+
+
+def read(kind: str, text: str) -> Spec:
+    """What was written, of results that may be anybody's: nothing is imported, looked up or called.
+
+    Raises:
+      ValueError: the text cannot be read.
+    """
+    name, given = parse_call(text)
+    return Spec(kind, name, given, dict(given))
+
+
+def parse(kind: str, text: str, *, f: int) -> Spec:
+    """A rule, a mixing or an attack by what was written, with the declared f where it takes one.
+
+    Raises:
+      ValueError: the name is unknown or the text cannot be read.
+      TypeError: a hyperparameter is unknown or missing.
+    """
+    name, given = parse_call(text)
+    hyperparameters = dict(given)
+    # little_is_enough takes its strength from f or from z, never from both.
+    if "f" in inspect.signature(function(kind, name)).parameters and "z" not in given:
+        hyperparameters.setdefault("f", f)
+    spec = Spec(kind, name, given, hyperparameters)
+    reserved = [name for name in given if name in _FROM_RUN]
+    if reserved:
+        raise TypeError(f"{name} is given {', '.join(reserved)} by the run; leave it out.")
+    if spec.remembers:
+        _check_arguments(spec)
+    else:
+        transformation(spec, byzantine=None, key=None)  # raises for a wrong hyperparameter
+    return spec
+
+
+def parameters_of(spec: Spec) -> tuple[str, ...]:
+    """The names that its function takes."""
+    return tuple(inspect.signature(spec.function).parameters)
+
+
+# What functions are given by the run; all else is a hyperparameter.
+_FROM_RUN = ("byzantine", "num_workers", "key", "axis_name", "rule", "updates", "step")
+
+
+def _check_arguments(spec: Spec) -> None:
+    parameters = inspect.signature(spec.function).parameters
+    known = [name for name in parameters if name not in _FROM_RUN]
+    unknown = [name for name in spec.given if name not in known]
+    if unknown:
+        raise TypeError(
+            f"{spec.name} has no parameter {', '.join(unknown)}; it takes {', '.join(known)}."
+        )
+    missing = [
+        name
+        for name in known
+        if name not in spec.given and parameters[name].default is inspect.Parameter.empty
+    ]
+    if missing:
+        text = ", ".join(f"{name}=..." for name in missing)
+        raise TypeError(f"{spec.name} needs {', '.join(missing)}; write {spec.name}({text}).")
+
+
+def deployed(rule: Spec, mixing: Spec | None = None) -> Callable:
+    """The mixing and the rule as an attack is given them, `updates -> update`.
+
+    Of their keys a liar knows none. Of a rule that remembers it knows the first step.
+    """
+    stages = [spec for spec in (mixing, rule) if spec is not None]
+
+    def server(updates: Any) -> Any:
+        for spec in stages:
+            n = stacked.num_workers(updates)
+            tx = transformation(spec, byzantine=None, key=jax.random.key(0), n=n)
+            like = jax.tree.map(lambda leaf: leaf[0], updates)
+            updates, _ = tx.update(updates, tx.init(like))
+        return updates
+
+    return server
+
+
+def transformation(
+    spec: Spec, *, byzantine: Any, key: Any, rule: Callable = byzjax.mean, n: int | None = None
+):
+    """What was specified as an optax transformation.
+
+    Args:
+      spec: a rule, a mixing or an attack.
+      byzantine: who lies, for an attack.
+      key: where numbers are drawn; `jax.random.key(0)` where it is None.
+      rule: what an attack may try, `updates -> update`.
+      n: number of workers, for what remembers each of them.
+    """
+    parameters = parameters_of(spec)
+    key = jax.random.key(0) if key is None else key
+    kwargs: dict[str, Any] = dict(spec.hyperparameters)
+    if "key" in parameters:
+        kwargs["key"] = key
+    if spec.kind == "attack" and "rule" in parameters:
+        kwargs.setdefault("rule", rule)
+    if spec.remembers:
+        run = {"byzantine": byzantine, "num_workers": n}
+        return spec.function(
+            *[value for name, value in run.items() if name in parameters], **kwargs
+        )
+    verbs = {"rule": byzjax.aggregate, "mixing": byzjax.mix}
+    if spec.kind in verbs:
+        return verbs[spec.kind](spec.function, **kwargs)
+    return byzjax.attack(spec.function, byzantine, **kwargs)
+
+
+def check(spec: Spec, n: int, mixing: Spec | None = None) -> None:
+    """Tries the shapes without computing anything: impossible (n, f) raises here.
+
+    Behind a mixing a rule sees as many rows as that leaves.
+    """
+
+    def try_it(updates: Any, byzantine: jax.Array) -> Any:
+        for each in (mixing, spec):
+            if each is not None:
+                rows = stacked.num_workers(updates)
+                tx = transformation(each, byzantine=byzantine, key=None, n=rows)
+                updates, _ = tx.update(updates, tx.init(updates[0]))
+        return updates
+
+    jax.eval_shape(try_it, jnp.zeros((n, 2)), jnp.zeros((n,), bool))

@@ -1,0 +1,140 @@
+"""Parts of a page as HTML: tables, figures, prose, what can be folded."""
+
+import base64
+import html
+import inspect
+import re
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+
+class Picture(NamedTuple):
+    """A figure as it was rendered.
+
+    Attributes:
+      setting: the part of the study that it is of.
+      svg: as vectors.
+      png: as pixels.
+    """
+
+    name: str
+    caption: str
+    setting: dict[str, Any]
+    svg: str
+    png: bytes
+
+
+def escape(value: Any) -> str:
+    """Text as HTML shows it."""
+    return html.escape(str(value))
+
+
+def name(value: Any) -> str:
+    """A long name that may be broken where it has joints."""
+    return re.sub(r"(_|,|(?=\())", r"\1<wbr>", escape(value))
+
+
+def section(title: str, content: str) -> list[str]:
+    """A heading and what is below it; nothing where there is nothing."""
+    return [f"<h2>{title}</h2>", content] if content else []
+
+
+def groups(groups: Sequence[tuple[str, str]]) -> str:
+    """What there is for each setting; of many, only the first is open at first."""
+    out = []
+    for i, (title, content) in enumerate(groups):
+        if not title:
+            out.append(content)
+        elif len(groups) <= 3:
+            out.append(f"<h3>{escape(title)}</h3>\n{content}")
+        else:
+            out.append(details(title, content, unfold=i == 0))
+    return "\n".join(out)
+
+
+def details(title: str, content: str, unfold: bool = False) -> str:
+    """What is folded until it is clicked."""
+    start = "<details open>" if unfold else "<details>"
+    return f"{start}<summary>{escape(title)}</summary>\n{content}\n</details>"
+
+
+def table(head: Sequence[Any], lines: Iterable[Sequence[str]], kind: str = "") -> str:
+    """A table whose cells are HTML already; the first of each line is its header."""
+    top = "".join(f'<th scope="col">{name(cell)}</th>' for cell in head)
+    rows = []
+    for first, *cells in lines:
+        rest = "".join(f"<td>{cell}</td>" for cell in cells)
+        rows.append(f'<tr><th scope="row">{first}</th>{rest}</tr>')
+    body = "\n".join(rows)
+    return (
+        f'<div class="scroll"><table class="{kind}">\n<thead><tr>{top}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody></table></div>"
+    )
+
+
+def prose(text: str) -> str:
+    """Plain text as HTML: paragraphs, lists with `*` or `-`, indented commands and `code`."""
+    out = []
+    for part in re.split(r"\n[ \t]*\n", inspect.cleandoc(text)):
+        lines = part.splitlines()
+        if all(line.startswith("    ") for line in lines):
+            out.append(f"<pre><code>{escape(textwrap.dedent(part))}</code></pre>")
+            continue
+        items = re.split(r"^\s*[*-] ", part, flags=re.MULTILINE)
+        out += [f"<p>{inline(items[0])}</p>"] if items[0].strip() else []
+        if len(items) > 1:
+            points = "".join(f"<li>{inline(item)}</li>" for item in items[1:])
+            out.append(f"<ul>{points}</ul>")
+    return "\n".join(out)
+
+
+def inline(text: str) -> str:
+    """Text with `code`."""
+    words = escape(" ".join(text.split()))
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", words)
+
+
+def count(number: int, name: str) -> str:
+    """`3 runs`, `1 run`."""
+    return f"{number} {name}{'' if number == 1 else 's'}"
+
+
+def in_hours(seconds: float) -> str:
+    """Seconds as minutes or hours, in brackets; empty for less than two minutes."""
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return ""
+    return f" ({minutes} min)" if minutes < 120 else f" ({minutes // 60} h {minutes % 60} min)"
+
+
+def percent(value: Any, digits: int = 1) -> str:
+    """A share in per cent; `-` for NaN."""
+    return "-" if pd.isna(value) else f"{100 * value:.{digits}f}"
+
+
+def image(picture: Picture, place: int) -> str:
+    """The figure inside of the page, as vectors or as pixels, whichever is shorter."""
+    box = re.search(r'viewBox="0 0 ([\d.]+) ', picture.svg)
+    # On a narrow screen a wide figure scrolls rather than becoming illegible.
+    width = float(box[1]) if box else 600.0
+    size = f'style="min-width: {min(0.9 * width, 950):.0f}px; max-width: {1.33 * width:.0f}px"'
+    pixels = base64.b64encode(picture.png).decode()
+    if len(pixels) < len(picture.svg):
+        alt = escape(picture.caption)
+        return f'<img alt="{alt}" {size} src="data:image/png;base64,{pixels}">'
+    start = picture.svg.index("<svg")
+    vectors = re.sub(r"<metadata>.*?</metadata>", "", picture.svg[start:], flags=re.DOTALL)
+    # Identifiers are unique within a figure, and have to be within the page.
+    vectors = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>f{place}-", vectors)
+    # Matplotlib's one rule of style is for the whole document.
+    vectors = vectors.replace('<style type="text/css">*{', f"<style>#f{place}-figure_1 *{{")
+    return re.sub(
+        r"^<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>",
+        rf'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        rf'role="img" aria-label="{escape(picture.name)}" \1 {size}>',
+        vectors,
+        count=1,
+    )

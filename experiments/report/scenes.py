@@ -1,0 +1,150 @@
+"""The parts of a study that its figures are of: one for each setting."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+import byzjax
+from experiments.grid import calls
+from experiments.grid.config import Config
+from experiments.report import panels
+from experiments.training import diagnostics
+
+# Columns of curves and tables that are there in every study; all others are settings that vary.
+CURVE = ("rule", "mixing", "attack", "s", "seed", "step", "accuracy", "loss", "finite")
+
+
+TABLE = ("mean", "std", "min", "max", "seeds", "diverged", "low", "high", "diverged_at")
+
+
+# Measured where a grid asks for it, or where there are several honest models.
+ASKED = ("validation", "to_optimum", "worst_accuracy", "spread")
+
+
+COLUMNS = frozenset((*CURVE, *diagnostics.NAMES, *ASKED, *TABLE))
+
+
+class Drawing(NamedTuple):
+    """A figure, and the sentence below it.
+
+    Attributes:
+      setting: the part of the study that it is of, `{"f": 12}`; empty where nothing varies.
+    """
+
+    figure: Figure
+    caption: str
+    setting: dict[str, Any]
+
+
+class Scene(NamedTuple):
+    """One setting of a study.
+
+    Attributes:
+      title: model, data, n, f and the setting.
+      data: its curves, with a column `defence`.
+      last: the last evaluation of each run.
+      defences: their names, in order, with their looks.
+      attacks: those that were tried, likewise; without `none`.
+    """
+
+    title: str
+    setting: dict[str, Any]
+    data: pd.DataFrame
+    last: pd.DataFrame
+    defences: dict[str, panels.Look]
+    attacks: dict[str, panels.Look]
+    n: int
+    f: int
+
+    def seeds(self, what: str) -> str:
+        """`bars span 3 seeds`."""
+        count = self.data["seed"].nunique()
+        return f"{what} {count} seeds" if count > 1 else "1 seed"
+
+
+def defence(rule: str, mixing: str) -> str:
+    """A rule and what stands in front of it, as one name."""
+    return rule if mixing == "none" else f"{mixing} + {rule}"
+
+
+def settings(data: pd.DataFrame) -> list[str]:
+    """The columns of curves or of a table that say which grid a line is of."""
+    return [name for name in data.columns if name not in COLUMNS]
+
+
+def split(data: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
+    """Curves or a table in parts, one for each setting, which comes first."""
+    names = settings(data)
+    if not names:
+        yield {}, data
+        return
+    for values, part in data.groupby(names, sort=False, dropna=False):
+        yield dict(zip(names, values)), part
+
+
+def say(setting: dict[str, Any]) -> str:
+    """`{"f": 12, "dataset": "mnist"}` as `f = 12, dataset = mnist`."""
+    return ", ".join(f"{name} = {value}" for name, value in setting.items())
+
+
+def final(data: pd.DataFrame) -> pd.DataFrame:
+    """The last evaluation of each run."""
+    run = ["rule", "mixing", "attack", "s", "seed", *settings(data)]
+    return data.sort_values("step", kind="stable").drop_duplicates(run, keep="last").sort_index()
+
+
+def threshold(rule: str, n: int, f: int) -> float | None:
+    r"""The largest ratio of deviation to norm for which a rule's authors count on its resilience.
+
+    The ratio is $\sqrt{E \|G - g\|^2} / \|g\|$ of an honest gradient G with mean g.
+
+    Args:
+      rule: as it is written in a study; its own f goes before that of the grid.
+      n: number of workers.
+      f: faults that the grid's rules are declared to tolerate.
+
+    Returns:
+      The threshold of `byzjax.theory`; None where none is known.
+    """
+    name, given = calls.parse_call(rule)
+    f = given.pop("f", f)
+    known = name in byzjax.rules.__all__ and f > 0
+    return byzjax.theory.proved("threshold", name, n, f, **given) if known else None
+
+
+def scenes(data: pd.DataFrame, grids: Sequence[Config]) -> Iterator[Scene]:
+    """One for each setting of a study."""
+    names = [defence(rule, mixing) for rule, mixing in zip(data["rule"], data["mixing"])]
+    data = data.assign(defence=names)
+    rules, mixings = list(dict.fromkeys(data["rule"])), list(dict.fromkeys(data["mixing"]))
+    defences = {
+        defence(rule, mixing): panels.look(rules.index(rule), mixings.index(mixing), len(mixings))
+        for rule, mixing in dict.fromkeys(zip(data["rule"], data["mixing"]))
+    }
+    tried = [attack for attack in dict.fromkeys(data["attack"]) if attack != "none"]
+    attacks = {attack: panels.look(i) for i, attack in enumerate(tried)}
+    for setting, part in split(data.drop(columns="defence")):
+        part = part.assign(defence=data.loc[part.index, "defence"])
+        known = {name: setting.get(name, getattr(grids[0], name)) for name in ("n", "f")}
+        yield Scene(
+            title=title(setting, grids),
+            setting=setting,
+            data=part,
+            last=part.loc[final(part.drop(columns="defence")).index],
+            defences={name: defences[name] for name in dict.fromkeys(part["defence"])},
+            attacks={name: look for name, look in attacks.items() if name in set(part["attack"])},
+            **known,
+        )
+
+
+def title(setting: dict[str, Any], grids: Sequence[Config], without: Sequence[str] = ()) -> str:
+    """`mnist, mlp, n = 25, f = 11, partition = iid`: what is the same, and the setting."""
+    parts = []
+    for name in ("dataset", "model", "n", "f"):
+        if name not in without:
+            value = setting.get(name, getattr(grids[0], name))
+            parts.append(f"{name} = {value}" if name in ("n", "f") else str(value))
+    rest = {name: v for name, v in setting.items() if name not in ("dataset", "model", "n", "f")}
+    return ", ".join([*parts, say(rest)] if rest else parts)

@@ -1,0 +1,277 @@
+"""What a study found: curves, tables as CSV, Markdown and LaTeX, figures, and a page of it all."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from experiments.grid import calls, specs
+from experiments.grid import config as configs
+from experiments.grid.config import Config
+from experiments.report import figures, markup, page, scenes
+from experiments.training import diagnostics
+
+
+class About(NamedTuple):
+    """What a study is about.
+
+    Attributes:
+      title: one line.
+      claim: which claim it tests, as plain text: paragraphs, indented commands, `code`.
+      command: what starts it.
+    """
+
+    title: str
+    claim: str
+    command: str
+
+
+def ordered(blocks: Sequence[dict[str, Any]], grids: Sequence[Config]) -> list[dict[str, Any]]:
+    """Finished blocks in the order in which the grids name them, wherever they were read from."""
+    places = []
+    for grid in grids:
+        identity = {name: getattr(grid, name) for name in configs.IDENTITY}
+        ranks = {
+            kind: {
+                str(specs.Spec(kind, *calls.parse_call(text), {})): i
+                for i, text in enumerate(texts)
+            }
+            for kind, texts in (
+                ("rule", grid.rule),
+                ("mixing", grid.mixing),
+                ("attack", grid.attack),
+            )
+        }
+        places.append((identity, ranks))
+
+    def place(block: dict[str, Any]) -> tuple:
+        for i, (identity, ranks) in enumerate(places):
+            if all(_given(block, name, value) == value for name, value in identity.items()):
+                kinds = [
+                    ranks[kind].get(block[kind], len(ranks[kind])) for kind in ("rule", "mixing")
+                ]
+                attack = block["attack"]
+                order = (
+                    -1 if attack == "none" else ranks["attack"].get(attack, len(ranks["attack"]))
+                )
+                if all(block[kind] in ranks[kind] for kind in ("rule", "mixing")):
+                    return i, *kinds, order, block.get("members", [])
+        return len(places), 0, 0, 0, []
+
+    return sorted(blocks, key=place)
+
+
+def _given(block: dict[str, Any], name: str, otherwise: Any) -> Any:
+    found = configs.setting(block, name)
+    return otherwise if found is None else found
+
+
+def varied(blocks: Sequence[dict[str, Any]]) -> list[str]:
+    """The settings of the grids that differ between blocks."""
+    return [
+        name
+        for name in configs.IDENTITY
+        if len({repr(configs.setting(block, name)) for block in blocks}) > 1
+    ]
+
+
+def curves(blocks: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """One line for each evaluation of each run.
+
+    Args:
+      blocks: finished ones, of one or of more grids.
+
+    Returns:
+      rule, mixing, attack, s, seed, the settings that differ between the blocks, step, accuracy,
+      loss, finite, what a grid asked for (validation, to_optimum), and the diagnostics; NaN where
+      there is no number.
+    """
+    names = varied(blocks)
+    asked = [name for name in scenes.ASKED if any(name in b["runs"][0] for b in blocks)]
+    measured = ("accuracy", "loss", *asked, *diagnostics.NAMES)
+    columns: dict[str, list] = {
+        name: []
+        for name in (
+            *("rule", "mixing", "attack", "s", "seed", *names, "step", "accuracy", "loss"),
+            *("finite", *asked, *diagnostics.NAMES),
+        )
+    }
+    for block in blocks:
+        of_block = {"rule": block["rule"], "mixing": block["mixing"], "attack": block["attack"]}
+        of_block |= {name: configs.setting(block, name) for name in names}
+        for run in block["runs"]:
+            count = len(run["step"])
+            for name, value in (of_block | {"s": run["s"], "seed": run["seed"]}).items():
+                columns[name] += [value] * count
+            for name in ("step", "finite"):
+                columns[name] += run[name]
+            for name in measured:
+                columns[name] += run.get(name) or [None] * count
+    data = pd.DataFrame(columns)
+    numbers = {name: "float64" for name in measured}
+    return data.astype({**numbers, "step": int, "s": int, "seed": int, "finite": bool})
+
+
+def table(data: pd.DataFrame) -> pd.DataFrame:
+    """Final test accuracy over the seeds.
+
+    Args:
+      data: the curves.
+
+    Returns:
+      One line for each rule, mixing (where there is any), attack, s and setting: mean, standard
+      deviation, least and most over the seeds; number of seeds; how many of their models are not
+      finite in the end; `low` and `high`, the 95 % confidence interval of the mean by Student's t,
+      empty for one seed; and the first evaluation at which a model was not finite.
+    """
+    mixing = ["mixing"] if (data["mixing"] != "none").any() else []
+    keys = ["rule", *mixing, "attack", "s", *scenes.settings(data)]
+    groups = scenes.final(data).groupby(keys, sort=False, dropna=False)
+    out = groups["accuracy"].agg(["mean", "std", "min", "max"]).reset_index()
+    out["seeds"] = groups["seed"].nunique().to_numpy()
+    out["diverged"] = (groups["finite"].count() - groups["finite"].sum()).to_numpy().astype(int)
+    count = groups["accuracy"].count().to_numpy()
+    quantile = stats.t.ppf(0.975, np.maximum(count - 1, 1))
+    half = np.where(count > 1, quantile * out["std"] / np.sqrt(np.maximum(count, 1)), np.nan)
+    out["low"], out["high"] = out["mean"] - half, out["mean"] + half
+    where = data["step"].where(~data["finite"])
+    first = where.groupby([data[key] for key in keys], sort=False, dropna=False).min()
+    lines = pd.MultiIndex.from_frame(out[keys])
+    out["diverged_at"] = first.reindex(lines).astype("Int64").to_numpy()
+    return out.astype({"diverged_at": "Int64"})
+
+
+def _cell(row: pd.Series) -> str:
+    text = f"{100 * row['mean']:.1f}"
+    if row["seeds"] > 1:
+        text += f" ± {100 * row['std']:.1f}"
+    return text + (" (NaN)" if row["diverged"] else "")
+
+
+def wide_table(results: pd.DataFrame, s: int) -> pd.DataFrame:
+    """Rules against attacks for one number of liars, as text in per cent; of one setting."""
+    chosen = results[(results["s"] == s) | (results["attack"] == "none")].copy()
+    if "mixing" in chosen:
+        chosen["rule"] = [scenes.defence(*pair) for pair in zip(chosen["rule"], chosen["mixing"])]
+    chosen["text"] = chosen.apply(_cell, axis=1)
+    out = chosen.pivot(index="rule", columns="attack", values="text")
+    attacks = sorted(chosen["attack"].unique(), key=lambda attack: attack != "none")
+    out = out.reindex(index=chosen["rule"].unique(), columns=attacks)
+    return out.fillna("")
+
+
+def wide_tables(results: pd.DataFrame) -> list[tuple[dict[str, Any], int, pd.DataFrame]]:
+    """Setting, number of liars and `wide_table` of each part of a study."""
+    out = []
+    for setting, part in scenes.split(results):
+        some = sorted(s for s in part["s"].unique() if s > 0)
+        out += [(setting, int(s), wide_table(part, s)) for s in some or [0] if len(part)]
+    return out
+
+
+def _heading(setting: dict[str, Any], s: int) -> str:
+    where = f"{scenes.say(setting)}, " if setting else ""
+    return f"Final test accuracy in per cent, mean ± standard deviation, {where}s = {s} liars"
+
+
+_NOT_FINITE = "(NaN): the model of at least one seed is not finite."
+
+
+def text(results: pd.DataFrame) -> str:
+    """The tables as they are printed: one for each setting and number of liars."""
+    parts = []
+    for setting, s, wide in wide_tables(results):
+        parts += [f"{_heading(setting, s)}:", wide.to_markdown()]
+    if results["diverged"].any():
+        parts.append(_NOT_FINITE)
+    return "\n\n".join(parts or ["No run is finished."])
+
+
+_SPECIAL = {
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": r"$\pm$",
+}
+
+
+def latex_escape(value: str) -> str:
+    """Text as LaTeX prints it."""
+    return "".join(_SPECIAL.get(sign, sign) for sign in value)
+
+
+def latex(results: pd.DataFrame) -> str:
+    r"""The tables as LaTeX floats, one for each setting and s; with `\usepackage{booktabs}`."""
+    parts = [r"% needs \usepackage{booktabs}"]
+    for setting, s, wide in wide_tables(results):
+        lines = [["rule", *wide.columns], *([name, *row] for name, row in wide.iterrows())]
+        rows = [" & ".join(latex_escape(str(cell)) for cell in line) + r" \\" for line in lines]
+        caption = f"{_heading(setting, s)}."
+        if any("NaN" in line for line in rows[1:]):
+            caption += f" {_NOT_FINITE}"
+        parts.append(
+            "\n".join(
+                [
+                    r"\begin{table}",
+                    r"\centering\small",
+                    rf"\caption{{{latex_escape(caption)}}}",
+                    rf"\begin{{tabular}}{{l{'r' * len(wide.columns)}}}",
+                    r"\toprule",
+                    rows[0],
+                    r"\midrule",
+                    *rows[1:],
+                    r"\bottomrule",
+                    r"\end{tabular}",
+                    r"\end{table}",
+                ]
+            )
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def write(
+    folder: pathlib.Path,
+    blocks: Sequence[dict[str, Any]],
+    grids: Sequence[Config],
+    about: About,
+    failures: Sequence[dict[str, Any]] = (),
+) -> pd.DataFrame:
+    """Writes everything that a study found into its folder.
+
+    These are table.csv, table.md, table.tex, curves.csv, index.html, and the figures as PNG and
+    SVG.
+
+    Args:
+      folder: where to; it is made where there is none.
+      blocks: the finished ones, in any order.
+      grids: the grids that they are of.
+      about: title, claim and command.
+      failures: what could not be run: the settings of a block and `error`.
+
+    Returns:
+      The table.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    blocks = ordered(blocks, grids)
+    data = curves(blocks)
+    results = table(data)
+    results.round(6).to_csv(folder / "table.csv", index=False)
+    data.to_csv(folder / "curves.csv", index=False)
+    (folder / "table.md").write_text(text(results) + "\n")
+    (folder / "table.tex").write_text(latex(results))
+    pictures = []
+    with figures.style():
+        for name, drawing in figures.make(data, grids).items():
+            vector, raster = figures.render(drawing.figure)
+            (folder / f"{name}.svg").write_text(vector)
+            (folder / f"{name}.png").write_bytes(raster)
+            pictures.append(markup.Picture(name, drawing.caption, drawing.setting, vector, raster))
+    study = page.Study(*about, grids, blocks, results, pictures, failures)
+    (folder / "index.html").write_text(page.html(study))
+    return results

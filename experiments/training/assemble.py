@@ -1,0 +1,322 @@
+"""How a run is put together from a model, a rule, a mixing, an attack and a protocol.
+
+Each function here takes the parts of a run, and then its own hyperparameters, which may be written
+in the text; what is left out of a protocol's own parameters comes from the run.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import byzjax
+from byzjax import protocols
+from byzjax.protocols import graphs
+from experiments.grid import config as configs
+from experiments.grid import planning, specs
+from experiments.grid import protocols as names
+from experiments.grid.config import Config
+from experiments.training import optim
+
+
+class Parts(NamedTuple):
+    """What a run is put together from.
+
+    Attributes:
+      config: its settings.
+      loss: `loss_fn(params, batch, key=None)`.
+      rule: how to aggregate.
+      mixing: what stands before.
+      attack: `attack(byzantine, place, rule, n)` -> transformation of the stacked updates of n.
+      byzantine: `bool[n]`.
+      key: of the run.
+      at_once: workers whose gradients are computed side by side.
+      rate: the step size at first, which may be traced; None for that of the config.
+      axis: the mapped axis over whose devices gradients are spread; None for one device.
+    """
+
+    config: Config
+    loss: Callable
+    rule: specs.Spec
+    mixing: specs.Spec
+    attack: Callable
+    byzantine: jax.Array
+    key: jax.Array
+    at_once: int | None
+    rate: Any = None
+    axis: str | None = None
+
+    def fold(self, place: int) -> jax.Array:
+        """A key of the run's for one purpose."""
+        return jax.random.fold_in(self.key, place)
+
+    def of_workers(self) -> optax.GradientTransformation:
+        """What the liars make of the stacked updates of all workers, where one server listens."""
+        deployed = specs.deployed(self.rule, self.mixing)
+        return self.attack(self.byzantine, 2, deployed, self.config.n)
+
+    def aggregate(self, rows: int) -> optax.GradientTransformation:
+        """The mixing and the rule of so many rows."""
+        rule = specs.transformation(self.rule, byzantine=None, key=self.fold(3), n=rows)
+        if self.mixing.name == "none":
+            return rule
+        mixing = specs.transformation(self.mixing, byzantine=None, key=self.fold(5), n=rows)
+        return optax.chain(mixing, rule)
+
+    def named(self, text: str, f: int, place: int) -> optax.GradientTransformation:
+        """Another rule, by its text."""
+        rule = specs.parse("rule", text, f=f)
+        return specs.transformation(rule, byzantine=None, key=self.fold(place))
+
+    def servers(self, count: int, f: int) -> tuple[jax.Array, optax.GradientTransformation]:
+        """Which f of the servers lie, if any worker does, and what they make of the models."""
+        order = jax.random.permutation(self.fold(7), count)
+        lying = (order < f) & jnp.any(self.byzantine)
+        return lying, self.attack(lying, 8, byzjax.median, count)
+
+
+def parameter_server(
+    parts: Parts,
+    *,
+    per_round: int | None = None,
+    local_steps: int = 1,
+    local_rate: float | None = None,
+) -> protocols.Protocol:
+    """Workers send updates to one server, which aggregates them and takes a step."""
+    stages, n = optim.stages(parts.config, parts.rate), parts.config.n
+    mix = specs.transformation(parts.mixing, byzantine=None, key=parts.fold(5), n=n)
+    if stages["receive"] is not None:
+        mix = optax.chain(stages["receive"], mix)
+    return protocols.parameter_server(
+        parts.loss,
+        send=stages["send"],
+        attack=parts.of_workers(),
+        mix=mix,
+        rule=specs.transformation(parts.rule, byzantine=None, key=parts.fold(3), n=n),
+        server=stages["server"],
+        num_workers=n,
+        per_round=per_round,
+        local_steps=local_steps,
+        local_rate=local_rate,
+        workers_at_once=parts.at_once,
+        workers_axis=parts.axis,
+    )
+
+
+def replicated_servers(
+    parts: Parts,
+    *,
+    num_servers: int = 5,
+    f_servers: int = 1,
+    pull: str = "median",
+    contract: str = "median",
+    every: int = 1,
+    quorum_servers: int | None = None,
+    quorum_workers: int | None = None,
+) -> protocols.Protocol:
+    """Several servers of which some lie; workers and servers aggregate what they hear (ByzSGD)."""
+    stages, config = optim.stages(parts.config, parts.rate), parts.config
+    lying, attack_models = parts.servers(num_servers, f_servers)
+    return protocols.replicated_servers(
+        parts.loss,
+        num_servers=num_servers,
+        num_workers=config.n,
+        f_servers=f_servers,
+        f_workers=config.f,
+        pull=parts.named(pull, f_servers, 9),
+        contract=parts.named(contract, f_servers, 10),
+        rule=parts.aggregate(quorum_workers or config.n - config.f),
+        server=stages["server"],
+        send=stages["send"],
+        attack=parts.of_workers(),
+        attack_models=attack_models,
+        byzantine_servers=lying,
+        every=every,
+        quorum_servers=quorum_servers,
+        quorum_workers=quorum_workers,
+        workers_at_once=parts.at_once,
+        workers_axis=parts.axis,
+    )
+
+
+def replicated_state_machine(
+    parts: Parts, *, num_servers: int = 4, f_servers: int = 1
+) -> protocols.Protocol:
+    """Identical replicas of one server; workers take the model that f + 1 of them agree on."""
+    stages, config = optim.stages(parts.config, parts.rate), parts.config
+    lying, attack_models = parts.servers(num_servers, f_servers)
+    return protocols.replicated_state_machine(
+        parts.loss,
+        num_servers=num_servers,
+        num_workers=config.n,
+        f_servers=f_servers,
+        rule=parts.aggregate(config.n),
+        server=stages["server"],
+        send=stages["send"],
+        attack=parts.of_workers(),
+        attack_models=attack_models,
+        byzantine_servers=lying,
+        workers_at_once=parts.at_once,
+        workers_axis=parts.axis,
+    )
+
+
+def gossip(
+    parts: Parts,
+    *,
+    graph: str = "complete",
+    per_receiver: bool = False,
+    **shape: int | float,
+) -> protocols.Protocol:
+    """Peer to peer over a graph: each node aggregates what it hears from its neighbours."""
+    config = parts.config
+    return protocols.gossip(
+        parts.loss,
+        graph=graph_of(graph, config.n, shape),
+        rule=parts.aggregate(config.n),
+        optimizer=optim.of_one(config, parts.rate),
+        byzantine=parts.byzantine,
+        f=config.f,
+        attack=parts.of_workers(),
+        per_receiver=per_receiver,
+        workers_at_once=parts.at_once,
+        workers_axis=parts.axis,
+    )
+
+
+def asynchronous(
+    parts: Parts,
+    *,
+    judge: str = "none",
+    damping: str = "inverse",
+    buffers: int | None = None,
+    max_staleness: int | None = None,
+) -> protocols.Protocol:
+    """A step with each gradient that arrives and that its judges accept, however stale (Kardam)."""
+    config = parts.config
+    judges: dict[str, Callable] = {
+        "none": lambda: (),
+        "kardam": lambda: protocols.kardam(f=config.f),
+        "lipschitz": lambda: (protocols.lipschitz(f=config.f),),
+        "frequency": lambda: (protocols.frequency(f=config.f),),
+    }
+    dampings = {
+        "none": protocols.constant_damping,
+        "inverse": protocols.inverse_damping,
+        "exponential": protocols.exponential_damping,
+    }
+    for name, value, known in (("judge", judge, judges), ("damping", damping, dampings)):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}.")
+    return protocols.asynchronous(
+        parts.loss,
+        num_workers=config.n,
+        server=optim.stages(config, parts.rate)["server"],
+        judge=judges[judge](),
+        damping=dampings[damping](),
+        buffers=buffers,
+        rule=None if buffers is None else parts.aggregate(buffers),
+        attack=parts.of_workers(),
+        max_staleness=max_staleness,
+    )
+
+
+def redundant(
+    parts: Parts, *, s: int | None = None, r: int | None = None, code: str = "repetition"
+) -> protocols.Protocol:
+    """Several nodes compute the same, and the server decodes (DRACO), then aggregates (DETOX)."""
+    config = parts.config
+    s = config.f if s is None else s
+    repeats = code == "repetition"
+    return protocols.redundant(
+        parts.loss,
+        num_workers=config.n,
+        s=s,
+        r=r,
+        code=code,
+        rule=parts.aggregate(config.n // (r or 2 * s + 1)) if repeats else None,
+        server=optim.stages(config, parts.rate)["server"],
+        attack=parts.of_workers(),
+        workers_at_once=parts.at_once,
+        workers_axis=parts.axis,
+    )
+
+
+PROTOCOLS: dict[str, Callable] = {
+    configs.DEFAULT_PROTOCOL: parameter_server,
+    "replicated_servers": replicated_servers,
+    "replicated_state_machine": replicated_state_machine,
+    "gossip": gossip,
+    "asynchronous": asynchronous,
+    "redundant": redundant,
+}
+
+
+def graph_of(name: str, n: int, shape: dict[str, Any]) -> graphs.Graph:
+    """A graph of n nodes by its name; `shape` are the other parameters of its function.
+
+    Raises:
+      ValueError: there is no such graph, or it has not n nodes.
+      TypeError: a parameter is unknown or missing.
+    """
+    known = ("complete", "ring", "torus", "star", "random_regular", "erdos_renyi", "small_world")
+    known = (*known, "two_cliques", "dumbbell")
+    if name not in known:
+        raise ValueError(f"unknown graph {name!r}; known: {', '.join(known)}.")
+    function = getattr(graphs, name)
+    parameters = inspect.signature(function).parameters
+    given = ({"n": n} if "n" in parameters else {}) | shape
+    wrong = [key for key in given if key not in parameters]
+    missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in given]
+    if wrong or missing:
+        needed = ", ".join(key for key in parameters if key != "n") or "nothing more"
+        raise TypeError(f"graph {name} takes {needed}; got {', '.join(shape) or 'nothing'}.")
+    graph = function(**given)
+    if len(graph) != n:
+        raise ValueError(f"graph {name} has {len(graph)} nodes; expected n={n}.")
+    return graph
+
+
+def build(parts: Parts) -> protocols.Protocol:
+    """The protocol of a run."""
+    name, given = names.parse(parts.config.protocol)
+    return PROTOCOLS[name](parts, **given)
+
+
+def plan(config: Config, parameters: int = 0) -> list[planning.Block]:
+    """The blocks of a grid, after a step of a small model was tried, without computing anything.
+
+    Args:
+      config: the grid.
+      parameters: numbers in the model, which decide how many runs train together.
+
+    Raises:
+      ValueError: a setting is impossible, or the protocol cannot be made of these rules, mixings,
+        attacks, n and f.
+      TypeError: a hyperparameter is unknown or missing.
+    """
+    blocks = planning.plan(config, parameters)
+    if not names.is_default(config):
+        for rule, mixing, attack in planning.combinations(config):
+            jax.eval_shape(lambda *_, parts=(rule, mixing, attack): _one_step(config, *parts))
+    return blocks
+
+
+def _one_step(config: Config, rule: specs.Spec, mixing: specs.Spec, tried: specs.Spec) -> Any:
+    def loss(params: Any, batch: Any, key: Any = None) -> jax.Array:
+        del key
+        return jnp.sum(batch["x"] @ params)
+
+    def attack(byzantine: Any, place: int, rule: Callable, count: int) -> Any:
+        key = jax.random.key(place)
+        return specs.transformation(tried, byzantine=byzantine, key=key, rule=rule, n=count)
+
+    n, key = config.n, jax.random.key(0)
+    parts = Parts(config, loss, rule, mixing, attack, jnp.zeros(n, bool), key, None)
+    protocol = build(parts)
+    batch = {"x": jnp.zeros((n, config.batch_size, 2))}
+    state, info = protocol.step(protocol.init(jnp.zeros(2), key), {"workers": batch}, key)
+    return protocol.models(state), info

@@ -1,0 +1,75 @@
+"""The optimizer of a run: momentum and where it stands, the step size, decay and clipping."""
+
+from typing import Any
+
+import optax
+
+import byzjax
+from experiments.grid import optimizers
+from experiments.grid.config import Config
+
+
+def schedule(config: Config, rate: Any = None) -> optax.Schedule | float:
+    """The step size: a number, or a function of the step.
+
+    Args:
+      config: a run.
+      rate: the step size at first, which may be traced; None for that of the config.
+
+    Raises:
+      ValueError: the schedule cannot be read.
+    """
+    rate = config.learning_rate if rate is None else rate
+    name, numbers = optimizers.parse_schedule(config.schedule)
+    if name == "cosine":
+        return optax.cosine_decay_schedule(rate, config.steps)
+    if name == "hyperbolic":
+        return lambda step: rate / (1 + step / numbers[0])
+    if name == "steps":
+        return optax.piecewise_constant_schedule(rate, dict.fromkeys(map(int, numbers), 0.1))
+    return rate
+
+
+def stages(config: Config, rate: Any = None) -> dict[str, Any]:
+    """What an honest worker, and the server, make of what they get: `send`, `receive`, `server`.
+
+    `send` and `receive` map stacked updates to stacked updates (`receive` stands behind the
+    attack), or are None; `server` maps the aggregate to a step.
+    """
+    send, momentum, receive, server = _before(config), _momentum(config), None, []
+    if momentum is not None and config.momentum_at == "worker":
+        send.append(momentum)
+    elif momentum is not None and config.momentum_at == "server":
+        receive = byzjax.per_worker(momentum, config.n)
+    elif momentum is not None:
+        server.append(momentum)
+    return {
+        "send": byzjax.per_worker(optax.chain(*send), config.n) if send else None,
+        "receive": receive,
+        "server": optax.chain(*server, optax.scale_by_learning_rate(schedule(config, rate))),
+    }
+
+
+def of_one(config: Config, rate: Any = None) -> optax.GradientTransformation:
+    """The whole optimizer of a node that trains a model of its own."""
+    momentum = _momentum(config)
+    chain = [*_before(config), *([] if momentum is None else [momentum])]
+    return optax.chain(*chain, optax.scale_by_learning_rate(schedule(config, rate)))
+
+
+def _before(config: Config) -> list[optax.GradientTransformation]:
+    """What a worker does to its gradient before momentum."""
+    out: list[optax.GradientTransformation] = []
+    if config.weight_decay:
+        out.append(optax.add_decayed_weights(config.weight_decay))
+    if config.clip:
+        out.append(optax.clip_by_global_norm(config.clip))
+    return out
+
+
+def _momentum(config: Config) -> optax.GradientTransformation | None:
+    if not config.momentum:
+        return None
+    if config.momentum_kind == "damped":
+        return optax.ema(config.momentum, debias=False)
+    return optax.trace(config.momentum, nesterov=config.momentum_kind == "nesterov")

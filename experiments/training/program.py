@@ -1,0 +1,317 @@
+"""Training as a program: all runs of a block, that is seeds and numbers of liars, at once.
+
+The attack is chosen inside the program by an index that is not vmapped, so that one compiled
+program of a rule serves every attack. A run's outer loop, over evaluations, stays on the host: it
+moves the progress bar, and its boundaries are where a run can be looked at.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.sharding import Mesh
+
+import byzjax.protocols
+from byzjax import attacks
+from experiments.data import batches, datasets
+from experiments.grid import protocols, specs
+from experiments.grid.config import Config
+from experiments.models import zoo
+from experiments.training import assemble, devices, diagnostics, optim
+from experiments.training.runs import Runs
+
+
+class State(NamedTuple):
+    """What a run carries from one evaluation to the next.
+
+    Attributes:
+      protocol: state of the protocol.
+      average: average of the models so far, stacked as they are, or None.
+      count: how many they are.
+    """
+
+    protocol: Any
+    average: Any
+    count: jax.Array
+
+
+class Metrics(NamedTuple):
+    """An evaluation, one entry for each run; of several honest models it is their mean.
+
+    Attributes:
+      accuracy: share of samples whose largest logit is that of their label.
+      loss: mean cross entropy.
+      per_class: the accuracy on each class, `[runs, num_classes]`.
+      finite: whether the model is.
+      to_optimum: distance of the model to the minimiser; NaN where nobody asked for it.
+      validation: accuracy on the samples that were held out; NaN where there are none.
+      worst: accuracy of the worst of several honest models; NaN where there is one.
+      spread: the largest distance between two of them, likewise.
+    """
+
+    accuracy: datasets.Array
+    loss: datasets.Array
+    per_class: datasets.Array
+    finite: datasets.Array
+    to_optimum: datasets.Array
+    validation: datasets.Array
+    worst: datasets.Array
+    spread: datasets.Array
+
+
+class Program(NamedTuple):
+    """Compiled functions of a rule behind a mixing; states and runs are on each of its devices.
+
+    Attributes:
+      start: `start(attack, runs) -> states`.
+      advance: `advance(states, step, attack, runs) -> (states, diagnostics)`, over `eval_every`
+        steps; the diagnostics are of the last.
+      evaluate: `evaluate(states, last, runs) -> metrics`, on all test samples if `last`.
+      compiled: seconds spent compiling so far, a list.
+    """
+
+    start: Callable
+    advance: Callable
+    evaluate: Callable
+    compiled: list[float]
+
+
+def build(
+    config: Config,
+    dataset: datasets.Dataset,
+    model: zoo.Model,
+    rule: specs.Spec,
+    mixing: specs.Spec,
+    choices: Sequence[specs.Spec],
+    over: Mesh | None = None,
+) -> Program:
+    """The program of one rule and mixing, in which `attack` is an index into `choices`.
+
+    Args:
+      config: its grid.
+      dataset: where samples come from.
+      model: what is trained.
+      rule: how to aggregate.
+      mixing: what stands before.
+      choices: the attacks.
+      over: the devices that the workers are spread over; None for one.
+    """
+    dataset, held_x, held_y = batches.hold_out(dataset, config.validation)
+    run = _Run(config, dataset.num_classes, model, rule, mixing, choices, over is not None)
+    compiled: list[float] = []
+    start_all = _timed(jax.vmap(run.start, in_axes=(None, 0)), compiled)
+    advance_all = _timed(devices.spread(_over_runs(run.advance), over), compiled, donate_argnums=0)
+    axes = (0, 0, None, None, None, None)
+    evaluate_all = _timed(jax.vmap(run.evaluate, in_axes=axes), compiled)
+    train = jnp.asarray(dataset.train_x), jnp.asarray(dataset.train_y)
+    held = jnp.asarray(held_x), jnp.asarray(held_y)
+    test = jnp.asarray(dataset.test_x), jnp.asarray(dataset.test_y)
+    some = [a[: config.eval_samples] for a in test] if config.eval_samples else test
+    train = devices.on_each(train, over)
+
+    def start_here(attack, runs):
+        return devices.on_each(start_all(attack, devices.on_one(runs, over)), over)
+
+    def advance_everywhere(states, step, attack, runs):
+        return devices.alike(*advance_all(states, step, attack, runs, *train))
+
+    def evaluate_here(states, last, runs):
+        states, runs = devices.on_one((states, runs), over)
+        return evaluate_all(states, runs, *(test if last else some), *held)
+
+    return Program(start_here, advance_everywhere, evaluate_here, compiled)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """The functions of one run, which are mapped over all runs of a block and compiled.
+
+    Attributes:
+      spread: whether the workers are spread over devices.
+    """
+
+    config: Config
+    num_classes: int
+    model: zoo.Model
+    rule: specs.Spec
+    mixing: specs.Spec
+    choices: Sequence[specs.Spec]
+    spread: bool
+
+    def protocol(self, run: Runs, attack: jax.Array) -> byzjax.protocols.Protocol:
+        """The protocol, with the attack that has this index."""
+
+        def chosen(byzantine: jax.Array, place: int, deployed: Callable, n: int) -> Any:
+            key = jax.random.fold_in(run.key, place)
+            mine = [spec.with_strengths(run.strengths) for spec in self.choices]
+            return _one_of(mine, attack, byzantine, key, deployed, n)
+
+        # Under vmap over the weights a convolution is a grouped one: on CPU, one worker after
+        # another takes half of the time and a twentieth of the memory (models/layers.py).
+        convolutional = self.config.model in zoo.CONVOLUTIONAL
+        at_once = 1 if convolutional and jax.default_backend() == "cpu" else None
+        parts = assemble.Parts(
+            *(self.config, self.model.loss, self.rule, self.mixing, chosen),
+            *(run.byzantine, run.key, at_once, run.rate),
+            devices.AXIS if self.spread else None,
+        )
+        return assemble.build(parts)
+
+    @functools.cached_property
+    def observed(self) -> Callable | None:
+        """What the server does with the updates; None where that is not seen from outside.
+
+        That is where a rule remembers or draws, or the server keeps momenta.
+        """
+        opaque = self.rule.remembers or optim.stages(self.config)["receive"] is not None
+        opaque |= takes_key(self.rule) or takes_key(self.mixing)
+        opaque |= not protocols.is_default(self.config)
+        return None if opaque else specs.deployed(self.rule, self.mixing)
+
+    def start(self, attack: jax.Array, run: Runs) -> State:
+        """The state before the first step."""
+        params = self.model.init(jax.random.fold_in(run.key, 0))
+        protocol = self.protocol(run, attack)
+        state, average = protocol.init(params, run.key), None
+        if self.config.average:
+            average = jax.tree.map(jnp.zeros_like, protocol.models(state))
+        return State(state, average, jnp.float32(0))
+
+    def advance(self, state, first, attack, run, train_x, train_y):
+        """`eval_every` steps from step `first`: the state, and diagnostics of the last one."""
+        config, protocol = self.config, self.protocol(run, attack)
+        flipping = jnp.asarray([spec.name == "flip_labels" for spec in self.choices])
+
+        def look(info: byzjax.protocols.Info) -> dict[str, jax.Array]:
+            return diagnostics.of_step(info, run.byzantine, self.observed)
+
+        def one(state: State, step: jax.Array):
+            key = jax.random.fold_in(jax.random.fold_in(run.key, 4), step)
+            batch = batches.sample_batch(
+                key, run.indices, run.sizes, train_x, train_y, config.batch_size
+            )
+            flipped = attacks.flip_labels(batch, run.byzantine, num_classes=self.num_classes)
+            batch["y"] = jnp.where(flipping[attack], flipped["y"], batch["y"])
+            # A stream of its own: `key` folded with a worker's number is where batches come from.
+            own = jax.random.fold_in(jax.random.fold_in(run.key, 6), step)
+            after, info = protocol.step(state.protocol, {"workers": batch}, own)
+            count, average = state.count + 1, state.average
+            if config.average:
+                now = protocol.models(after)
+                average = jax.tree.map(lambda a, p: a + (p - a) / count, average, now)
+            # All runs of a block are at the same step, so this stays a conditional under vmap too.
+            seen = lax.cond(
+                step == first + config.eval_every - 1,
+                look,
+                lambda info: dict.fromkeys(diagnostics.NAMES, jnp.float32(jnp.nan)),
+                info,
+            )
+            return State(after, average, count), seen
+
+        state, seen = lax.scan(one, state, first + jnp.arange(config.eval_every))
+        return state, jax.tree.map(lambda values: values[-1], seen)
+
+    def evaluate(self, state: State, run: Runs, x, y, held_x, held_y) -> Metrics:
+        """The metrics of the model, or of the average of all models so far."""
+        now = self.protocol(run, jnp.int32(0)).models(state.protocol)
+        now = state.average if self.config.average else now
+
+        def of_model(params) -> Metrics:
+            finite = jnp.all(jnp.asarray([jnp.isfinite(p).all() for p in jax.tree.leaves(params)]))
+            away = held = unknown = jnp.float32(jnp.nan)
+            if run.best is not None:
+                away = optax.tree.norm(jax.tree.map(jnp.subtract, params, run.best))
+            if self.config.validation:
+                held = zoo.evaluate(self.model, params, held_x, held_y).accuracy
+            metrics = zoo.evaluate(self.model, params, x, y)
+            return Metrics(*metrics, finite, away, held, unknown, unknown)
+
+        count = byzjax.stacked.num_workers(now)
+        if count == 1:
+            return of_model(jax.tree.map(lambda leaf: leaf[0], now))
+        each = lax.map(of_model, now)
+        means = jax.tree.map(lambda values: jnp.mean(values, axis=0), each)
+        return means._replace(
+            finite=jnp.all(each.finite),
+            worst=jnp.min(each.accuracy),
+            spread=byzjax.protocols.spread(now),
+        )
+
+
+def _over_runs(advance: Callable) -> Callable:
+    """`advance` of all runs: side by side, but on CPU one after another.
+
+    There a run keeps all cores busy by itself, its conditionals stay conditionals, and its rows
+    stay in the cache: MNIST, n = 51, little_is_enough, 47 ms a step of one of three runs side by
+    side and 16 ms one after another for aksel, 64 and 33 for the median; digits, nine runs, 1.6 and
+    0.7 ms.
+    """
+    if jax.default_backend() != "cpu":
+        return jax.vmap(advance, in_axes=(0, None, None, 0, None, None))
+
+    def one_after_another(states, first, attack, run, train_x, train_y):
+        def one(mine: tuple) -> tuple:
+            state, own = mine
+            return advance(state, first, attack, own, train_x, train_y)
+
+        return lax.map(one, (states, run))
+
+    return one_after_another
+
+
+def takes_key(spec: specs.Spec) -> bool:
+    """Whether it draws numbers."""
+    return "key" in specs.parameters_of(spec)
+
+
+def _one_of(
+    choices: Sequence[specs.Spec],
+    attack: jax.Array,
+    byzantine: jax.Array,
+    key: jax.Array,
+    deployed: Callable,
+    n: int,
+) -> optax.GradientTransformationExtraArgs:
+    """The attack with this index, chosen when it runs; the state is that of all of them."""
+    stages = [
+        optax.with_extra_args_support(
+            specs.transformation(spec, byzantine=byzantine, key=key, rule=deployed, n=n)
+        )
+        for spec in choices
+    ]
+
+    def init(params: Any) -> tuple:
+        return tuple(stage.init(params) for stage in stages)
+
+    def update(updates, state, params=None, **extra_args):
+        def branch(place: int) -> Callable:
+            def run(updates, states):
+                out, own = stages[place].update(updates, states[place], params, **extra_args)
+                return out, (*states[:place], own, *states[place + 1 :])
+
+            return run
+
+        return lax.switch(attack, [branch(i) for i in range(len(stages))], updates, state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _timed(function: Callable, compiled: list[float], **options: Any) -> Callable:
+    """The compiled function; what compiling took, for each set of shapes, is appended."""
+    jitted, programs = jax.jit(function, **options), {}
+
+    def call(*args: Any) -> Any:
+        shapes = str(jax.tree.map(jnp.shape, args))
+        if shapes not in programs:
+            begin = time.perf_counter()
+            programs[shapes] = jitted.lower(*args).compile()
+            compiled.append(time.perf_counter() - begin)
+        return programs[shapes](*args)
+
+    return call
