@@ -1,5 +1,6 @@
 """One server that never waits: every gradient is used, or not, when it arrives."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -215,45 +216,61 @@ def asynchronous(
         each.check(n)
     damping = damping or constant_damping()
     chosen = (attack, rule, server)
-    stages = [optax.with_extra_args_support(s or optax.identity()) for s in chosen]
+    stages = tuple(optax.with_extra_args_support(s or optax.identity()) for s in chosen)
     if buffers is not None:
         _workers.try_rule(stages[1], buffers, "in asynchronous these are its buffers", "trusted")
+    made = _Asynchronous(loss_fn, judge, damping, buffers, speeds, max_staleness, n, stages)
+    return Protocol(made.init, made.step, made.models, made.traffic)
 
-    def computing_time(key: jax.Array, shape: tuple, who) -> jax.Array:
+
+@dataclasses.dataclass(frozen=True)
+class _Asynchronous:
+    """The functions of `asynchronous`, by its arguments, which are checked."""
+
+    loss_fn: Callable
+    judge: Sequence[Judge]
+    damping: Callable
+    buffers: int | None
+    speeds: jax.Array | None
+    max_staleness: int | None
+    n: int
+    stages: tuple
+
+    def computing_time(self, key: jax.Array, shape: tuple, who) -> jax.Array:
         time = jax.random.exponential(key, shape, jnp.float32)
-        return time if speeds is None else time / jnp.asarray(speeds, jnp.float32)[who]
+        return time if self.speeds is None else time / jnp.asarray(self.speeds, jnp.float32)[who]
 
-    def init(params: PyTree, key: jax.Array) -> AsynchronousState:
-        nobody = jnp.zeros(n, jnp.int32)
+    def init(self, params: PyTree, key: jax.Array) -> AsynchronousState:
+        nobody = jnp.zeros(self.n, jnp.int32)
         state = AsynchronousState(
             params=params,
             version=jnp.int32(0),
-            left=computing_time(key, (n,), slice(None)),
-            pulled=_workers.copies(params, n),
+            left=self.computing_time(key, (self.n,), slice(None)),
+            pulled=_workers.copies(params, self.n),
             versions=nobody,
-            honest=_zeros(params, n),
-            buffers=None if buffers is None else _zeros(params, buffers),
-            waiting=jnp.zeros(buffers or 0, jnp.int32),
+            honest=_zeros(params, self.n),
+            buffers=None if self.buffers is None else _zeros(params, self.buffers),
+            waiting=jnp.zeros(self.buffers or 0, jnp.int32),
             accepted=nobody,
             rejected=nobody,
-            stages=tuple(stage.init(params) for stage in stages),
-            judges=tuple(each.init(params, n) for each in judge),
+            stages=tuple(stage.init(params) for stage in self.stages),
+            judges=tuple(each.init(params, self.n) for each in self.judge),
         )
         return copied(state)
 
     def step(
-        state: AsynchronousState, batch: dict, key: jax.Array
+        self, state: AsynchronousState, batch: dict, key: jax.Array
     ) -> tuple[AsynchronousState, Info]:
         of_workers, params = batch["workers"], state.params
-        if stacked.num_workers(of_workers) != n:
+        if stacked.num_workers(of_workers) != self.n:
             found = stacked.num_workers(of_workers)
-            raise ValueError(f"expected batches of {n} workers; got {found}.")
-        grad, extra_args, trusted = jax.grad(loss_fn), {}, None
+            raise ValueError(f"expected batches of {self.n} workers; got {found}.")
+        grad, extra_args, trusted = jax.grad(self.loss_fn), {}, None
         if "trusted" in batch:
-            trusted = grad(params, batch["trusted"], key=jax.random.fold_in(key, n))
+            trusted = grad(params, batch["trusted"], key=jax.random.fold_in(key, self.n))
             extra_args["trusted"] = trusted
         attacking, ruling, serving = state.stages
-        attack, rule, server = stages
+        attack, rule, server = self.stages
 
         p = jnp.argmin(state.left).astype(jnp.int32)
         pulled = stacked.take(state.pulled, p)
@@ -264,35 +281,16 @@ def asynchronous(
 
         staleness = state.version - state.versions[p]
         arrival = Arrival(sent, p, pulled, params, staleness, trusted)
-        weight = damping(staleness)
-        accept = jnp.bool_(True) if max_staleness is None else staleness <= max_staleness
-        judged = []
-        for each, its_state in zip(judge, state.judges):
-            factor, its_state = each.judge(its_state, arrival)
-            weight, accept = weight * factor, accept & (factor > 0)
-            judged.append(its_state)
-        judges = tuple(
-            _where(accept, each.accepted(its_state, arrival), its_state)
-            for each, its_state in zip(judge, judged)
-        )
+        weight, accept, judges = self._judged(state, arrival)
         # A factor of 0 makes 0 of anything, NaN as well.
         gradient = stacked.scale(_workers.copies(sent, 1), jnp.where(accept, weight, 0)[None])
         gradient = stacked.take(gradient, 0)
 
-        held, waiting, ready = state.buffers, state.waiting, accept
-        if buffers is not None:
-            b = p % buffers
-            there, count = stacked.take(held, b), waiting[b]
-            mean = jax.tree.map(
-                lambda h, g: h + (g - h) / (count + 1).astype(h.dtype), there, gradient
-            )
-            held = _workers.with_row(held, b, _where(accept, mean, there))
-            waiting = waiting.at[b].add(accept.astype(jnp.int32))
-            ready = accept & jnp.all(waiting > 0)
+        held, waiting, ready = self._buffered(state, p, gradient, accept)
 
         def forward():
             direction, ruled = gradient, ruling
-            if buffers is not None:
+            if self.buffers is not None:
                 direction, ruled = rule.update(held, ruling, params, **extra_args)
             updates, served = server.update(direction, serving, params, **extra_args)
             return _workers.stepped(params, updates), direction, ruled, served
@@ -301,13 +299,13 @@ def asynchronous(
             return params, jax.tree.map(jnp.zeros_like, params), ruling, serving
 
         new_params, direction, ruling, serving = lax.cond(ready, forward, still)
-        if buffers is not None:
+        if self.buffers is not None:
             held = _where(ready, jax.tree.map(jnp.zeros_like, held), held)
             waiting = jnp.where(ready, 0, waiting)
 
         version = state.version + ready.astype(jnp.int32)
         left = state.left - state.left[p]
-        time = computing_time(jax.random.fold_in(key, n + 1), (), p)
+        time = self.computing_time(jax.random.fold_in(key, self.n + 1), (), p)
         one = accept.astype(jnp.int32)
         new_state = AsynchronousState(
             params=new_params,
@@ -326,13 +324,41 @@ def asynchronous(
         info = Info(_workers.copies(own, 1), _workers.copies(sent, 1), direction, p[None])
         return new_state, info
 
-    def models(state: AsynchronousState) -> PyTree:
+    def _judged(self, state: AsynchronousState, arrival: Arrival) -> tuple:
+        """(the gradient's weight, whether it is accepted, the judges' states)."""
+        weight, accept = self.damping(arrival.staleness), jnp.bool_(True)
+        if self.max_staleness is not None:
+            accept = arrival.staleness <= self.max_staleness
+        judged = []
+        for each, its_state in zip(self.judge, state.judges):
+            factor, its_state = each.judge(its_state, arrival)
+            weight, accept = weight * factor, accept & (factor > 0)
+            judged.append(its_state)
+        judges = tuple(
+            _where(accept, each.accepted(its_state, arrival), its_state)
+            for each, its_state in zip(self.judge, judged)
+        )
+        return weight, accept, judges
+
+    def _buffered(
+        self, state: AsynchronousState, p: jax.Array, gradient: PyTree, accept: jax.Array
+    ) -> tuple:
+        """(the buffers, how many gradients wait in each, whether the server takes a step)."""
+        held, waiting = state.buffers, state.waiting
+        if self.buffers is None:
+            return held, waiting, accept
+        b = p % self.buffers
+        there, count = stacked.take(held, b), waiting[b]
+        mean = jax.tree.map(lambda h, g: h + (g - h) / (count + 1).astype(h.dtype), there, gradient)
+        held = _workers.with_row(held, b, _where(accept, mean, there))
+        waiting = waiting.at[b].add(accept.astype(jnp.int32))
+        return held, waiting, accept & jnp.all(waiting > 0)
+
+    def models(self, state: AsynchronousState) -> PyTree:
         return jax.tree.map(lambda leaf: leaf[None], state.params)
 
-    def traffic(params: PyTree) -> Traffic:
+    def traffic(self, params: PyTree) -> Traffic:
         return Traffic(2, 2 * _workers.floats(params))
-
-    return Protocol(init, step, models, traffic)
 
 
 def _zeros(params: PyTree, count: int) -> PyTree:

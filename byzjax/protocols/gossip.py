@@ -1,5 +1,6 @@
 """Peer to peer: nobody is in charge, and every node hears its neighbours in a graph only."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -149,33 +150,68 @@ def gossip(
         )
     degrees = _degrees(heard, graphs.metropolis_weights(graph))
     in_order = jnp.argsort(jnp.concatenate([group.nodes for group in degrees]))
+    made = _Gossip(
+        loss_fn,
+        rule,
+        optimizer,
+        byzantine,
+        f,
+        attack,
+        per_receiver,
+        workers_at_once,
+        workers_axis,
+        degrees,
+        heard,
+        in_order,
+        n,
+    )
+    return Protocol(made.init, made.step, made.models, made.traffic)
 
-    def init(params: PyTree, key: jax.Array) -> GossipState:
+
+@dataclasses.dataclass(frozen=True)
+class _Gossip:
+    """The functions of `gossip`, by its arguments, which are checked."""
+
+    loss_fn: Callable
+    rule: optax.GradientTransformationExtraArgs
+    optimizer: optax.GradientTransformationExtraArgs
+    byzantine: jax.Array | None
+    f: int
+    attack: optax.GradientTransformationExtraArgs
+    per_receiver: bool
+    workers_at_once: int | None
+    workers_axis: str | None
+    degrees: list
+    heard: tuple
+    in_order: jax.Array
+    n: int
+
+    def init(self, params: PyTree, key: jax.Array) -> GossipState:
         del key  # transformations that draw numbers were given their keys when they were made
-        lying = per_worker(attack, n) if per_receiver else attack
+        lying = per_worker(self.attack, self.n) if self.per_receiver else self.attack
         state = GossipState(
-            _workers.copies(params, n),
-            per_worker(optimizer, n).init(params),
+            _workers.copies(params, self.n),
+            per_worker(self.optimizer, self.n).init(params),
             lying.init(params),
-            per_worker(rule, n).init(params),
+            per_worker(self.rule, self.n).init(params),
         )
         return copied(state)
 
-    def step(state: GossipState, batch: dict, key: jax.Array) -> tuple[GossipState, Info]:
+    def step(self, state: GossipState, batch: dict, key: jax.Array) -> tuple[GossipState, Info]:
         models, of_workers = state.params, batch["workers"]
         found = stacked.num_workers(of_workers)
-        if found != n:
-            raise ValueError(f"expected batches of {n} nodes, as the graph has; got {found}.")
-        options = {"at_once": workers_at_once, "axis": workers_axis}
-        gradients = _workers.gradients(loss_fn, models, of_workers, key, own=True, **options)
+        if found != self.n:
+            raise ValueError(f"expected batches of {self.n} nodes, as the graph has; got {found}.")
+        options = {"at_once": self.workers_at_once, "axis": self.workers_axis}
+        gradients = _workers.gradients(self.loss_fn, models, of_workers, key, own=True, **options)
         # Not `per_worker`'s update, which would show every node the models of all.
-        steps, optimizing = jax.vmap(optimizer.update)(gradients, state.optimizer, models)
+        steps, optimizing = jax.vmap(self.optimizer.update)(gradients, state.optimizer, models)
         half = _workers.stepped(models, steps)
         sent, lying, to_each = half, state.attack, ()
-        if per_receiver:
+        if self.per_receiver:
             lying, to_each = (), state.attack
         else:
-            sent, lying = attack.update(half, lying, models)
+            sent, lying = self.attack.update(half, lying, models)
 
         # What each holds itself and what it sends, one above the other: one gather for a receiver.
         both = jax.tree.map(lambda *parts: jnp.concatenate(parts), half, sent)
@@ -183,39 +219,42 @@ def gossip(
         def meet(senders: jax.Array, weights: jax.Array, to_one: PyTree, ruling: PyTree) -> tuple:
             own = stacked.take(half, senders[0])
             given = {"center": own, "weights": weights}
-            if per_receiver:
+            if self.per_receiver:
                 rows, those = stacked.take(half, senders), stacked.take(models, senders)
-                rows, to_one = attack.update(rows, to_one, those, senders=senders, **given)
+                rows, to_one = self.attack.update(rows, to_one, those, senders=senders, **given)
                 rows = told = jax.tree.map(lambda x, mine: x.at[0].set(mine), rows, own)
             else:
-                rows, told = stacked.take(both, (senders + n).at[0].add(-n)), ()
-            model, ruling = rule.update(rows, ruling, stacked.take(models, senders[0]), **given)
+                rows, told = stacked.take(both, (senders + self.n).at[0].add(-self.n)), ()
+            model, ruling = self.rule.update(
+                rows, ruling, stacked.take(models, senders[0]), **given
+            )
             return (model, to_one, ruling), told
 
         outcomes, told = [], []
-        for group in degrees:
+        for group in self.degrees:
             states = jax.tree.map(lambda x, of=group.nodes: x[of], (to_each, state.rule))
             outcome, rows = each_receiver(
-                meet, group.heard, group.weights, *states, at_once=workers_at_once
+                meet, group.heard, group.weights, *states, at_once=self.workers_at_once
             )
             outcomes.append(outcome)
             told.append(rows)
         new, to_each, ruling = jax.tree.map(
-            lambda *parts: jnp.concatenate(parts)[in_order], *outcomes
+            lambda *parts: jnp.concatenate(parts)[self.in_order], *outcomes
         )
-        if per_receiver:
-            lying, sent = to_each, _as_heard_by(jnp.argmin(byzantine), degrees, told, half)
-        info = Info(half, sent, stacked.mean_of(new, ~byzantine), jnp.arange(n))
+        if self.per_receiver:
+            lying, sent = (
+                to_each,
+                _as_heard_by(jnp.argmin(self.byzantine), self.degrees, told, half),
+            )
+        info = Info(half, sent, stacked.mean_of(new, ~self.byzantine), jnp.arange(self.n))
         return GossipState(new, optimizing, lying, ruling), info
 
-    def models(state: GossipState) -> PyTree:
-        return _workers.honest_rows(state.params, byzantine, n - f)
+    def models(self, state: GossipState) -> PyTree:
+        return _workers.honest_rows(state.params, self.byzantine, self.n - self.f)
 
-    def traffic(params: PyTree) -> Traffic:
-        messages = sum(len(near) for near in heard)
+    def traffic(self, params: PyTree) -> Traffic:
+        messages = sum(len(near) for near in self.heard)
         return Traffic(messages, messages * _workers.floats(params))
-
-    return Protocol(init, step, models, traffic)
 
 
 def _radius_or_f(*, radius: Any = None, f: Any = None, **_: Any) -> None:

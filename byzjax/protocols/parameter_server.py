@@ -1,8 +1,9 @@
 """One server that is trusted, n workers of which some lie."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -123,47 +124,85 @@ def parameter_server(
                 f"got per_round={per_round}, num_workers={num_workers}."
             )
     chosen = (send, attack, mix, rule, server)
-    stages = [optax.with_extra_args_support(s or optax.identity()) for s in chosen]
+    stages = tuple(optax.with_extra_args_support(s or optax.identity()) for s in chosen)
+    made = _ParameterServer(
+        loss_fn,
+        stages,
+        attack is not None,
+        num_workers,
+        per_round,
+        local_steps,
+        local_rate,
+        workers_at_once,
+        workers_axis,
+    )
+    return Protocol(made.init, made.step, made.models, made.traffic)
 
-    def init(params: PyTree, key: jax.Array) -> ServerState:
+
+@dataclasses.dataclass(frozen=True)
+class _ParameterServer:
+    """The functions of the protocol, by the arguments of `parameter_server`, which are checked.
+
+    Attributes:
+      stages: send, attack, mix, rule and server.
+      attacked: whether there is an attack.
+    """
+
+    loss_fn: Callable
+    stages: tuple
+    attacked: bool
+    num_workers: int | None
+    per_round: int | None
+    local_steps: int
+    local_rate: Any
+    workers_at_once: int | None
+    workers_axis: Any
+
+    def init(self, params: PyTree, key: jax.Array) -> ServerState:
+        """The state before the first step."""
         del key  # transformations that draw numbers were given their keys when they were made
-        return copied(ServerState(params, tuple(stage.init(params) for stage in stages)))
+        return copied(ServerState(params, tuple(stage.init(params) for stage in self.stages)))
 
-    def learnt(params: PyTree, key: jax.Array, batch: PyTree, workers: jax.Array) -> PyTree:
+    def learnt(self, params: PyTree, key: jax.Array, batch: PyTree, workers: jax.Array) -> PyTree:
         """What each worker learns from its batch: a gradient, or the mean of several."""
-        options = {"at_once": workers_at_once, "workers": workers}
-        if local_rate is None:
-            return _workers.gradients(loss_fn, params, batch, key, **options)
-        parts = jax.tree.map(lambda x: _parts(x, local_steps), batch)
+        options = {"at_once": self.workers_at_once, "workers": workers}
+        if self.local_rate is None:
+            return _workers.gradients(self.loss_fn, params, batch, key, **options)
+        parts = jax.tree.map(lambda x: _parts(x, self.local_steps), batch)
         models = _workers.copies(params, len(workers))
 
         def local(models: PyTree, place: tuple) -> tuple[PyTree, None]:
             part, j = place
             own = jax.random.fold_in(key, j)
-            gradients = _workers.gradients(loss_fn, models, part, own, own=True, **options)
-            return jax.tree.map(lambda x, g: x - local_rate * g, models, gradients), None
+            gradients = _workers.gradients(self.loss_fn, models, part, own, own=True, **options)
+            return jax.tree.map(lambda x, g: x - self.local_rate * g, models, gradients), None
 
-        models, _ = lax.scan(local, models, (parts, jnp.arange(local_steps)))
-        return jax.tree.map(lambda x, end: (x - end) / (local_rate * local_steps), params, models)
+        models, _ = lax.scan(local, models, (parts, jnp.arange(self.local_steps)))
+        return jax.tree.map(
+            lambda x, end: (x - end) / (self.local_rate * self.local_steps), params, models
+        )
 
-    def step(state: ServerState, batch: dict, key: jax.Array) -> tuple[ServerState, Info]:
+    def step(self, state: ServerState, batch: dict, key: jax.Array) -> tuple[ServerState, Info]:
+        """One step."""
         params, of_workers = state.params, batch["workers"]
         n = stacked.num_workers(of_workers)
-        if num_workers is not None and n != num_workers:
-            raise ValueError(f"expected batches of {num_workers} workers; got {n}.")
+        if self.num_workers is not None and n != self.num_workers:
+            raise ValueError(f"expected batches of {self.num_workers} workers; got {n}.")
         extra_args, senders = {}, jnp.arange(n)
         if "trusted" in batch:
             trusted_key = jax.random.fold_in(key, n)
-            extra_args["trusted"] = jax.grad(loss_fn)(params, batch["trusted"], key=trusted_key)
-        if per_round is not None:
-            drawn = jax.random.permutation(jax.random.fold_in(key, n + 1), n)[:per_round]
+            extra_args["trusted"] = jax.grad(self.loss_fn)(
+                params, batch["trusted"], key=trusted_key
+            )
+        if self.per_round is not None:
+            drawn = jax.random.permutation(jax.random.fold_in(key, n + 1), n)[: self.per_round]
             senders = jnp.sort(drawn)
             of_workers = stacked.take(of_workers, senders)
-        learning = functools.partial(learnt, params, key)
-        updates = _workers.spread(learning, of_workers, senders, axis=workers_axis)
-        send, *rest = stages
+        learning = functools.partial(self.learnt, params, key)
+        updates = _workers.spread(learning, of_workers, senders, axis=self.workers_axis)
+        send, *rest = self.stages
         sending, *states = state.stages
-        if per_round is None:
+        if self.per_round is None:
             updates, sending = send.update(updates, sending, params, **extra_args)
         else:
             updates, sending = _of_some(send, updates, sending, senders, n, params, extra_args)
@@ -172,23 +211,23 @@ def parameter_server(
         for stage, stage_state in zip(rest, states):
             updates, stage_state = stage.update(updates, stage_state, params, **extra_args)
             # Both the rule and who looks at `Info` read what was sent, which is then made once.
-            seen.append(fusion_barrier(updates) if len(seen) == 1 and attack else updates)
+            seen.append(fusion_barrier(updates) if len(seen) == 1 and self.attacked else updates)
             updates = seen[-1]
             new_states.append(stage_state)
         honest, sent, _, aggregate, step_taken = seen
         new_params = _workers.stepped(params, step_taken)
         return ServerState(new_params, tuple(new_states)), Info(honest, sent, aggregate, senders)
 
-    def models(state: ServerState) -> PyTree:
+    def models(self, state: ServerState) -> PyTree:
+        """The one model, stacked."""
         return jax.tree.map(lambda leaf: leaf[None], state.params)
 
-    def traffic(params: PyTree) -> Traffic:
-        if num_workers is None:
+    def traffic(self, params: PyTree) -> Traffic:
+        """What a step sends."""
+        if self.num_workers is None:
             raise ValueError("traffic needs num_workers, which parameter_server was not given.")
-        messages = 2 * (per_round or num_workers)
+        messages = 2 * (self.per_round or self.num_workers)
         return Traffic(messages, messages * _workers.floats(params))
-
-    return Protocol(init, step, models, traffic)
 
 
 def _parts(leaf: jax.Array, count: int) -> jax.Array:

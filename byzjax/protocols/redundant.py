@@ -1,5 +1,6 @@
 """Nodes that compute each other's gradients again, so that a server can tell who lied."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -199,52 +200,77 @@ def redundant(
             f"redundant needs r to divide num_workers; got r={r}, num_workers={nodes}."
         )
     chosen = (attack or optax.identity(), rule or aggregate(rules.mean), server)
-    attack, rule, server = stages = [optax.with_extra_args_support(stage) for stage in chosen]
+    attack, rule, server = stages = tuple(map(optax.with_extra_args_support, chosen))
+    made = _Redundant(
+        loss_fn, s, server, r, rule, attack, workers_at_once, workers_axis, cyclic, nodes, stages
+    )
+    return Protocol(made.init, made.step, made.models, made.traffic)
 
-    def message(params: PyTree) -> PyTree:
+
+@dataclasses.dataclass(frozen=True)
+class _Redundant:
+    """The functions of `redundant`, by its arguments, which are checked."""
+
+    loss_fn: Callable
+    s: int
+    server: optax.GradientTransformationExtraArgs
+    r: int | None
+    rule: optax.GradientTransformationExtraArgs
+    attack: optax.GradientTransformationExtraArgs
+    workers_at_once: int | None
+    workers_axis: str | None
+    cyclic: bool
+    nodes: int
+    stages: tuple
+
+    def message(self, params: PyTree) -> PyTree:
         """A tree as one node's message has it."""
-        return {"re": params, "im": params} if cyclic else params
+        return {"re": params, "im": params} if self.cyclic else params
 
-    def shown(messages: PyTree) -> PyTree:
+    def shown(self, messages: PyTree) -> PyTree:
         """What `Info` has of messages."""
-        return messages["re"] if cyclic else messages
+        return messages["re"] if self.cyclic else messages
 
-    def init(params: PyTree, key: jax.Array) -> RedundantState:
+    def init(self, params: PyTree, key: jax.Array) -> RedundantState:
         del key  # transformations that draw numbers were given their keys when they were made
-        trees = (message(params), params, params)
-        return copied(RedundantState(params, tuple(x.init(tree) for x, tree in zip(stages, trees))))
+        trees = (self.message(params), params, params)
+        return copied(
+            RedundantState(params, tuple(x.init(tree) for x, tree in zip(self.stages, trees)))
+        )
 
-    def step(state: RedundantState, batch: dict, key: jax.Array) -> tuple[RedundantState, Info]:
+    def step(
+        self, state: RedundantState, batch: dict, key: jax.Array
+    ) -> tuple[RedundantState, Info]:
         params, (attacking, ruling, serving) = state.params, state.stages
         n = stacked.num_workers(batch["workers"])
-        if n != nodes:
-            raise ValueError(f"expected batches of {nodes} workers; got {n}.")
+        if n != self.nodes:
+            raise ValueError(f"expected batches of {self.nodes} workers; got {n}.")
         extra_args = {}
         if "trusted" in batch:
             trusted_key = jax.random.fold_in(key, n)
-            extra_args["trusted"] = jax.grad(loss_fn)(params, batch["trusted"], key=trusted_key)
-        options = {"at_once": workers_at_once, "axis": workers_axis}
-        gradients = _workers.gradients(loss_fn, params, batch["workers"], key, **options)
-        honest = codes.encode(gradients, s=s) if cyclic else _of_groups(gradients, r)
-        sent, attacking = attack.update(honest, attacking, message(params), **extra_args)
-        if cyclic:
-            total = codes.decode(sent, s=s, key=jax.random.fold_in(key, n + 1))
-            aggregated = jax.tree.map(lambda g, p: (g / nodes).astype(p.dtype), total, params)
+            extra_args["trusted"] = jax.grad(self.loss_fn)(
+                params, batch["trusted"], key=trusted_key
+            )
+        options = {"at_once": self.workers_at_once, "axis": self.workers_axis}
+        gradients = _workers.gradients(self.loss_fn, params, batch["workers"], key, **options)
+        honest = codes.encode(gradients, s=self.s) if self.cyclic else _of_groups(gradients, self.r)
+        sent, attacking = self.attack.update(honest, attacking, self.message(params), **extra_args)
+        if self.cyclic:
+            total = codes.decode(sent, s=self.s, key=jax.random.fold_in(key, n + 1))
+            aggregated = jax.tree.map(lambda g, p: (g / self.nodes).astype(p.dtype), total, params)
         else:
-            votes = vote(sent, r=r)
-            aggregated, ruling = rule.update(votes, ruling, params, **extra_args)
-        step_taken, serving = server.update(aggregated, serving, params, **extra_args)
+            votes = vote(sent, r=self.r)
+            aggregated, ruling = self.rule.update(votes, ruling, params, **extra_args)
+        step_taken, serving = self.server.update(aggregated, serving, params, **extra_args)
         after = RedundantState(_workers.stepped(params, step_taken), (attacking, ruling, serving))
-        return after, Info(shown(honest), shown(sent), aggregated, jnp.arange(n))
+        return after, Info(self.shown(honest), self.shown(sent), aggregated, jnp.arange(n))
 
-    def models(state: RedundantState) -> PyTree:
+    def models(self, state: RedundantState) -> PyTree:
         return jax.tree.map(lambda leaf: leaf[None], state.params)
 
-    def traffic(params: PyTree) -> Traffic:
-        up = 2 if cyclic else 1
-        return Traffic(2 * nodes, (1 + up) * nodes * _workers.floats(params))
-
-    return Protocol(init, step, models, traffic)
+    def traffic(self, params: PyTree) -> Traffic:
+        up = 2 if self.cyclic else 1
+        return Traffic(2 * self.nodes, (1 + up) * self.nodes * _workers.floats(params))
 
 
 def _of_groups(updates: PyTree, r: int) -> PyTree:

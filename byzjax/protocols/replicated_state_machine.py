@@ -1,5 +1,6 @@
 """Several servers of which some lie; the honest ones are bitwise the same machine."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -177,25 +178,63 @@ def replicated_state_machine(
     attack_models, send, attack, mix, rule, server = _servers.supported(
         attack_models, send, attack, mix, rule, server
     )
+    made = _ReplicatedStateMachine(
+        loss_fn,
+        rule,
+        server,
+        send,
+        mix,
+        attack,
+        attack_models,
+        workers_at_once,
+        workers_axis,
+        f,
+        m,
+        mask,
+        n,
+    )
+    return Protocol(made.init, made.step, _servers.honest_models(n, f, mask), made.traffic)
 
-    def init(params: PyTree, key: jax.Array) -> MachineState:
+
+@dataclasses.dataclass(frozen=True)
+class _ReplicatedStateMachine:
+    """The functions of `replicated_state_machine`, by its arguments, which are checked."""
+
+    loss_fn: Callable
+    rule: optax.GradientTransformationExtraArgs
+    server: optax.GradientTransformationExtraArgs
+    send: optax.GradientTransformationExtraArgs
+    mix: optax.GradientTransformationExtraArgs
+    attack: optax.GradientTransformationExtraArgs
+    attack_models: optax.GradientTransformationExtraArgs
+    workers_at_once: int | None
+    workers_axis: str | None
+    f: int
+    m: int
+    mask: jax.Array | None
+    n: int
+
+    def init(self, params: PyTree, key: jax.Array) -> MachineState:
         del key  # transformations that draw numbers were given their keys when they were made
-        once = [stage.init(params) for stage in (attack_models, send, attack)]
-        each = [_workers.copies(stage.init(params), n) for stage in (mix, rule, server)]
-        return copied(MachineState(_workers.copies(params, n), (*once, *each)))
+        once = [stage.init(params) for stage in (self.attack_models, self.send, self.attack)]
+        each = [
+            _workers.copies(stage.init(params), self.n)
+            for stage in (self.mix, self.rule, self.server)
+        ]
+        return copied(MachineState(_workers.copies(params, self.n), (*once, *each)))
 
-    def step(state: MachineState, batch: dict, key: jax.Array) -> tuple[MachineState, Info]:
+    def step(self, state: MachineState, batch: dict, key: jax.Array) -> tuple[MachineState, Info]:
         of_workers = batch["workers"]
-        if stacked.num_workers(of_workers) != m:
+        if stacked.num_workers(of_workers) != self.m:
             found = stacked.num_workers(of_workers)
-            raise ValueError(f"expected batches of {m} workers; got {found}.")
+            raise ValueError(f"expected batches of {self.m} workers; got {found}.")
         lying, sending, attacking, *replicated = state.stages
-        models, lying = attack_models.update(state.params, lying)
-        model = agreed(models, votes=f + 1)
-        options = {"at_once": workers_at_once, "axis": workers_axis}
-        gradients = _workers.gradients(loss_fn, model, of_workers, key, **options)
-        honest, sending = send.update(gradients, sending, model)
-        sent, attacking = attack.update(honest, attacking, model)
+        models, lying = self.attack_models.update(state.params, lying)
+        model = agreed(models, votes=self.f + 1)
+        options = {"at_once": self.workers_at_once, "axis": self.workers_axis}
+        gradients = _workers.gradients(self.loss_fn, model, of_workers, key, **options)
+        honest, sending = self.send.update(gradients, sending, model)
+        sent, attacking = self.attack.update(honest, attacking, model)
 
         def replica(own: tuple) -> tuple:
             # Without the barrier XLA moves what does not depend on the replica, most of the rule,
@@ -204,20 +243,20 @@ def replicated_state_machine(
             params, updates = lax.optimization_barrier((params, sent))
             extra_args = {}
             if "trusted" in batch:
-                trusted_key = jax.random.fold_in(key, m)
-                extra_args["trusted"] = jax.grad(loss_fn)(params, batch["trusted"], key=trusted_key)
-            updates, mixing = mix.update(updates, mixing, params, **extra_args)
-            update, ruling = rule.update(updates, ruling, params, **extra_args)
-            change, serving = server.update(update, serving, params, **extra_args)
+                trusted_key = jax.random.fold_in(key, self.m)
+                extra_args["trusted"] = jax.grad(self.loss_fn)(
+                    params, batch["trusted"], key=trusted_key
+                )
+            updates, mixing = self.mix.update(updates, mixing, params, **extra_args)
+            update, ruling = self.rule.update(updates, ruling, params, **extra_args)
+            change, serving = self.server.update(update, serving, params, **extra_args)
             return _workers.stepped(params, change), update, (mixing, ruling, serving)
 
         params, aggregates, replicated = lax.map(replica, (state.params, *replicated))
-        first = stacked.take(aggregates, jnp.argmin(mask))
+        first = stacked.take(aggregates, jnp.argmin(self.mask))
         stages = (lying, sending, attacking, *replicated)
-        return MachineState(params, stages), Info(honest, sent, first, jnp.arange(m))
+        return MachineState(params, stages), Info(honest, sent, first, jnp.arange(self.m))
 
-    def traffic(params: PyTree) -> Traffic:
-        messages = 2 * n * m
+    def traffic(self, params: PyTree) -> Traffic:
+        messages = 2 * self.n * self.m
         return Traffic(messages, messages * _workers.floats(params))
-
-    return Protocol(init, step, _servers.honest_models(n, f, mask), traffic)
