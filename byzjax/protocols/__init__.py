@@ -8,26 +8,17 @@ from byzjax.protocols.agreement import (
     safe_area_average,
     trimmed_agreement,
 )
-from byzjax.protocols.asynchronous import (
-    asynchronous,
-    constant_damping,
-    exponential_damping,
-    inverse_damping,
-)
-from byzjax.protocols.filters import (
-    Arrival,
-    Judge,
-    frequency,
-    kardam,
-    lipschitz,
-    zeno_plus_plus,
-)
-from byzjax.protocols.gossip import clipped_gossip, gossip
+from byzjax.protocols.asynchronous import asynchronous
+from byzjax.protocols.clipped_gossip import clipped_gossip
+from byzjax.protocols.damping import constant_damping, exponential_damping, inverse_damping
+from byzjax.protocols.gossip import gossip
+from byzjax.protocols.judges import Arrival, Judge, frequency, kardam, lipschitz
 from byzjax.protocols.parameter_server import parameter_server
 from byzjax.protocols.redundant import redundant, vote
 from byzjax.protocols.replicated_servers import replicated_servers
 from byzjax.protocols.replicated_state_machine import agreed, replicated_state_machine
 from byzjax.protocols.spread import spread
+from byzjax.protocols.zeno_plus_plus import zeno_plus_plus
 
 __all__ = [
     "Arrival",

@@ -11,11 +11,12 @@ import optax
 from jax import lax
 
 from byzjax import stacked
-from byzjax._checks import not_negative, static_int
+from byzjax._checks import static_int
 from byzjax._numerics.arrays import copied
 from byzjax.protocols import _workers
 from byzjax.protocols._protocol import Info, Protocol, Traffic
-from byzjax.protocols.filters import Arrival, Judge
+from byzjax.protocols.damping import constant_damping
+from byzjax.protocols.judges import Arrival, Judge
 from byzjax.stacked import PyTree
 
 
@@ -49,70 +50,6 @@ class AsynchronousState(NamedTuple):
     rejected: jax.Array
     stages: tuple
     judges: tuple
-
-
-def constant_damping() -> Callable:
-    r"""Staleness does not count.
-
-    $$ \Lambda(\tau) = 1 $$
-
-    Returns:
-      A function of the staleness tau, `int32`, for `asynchronous`.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from byzjax import protocols
-      >>> protocols.constant_damping()(jnp.array([0, 1, 9]))
-      Array([1., 1., 1.], dtype=float32)
-    """
-    return lambda staleness: jnp.ones_like(staleness, jnp.float32)
-
-
-def inverse_damping() -> Callable:
-    r"""A gradient counts less, the more steps were taken since its model.
-
-    $$ \Lambda(\tau) = \frac{1}{1 + \tau} $$
-
-    Returns:
-      A function of the staleness tau, `int32`, for `asynchronous`.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from byzjax import protocols
-      >>> protocols.inverse_damping()(jnp.array([0, 1, 9]))
-      Array([1. , 0.5, 0.1], dtype=float32)
-
-    Reference: Damaskinos, El Mhamdi, Guerraoui, Patra and Taziki, Asynchronous Byzantine Machine
-    Learning (the case of SGD), ICML 2018 (arXiv:1802.07928).
-    """
-    return lambda staleness: 1 / (1 + staleness.astype(jnp.float32))
-
-
-def exponential_damping(alpha: float | jax.Array = 0.2) -> Callable:
-    r"""A gradient counts exponentially less, the more steps were taken since its model.
-
-    $$ \Lambda(\tau) = e^{-\alpha \tau} $$
-
-    Args:
-      alpha: at least 0; may be traced.
-
-    Returns:
-      A function of the staleness tau, `int32`, for `asynchronous`.
-
-    Raises:
-      ValueError: alpha is negative.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from byzjax import protocols
-      >>> protocols.exponential_damping(0.5)(jnp.array([0, 1, 2]))
-      Array([1.        , 0.60653067, 0.36787945], dtype=float32)
-
-    Reference: Damaskinos, El Mhamdi, Guerraoui, Patra and Taziki, Asynchronous Byzantine Machine
-    Learning (the case of SGD), ICML 2018 (arXiv:1802.07928).
-    """
-    not_negative("alpha", alpha)
-    return lambda staleness: jnp.exp(-alpha * staleness.astype(jnp.float32))
 
 
 def asynchronous(

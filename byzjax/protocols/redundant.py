@@ -214,7 +214,7 @@ class _Redundant:
     loss_fn: Callable
     s: int
     server: optax.GradientTransformationExtraArgs
-    r: int | None
+    r: int
     rule: optax.GradientTransformationExtraArgs
     attack: optax.GradientTransformationExtraArgs
     workers_at_once: int | None

@@ -167,26 +167,12 @@ def replicated_servers(
     if workers_at_once is not None:
         workers_at_once = static_int("workers_at_once", workers_at_once, at_least=1)
     mask = _servers.liars(byzantine_servers, n)
-    attack_models, pull, send, attack, rule, server, contract = _servers.supported(
+    stages = _servers.supported(
         attack_models, pull, send, attack, rule, server, contract or aggregate(median)
     )
+    quorums = q_servers, q_workers
     made = _ReplicatedServers(
-        loss_fn,
-        pull,
-        rule,
-        server,
-        contract,
-        send,
-        attack,
-        attack_models,
-        every,
-        workers_at_once,
-        workers_axis,
-        m,
-        mask,
-        n,
-        q_servers,
-        q_workers,
+        loss_fn, stages, (n, m), quorums, every, mask, workers_at_once, workers_axis
     )
     return Protocol(made.init, made.step, _servers.honest_models(n, f_servers, mask), made.traffic)
 
@@ -196,87 +182,65 @@ class _ReplicatedServers:
     """The functions of `replicated_servers`, by its arguments, which are checked."""
 
     loss_fn: Callable
-    pull: optax.GradientTransformationExtraArgs
-    rule: optax.GradientTransformationExtraArgs
-    server: optax.GradientTransformationExtraArgs
-    contract: optax.GradientTransformationExtraArgs
-    send: optax.GradientTransformationExtraArgs
-    attack: optax.GradientTransformationExtraArgs
-    attack_models: optax.GradientTransformationExtraArgs
+    stages: list
+    sizes: tuple[int, int]
+    quorums: tuple[int, int]
     every: int
+    mask: jax.Array
     workers_at_once: int | None
     workers_axis: str | None
-    m: int
-    mask: jax.Array | None
-    n: int
-    q_servers: int
-    q_workers: int
 
     def init(self, params: PyTree, key: jax.Array) -> ReplicatedState:
         del key  # transformations that draw numbers were given their keys when they were made
-        once = [stage.init(params) for stage in (self.attack_models, self.send, self.attack)]
-        pulls = per_worker(self.pull, self.m).init(params)
-        each = [
-            per_worker(stage, self.n).init(params)
-            for stage in (self.rule, self.server, self.contract)
-        ]
+        (n, m), (attack_models, pull, send, attack, *of_servers) = self.sizes, self.stages
+        once = [stage.init(params) for stage in (attack_models, send, attack)]
+        pulls = per_worker(pull, m).init(params)
+        each = [per_worker(stage, n).init(params) for stage in of_servers]
         stages = (once[0], pulls, *once[1:], *each)
-        return copied(ReplicatedState(_workers.copies(params, self.n), jnp.int32(0), stages))
+        return copied(ReplicatedState(_workers.copies(params, n), jnp.int32(0), stages))
 
     def step(
         self, state: ReplicatedState, batch: dict, key: jax.Array
     ) -> tuple[ReplicatedState, Info]:
+        (n, m), (q_servers, q_workers) = self.sizes, self.quorums
+        attack_models, pull, send, attack, rule, server, _ = self.stages
         of_workers = batch["workers"]
-        if stacked.num_workers(of_workers) != self.m:
+        if stacked.num_workers(of_workers) != m:
             found = stacked.num_workers(of_workers)
-            raise ValueError(f"expected batches of {self.m} workers; got {found}.")
-        to_workers, to_servers, between = [jax.random.fold_in(key, self.m + k) for k in (1, 2, 3)]
+            raise ValueError(f"expected batches of {m} workers; got {found}.")
+        to_workers, to_servers, between = [jax.random.fold_in(key, m + k) for k in (1, 2, 3)]
         lying, pulling, sending, attacking, ruling, serving, contracting = state.stages
 
-        models, lying = self.attack_models.update(state.params, lying, step=state.step)
+        models, lying = attack_models.update(state.params, lying, step=state.step)
 
         def pulled(quorum: jax.Array, pulling: PyTree) -> tuple[PyTree, PyTree]:
-            return self.pull.update(_heard(models, quorum), pulling, senders=quorum)
+            return pull.update(_heard(models, quorum), pulling, senders=quorum)
 
-        quorums = _workers.first_messages(to_workers, self.m, self.n, self.q_servers)
+        quorums = _workers.first_messages(to_workers, m, n, q_servers)
         seen, pulling = _workers.each(pulled, quorums, pulling, at_once=self.workers_at_once)
         options = {"at_once": self.workers_at_once, "axis": self.workers_axis}
         gradients = _workers.gradients(self.loss_fn, seen, of_workers, key, own=True, **options)
-        honest, sending = self.send.update(gradients, sending)
-        sent, attacking = self.attack.update(honest, attacking)
+        honest, sending = send.update(gradients, sending)
+        sent, attacking = attack.update(honest, attacking)
 
         def served(quorum: jax.Array, params: PyTree, ruling: PyTree, serving: PyTree) -> tuple:
             extra_args = {"senders": quorum}
             if "trusted" in batch:
                 own = jax.grad(self.loss_fn)(
-                    params, batch["trusted"], key=jax.random.fold_in(key, self.m)
+                    params, batch["trusted"], key=jax.random.fold_in(key, m)
                 )
                 extra_args["trusted"] = own
-            update, ruling = self.rule.update(_heard(sent, quorum), ruling, params, **extra_args)
-            change, serving = self.server.update(update, serving, params, **extra_args)
+            update, ruling = rule.update(_heard(sent, quorum), ruling, params, **extra_args)
+            change, serving = server.update(update, serving, params, **extra_args)
             return _workers.stepped(params, change), update, ruling, serving
 
-        quorums = _workers.first_messages(to_servers, self.n, self.m, self.q_workers)
+        quorums = _workers.first_messages(to_servers, n, m, q_workers)
         params, aggregates, ruling, serving = _workers.each(
             served, quorums, state.params, ruling, serving, at_once=self.workers_at_once
         )
 
         def exchanged(params: PyTree, lying: PyTree, contracting: PyTree) -> tuple:
-            models, lying = self.attack_models.update(params, lying, step=state.step)
-
-            def contracted(quorum: jax.Array, own: PyTree, contracting: PyTree) -> tuple:
-                others = stacked.take(models, quorum[1:])
-                rows = jax.tree.map(lambda x, xs: jnp.concatenate([x[None], xs]), own, others)
-                return self.contract.update(rows, contracting, own, senders=quorum, center=own)
-
-            others = _workers.first_messages(between, self.n, self.n - 1, self.q_servers - 1)
-            own = jnp.arange(self.n)[:, None]
-            others = jnp.where(others >= own, others + 1, others)
-            quorums = jnp.concatenate([own, others], axis=1)
-            params, contracting = _workers.each(
-                contracted, quorums, params, contracting, at_once=self.workers_at_once
-            )
-            return params, lying, contracting
+            return self._exchanged(params, lying, contracting, state.step, between)
 
         def kept(*as_they_are: PyTree) -> tuple:
             return as_they_are
@@ -289,11 +253,39 @@ class _ReplicatedServers:
             )
         first = stacked.take(aggregates, jnp.argmin(self.mask))
         stages = (lying, pulling, sending, attacking, ruling, serving, contracting)
-        info = Info(honest, sent, first, jnp.arange(self.m))
+        info = Info(honest, sent, first, jnp.arange(m))
         return ReplicatedState(params, state.step + 1, stages), info
 
+    def _exchanged(
+        self,
+        params: PyTree,
+        lying: PyTree,
+        contracting: PyTree,
+        step: jax.Array,
+        key: jax.Array,
+    ) -> tuple[PyTree, PyTree, PyTree]:
+        """The models after the servers have heard each other, and the states of that."""
+        (n, _), (q_servers, _) = self.sizes, self.quorums
+        attack_models, contract = self.stages[0], self.stages[-1]
+        models, lying = attack_models.update(params, lying, step=step)
+
+        def contracted(quorum: jax.Array, own: PyTree, contracting: PyTree) -> tuple:
+            others = stacked.take(models, quorum[1:])
+            rows = jax.tree.map(lambda x, xs: jnp.concatenate([x[None], xs]), own, others)
+            return contract.update(rows, contracting, own, senders=quorum, center=own)
+
+        others = _workers.first_messages(key, n, n - 1, q_servers - 1)
+        own = jnp.arange(n)[:, None]
+        others = jnp.where(others >= own, others + 1, others)
+        quorums = jnp.concatenate([own, others], axis=1)
+        params, contracting = _workers.each(
+            contracted, quorums, params, contracting, at_once=self.workers_at_once
+        )
+        return params, lying, contracting
+
     def traffic(self, params: PyTree) -> Traffic:
-        messages = 2 * self.n * self.m + self.n * (self.n - 1) / self.every
+        n, m = self.sizes
+        messages = 2 * n * m + n * (n - 1) / self.every
         return Traffic(messages, messages * _workers.floats(params))
 
 

@@ -211,7 +211,7 @@ class _ReplicatedStateMachine:
     workers_axis: str | None
     f: int
     m: int
-    mask: jax.Array | None
+    mask: jax.Array
     n: int
 
     def init(self, params: PyTree, key: jax.Array) -> MachineState:

@@ -131,9 +131,9 @@ MUTANTS = [
     ),
     Mutant(
         "safeguard: both windows begin with one buffer",
-        "byzjax/memory.py",
-        "sums = _nothing(params, n), _nothing(params, n)",
-        "sums = (_nothing(params, n),) * 2",
+        "byzjax/memory/safeguard.py",
+        "sums = nothing(params, n), nothing(params, n)",
+        "sums = (nothing(params, n),) * 2",
         'tests/test_transformations.py -k "may_be_donated and safeguard and state"',
     ),
     Mutant(
@@ -145,14 +145,14 @@ MUTANTS = [
     ),
     Mutant(
         "memory: absent workers forget",
-        "byzjax/memory.py",
+        "byzjax/memory/_state.py",
         "lambda leaf, own: leaf.at[senders].set(own)",
         "lambda leaf, own: jnp.zeros_like(leaf).at[senders].set(own)",
         'tests/test_transformations.py -k "no_part and foolsgold"',
     ),
     Mutant(
         "memory: the first rows are taken for the senders",
-        "byzjax/memory.py",
+        "byzjax/memory/_state.py",
         "lambda leaf: leaf[senders]",
         "lambda leaf: leaf[: len(senders)]",
         'tests/test_transformations.py -k "all_workers_in_two_rounds and foolsgold"',
@@ -208,7 +208,7 @@ MUTANTS = [
     ),
     Mutant(
         "config: a learning rate may be NaN",
-        "experiments/grid/config.py",
+        "experiments/grid/planning.py",
         "    if not config.learning_rate > 0:",
         "    if config.learning_rate <= 0:",
         'tests/experiments/test_safety.py -k "settings and positive"',

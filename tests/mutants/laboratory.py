@@ -270,7 +270,7 @@ MUTANTS = [
     # --- what is planned ---------------------------------------------------------------------
     Mutant(
         "config: a liar more than f is allowed",
-        "experiments/grid/config.py",
+        "experiments/grid/planning.py",
         "if not 0 <= s <= config.f:",
         "if not 0 <= s <= config.f + 1:",
         'tests/experiments/test_specs.py -k "impossible_study and lie"',

@@ -1,0 +1,100 @@
+"""What rules that remember share: states of all workers, of whom some take part."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from byzjax import stacked
+from byzjax._checks import rows_of_params
+from byzjax.stacked import PyTree
+
+
+def nothing(params: PyTree, *workers: int) -> PyTree:
+    """Sums of nothing, for so many workers: in the dtype in which sums are taken."""
+
+    def zeros(leaf: jax.Array) -> jax.Array:
+        leaf = jnp.asarray(leaf)
+        return jnp.zeros((*workers, *leaf.shape), stacked.sum_dtype(leaf.dtype))
+
+    return jax.tree.map(zeros, params)
+
+
+def dtype_of_sums(sums: PyTree) -> jnp.dtype:
+    """That of norms and inner products of these sums; also where there is no leaf."""
+    leaves = jax.tree.leaves(sums)
+    return stacked.squared_norms(leaves).dtype if leaves else jnp.dtype(jnp.float32)
+
+
+def senders_of(name: str, updates: PyTree, n: int, params: PyTree, extra_args: dict) -> Any:
+    """Whose rows these are, `int32[k]`; None if they are those of all n workers, in order."""
+    found, senders = stacked.num_workers(updates), extra_args.get("senders")
+    rows_of_params(name, updates, params)
+    if found == n:
+        return None
+    if senders is None or found > n:
+        raise ValueError(f"{name} was made for {n} workers; got updates of {found}.")
+    return senders
+
+
+def rows_of(senders: Any, state: PyTree) -> PyTree:
+    """The rows of the senders; who takes no part keeps what it has, see `with_rows`."""
+    return state if senders is None else jax.tree.map(lambda leaf: leaf[senders], state)
+
+
+def with_rows(senders: Any, state: PyTree, rows: PyTree) -> PyTree:
+    """The state with these rows for the senders."""
+    if senders is None:
+        return rows
+    return jax.tree.map(lambda leaf, own: leaf.at[senders].set(own), state, rows)
+
+
+def like(before: PyTree, after: PyTree) -> PyTree:
+    """In the dtypes that the state had."""
+    return jax.tree.map(lambda old, new: new.astype(old.dtype), before, after)
+
+
+def finite_rows(updates: PyTree, axis_name: str | None) -> jax.Array:
+    """`bool[k]`: the rows with a finite norm."""
+    return jnp.isfinite(stacked.squared_norms(updates, axis_name=axis_name))
+
+
+def only(updates: PyTree, rows: jax.Array) -> PyTree:
+    """The updates, in the dtype of sums, with 0 for all other rows."""
+    return stacked.scale(stacked.widened(updates), rows.astype(jnp.float32))
+
+
+def added(sums: PyTree, updates: PyTree, count: jax.Array | None = None) -> PyTree:
+    """The sums with the updates, divided by the count."""
+
+    def add(total: jax.Array, leaf: jax.Array) -> jax.Array:
+        leaf = leaf.astype(total.dtype)
+        return total + (leaf if count is None else leaf / count.astype(total.dtype))
+
+    return jax.tree.map(add, sums, updates)
+
+
+def to_vector_median(
+    squared_distances: jax.Array, members: jax.Array, radius: jax.Array | float
+) -> jax.Array:
+    """Squared distances to the first member that more than n / 2 members lie within radius of.
+
+    Where there is none, to the one with the most.
+    """
+    n = len(members)
+    near = (squared_distances <= radius**2) & members[None]
+    count = jnp.where(members, jnp.sum(near, axis=1, dtype=jnp.int32), -1)
+    middle = jnp.argmax(jnp.where(2 * count > n, n + 1, count))
+    return squared_distances[middle]
+
+
+def with_noise(update: PyTree, noise: float, key: jax.Array, axis_name: str | None) -> PyTree:
+    if axis_name is not None:
+        key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+    leaves, structure = jax.tree.flatten(update)
+    keys = jax.random.split(key, len(leaves))
+    noisy = [
+        leaf + jnp.asarray(noise, leaf.dtype) * jax.random.normal(k, leaf.shape, leaf.dtype)
+        for leaf, k in zip(leaves, keys)
+    ]
+    return jax.tree.unflatten(structure, noisy)
