@@ -6,9 +6,9 @@ function by itself with its argument kept, all n rows are copied, the honest one
 """
 
 import argparse
-import functools
 import pathlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -22,20 +22,19 @@ from benchmarks.rules import gaussian
 from byzjax import attacks, stacked
 
 GOAL = 3.0
-few = functools.partial
 
 
 def statistical() -> dict[str, Callable]:
     """The attacks made of statistics of the honest updates."""
     return {
         "little_is_enough": attacks.little_is_enough,
-        "inner_product_manipulation": few(attacks.inner_product_manipulation, epsilon=0.5),
+        "inner_product_manipulation": partial(attacks.inner_product_manipulation, epsilon=0.5),
         "sign_flip": attacks.sign_flip,
-        "sign_flip of the mean": few(attacks.sign_flip, of="mean"),
+        "sign_flip of the mean": partial(attacks.sign_flip, of="mean"),
         "reversed_gradient": attacks.reversed_gradient,
-        "reversed_gradient of the mean": few(attacks.reversed_gradient, of="mean"),
+        "reversed_gradient of the mean": partial(attacks.reversed_gradient, of="mean"),
         "omniscient": attacks.omniscient,
-        "relocated": few(_relocated, reference=0.5, base=0.5),
+        "relocated": partial(_relocated, reference=0.5, base=0.5),
     }
 
 
@@ -45,8 +44,8 @@ def others() -> dict[str, Callable]:
         "min_max": attacks.min_max,
         "min_sum": attacks.min_sum,
         "anti_cge": attacks.anti_cge,
-        "fang_trimmed_mean": few(attacks.fang_trimmed_mean, key=jax.random.key(0)),
-        "gaussian": few(attacks.gaussian, key=jax.random.key(0)),
+        "fang_trimmed_mean": partial(attacks.fang_trimmed_mean, key=jax.random.key(0)),
+        "gaussian": partial(attacks.gaussian, key=jax.random.key(0)),
     }
 
 
@@ -56,7 +55,7 @@ def _relocated(updates: jax.Array, byzantine: jax.Array, **hyperparameters) -> j
 
 def honest_mean(updates: jax.Array, byzantine: jax.Array) -> jax.Array:
     """The mean of the rows that do not lie."""
-    return stacked.mean_of(updates, ~byzantine)
+    return stacked.mean_selected(updates, ~byzantine)
 
 
 class _InPlace:

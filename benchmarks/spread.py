@@ -61,7 +61,7 @@ def farthest(make: Callable, byzantine: jax.Array, attack: Any, n: int) -> float
 
         def step(state: Any, k: jax.Array) -> tuple[Any, jax.Array]:
             state, _ = protocol.step(state, {"workers": points}, jax.random.fold_in(KEY, k))
-            return state, protocols.spread(state.params[honest])
+            return state, protocols.diameter(state.params[honest])
 
         start = protocol.init(jnp.zeros(DIM), KEY)
         return jnp.max(lax.scan(step, start, jnp.arange(STEPS))[1][-LAST:])

@@ -2,7 +2,8 @@
 
 from byzjax import attacks, facts, order, protocols, scores, stacked, theory
 from byzjax._checks import enough_workers
-from byzjax._signature import of_each_row
+from byzjax._deprecated import renamed as _renamed
+from byzjax._signature import per_row_inputs
 from byzjax.collective import across_devices, all_aggregate, all_mix
 from byzjax.influence import influence
 from byzjax.memory import centered_clipping, concentration_filter, foolsgold, safeguard
@@ -77,8 +78,8 @@ __all__ = [
     "mix",
     "nearest_neighbors",
     "nearest_to_pivot",
-    "of_each_row",
     "order",
+    "per_row_inputs",
     "per_worker",
     "phocas",
     "protocols",
@@ -93,3 +94,5 @@ __all__ = [
     "trimmed_mean",
     "zeno",
 ]
+
+__getattr__ = _renamed(__name__, {"of_each_row": "per_row_inputs"})

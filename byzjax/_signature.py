@@ -53,7 +53,7 @@ def check_axis_name(verb: str, function: Callable) -> None:
         )
 
 
-def of_each_row(**functions: Callable) -> Callable[[Callable], Callable]:
+def per_row_inputs(**functions: Callable) -> Callable[[Callable], Callable]:
     """Declares what a rule has to know of each whole row, as `zeno` its loss, and what finds it.
 
     `all_aggregate` lets each device find it for its own workers, whose rows it holds, hands the
@@ -75,7 +75,7 @@ def of_each_row(**functions: Callable) -> Callable[[Callable], Callable]:
       >>> import byzjax, jax, jax.numpy as jnp
       >>> def peaks(updates):
       ...     return jnp.max(jnp.abs(updates), axis=1)
-      >>> @byzjax.of_each_row(peak=peaks)
+      >>> @byzjax.per_row_inputs(peak=peaks)
       ... def of_lowest_peak(updates, *, peak=None, axis_name=None):
       ...     peak = peaks(updates) if peak is None else peak
       ...     return byzjax.stacked.take(updates, jnp.argmin(peak))
@@ -94,24 +94,24 @@ def of_each_row(**functions: Callable) -> Callable[[Callable], Callable]:
         for name, function in functions.items():
             if name not in options:
                 raise TypeError(
-                    f"of_each_row: {name_of(rule)} needs a keyword-only parameter {name}=None."
+                    f"per_row_inputs: {name_of(rule)} needs a keyword-only parameter {name}=None."
                 )
             lacking = [key for key in _beside_updates(function) if key not in known]
             if lacking:
                 raise TypeError(
-                    f"of_each_row: {name_of(function)} takes {', '.join(lacking)}, which "
+                    f"per_row_inputs: {name_of(function)} takes {', '.join(lacking)}, which "
                     f"{name_of(rule)} does not."
                 )
-        vars(rule)["of_each_row"] = functions
+        vars(rule)["per_row_inputs"] = functions
         return rule
 
     return declared
 
 
-def unknown_of_rows(rule: Callable, given: dict) -> dict[str, Callable]:
+def missing_row_inputs(rule: Callable, given: dict) -> dict[str, Callable]:
     """What a rule has declared and was not given; by name, functions of the updates alone."""
     whole = inspect.unwrap(rule)  # of jax.jit
-    functions = getattr(getattr(whole, "func", whole), "of_each_row", {})
+    functions = getattr(getattr(whole, "func", whole), "per_row_inputs", {})
     parameters = inspect.signature(rule).parameters  # where those that are bound are defaults
     known = {name: p.default for name, p in parameters.items()} | given
     return {

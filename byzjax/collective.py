@@ -16,7 +16,7 @@ import optax
 from jax import lax
 
 from byzjax import _slices
-from byzjax._signature import check_axis_name, signature, unknown_of_rows
+from byzjax._signature import check_axis_name, missing_row_inputs, signature
 from byzjax.stacked import PyTree, num_devices, num_workers
 
 
@@ -39,8 +39,8 @@ def all_aggregate(
     `sign_guard`) it draws among each device's own coordinates.
 
     What a rule has to know of each whole row, such as the loss of `zeno`, each device finds for its
-    own workers before anything is cut (`byzjax.of_each_row`); behind a mixing, whose rows are cut
-    already, they are put together for it.
+    own workers before anything is cut (`byzjax.per_row_inputs`); behind a mixing, whose rows are
+    cut already, they are put together for it.
 
     Requirement: that of the rule, for n. Breakdown and promise: those of the rule. Cost: each
     device sends 2 (P - 1) / P d numbers for k = 1, as `lax.pmean` does, and O(n^2) for distances;
@@ -81,7 +81,7 @@ def all_aggregate(
     data = _data_among(arguments, "all_aggregate", rule)
     slices = _mixed(_slices.exchanged(rows, axis_name), mix, axis_name)
     found = {}
-    if unknown := unknown_of_rows(rule, arguments):
+    if unknown := missing_row_inputs(rule, arguments):
         own = rows if mix is None else _returned(slices, one, axis_name)
         n = num_workers(slices)
         found = {name: _for_all(of_rows(own), n, axis_name) for name, of_rows in unknown.items()}

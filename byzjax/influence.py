@@ -71,6 +71,6 @@ def _influence(
         direction = jax.tree.map(jnp.ones_like, out)
     else:
         direction = jax.tree.map(lambda v, leaf: jnp.asarray(v).astype(leaf.dtype), direction, out)
-    (slopes,) = backward(direction)
+    (tangents,) = backward(direction)
     rows = jax.tree.map(lambda leaf: leaf[None], direction)
-    return stacked.inner_products(slopes, direction) / stacked.inner_products(rows, direction)[0]
+    return stacked.inner_products(tangents, direction) / stacked.inner_products(rows, direction)[0]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from byzjax import _slices
-from byzjax._signature import check_axis_name, name_of, unknown_of_rows
+from byzjax._signature import check_axis_name, missing_row_inputs, name_of
 from byzjax.stacked import PyTree, num_devices, num_workers
 
 
@@ -50,7 +50,7 @@ def sharded(
     Raises:
       TypeError: the rule or the mixing has no parameter `axis_name`, or a sharding is no
         `NamedSharding`; when called, data are a function of one update, or a parameter that the
-        rule finds of each whole row (`byzjax.of_each_row`) is not given.
+        rule finds of each whole row (`byzjax.per_row_inputs`) is not given.
       ValueError: the leaves have different meshes, or `workers` is no axis of theirs; when called,
         the updates have another structure.
 
@@ -75,7 +75,7 @@ def sharded(
         given = own.bind(*args, **kwargs)
         trees = [_leaves_of(tree, structure) for tree in given.args]
         num_workers(trees[0])
-        if unknown := unknown_of_rows(rule, given.arguments):
+        if unknown := missing_row_inputs(rule, given.arguments):
             text = ", ".join(f"{name}=..." for name in unknown)
             raise TypeError(
                 f"sharded: {name_of(rule)} needs {text}, since no device has whole rows."

@@ -62,7 +62,7 @@ def nearest(updates, *, f, axis_name=None):
     n, f = byzjax.enough_workers("nearest", updates, f, needs=(2, 1))
     center = byzjax.mean(updates)
     distances = stacked.squared_distances(updates, center, axis_name=axis_name)
-    return stacked.mean_of(updates, scores.lowest(distances, n - f))
+    return stacked.mean_selected(updates, scores.lowest(distances, n - f))
 
 
 # %% [markdown]
@@ -97,7 +97,7 @@ def nearest(updates, *, f, axis_name=None):
     n, f = byzjax.enough_workers("nearest", updates, f, needs=(2, 1))
     center = byzjax.trimmed_mean(updates, f=f)
     distances = stacked.squared_distances(updates, center, axis_name=axis_name)
-    return stacked.mean_of(updates, scores.lowest(distances, n - f))
+    return stacked.mean_selected(updates, scores.lowest(distances, n - f))
 
 
 sizes = [(12, 5)] if FAST else None  # None: the fewest workers as well

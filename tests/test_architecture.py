@@ -25,9 +25,15 @@ ALGEBRA = ["byzjax._compiled", "byzjax._numerics", "byzjax.stacked", "byzjax.sco
 CHECKS = ["byzjax._checks"]
 ALLOWED = {
     "byzjax._compiled": [],
+    "byzjax._deprecated": [],
     "byzjax._numerics": ["byzjax._numerics"],
     "byzjax.order": ["byzjax._checks", "byzjax._compiled", "byzjax._numerics"],
-    "byzjax.stacked": ["byzjax._compiled", "byzjax._numerics", "byzjax.stacked"],
+    "byzjax.stacked": [
+        "byzjax._compiled",
+        "byzjax._deprecated",
+        "byzjax._numerics",
+        "byzjax.stacked",
+    ],
     "byzjax.scores": ["byzjax._compiled", "byzjax._numerics"],
     "byzjax.facts": [],
     "byzjax._checks": ["byzjax.facts", "byzjax.stacked"],
@@ -36,7 +42,7 @@ ALLOWED = {
     "byzjax.solvers": ["byzjax._numerics", "byzjax.stacked", "byzjax.solvers"],
     "byzjax.rules": [*ALGEBRA, *CHECKS, "byzjax._signature", "byzjax.solvers", "byzjax.rules"],
     "byzjax.influence": ["byzjax._compiled", "byzjax.stacked"],
-    "byzjax.memory": [*ALGEBRA, *CHECKS, "byzjax.rules"],
+    "byzjax.memory": [*ALGEBRA, *CHECKS, "byzjax.rules", "byzjax.memory"],
     "byzjax.mixing": [*ALGEBRA, *CHECKS],
     "byzjax.attacks": [*ALGEBRA, *CHECKS, "byzjax.attacks"],
     "byzjax.transforms": [*ALGEBRA, *CHECKS, "byzjax._signature", "byzjax.rules", "byzjax.mixing"],
@@ -45,7 +51,14 @@ ALLOWED = {
     ],
     "byzjax.sharded": ["byzjax._slices", "byzjax._signature", "byzjax.stacked"],
     "byzjax.protocols": [
-        *[*ALGEBRA, *CHECKS, "byzjax.rules", "byzjax.mixing", "byzjax.transforms"],
+        *[
+            "byzjax._deprecated",
+            *ALGEBRA,
+            *CHECKS,
+            "byzjax.rules",
+            "byzjax.mixing",
+            "byzjax.transforms",
+        ],
         "byzjax.protocols",
     ],
     "byzjax.testing": [
@@ -227,7 +240,7 @@ FUNCTIONS = dict(public_functions())
 
 
 def test_the_public_functions_are_found():
-    assert {"byzjax.rules.krum.krum", "byzjax.stacked.combinations.mean_of"} <= set(FUNCTIONS)
+    assert {"byzjax.rules.krum.krum", "byzjax.stacked.combinations.mean_selected"} <= set(FUNCTIONS)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -247,6 +260,22 @@ def test_public_functions_are_documented(name):
     raised = {"ValueError", "TypeError"} if within(name, "byzjax.rules") else set()
     if "f" in inspect.signature(function).parameters and raised:
         assert all(error in text.partition("\nRaises:\n")[2] for error in raised)
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        (byzjax, "of_each_row", "per_row_inputs"),
+        (byzjax.stacked, "mean_of", "mean_selected"),
+        (byzjax.protocols, "spread", "diameter"),
+    ],
+)
+def test_old_names_warn(module, old, new):
+    with pytest.warns(DeprecationWarning, match=rf"\.{old} is now .*\.{new}; the old name goes"):
+        assert getattr(module, old) is getattr(module, new)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        module.nothing  # noqa: B018
+    assert old not in module.__all__
 
 
 @pytest.mark.parametrize("name", FACTS)

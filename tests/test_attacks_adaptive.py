@@ -1,6 +1,7 @@
 """Attacks that try the deployed rule."""
 
 import functools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,6 @@ from tests import oracles
 from tests.helpers import compiled
 from tests.test_attacks import drawn
 
-few = functools.partial
-
 
 def distance(out, x, byzantine):
     """From the aggregate to the honest mean."""
@@ -26,11 +25,13 @@ def distance(out, x, byzantine):
 # --- strongest -----------------------------------------------------------------------------------
 
 SEARCHES = {
-    "alie": few(attacks.strongest, attack=attacks.little_is_enough, strength="z"),
-    "ipm": few(attacks.strongest, attack=attacks.inner_product_manipulation, strength="epsilon"),
-    "hidden": few(
+    "alie": partial(attacks.strongest, attack=attacks.little_is_enough, strength="z"),
+    "ipm": partial(
+        attacks.strongest, attack=attacks.inner_product_manipulation, strength="epsilon"
+    ),
+    "hidden": partial(
         attacks.strongest,
-        attack=few(attacks.hidden_vulnerability, coordinate=0),
+        attack=partial(attacks.hidden_vulnerability, coordinate=0),
         strength="gamma",
     ),
 }
@@ -41,11 +42,11 @@ def deployed(n, f):
     return {
         "mean": byzjax.mean,
         "median": byzjax.median,
-        "trimmed_mean": few(byzjax.trimmed_mean, f=f),
-        "krum": few(byzjax.krum, f=f, neighbors="n-f-1"),
-        "aksel": few(byzjax.aksel, f=f),
-        "mean_around_median": few(byzjax.mean_around_median, f=f),
-        "comparative_elimination": few(byzjax.comparative_elimination, f=f),
+        "trimmed_mean": partial(byzjax.trimmed_mean, f=f),
+        "krum": partial(byzjax.krum, f=f, neighbors="n-f-1"),
+        "aksel": partial(byzjax.aksel, f=f),
+        "mean_around_median": partial(byzjax.mean_around_median, f=f),
+        "comparative_elimination": partial(byzjax.comparative_elimination, f=f),
         "medoid": byzjax.medoid,
         "nnm+median": lambda x: byzjax.median(byzjax.nearest_neighbors(x, f=f)),
     }
@@ -105,7 +106,7 @@ def test_objectives():
         del honest
         return -out[0]
 
-    search = few(
+    search = partial(
         attacks.strongest,
         attack=attacks.little_is_enough,
         strength="z",
@@ -155,7 +156,7 @@ def test_what_is_not_finite_is_infinite_damage():
 def test_strongest_in_a_chain_over_seeds():
     x, _ = drawn(13, 11, 0, 8)
     masks = np.stack([drawn(k, 11, 3)[1] for k in range(3)])
-    rule = few(byzjax.trimmed_mean, f=3)
+    rule = partial(byzjax.trimmed_mean, f=3)
 
     def run(byzantine):
         tx = optax.chain(
@@ -220,8 +221,8 @@ def test_ascent_goes_up():
     """From the weakest of starts alone it finds most of what the best of them do."""
     x, byzantine = drawn(15, 11, 3, 100)
     x += 0.3
-    rule = few(byzjax.trimmed_mean, f=3)
-    weak = few(attacks.inner_product_manipulation, epsilon=-1.0)  # honest, in fact
+    rule = partial(byzjax.trimmed_mean, f=3)
+    weak = partial(attacks.inner_product_manipulation, epsilon=-1.0)  # honest, in fact
 
     @jax.jit
     def climbed(x, byzantine):
@@ -268,7 +269,7 @@ def test_a_random_key_and_wrong_options():
     first, again, other = (climbing("norm")(x, byzantine, key, start) for key in keys)
     np.testing.assert_array_equal(first, again)
     assert (np.asarray(first) != np.asarray(other)).any()
-    run = few(attacks.gradient_attack, x, byzantine, rule=byzjax.median)
+    run = partial(attacks.gradient_attack, x, byzantine, rule=byzjax.median)
     with pytest.raises(ValueError, match=r"^within must be one of norm, distance; got 'here'\.$"):
         run(starts=[attacks.zero], within="here")
     with pytest.raises(ValueError, match=r"^gradient_attack needs at least one start; got none\.$"):
@@ -299,7 +300,7 @@ PROVED = [
 def test_no_attack_exceeds_what_is_proved(name, hyper, n, f):
     """||F - mean||^2 <= kappa V, with F computed by the papers' loops in float64."""
     x, byzantine = drawn(18, n, f, 100)
-    rule = few(getattr(byzjax, name), **hyper) if hyper else getattr(byzjax, name)
+    rule = partial(getattr(byzjax, name), **hyper) if hyper else getattr(byzjax, name)
     sent = compiled(attacks.gradient_attack, rule=rule)(x, byzantine)
     rows = np.asarray(sent, np.float64)
     arguments = {k: v for k, v in hyper.items() if k != "f"}

@@ -461,7 +461,7 @@ def peaks(updates, height):
     return height * jnp.max(jnp.abs(updates), axis=1)
 
 
-@byzjax.of_each_row(peak=peaks)
+@byzjax.per_row_inputs(peak=peaks)
 def of_lowest_peak(updates, *, height=2.0, peak=None, axis_name=None):
     del axis_name
     peak = peaks(updates, height) if peak is None else peak
@@ -501,8 +501,8 @@ def test_a_rule_of_ones_own_may_need_whole_rows(mix):
     ],
 )
 def test_what_a_rule_cannot_declare(rule, function, words):
-    with pytest.raises(TypeError, match=f"^of_each_row: {words}$"):
-        byzjax.of_each_row(peak=function)(rule)
+    with pytest.raises(TypeError, match=f"^per_row_inputs: {words}$"):
+        byzjax.per_row_inputs(peak=function)(rule)
 
 
 def test_losses_that_are_known_already():

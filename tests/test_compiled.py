@@ -201,7 +201,7 @@ def calls():
         "gram": lambda: stacked.gram(x, one),
         "stacked.mean": lambda: stacked.mean(x),
         "weighted_mean": lambda: stacked.weighted_mean(x, one.repeat(2)),
-        "mean_of": lambda: stacked.mean_of(x, byzantine),
+        "mean_of": lambda: stacked.mean_selected(x, byzantine),
         "weighted_sum": lambda: stacked.weighted_sum(x, one.repeat(2)),
         "combine": lambda: stacked.combine(x, x.T),
         "group_means": lambda: stacked.group_means(x, jnp.arange(12) // 6, 2),
@@ -216,7 +216,7 @@ def calls():
         "clipped_gossip": lambda: protocols.clipped_gossip(x, one.repeat(2), radius=1.0),
         "agreed": lambda: protocols.agreed(x, votes=1),
         "vote": lambda: protocols.vote(x, r=3),
-        "spread": lambda: protocols.spread(x),
+        "spread": lambda: protocols.diameter(x),
         "z": lambda: attacks.little_is_enough_z(12, 2),
     }.items()
 

@@ -180,7 +180,7 @@ def test_means_do_not_overflow(n, d):
         functools.partial(byzjax.mean_around_median, f=1),
         functools.partial(byzjax.phocas, f=1),
         functools.partial(byzjax.geometric_median_of_means, k=3, smoothing=1.0),
-        functools.partial(stacked.mean_of, selected=jnp.arange(n) > 0),
+        functools.partial(stacked.mean_selected, selected=jnp.arange(n) > 0),
         functools.partial(stacked.weighted_mean, weights=jnp.arange(n) + 1.0),
         functools.partial(stacked.group_means, group=jnp.arange(n) % 2, count=2),
     ):

@@ -480,7 +480,7 @@ def sweep(aggregation):
 
         def step(state, batch):
             state, _ = servers.step(state, batch, jax.random.fold_in(key, state.step))
-            distance = protocols.spread(state.params[3:])
+            distance = protocols.diameter(state.params[3:])
             last = jax.tree.map(lambda leaf: leaf[-1], batch["workers"])
             loss = one_leaf_loss(state.params[-1], last)
             return state, (distance, loss)
@@ -832,7 +832,7 @@ def test_numbers_that_no_machine_has(change, message):
 def test_spread():
     rows = np.random.default_rng(0).normal(size=(4, 1 + DIM)).astype(np.float32)
     expected = max(np.linalg.norm(a - b) for a in rows for b in rows)
-    spread = compiled(protocols.spread)
+    spread = compiled(protocols.diameter)
 
     def models(rows):
         return {"b": rows[:, 0], "w": rows[:, 1:]}

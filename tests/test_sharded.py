@@ -230,7 +230,7 @@ def zeno_on_shards():
     rule(updates(), first(updates()), loss, f=F, learning_rate=0.1, rho=0.0)
 
 
-@byzjax.of_each_row(peak=lambda updates: updates["a"].max())
+@byzjax.per_row_inputs(peak=lambda updates: updates["a"].max())
 def of_whole_rows(updates, *, peak=None, axis_name=None):
     raise AssertionError
 

@@ -72,7 +72,7 @@ FUNCTIONS = {
     "pairwise": stacked.pairwise_squared_distances,
     "mean": stacked.mean,
     "weighted_mean": lambda updates: stacked.weighted_mean(updates, jnp.ones(2)),
-    "mean_of": lambda updates: stacked.mean_of(updates, jnp.ones(2, bool)),
+    "mean_of": lambda updates: stacked.mean_selected(updates, jnp.ones(2, bool)),
     "take": lambda updates: stacked.take(updates, 0),
     "coordinatewise": lambda updates: stacked.coordinatewise(lambda x: x[0], updates),
 }
@@ -114,7 +114,7 @@ def all_of_it(updates, point, weights):
         "pairs": stacked.pairwise_squared_distances(updates),
         "mean": stacked.mean(updates),
         "weighted": stacked.weighted_mean(updates, weights),
-        "mean_of": stacked.mean_of(updates, weights > 0),
+        "mean_of": stacked.mean_selected(updates, weights > 0),
         "max": stacked.coordinatewise(lambda x: jnp.max(x, axis=0), updates),
     }
 
@@ -339,7 +339,7 @@ def test_short_floats_are_summed_in_float32(dtype):
             "pairs": stacked.pairwise_squared_distances(x),
             "large norms": stacked.squared_norms(large),
             "mean": stacked.mean(many),
-            "mean of large": stacked.mean_of(60_000 * many, everybody),
+            "mean of large": stacked.mean_selected(60_000 * many, everybody),
         }
 
     short = jnp.dtype(dtype)
@@ -384,7 +384,7 @@ def test_a_distance_that_is_not_finite_is_infinite():
 
 
 def test_a_row_of_weight_zero_is_not_looked_at():
-    mean_of = compiled(stacked.mean_of)
+    mean_of = compiled(stacked.mean_selected)
     for bad in (math.nan, math.inf, -math.inf):
         x = np.array([[1.0], [bad], [4.0]], np.float32)
         weighted = compiled(stacked.weighted_mean)(x, np.array([2.0, 0.0, 1.0], np.float32))

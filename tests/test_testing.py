@@ -147,7 +147,7 @@ def one_at_a_time(updates):
 
     def nearest(leaf):
         squares = stacked.squared_distances(leaf, byzjax.median(leaf))
-        return stacked.mean_of(leaf, scores.lowest(squares, 1))
+        return stacked.mean_selected(leaf, scores.lowest(squares, 1))
 
     return jax.tree.map(nearest, updates)
 
@@ -156,7 +156,7 @@ def one_at_a_time(updates):
 def deaf(updates, *, axis_name=None):
     """Its distances are of one device's coordinates."""
     squares = stacked.squared_distances(updates, byzjax.median(updates))
-    return stacked.mean_of(updates, scores.lowest(squares, 2))
+    return stacked.mean_selected(updates, scores.lowest(squares, 2))
 
 
 @as_one_program

@@ -1,9 +1,9 @@
 """Constants, errors by Monte Carlo and searches, held against loops in NumPy and known numbers."""
 
-import functools
 import itertools
 import math
 import pathlib
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,6 @@ from byzjax.theory.constants import TABLES
 from tests import oracles
 from tests.helpers import compiled
 
-few = functools.partial
 ROOT = pathlib.Path(__file__).parent.parent
 ALL = [(kind, c) for kind, constants in TABLES.items() for c in constants]
 PAIRS = [(n, f) for n in range(3, 60) for f in range(1, (n - 1) // 2 + 1)]
@@ -175,7 +174,7 @@ def test_moments(kind):
 def test_errors_are_those_of_the_papers_loop():
     n, d, s, trials, mean = 7, 5, 3, 6, 0.5
     key, attack = jax.random.key(3), attacks.order_statistic
-    rule = few(byzjax.aksel, f=s)
+    rule = partial(byzjax.aksel, f=s)
     options = {"n": n, "d": d, "mean": mean, "trials": trials, "key": key}
     found = theory.angular_error(rule, s=s, attack=attack, **options)
     ratio = theory.efficiency(rule, **options)
@@ -210,7 +209,7 @@ def test_known_errors():
 def test_who_is_selected():
     options = {"n": 9, "d": 50, "s": 4, "trials": 6}
     liars, honest = theory.selection_probability(
-        few(byzjax.aksel, f=4), attack=attacks.order_statistic, **options
+        partial(byzjax.aksel, f=4), attack=attacks.order_statistic, **options
     )
     assert (liars.value, honest.value) == (1.0, pytest.approx(1 / 5))  # all liars and one more
     with pytest.raises(ValueError, match=r"needs 1 <= s < n; got s=9, n=9\.$"):
@@ -293,7 +292,7 @@ SEARCHES = [
 def test_the_search_attains_what_can_be_attained(name, options, n, f):
     """To 1 %, and never more; the input it returns has this ratio by the papers' loop."""
     takes_f = {} if name == "median" else {"f": f}
-    rule = few(getattr(byzjax, name), **takes_f, **options)
+    rule = partial(getattr(byzjax, name), **takes_f, **options)
     worst = theory.kappa_search(rule, n=n, f=f, restarts=10, steps=600)
     proved = theory.proved("kappa", name, n, f, **options)
     assert 0.99 * proved <= worst.kappa <= proved * (1 + 1e-9)
@@ -320,16 +319,17 @@ def test_a_search_leaves_the_process_as_it_was():
     ("rule", "n", "liars"),
     [
         # Whatever f is declared.
-        pytest.param(few(byzjax.aksel, f=1), 7, 4, marks=pytest.mark.slow),
-        (few(byzjax.trimmed_mean, f=2), 7, 3),  # whatever n allows, it trims two values
-        (few(byzjax.centered_clip, center=jnp.zeros(3), radius=1.0), 5, None),
+        pytest.param(partial(byzjax.aksel, f=1), 7, 4, marks=pytest.mark.slow),
+        (partial(byzjax.trimmed_mean, f=2), 7, 3),  # whatever n allows, it trims two values
+        (partial(byzjax.centered_clip, center=jnp.zeros(3), radius=1.0), 5, None),
         pytest.param(byzjax.mean, 5, 1, marks=pytest.mark.slow),
         pytest.param(byzjax.median, 7, 4, marks=pytest.mark.slow),
-        pytest.param(few(byzjax.aksel, f=1, mode="n-f"), 7, 2, marks=pytest.mark.slow),
+        pytest.param(partial(byzjax.aksel, f=1, mode="n-f"), 7, 2, marks=pytest.mark.slow),
         # With three rows that are not finite, an honest one has only three neighbours of four.
-        pytest.param(few(byzjax.krum, f=1), 7, 3, marks=pytest.mark.slow),
+        pytest.param(partial(byzjax.krum, f=1), 7, 3, marks=pytest.mark.slow),
         pytest.param(
-            *(few(byzjax.spectral_filter, f=2, key=jax.random.key(0)), 7, 2), marks=pytest.mark.slow
+            *(partial(byzjax.spectral_filter, f=2, key=jax.random.key(0)), 7, 2),
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -42,7 +42,7 @@ def noisy_mean(updates, *, scale=1.0, key):
 def nearest_to(updates, trusted, *, keep=1):
     """A rule with data: the mean of the rows nearest to a trusted update."""
     distances = byzjax.stacked.squared_distances(updates, trusted)
-    return byzjax.stacked.mean_of(updates, byzjax.scores.ranks(distances) < keep)
+    return byzjax.stacked.mean_selected(updates, byzjax.scores.ranks(distances) < keep)
 
 
 VERBS = {

@@ -64,11 +64,11 @@ def cholesky(matrix: jax.Array) -> jax.Array:
 @cholesky.defjvp
 def _cholesky_jvp(primals, tangents):
     """L phi(L^-1 dA L^-T), where phi takes the lower triangle and half of the diagonal."""
-    (matrix,), (slope,) = primals, tangents
+    (matrix,), (tangent,) = primals, tangents
     factor = cholesky(matrix)
     inverse = _inverse_factor(factor)
 
-    inner = matmul(inverse, matmul((slope + slope.T) / 2, inverse.T))
+    inner = matmul(inverse, matmul((tangent + tangent.T) / 2, inverse.T))
     lower = jnp.tril(inner) - jnp.diag(jnp.diagonal(inner)) / 2
     return factor, matmul(factor, lower)
 
@@ -131,11 +131,11 @@ def top_eigenpair(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 @top_eigenpair.defjvp
 def _top_eigenpair_jvp(primals, tangents):
-    (matrix,), (slope,) = primals, tangents
+    (matrix,), (tangent,) = primals, tangents
     values, vectors = eigh(matrix)
     top = vectors[:, -1]
-    slope = (slope + slope.T) / 2
-    turned = matmul(vectors.T, matmul(slope, top))
+    tangent = (tangent + tangent.T) / 2
+    turned = matmul(vectors.T, matmul(tangent, top))
     inverse = _inverse_gaps(values[-1] - values, values[-1]).at[-1].set(0)
     return (values[-1], top), (turned[-1], matmul(vectors, inverse * turned))
 
@@ -157,7 +157,7 @@ def _largest(matrix: jax.Array, r: int) -> tuple[jax.Array, jax.Array, jax.Array
 @inverse_of_rank.defjvp
 def _inverse_of_rank_jvp(r, primals, tangents):
     """Divided differences of the function that is 1 / lambda on the largest and 0 on the others."""
-    (matrix,), (slope,) = primals, tangents
+    (matrix,), (tangent,) = primals, tangents
     values, vectors, inverses = _largest(matrix, r)
     counted = inverses > 0
     both = counted[:, None] & counted[None]
@@ -165,6 +165,6 @@ def _inverse_of_rank_jvp(r, primals, tangents):
     gaps = _inverse_gaps(values[:, None] - values[None], values[-1])
     differences = jnp.where(one, (inverses[:, None] - inverses[None]) * gaps, 0)
     differences = jnp.where(both, -inverses[:, None] * inverses[None], differences)
-    slope = matmul(vectors.T, matmul((slope + slope.T) / 2, vectors))
-    out = matmul(vectors, matmul(differences * slope, vectors.T))
+    tangent = matmul(vectors.T, matmul((tangent + tangent.T) / 2, vectors))
+    out = matmul(vectors, matmul(differences * tangent, vectors.T))
     return matmul(vectors * inverses[None], vectors.T), out

@@ -149,9 +149,9 @@ def _pair_squares_jvp(primals, tangents):
     reach = jnp.sort(jnp.where(jnp.isfinite(total), total, jnp.inf), axis=1)[:, x.shape[0] // 2]
     used = jnp.any(finite, axis=1)[:, None]
     rows = jnp.where(used, wide(x) - wide(x[jnp.argmin(reach)])[None], 0)
-    slopes = jnp.where(used, wide(dx), 0)
-    across = jnp.matmul(slopes, rows.T, precision=lax.Precision.HIGHEST)
-    half = jnp.where(finite, jnp.sum(rows * slopes, axis=1)[:, None] - across, 0)
+    tangents = jnp.where(used, wide(dx), 0)
+    across = jnp.matmul(tangents, rows.T, precision=lax.Precision.HIGHEST)
+    half = jnp.where(finite, jnp.sum(rows * tangents, axis=1)[:, None] - across, 0)
     return total, 2 * (half + half.T)
 
 
@@ -196,6 +196,6 @@ def _gram_jvp(primals, tangents):
     total = gram(x, p)
     keep = jnp.isfinite(jnp.diagonal(total))[:, None]
     rows = jnp.where(keep, centered(x, p), 0)
-    slopes = jnp.where(keep, centered(dx, dp), 0)
-    half = jnp.matmul(rows, slopes.T, precision=lax.Precision.HIGHEST)
+    tangents = jnp.where(keep, centered(dx, dp), 0)
+    half = jnp.matmul(rows, tangents.T, precision=lax.Precision.HIGHEST)
     return total, half + half.T

@@ -75,8 +75,8 @@ def _row_squares_jvp(primals, tangents):
     # A row whose sum is not finite has no slope: both factors are cleared, since 0 * inf is NaN.
     keep = jnp.isfinite(total)[:, None]
     difference = centered(x, p)
-    slope = centered(dx, dp)
-    product = jnp.where(keep, difference, 0) * jnp.where(keep, slope, 0)
+    tangent = centered(dx, dp)
+    product = jnp.where(keep, difference, 0) * jnp.where(keep, tangent, 0)
     return total, 2 * jnp.sum(product, axis=1)
 
 
@@ -196,14 +196,14 @@ def _inner_products_jvp(primals, tangents):
     rows = wide(x)
     dtype = rows.dtype
     difference = jnp.where(keep, rows - center.astype(dtype)[None], 0)
-    slope = jnp.where(keep, wide(dx) - dcenter.astype(dtype)[None], 0)
-    products = slope * p.astype(dtype)[None] + difference * dp.astype(dtype)[None]
+    tangent = jnp.where(keep, wide(dx) - dcenter.astype(dtype)[None], 0)
+    products = tangent * p.astype(dtype)[None] + difference * dp.astype(dtype)[None]
     return total, jnp.sum(products, axis=1)
 
 
 def combine(x: jax.Array, weights: jax.Array) -> jax.Array:
     """`sum_i w_ki x_ic` as [k, c]; a row of weight 0 is not looked at."""
-    weights = _without_slope_at_0(weights.astype(sum_dtype(x.dtype)))
+    weights = _no_gradient_at_0(weights.astype(sum_dtype(x.dtype)))
     if x.size == 0:
         return jnp.zeros((len(weights), 0), weights.dtype)
 
@@ -219,7 +219,7 @@ def _product_or(
     loop: Callable, x: jax.Array, weights: jax.Array, divide: bool = False
 ) -> jax.Array:
     """`w x` as one product; where that is not finite, by the loop, which leaves out 0 times inf."""
-    weights = _without_slope_at_0(weights)
+    weights = _no_gradient_at_0(weights)
     out = _product(x, weights)
     return lax.cond(
         jnp.all(jnp.isfinite(out)),
@@ -233,6 +233,6 @@ def _product(x: jax.Array, weights: jax.Array) -> jax.Array:
     return jnp.matmul(weights, wide(x), precision=lax.Precision.HIGHEST)
 
 
-def _without_slope_at_0(weights: jax.Array) -> jax.Array:
+def _no_gradient_at_0(weights: jax.Array) -> jax.Array:
     """A weight of 0 has no slope, as where its row is cleared."""
     return jnp.where(weights != 0, weights, lax.stop_gradient(weights))

@@ -41,7 +41,7 @@ def replace(updates: PyTree, byzantine: jax.Array, lies: PyTree) -> PyTree:
 
 def honest_mean(updates: PyTree, byzantine: jax.Array) -> PyTree:
     """Mean of the honest rows, `[1, ...]` in every leaf, at least float32; 0 if there is none."""
-    mean, some = stacked.mean_of(jax.tree.map(wide, updates), ~byzantine), jnp.any(~byzantine)
+    mean, some = stacked.mean_selected(jax.tree.map(wide, updates), ~byzantine), jnp.any(~byzantine)
     return jax.tree.map(lambda leaf: jnp.where(some, leaf, 0)[None], mean)
 
 

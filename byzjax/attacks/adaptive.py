@@ -9,8 +9,8 @@ What they maximise is the *damage*, a number made of the aggregate and the hones
 An aggregate that is not finite is infinite damage.
 """
 
-import functools
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +90,7 @@ def strongest(
       >>> updates = jnp.array([[0.0], [1.0], [2.0], [3.0], [4.0], [0.0]])
       >>> byzantine = jnp.arange(6) == 5
       >>> out = attacks.strongest(updates, byzantine, attack=attacks.little_is_enough,
-      ...     rule=functools.partial(byzjax.trimmed_mean, f=1), strength="z", low=0.01, high=100.0)
+      ...     rule=partial(byzjax.trimmed_mean, f=1), strength="z", low=0.01, high=100.0)
       >>> bool(out[5, 0] <= 0.0)  # beyond the honest range, where the trimmed mean moves most
       True
 
@@ -175,7 +175,7 @@ def gradient_attack(
       >>> from byzjax import attacks
       >>> updates = jnp.array([[0.0], [1.0], [2.0], [3.0], [4.0], [0.0]])
       >>> byzantine = jnp.arange(6) == 5
-      >>> attack = functools.partial(attacks.gradient_attack, rule=byzjax.median, steps=20)
+      >>> attack = partial(attacks.gradient_attack, rule=byzjax.median, steps=20)
       >>> out = jax.jit(attack)(updates, byzantine)  # compiled, for it tries the rule many times
       >>> float(abs(byzjax.median(out)[0] - 2.0)) > 0.45
       True
@@ -191,10 +191,10 @@ def gradient_attack(
     ascents = min(static_int("ascents", ascents, at_least=1), len(starts))
     if within is not None:
         one_of("within", within, ("norm", "distance"))
-    still = lax.stop_gradient(jax.tree.map(wide, updates))
+    detached = lax.stop_gradient(jax.tree.map(wide, updates))
     damage = _damage(updates, byzantine, objective)
-    project = _projection(still, byzantine, within)
-    mean = _rows.honest_mean(still, byzantine)
+    project = _projection(detached, byzantine, within)
+    mean = _rows.honest_mean(detached, byzantine)
     noise_key, steps_key = jax.random.split(jax.random.key(0) if key is None else key)
 
     # What is tried is what is sent: in the dtype of the updates, with the honest rows as they are.
@@ -210,14 +210,14 @@ def gradient_attack(
     values = lax.map(damage, aggregates)
     _, chosen = lax.top_k(values, ascents)
     together = project(jax.tree.map(_put_together, begun, aggregates, mean))
-    std = _rows.honest_std(still, byzantine, mean, ddof=0)
-    noise = _rows.normal(noise_key, still)
+    std = _rows.honest_std(detached, byzantine, mean, ddof=0)
+    noise = _rows.normal(noise_key, detached)
     random = project(jax.tree.map(lambda mu, sd, r: mu + sd * r, mean, std, noise))
     others = jax.tree.map(lambda a, b: jnp.stack([a, b]), random, together)
     rows = jax.tree.map(lambda found, new: jnp.concatenate([found[chosen], new]), begun, others)
     values = jnp.concatenate([values[chosen], lax.map(damage_of, others)])
     spread = jnp.maximum(_rows.norm(std), jnp.finfo(jnp.float32).tiny)
-    climb = functools.partial(_climb, damage_of, project, mean, byzantine, spread, steps)
+    climb = partial(_climb, damage_of, project, mean, byzantine, spread, steps)
     rows, values = jax.vmap(climb)(rows, values, jax.random.split(steps_key, ascents + 2))
     best = jnp.argmax(values)
     return sent(jax.tree.map(lambda leaf: leaf[best], rows))
@@ -240,18 +240,17 @@ def default_starts() -> tuple[Callable, ...]:
       >>> len(default_starts()) > 10
       True
     """
-    few = functools.partial
     return (
-        *[few(inner_product_manipulation, epsilon=e) for e in (0.1, 0.5, 1.0, 2.0, 10.0)],
+        *[partial(inner_product_manipulation, epsilon=e) for e in (0.1, 0.5, 1.0, 2.0, 10.0)],
         *[
-            few(little_is_enough, z=z, direction=d)
+            partial(little_is_enough, z=z, direction=d)
             for z in (0.5, 1.5, 4.0)
             for d in ("minus", "plus")
         ],
-        *[few(min_max, direction=d) for d in ("unit", "sign", "std")],
-        *[few(min_sum, direction=d) for d in ("unit", "sign", "std")],
-        few(reversed_gradient, kappa=1.0),
-        few(reversed_gradient, kappa=100.0, of="mean"),
+        *[partial(min_max, direction=d) for d in ("unit", "sign", "std")],
+        *[partial(min_sum, direction=d) for d in ("unit", "sign", "std")],
+        partial(reversed_gradient, kappa=1.0),
+        partial(reversed_gradient, kappa=100.0, of="mean"),
     )
 
 
@@ -278,13 +277,13 @@ def _damage(updates: PyTree, byzantine: jax.Array, objective: str | Callable) ->
     return damage
 
 
-def _projection(still: PyTree, byzantine: jax.Array, within: str | None) -> Callable:
+def _projection(detached: PyTree, byzantine: jax.Array, within: str | None) -> Callable:
     """Moves rows to where they may be."""
     if within is None:
         return lambda rows: rows
-    mean = _rows.honest_mean(still, byzantine)
+    mean = _rows.honest_mean(detached, byzantine)
     center = mean if within == "distance" else jax.tree.map(jnp.zeros_like, mean)
-    honest = jnp.where(byzantine, 0, stacked.squared_distances(still, _rows.only(center)))
+    honest = jnp.where(byzantine, 0, stacked.squared_distances(detached, _rows.only(center)))
     radius = jnp.sqrt(jnp.max(honest))
 
     def project(rows: PyTree) -> PyTree:
@@ -321,13 +320,13 @@ def _climb(
         return _rows.scale(_rows.ratio(spread, length), clean)
 
     def step(state, inputs):
-        rows, value, slope, lengths = state
+        rows, value, tangent, lengths = state
         index, k = inputs
         kind = index % 3
         random = _rows.normal(k, rows)
         outward = jax.tree.map(lambda x, mu: x - mu, rows, mean)
         direction = jax.tree.map(
-            lambda *leaves: lax.select_n(kind, *leaves), slope, random, outward
+            lambda *leaves: lax.select_n(kind, *leaves), tangent, random, outward
         )
         direction = own(direction)
         there = project(
@@ -338,9 +337,9 @@ def _climb(
         rows = jax.tree.map(lambda a, b: jnp.where(better, a, b), there, rows)
         value = jnp.where(better, reached, value)
         # The slope is that of the rows that are kept.
-        slope = lax.cond(better, gradient, lambda _: slope, rows)
+        tangent = lax.cond(better, gradient, lambda _: tangent, rows)
         lengths = lengths.at[kind].multiply(jnp.where(better, 2.0, 0.5))
-        return (rows, value, slope, jnp.clip(lengths, _SHORTEST, _LONGEST)), None
+        return (rows, value, tangent, jnp.clip(lengths, _SHORTEST, _LONGEST)), None
 
     state = (rows, value, gradient(rows), jnp.ones(3, jnp.float32))
     (rows, value, _, _), _ = lax.scan(

@@ -193,7 +193,7 @@ def mimic(
 
             return jax.tree.map(leaf, before, now)
 
-        mean = mixed(state.mean, stacked.mean_of(rows, good))
+        mean = mixed(state.mean, stacked.mean_selected(rows, good))
         noise = _rows.normal(state.key, state.direction)
         z = jax.tree.map(lambda a, b: jnp.where(first, a, b), noise, state.direction)
         along = stacked.inner_products(rows, z, center=mean)

@@ -134,13 +134,13 @@ def concentration_filter(
         middle = order.median(products[:, None])[0]
         reach_of_sums = jnp.asarray(deviation * spread, products.dtype)
         good = before[2] & finite & (jnp.abs(products - middle) <= diameter * reach_of_sums)
-        everybody = jnp.ones(len(good), bool)
+        all_rows = jnp.ones(len(good), bool)
         for rows, radius, reach in (
             (sums, reach_of_sums, reach_of_sums),
             (updates, 2 * deviation, 4 * deviation),
         ):
             distances = stacked.pairwise_squared_distances(rows, axis_name=axis_name)
-            good = good & (to_vector_median(distances, everybody, radius) <= reach**2)
+            good = good & (to_vector_median(distances, all_rows, radius) <= reach**2)
         count = jnp.sum(good, dtype=jnp.int32)
         total = len(good) if divide_by == "workers" else count.astype(products.dtype)
         weights = good.astype(products.dtype) / total

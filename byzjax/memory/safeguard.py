@@ -146,7 +146,7 @@ def safeguard(
             staying = staying & (distances <= (slack * threshold) ** 2)
             sums.append(with_rows(senders, old, new))
         averaged = staying if filter_first else good & finite
-        out = stacked.mean_of(updates, averaged)
+        out = stacked.mean_selected(updates, averaged)
         following = state.key
         if noisy:
             following, now = jax.random.split(state.key)

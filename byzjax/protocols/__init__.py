@@ -1,5 +1,6 @@
 """Protocols: who talks to whom."""
 
+from byzjax._deprecated import renamed as _renamed
 from byzjax.protocols import codes, graphs
 from byzjax.protocols._protocol import Info, Protocol, Traffic
 from byzjax.protocols.agreement import (
@@ -11,13 +12,13 @@ from byzjax.protocols.agreement import (
 from byzjax.protocols.asynchronous import asynchronous
 from byzjax.protocols.clipped_gossip import clipped_gossip
 from byzjax.protocols.damping import constant_damping, exponential_damping, inverse_damping
+from byzjax.protocols.diameter import diameter
 from byzjax.protocols.gossip import gossip
 from byzjax.protocols.judges import Arrival, Judge, frequency, kardam, lipschitz
 from byzjax.protocols.parameter_server import parameter_server
 from byzjax.protocols.redundant import redundant, vote
 from byzjax.protocols.replicated_servers import replicated_servers
 from byzjax.protocols.replicated_state_machine import agreed, replicated_state_machine
-from byzjax.protocols.spread import spread
 from byzjax.protocols.zeno_plus_plus import zeno_plus_plus
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "clipped_gossip",
     "codes",
     "constant_damping",
+    "diameter",
     "exponential_damping",
     "frequency",
     "gossip",
@@ -45,8 +47,9 @@ __all__ = [
     "replicated_servers",
     "replicated_state_machine",
     "safe_area_average",
-    "spread",
     "trimmed_agreement",
     "vote",
     "zeno_plus_plus",
 ]
+
+__getattr__ = _renamed(__name__, {"spread": "diameter"})

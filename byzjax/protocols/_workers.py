@@ -44,10 +44,10 @@ def gradients(
             return each(lambda p, b, k: grad(p, b, key=k), models, batch, keys, at_once=at_once)
         return each(lambda b, k: grad(params, b, key=k), batch, keys, at_once=at_once)
 
-    return spread(of, batch, numbers, *([params] if own else []), axis=axis)
+    return shard_workers(of, batch, numbers, *([params] if own else []), axis=axis)
 
 
-def spread(function: Callable, *args: PyTree, axis: str | None) -> PyTree:
+def shard_workers(function: Callable, *args: PyTree, axis: str | None) -> PyTree:
     """`function(*args)`, stacked to stacked: each device of a mapped axis computes k of the n rows.
 
     k = ceil(n / devices); where there are not as many, the last row is computed again and dropped.

@@ -56,9 +56,9 @@ def mid_extremes(updates: PyTree, *, axis_name: str | None = None) -> PyTree:
     Reference: Fuegger and Nowak, Fast Multidimensional Asymptotic and Approximate Consensus,
     DISC 2018 (arXiv:1805.04923).
     """
-    still = lax.stop_gradient(updates)
-    heard = jnp.isfinite(stacked.squared_norms(still, axis_name=axis_name))
-    squares = stacked.pairwise_squared_distances(still, axis_name=axis_name)
+    detached = lax.stop_gradient(updates)
+    heard = jnp.isfinite(stacked.squared_norms(detached, axis_name=axis_name))
+    squares = stacked.pairwise_squared_distances(detached, axis_name=axis_name)
     n = heard.shape[0]
     pair = jnp.argmax(jnp.where(heard[:, None] & heard[None], squares, -1))
     one, other = stacked.take(updates, pair // n), stacked.take(updates, pair % n)
@@ -99,9 +99,9 @@ def approach_extreme(updates: PyTree, center: PyTree, *, axis_name: str | None =
     Reference: Fuegger and Nowak, Fast Multidimensional Asymptotic and Approximate Consensus,
     DISC 2018 (arXiv:1805.04923).
     """
-    still, own = lax.stop_gradient((updates, center))
-    heard = jnp.isfinite(stacked.squared_norms(still, axis_name=axis_name))
-    squares = stacked.squared_distances(still, own, axis_name=axis_name)
+    detached, own = lax.stop_gradient((updates, center))
+    heard = jnp.isfinite(stacked.squared_norms(detached, axis_name=axis_name))
+    squares = stacked.squared_distances(detached, own, axis_name=axis_name)
     farthest = stacked.take(updates, jnp.argmax(jnp.where(heard, squares, -1)))
     some = jnp.any(heard)
 
@@ -224,8 +224,8 @@ def safe_area_average(updates: PyTree, *, f: int) -> PyTree:
         jnp.array([*itertools.combinations(range(n), m)], jnp.int32),
         batch_size=max(1, _AT_ONCE // max(m, pairs)),
     )
-    hopeless = jnp.sum(bad, dtype=jnp.int32) > f
-    average = jnp.where(hopeless, jnp.nan, jnp.sum(points, axis=0))
+    too_many_bad = jnp.sum(bad, dtype=jnp.int32) > f
+    average = jnp.where(too_many_bad, jnp.nan, jnp.sum(points, axis=0))
     return as_update(average.astype(one.dtype))
 
 
@@ -279,12 +279,12 @@ def _middle_of_safe_area(points: jax.Array, f: int) -> jax.Array:
 
     # Line k is { bounds_k normal_k + t along_k }.
     along = _turned(normals)
-    slope = _products(along, normals)
+    tangent = _products(along, normals)
     gap = bounds[None] - bounds[:, None] * _products(normals, normals)
-    meets = jnp.abs(slope) > 8 * eps
-    t = gap / jnp.where(meets, slope, 1)
-    low = -_least(jnp.where(meets & (slope < 0), -t, jnp.inf).T)
-    high = _least(jnp.where(meets & (slope > 0), t, jnp.inf).T)
+    meets = jnp.abs(tangent) > 8 * eps
+    t = gap / jnp.where(meets, tangent, 1)
+    low = -_least(jnp.where(meets & (tangent < 0), -t, jnp.inf).T)
+    high = _least(jnp.where(meets & (tangent > 0), t, jnp.inf).T)
     middle = 0.5 * (low + high)
     empty = low > high
     t = jnp.stack([jnp.where(empty, middle, low), jnp.where(empty, middle, high)])
@@ -314,9 +314,9 @@ def _local(points: jax.Array, f: int) -> tuple[jax.Array, jax.Array, jax.Array, 
     Those beyond 1 / eps are pulled in towards the origin: the others see them in the same
     direction, to rounding. The factor keeps differences of large points from overflowing.
     """
-    still, limits = lax.stop_gradient(points), jnp.finfo(points.dtype)
-    factor = jnp.where(jnp.max(jnp.abs(still)) > limits.max / 4, 0.25, 1).astype(points.dtype)
-    origin = factor * _median(still)
+    detached, limits = lax.stop_gradient(points), jnp.finfo(points.dtype)
+    factor = jnp.where(jnp.max(jnp.abs(detached)) > limits.max / 4, 0.25, 1).astype(points.dtype)
+    origin = factor * _median(detached)
     from_origin = factor * points - origin[None]
     size = jnp.max(jnp.abs(lax.stop_gradient(from_origin)), axis=1, keepdims=True)
     unit = jnp.sort(size, axis=0)[points.shape[0] - f - 1]

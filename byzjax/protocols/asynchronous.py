@@ -232,10 +232,10 @@ class _Asynchronous:
             updates, served = server.update(direction, serving, params, **extra_args)
             return _workers.stepped(params, updates), direction, ruled, served
 
-        def still():
+        def unchanged():
             return params, jax.tree.map(jnp.zeros_like, params), ruling, serving
 
-        new_params, direction, ruling, serving = lax.cond(ready, forward, still)
+        new_params, direction, ruling, serving = lax.cond(ready, forward, unchanged)
         if self.buffers is not None:
             held = _where(ready, jax.tree.map(jnp.zeros_like, held), held)
             waiting = jnp.where(ready, 0, waiting)

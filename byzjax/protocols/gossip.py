@@ -244,7 +244,7 @@ class _Gossip:
                 to_each,
                 _as_heard_by(jnp.argmin(self.byzantine), self.degrees, told, half),
             )
-        info = Info(half, sent, stacked.mean_of(new, ~self.byzantine), jnp.arange(self.n))
+        info = Info(half, sent, stacked.mean_selected(new, ~self.byzantine), jnp.arange(self.n))
         return GossipState(new, optimizing, lying, ruling), info
 
     def models(self, state: GossipState) -> PyTree:

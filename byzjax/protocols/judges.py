@@ -161,8 +161,8 @@ def lipschitz(*, f: int, window: int = 25, norms: str = "always") -> Judge:
         moved = _distance(arrival.params, stacked.take(state.pulled, p))
         measured = (state.norms[p] > -jnp.inf) & (moved > 0)
         place = state.count[p] % window
-        slope = jnp.where(measured, turned / moved, state.coefficients[p, place])
-        coefficients = state.coefficients.at[p, place].set(slope)
+        tangent = jnp.where(measured, turned / moved, state.coefficients[p, place])
+        coefficients = state.coefficients.at[p, place].set(tangent)
         norm = _norm(arrival.gradient)
         lengths = state.norms.at[p].set(norm)
 

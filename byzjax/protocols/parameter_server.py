@@ -199,7 +199,7 @@ class _ParameterServer:
             senders = jnp.sort(drawn)
             of_workers = stacked.take(of_workers, senders)
         learning = functools.partial(self.learnt, params, key)
-        updates = _workers.spread(learning, of_workers, senders, axis=self.workers_axis)
+        updates = _workers.shard_workers(learning, of_workers, senders, axis=self.workers_axis)
         send, *rest = self.stages
         sending, *states = state.stages
         if self.per_round is None:

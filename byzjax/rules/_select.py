@@ -17,5 +17,5 @@ def mean_of_selected(updates: PyTree, selected: jax.Array, values: jax.Array) ->
 
     Then more rows are bad than the rule tolerates, and the result must not look healthy.
     """
-    hopeless = jnp.any(selected & jnp.isinf(values))
-    return stacked.mean_of(updates, selected & ~hopeless)
+    too_many_bad = jnp.any(selected & jnp.isinf(values))
+    return stacked.mean_selected(updates, selected & ~too_many_bad)

@@ -57,8 +57,8 @@ def aksel(updates: PyTree, *, f: int, mode: str = "mid", axis_name: str | None =
     """
     n, f = enough_workers("aksel", updates, f)
     one_of("mode", mode, ("mid", "n-f", "radius"))
-    still = lax.stop_gradient(updates)
-    distances = stacked.rowwise(order.squares_to_median, still, axis_name=axis_name)
+    detached = lax.stop_gradient(updates)
+    distances = stacked.rowwise(order.squares_to_median, detached, axis_name=axis_name)
     if mode == "radius":
         return mean_of_selected(updates, distances <= order.median(distances), distances)
     return mean_of_lowest(updates, distances, (n + 1) // 2 if mode == "mid" else n - f)

@@ -92,8 +92,10 @@ def nearest_to_pivot(
     n, f = enough_workers("nearest_to_pivot", updates, f)
     if isinstance(pivot, int) and not 0 <= pivot < n:
         raise ValueError(f"nearest_to_pivot needs 0 <= pivot < n; got pivot={pivot}, n={n}.")
-    still = lax.stop_gradient(updates)
-    distances = stacked.squared_distances(still, stacked.take(still, pivot), axis_name=axis_name)
+    detached = lax.stop_gradient(updates)
+    distances = stacked.squared_distances(
+        detached, stacked.take(detached, pivot), axis_name=axis_name
+    )
     return mean_of_lowest(updates, distances, n - f)
 
 

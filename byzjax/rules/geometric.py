@@ -76,7 +76,7 @@ def geometric_median(
     rows = stacked.widened(updates)
     if start == "mean":
         finite = jnp.isfinite(stacked.squared_norms(lax.stop_gradient(rows), axis_name=axis_name))
-        point = stacked.mean_of(rows, finite)
+        point = stacked.mean_selected(rows, finite)
     elif start == "median":
         point = stacked.coordinatewise(order.median, rows)
     else:
@@ -133,7 +133,7 @@ def geometric_median_of_means(
     larger, size = n % k, n // k
 
     def means(x: jax.Array) -> jax.Array:
-        def mean_of(g: jax.Array) -> jax.Array:
+        def group_mean(g: jax.Array) -> jax.Array:
             start = g * size + jnp.minimum(g, larger)
             if not larger:
                 return mean_rows(lax.dynamic_slice_in_dim(x, start, size), None)
@@ -142,7 +142,7 @@ def geometric_median_of_means(
             counted = jnp.roll(counted, start - begin)
             return mean_rows(lax.dynamic_slice_in_dim(x, begin, size + 1), counted.astype(x.dtype))
 
-        return lax.map(mean_of, jnp.arange(k))
+        return lax.map(group_mean, jnp.arange(k))
 
     return minimizer(updates, smoothing, axis_name, means)
 

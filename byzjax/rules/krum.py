@@ -139,12 +139,12 @@ def bulyan(
             f"number of updates that remain; got n={n}."
         )
     if rule is None:
-        picks, hopeless = _picks_by_krum(_distances(updates, axis_name), f, n - 2 * f)
+        picks, too_many_bad = _picks_by_krum(_distances(updates, axis_name), f, n - 2 * f)
     else:
-        picks, hopeless = _picks_by_rule(updates, f, n - 2 * f, rule, axis_name)
+        picks, too_many_bad = _picks_by_rule(updates, f, n - 2 * f, rule, axis_name)
     chosen = stacked.take(updates, picks)
     out = stacked.coordinatewise(lambda x: order.mean_around_median(x, n - 4 * f), chosen)
-    return jax.tree.map(lambda leaf: jnp.where(hopeless, jnp.nan, leaf), out)
+    return jax.tree.map(lambda leaf: jnp.where(too_many_bad, jnp.nan, leaf), out)
 
 
 def _distances(updates: PyTree, axis_name: str | None) -> jax.Array:
@@ -160,7 +160,7 @@ def _picks_by_krum(distances: jax.Array, f: int, count: int) -> tuple[jax.Array,
     in_order = jnp.take_along_axis(distances, order, axis=1)
 
     def pick(state, left):
-        remain, hopeless = state
+        remain, too_many_bad = state
         neighbors = jnp.maximum(left - f - 2, 1)
         there = remain[order]
         counted = there & (jnp.cumsum(there, axis=1, dtype=jnp.int32) <= neighbors)
@@ -169,14 +169,14 @@ def _picks_by_krum(distances: jax.Array, f: int, count: int) -> tuple[jax.Array,
         chosen = jnp.argmax(remain & (sums == least)).astype(jnp.int32)
         return (
             remain & (jnp.arange(n, dtype=jnp.int32) != chosen),
-            hopeless | jnp.isinf(least),
+            too_many_bad | jnp.isinf(least),
         ), chosen
 
-    everybody = jnp.isfinite(in_order[:, 0]) | True
-    (_, hopeless), picks = lax.scan(
-        pick, (everybody, ~everybody[0]), jnp.arange(n, n - count, -1, dtype=jnp.int32)
+    all_rows = jnp.isfinite(in_order[:, 0]) | True
+    (_, too_many_bad), picks = lax.scan(
+        pick, (all_rows, ~all_rows[0]), jnp.arange(n, n - count, -1, dtype=jnp.int32)
     )
-    return picks, hopeless
+    return picks, too_many_bad
 
 
 def _picks_by_rule(
@@ -186,18 +186,18 @@ def _picks_by_rule(
 
     Each pick leaves one row less, so this is a loop of Python.
     """
-    still = lax.stop_gradient(updates)
+    detached = lax.stop_gradient(updates)
     remain = jnp.arange(stacked.num_workers(updates))
     options = {} if axis_name is None else {"axis_name": axis_name}
-    picks, hopeless = [], jnp.zeros((), bool)
+    picks, too_many_bad = [], jnp.zeros((), bool)
     for _ in range(count):
-        rows = stacked.take(still, remain)
+        rows = stacked.take(detached, remain)
         distances = stacked.squared_distances(
             rows, lax.stop_gradient(rule(rows, f=f, **options)), axis_name=axis_name
         )
         nearest = jnp.argmin(distances)
         picks.append(remain[nearest])
-        hopeless = hopeless | jnp.isinf(distances[nearest])
+        too_many_bad = too_many_bad | jnp.isinf(distances[nearest])
         places = jnp.arange(remain.shape[0] - 1)
         remain = remain[places + (places >= nearest)]
-    return jnp.stack(picks), hopeless
+    return jnp.stack(picks), too_many_bad

@@ -172,22 +172,22 @@ def spectral_filter(
         raise ValueError(
             f"spectral_filter needs 0 <= remove * f < n; got remove={remove}, f={f}, n={n}."
         )
-    still = lax.stop_gradient(updates)
-    good = jnp.isfinite(stacked.squared_norms(still, axis_name=axis_name))
+    detached = lax.stop_gradient(updates)
+    good = jnp.isfinite(stacked.squared_norms(detached, axis_name=axis_name))
 
     def survivors(rows: PyTree) -> jax.Array:
         outlying = _outlier_scores(rows, good, axis_name)
         return (scores.ranks(outlying) < n - dropped).astype(jnp.int32)
 
-    if coordinates < stacked.num_coordinates(still, axis_name=axis_name):
+    if coordinates < stacked.num_coordinates(detached, axis_name=axis_name):
         keys = jax.random.split(key, iterations)
 
         def of_sample(key: jax.Array) -> jax.Array:
-            return survivors(stacked.sample(still, coordinates, key, axis_name=axis_name))
+            return survivors(stacked.sample(detached, coordinates, key, axis_name=axis_name))
 
         survived = jnp.sum(lax.map(of_sample, keys), axis=0, dtype=jnp.int32)
     else:
-        iterations, survived = 1, survivors(still)
+        iterations, survived = 1, survivors(detached)
     always = survived == iterations
     selected = jnp.where(jnp.any(always), always, jnp.arange(n) == jnp.argmax(survived))
     return mean_of_selected(updates, selected, jnp.where(good, 0, jnp.inf))

@@ -124,7 +124,7 @@ def minimum_eigenvalue(updates: PyTree, *, f: int, axis_name: str | None = None)
             f"minimum_eigenvalue tries at most {MOST_SUBSETS} subsets; "
             f"n={n}, f={f} have C(n, f) = {count}."
         )
-    still = lax.stop_gradient(updates)
-    span = span_about(still, median_of(still), axis_name)
+    detached = lax.stop_gradient(updates)
+    span = span_about(detached, median_of(detached), axis_name)
     selected, known = least_eigenvalue(span.gram, span.bad, f)
     return mean_of_selected(updates, selected, jnp.where(known, jnp.zeros(n), jnp.inf))

@@ -10,7 +10,7 @@ from byzjax import stacked
 from byzjax._checks import enough_workers
 from byzjax._compiled import compiled
 from byzjax._numerics.arrays import root
-from byzjax._signature import of_each_row
+from byzjax._signature import per_row_inputs
 from byzjax.rules._select import mean_of_lowest
 from byzjax.stacked import PyTree
 
@@ -102,7 +102,7 @@ def loss_decreases(
 
 
 @compiled
-@of_each_row(decreases=loss_decreases)
+@per_row_inputs(decreases=loss_decreases)
 def zeno(
     updates: PyTree,
     params: PyTree,
@@ -158,10 +158,10 @@ def zeno(
     Suspicion-based Fault-tolerance, ICML 2019 (arXiv:1805.10032).
     """
     n, f = enough_workers("zeno", updates, f)
-    still = lax.stop_gradient(updates)
+    detached = lax.stop_gradient(updates)
     if decreases is None:
-        decreases = loss_decreases(still, params, trusted_loss, learning_rate=learning_rate)
-    norms = stacked.squared_norms(still, axis_name=axis_name)
+        decreases = loss_decreases(detached, params, trusted_loss, learning_rate=learning_rate)
+    norms = stacked.squared_norms(detached, axis_name=axis_name)
     costs = jnp.asarray(rho, norms.dtype) * norms - jnp.asarray(decreases).astype(norms.dtype)
     costs = jnp.where(jnp.isfinite(costs), costs, jnp.inf)
     return mean_of_lowest(updates, costs, n - f)

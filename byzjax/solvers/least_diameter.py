@@ -33,12 +33,12 @@ def least_diameter(distances: jax.Array, f: int) -> tuple[jax.Array, jax.Array]:
     low = jnp.searchsorted(candidates, jnp.sort(radii)[m - 1])
     high = jnp.searchsorted(candidates, _diameter(distances, ball))
 
-    everybody = ball | True
+    all_rows = ball | True
 
     def narrower(state):
         low, high, found = state
         middle = (low + high) // 2
-        exists, subset = _independent(distances > candidates[middle], everybody, True, f)
+        exists, subset = _independent(distances > candidates[middle], all_rows, True, f)
         reached = jnp.searchsorted(candidates, _diameter(distances, subset))
         high = jnp.where(exists, reached, high)
         return jnp.where(exists, low, middle + 1), high, jnp.where(exists, subset, found)

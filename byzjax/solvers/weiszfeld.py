@@ -172,16 +172,16 @@ def _newton_step(
     pull = weiszfeld_weights(jnp.where(outside, squares, lax.stop_gradient(squares)), smoothing)
     target = stacked.weighted_mean(rows, pull)
 
-    pull, still = lax.stop_gradient((pull, rows))
+    pull, detached = lax.stop_gradient((pull, rows))
     total = jnp.sum(pull)
     factor = jnp.where(outside, jnp.sqrt(pull / jnp.where(outside, lengths, 1)), 0)
     columns = factor[:, None] * span.gram * factor[None]  # U^T U
 
     shift = jax.tree.map(jnp.subtract, point, target)
-    products = stacked.inner_products(still, shift, center=point, axis_name=axis_name)
+    products = stacked.inner_products(detached, shift, center=point, axis_name=axis_name)
     along = factor * jnp.where(outside, products, 0)
     weights = factor * matmul(_inverse(total, columns), along)
-    correction, rest = stacked.weighted_sum(still, weights), jnp.sum(weights)
+    correction, rest = stacked.weighted_sum(detached, weights), jnp.sum(weights)
     reached = jax.tree.map(
         lambda t, c, z: t - (c - rest.astype(z.dtype) * z), target, correction, point
     )

@@ -13,12 +13,13 @@ most models a small part, share a buffer.
   `jax.shard_map`: inner products are then summed over that axis.
 """
 
+from byzjax._deprecated import renamed as _renamed
 from byzjax._numerics.arrays import sum_dtype
 from byzjax.stacked.combinations import (
     combine,
     group_means,
     mean,
-    mean_of,
+    mean_selected,
     scale,
     weighted_mean,
     weighted_sum,
@@ -55,7 +56,7 @@ __all__ = [
     "group_means",
     "inner_products",
     "mean",
-    "mean_of",
+    "mean_selected",
     "num_coordinates",
     "num_devices",
     "num_workers",
@@ -72,3 +73,5 @@ __all__ = [
     "weighted_sum",
     "widened",
 ]
+
+__getattr__ = _renamed(__name__, {"mean_of": "mean_selected"})

@@ -60,7 +60,7 @@ def weighted_mean(updates: PyTree, weights: jax.Array) -> PyTree:
 
 
 @compiled
-def mean_of(updates: PyTree, selected: jax.Array) -> PyTree:
+def mean_selected(updates: PyTree, selected: jax.Array) -> PyTree:
     """Average of the selected workers' updates.
 
     What the others sent is not looked at. NaN where nobody is selected.
@@ -77,7 +77,7 @@ def mean_of(updates: PyTree, selected: jax.Array) -> PyTree:
 
     Example:
       >>> import jax.numpy as jnp
-      >>> mean_of(jnp.array([[1.0], [jnp.inf], [4.0]]), jnp.array([True, False, True]))
+      >>> mean_selected(jnp.array([[1.0], [jnp.inf], [4.0]]), jnp.array([True, False, True]))
       Array([2.5], dtype=float32)
     """
     return weighted_mean(updates, jnp.asarray(selected).astype(jnp.float32))

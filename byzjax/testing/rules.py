@@ -193,12 +193,12 @@ def _check_derivatives(rule, mapped, rows, facts, rng, eps) -> None:
     other = np.sum(np.asarray(backward[0], np.float64) * dx[0])
     close(one, other, 1.0, 10 * eps)
     ahead, behind = (np.asarray(mapped(rows + h * dx), np.float64) for h in (_STEP, -_STEP))
-    slopes = (ahead[:3] - behind[:3]) / (2 * _STEP)  # of random matrices
-    apart = np.abs(slopes - forward[:3]).max(axis=1)
+    tangents = (ahead[:3] - behind[:3]) / (2 * _STEP)  # of random matrices
+    apart = np.abs(tangents - forward[:3]).max(axis=1)
     # One of the three may lie where the rule has a kink, or the choice of a row changes.
-    if sum(apart <= 0.02 * (1 + np.abs(slopes).max(axis=1))) < 2:
+    if sum(apart <= 0.02 * (1 + np.abs(tangents).max(axis=1))) < 2:
         worst = int(np.argmax(apart))
-        raise AssertionError(f"{text(forward[worst])} instead of {text(slopes[worst])}.")
+        raise AssertionError(f"{text(forward[worst])} instead of {text(tangents[worst])}.")
 
 
 def _check_forms(clause_of, rule, call, n, f, rng, eps) -> list[str]:

@@ -157,11 +157,11 @@ def _climb(
     ratio_and_slope = jax.value_and_grad(ratio)  # of every move: the rule is compiled once
 
     def step(state, inputs):
-        x, value, slope, lengths = state
+        x, value, tangent, lengths = state
         index, noise, (i, j) = inputs
         kind, length = index % 4, lengths[index % 4]
         alone = (jnp.arange(len(x)) == i)[:, None]
-        uphill = slope * jnp.linalg.norm(x - jnp.mean(x, axis=0)) / jnp.linalg.norm(slope)
+        uphill = tangent * jnp.linalg.norm(x - jnp.mean(x, axis=0)) / jnp.linalg.norm(tangent)
         moves = (
             length * jnp.where(jnp.isfinite(uphill), uphill, 0),
             length * noise,
@@ -172,11 +172,11 @@ def _climb(
         reached, there_slope = ratio_and_slope(there)
         better = reached > value
         x, value = jnp.where(better, there, x), jnp.where(better, reached, value)
-        slope = jnp.where(better, there_slope, slope)
+        tangent = jnp.where(better, there_slope, tangent)
         lengths = lengths.at[kind].multiply(jnp.where(better, 2.0, 0.5))
         # Now and then long again: the way on may lie behind an edge.
         lengths = jnp.where(index % 97 == 0, 1.0, jnp.clip(lengths, _SHORTEST, _LONGEST))
-        return (x, value, slope, lengths), None
+        return (x, value, tangent, lengths), None
 
     state = (x, jnp.array(-1.0), jnp.zeros_like(x), jnp.ones(4))
     (x, value, _, _), _ = lax.scan(step, state, (jnp.arange(len(pairs)), directions, pairs))

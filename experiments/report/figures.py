@@ -74,7 +74,7 @@ def _file_name(kind: str, setting: dict[str, Any]) -> str:
 
 
 def _against_s(scene: Scene) -> Drawing | None:
-    found = panels.spread(scene.last, "accuracy", "s", ["defence", "attack"])
+    found = panels.seed_range(scene.last, "accuracy", "s", ["defence", "attack"])
     every = np.unique(scene.last["s"])
     names = [attack for attack in scene.attacks if any(attack == key[1] for key in found)]
     if not names or len(every) < 2:
@@ -119,7 +119,7 @@ def _against_s(scene: Scene) -> Drawing | None:
 
 
 def _against_step(scene: Scene) -> Drawing | None:
-    found = panels.spread(scene.data, "accuracy", "step", ["attack", "s", "defence"])
+    found = panels.seed_range(scene.data, "accuracy", "step", ["attack", "s", "defence"])
     if not found or scene.data["step"].nunique() < 2:
         return None
     some = sorted({key[1] for key in found if key[1] > 0})
@@ -150,7 +150,7 @@ def _against_step(scene: Scene) -> Drawing | None:
 def _to_optimum(scene: Scene) -> Drawing | None:
     if "to_optimum" not in scene.data:
         return None
-    found = panels.spread(scene.data, "to_optimum", "step", ["attack", "s", "defence"])
+    found = panels.seed_range(scene.data, "to_optimum", "step", ["attack", "s", "defence"])
     names = [("none", 0)] if any(key[:2] == ("none", 0) for key in found) else []
     most = max((key[1] for key in found), default=0)
     names += [(a, most) for a in scene.attacks if any(key[:2] == (a, most) for key in found)]
@@ -239,7 +239,7 @@ def _influence(scene: Scene) -> Drawing | None:
     if attacked.empty or scene.data["step"].nunique() < 2:
         return None
     s = int(attacked["s"].max())
-    found = panels.spread(
+    found = panels.seed_range(
         attacked[attacked["s"] == s], "liars_influence", "step", ["attack", "defence"]
     )
     names = [attack for attack in scene.attacks if any(key[0] == attack for key in found)]
@@ -277,7 +277,7 @@ def _influence(scene: Scene) -> Drawing | None:
 def _variance_to_norm(scene: Scene) -> Drawing | None:
     s = int(scene.data["s"].max())
     chosen = scene.data[scene.data["s"].isin([0, s]) & (scene.data["variance_to_norm"] > 0)]
-    found = panels.spread(chosen, "variance_to_norm", "step", ["defence", "attack"])
+    found = panels.seed_range(chosen, "variance_to_norm", "step", ["defence", "attack"])
     names = [name for name in scene.defences if any(key[0] == name for key in found)]
     if not names or scene.data["step"].nunique() < 2:
         return None

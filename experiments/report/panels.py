@@ -145,7 +145,7 @@ def handle(name: str, look: Look, markers: bool = False) -> Line2D:
     )
 
 
-def spread(data: pd.DataFrame, column: str, along: str, keys: list[str]) -> dict[Any, Any]:
+def seed_range(data: pd.DataFrame, column: str, along: str, keys: list[str]) -> dict[Any, Any]:
     """Mean, least and most over the seeds along steps or s, for each combination of keys."""
     known = data[np.isfinite(data[column].to_numpy(float))]
     found = known.groupby([*keys, along], sort=False)[column].agg(["mean", "min", "max"])

@@ -72,8 +72,8 @@ def on_one(tree: Any, over: Mesh | None) -> Any:
     return tree if over is None else jax.tree.map(lambda x: x.addressable_data(0), tree)
 
 
-def spread(advance: Callable, over: Mesh | None) -> Callable:
-    """`advance(states, ...) -> (states, found)` on every device, to be checked by `alike`.
+def shard_runs(advance: Callable, over: Mesh | None) -> Callable:
+    """`advance(states, ...) -> (states, found)` on every device, to be checked by `equal_on_all`.
 
     Devices that round differently would part, each with a model of its own, and nobody would know.
     So each tells a fingerprint of its states, and all of them are a third result.
@@ -101,8 +101,8 @@ def fingerprint(tree: Any) -> jax.Array:
     return total
 
 
-def alike(states: Any, found: Any, fingerprints: jax.Array | None = None) -> tuple[Any, Any]:
-    """What `spread` gave, without the fingerprints.
+def equal_on_all(states: Any, found: Any, fingerprints: jax.Array | None = None) -> tuple[Any, Any]:
+    """What `shard_runs` gave, without the fingerprints.
 
     Raises:
       RuntimeError: the devices hold different states.

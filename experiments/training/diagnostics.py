@@ -39,7 +39,7 @@ def of_step(info: Info, byzantine: jax.Array, deployed: Callable | None) -> dict
     """
     byzantine = byzantine[info.senders]
     honest = ~byzantine
-    mean = stacked.mean_of(info.honest, honest)
+    mean = stacked.mean_selected(info.honest, honest)
     squares = stacked.squared_distances(info.honest, mean)
     count = jnp.sum(honest)
     variance = jnp.sum(jnp.where(honest, squares, 0)) / jnp.maximum(count - 1, 1)

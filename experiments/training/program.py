@@ -106,7 +106,9 @@ def build(
     run = _Run(config, dataset.num_classes, model, rule, mixing, choices, over is not None)
     compiled: list[float] = []
     start_all = _timed(jax.vmap(run.start, in_axes=(None, 0)), compiled)
-    advance_all = _timed(devices.spread(_over_runs(run.advance), over), compiled, donate_argnums=0)
+    advance_all = _timed(
+        devices.shard_runs(_over_runs(run.advance), over), compiled, donate_argnums=0
+    )
     axes = (0, 0, None, None, None, None)
     evaluate_all = _timed(jax.vmap(run.evaluate, in_axes=axes), compiled)
     train = jnp.asarray(dataset.train_x), jnp.asarray(dataset.train_y)
@@ -119,7 +121,7 @@ def build(
         return devices.on_each(start_all(attack, devices.on_one(runs, over)), over)
 
     def advance_everywhere(states, step, attack, runs):
-        return devices.alike(*advance_all(states, step, attack, runs, *train))
+        return devices.equal_on_all(*advance_all(states, step, attack, runs, *train))
 
     def evaluate_here(states, last, runs):
         states, runs = devices.on_one((states, runs), over)
@@ -240,7 +242,7 @@ class _Run:
         return means._replace(
             finite=jnp.all(each.finite),
             worst=jnp.min(each.accuracy),
-            spread=byzjax.protocols.spread(now),
+            spread=byzjax.protocols.diameter(now),
         )
 
 

@@ -17,11 +17,11 @@ from experiments.execution import block as blocks
 from experiments.execution import hosts
 from experiments.training import devices
 
-ALIKE = devices.alike
+ALIKE = devices.equal_on_all
 
 
 def watched(path, evaluations=0, signal=0):
-    """`devices.alike`, that does all that."""
+    """`devices.equal_on_all`, that does all that."""
     count = 0
 
     def watch(*args):
@@ -46,6 +46,6 @@ def digest(states):
 
 if __name__ == "__main__":
     path, evaluations, signal, *options = sys.argv[1:]
-    devices.alike = watched(path, int(evaluations), int(signal))
+    devices.equal_on_all = watched(path, int(evaluations), int(signal))
     blocks.CHECKPOINT_SECONDS, hosts.HEARTBEAT_SECONDS = 0.0, 5
     hosts.end(commands.main(options))

@@ -31,7 +31,9 @@ def test_several_devices_end_where_one_does(tmp_path, monkeypatch, capsys):
     found, kept = [], []
     for mesh in (over, None):
         folder = tmp_path / str(devices.size(mesh))
-        monkeypatch.setattr(devices, "alike", watched(tmp_path / f"bits.{devices.size(mesh)}"))
+        monkeypatch.setattr(
+            devices, "equal_on_all", watched(tmp_path / f"bits.{devices.size(mesh)}")
+        )
         tasks = sweep.tasks([SMALL], folder, lambda _: digits)
         found += sweep.run(tasks, folder, lambda _: digits, mesh)
         kept.append(blocks.checkpoints(tasks[0], folder, mesh).folder.name)
@@ -57,10 +59,10 @@ def test_devices_that_part_are_found_out():
         off = lean * jax.lax.axis_index(devices.AXIS)
         return states | {"model": states["model"] + off}, off
 
-    advance_all = jax.jit(devices.spread(advance, over))
-    devices.alike(*advance_all(states, np.float32(0)))
+    advance_all = jax.jit(devices.shard_runs(advance, over))
+    devices.equal_on_all(*advance_all(states, np.float32(0)))
     with pytest.raises(RuntimeError, match=r"^2 devices hold 2 different states, where all must "):
-        devices.alike(*advance_all(states, np.float32(1e-7)))
+        devices.equal_on_all(*advance_all(states, np.float32(1e-7)))
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def test_two_processes_find_what_one_does_though_one_of_them_dies(start, tmp_pat
     assert [process.wait(LIMIT) for process in pair] == [0, 0], said(tmp_path, 0)
 
     digits, alone = datasets.load("digits"), tmp_path / "alone"
-    monkeypatch.setattr(devices, "alike", watched(tmp_path / "bits"))
+    monkeypatch.setattr(devices, "equal_on_all", watched(tmp_path / "bits"))
     tasks = sweep.tasks([GRID], alone, lambda _: digits)
     (expected,) = sweep.run(tasks, alone, lambda _: digits, devices.mesh(2))
     (path,) = folder.glob("blocks/*")

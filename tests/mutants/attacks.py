@@ -7,8 +7,8 @@ MUTANTS = [
     Mutant(
         "honest_mean: the liars' rows are in the mean",
         "byzjax/attacks/_rows.py",
-        "stacked.mean_of(jax.tree.map(wide, updates), ~byzantine), jnp",
-        "stacked.mean_of(jax.tree.map(wide, updates), byzantine | True), jnp",
+        "stacked.mean_selected(jax.tree.map(wide, updates), ~byzantine), jnp",
+        "stacked.mean_selected(jax.tree.map(wide, updates), byzantine | True), jnp",
         'tests/test_attacks.py -k "liars_held and ipm-2"',
     ),
     Mutant(

@@ -266,8 +266,8 @@ MUTANTS = [
     Mutant(
         "gossip: the aggregate is the mean of the liars",
         "byzjax/protocols/gossip.py",
-        "stacked.mean_of(new, ~self.byzantine)",
-        "stacked.mean_of(new, byzantine)",
+        "stacked.mean_selected(new, ~self.byzantine)",
+        "stacked.mean_selected(new, byzantine)",
         'tests/test_protocols_gossip.py -k "loop_over_nodes and trimmed"',
     ),
     Mutant(
@@ -380,7 +380,7 @@ MUTANTS = [
     ),
     Mutant(
         "spread: distances are squared",
-        "byzjax/protocols/spread.py",
+        "byzjax/protocols/diameter.py",
         "jnp.sqrt(jnp.max(stacked.pairwise_squared_distances(models)))",
         "jnp.max(stacked.pairwise_squared_distances(models))",
         'tests/test_protocols_replicated.py -k "test_spread"',

@@ -35,8 +35,8 @@ MUTANTS = [
     Mutant(
         "bulyan: with too many bad rows the result looks healthy",
         "byzjax/rules/krum.py",
-        "jnp.where(hopeless, jnp.nan, leaf)",
-        "jnp.where(hopeless, leaf, leaf)",
+        "jnp.where(too_many_bad, jnp.nan, leaf)",
+        "jnp.where(too_many_bad, leaf, leaf)",
         'tests/test_rules_one_by_one.py -k "one_bad_row and bulyan"',
     ),
     # --- rules that select by other scores ---------------------------------------------------
@@ -64,7 +64,7 @@ MUTANTS = [
     Mutant(
         "selected rows: infinitely far ones do not make the result NaN",
         "byzjax/rules/_select.py",
-        "selected & ~hopeless)",
+        "selected & ~too_many_bad)",
         "selected)",
         'tests/test_contract_rules.py -k "do_not_look_healthy[krum"',
     ),
@@ -78,8 +78,8 @@ MUTANTS = [
     Mutant(
         "nearest_to_pivot: the pivot is worker 0, whoever is asked for",
         "byzjax/rules/filters.py",
-        "stacked.take(still, pivot)",
-        "stacked.take(still, 0)",
+        "stacked.take(detached, pivot)",
+        "stacked.take(detached, 0)",
         'tests/test_rules_one_by_one.py -k "pivot"',
     ),
     Mutant(
@@ -150,7 +150,7 @@ MUTANTS = [
     Mutant(
         "geometric_median: the mean to start from counts rows that are not finite",
         "byzjax/rules/geometric.py",
-        "point = stacked.mean_of(rows, finite)",
+        "point = stacked.mean_selected(rows, finite)",
         "point = stacked.mean(rows)",
         'tests/test_rules_one_by_one.py -k "starts_from"',
     ),
@@ -399,7 +399,7 @@ MUTANTS = [
     Mutant(
         "kernels: a row that is not finite has a slope",
         "byzjax/_numerics/rows.py",
-        "jnp.where(keep, difference, 0) * jnp.where(keep, slope, 0)",
+        "jnp.where(keep, difference, 0) * jnp.where(keep, tangent, 0)",
         "difference * slope",
         'tests/test_stacked.py -k "gradients_with_coinciding_and_bad_rows"',
     ),

@@ -1,15 +1,13 @@
 """What is measured, task by task: each is one line of a table, and is kept on disk."""
 
-import functools
 import itertools
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 from byzjax import attacks, theory
 from byzjax.theory import Estimate
 from experiments.analysis.theory.rules import FEWER_STEPS, FORMS, SEARCHED, Form, under_attack
-
-few = functools.partial
 
 
 class Task(NamedTuple):
@@ -108,8 +106,8 @@ def acceptance(sizes: Sizes) -> Iterator[Task]:
                 "d": sizes.d,
                 "trials": trials,
             }
-            attack = few(attacks.order_statistic, rank=rank)
-            yield Task(described, few(_error, FORMS[name], n, f, sizes.d, attack, trials))
+            attack = partial(attacks.order_statistic, rank=rank)
+            yield Task(described, partial(_error, FORMS[name], n, f, sizes.d, attack, trials))
 
 
 def _error(
@@ -182,10 +180,10 @@ def growth(sizes: Sizes) -> Iterator[Task]:
             "d": d,
             "trials": trials,
         }
-        distribution = DISTRIBUTIONS.get(kind) or few(theory.sparse, density=1 / n)
+        distribution = DISTRIBUTIONS.get(kind) or partial(theory.sparse, density=1 / n)
         yield Task(
             described,
-            few(
+            partial(
                 *(_error, FORMS["aksel"], n, (n - 1) // 2, d, attacks.order_statistic, trials),
                 distribution=distribution,
             ),
@@ -228,9 +226,9 @@ def selection(sizes: Sizes) -> Iterator[Task]:
     """How likely liars and honest workers are to be chosen."""
     n, f, d = 25, 8, 1000
     kinds = {
-        "order_statistic(rank=13)": few(attacks.order_statistic, rank=13),
+        "order_statistic(rank=13)": partial(attacks.order_statistic, rank=13),
         "little_is_enough": attacks.little_is_enough,
-        "inner_product_manipulation(0.5)": few(attacks.inner_product_manipulation, epsilon=0.5),
+        "inner_product_manipulation(0.5)": partial(attacks.inner_product_manipulation, epsilon=0.5),
         "sign_flip": attacks.sign_flip,
     }
     names = [name for name in FEW_CHOSEN if name in sizes.rules]

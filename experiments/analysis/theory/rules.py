@@ -1,8 +1,8 @@
 """The rules that are measured, each in one form, and the attacks that are tried on them."""
 
-import functools
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,8 +11,6 @@ import jax.numpy as jnp
 import byzjax
 from byzjax import attacks, theory
 from byzjax.facts import FACTS
-
-few = functools.partial
 
 
 class Form(NamedTuple):
@@ -41,10 +39,10 @@ class Form(NamedTuple):
         """All that the server does, `updates -> update`."""
         function = getattr(byzjax, self.name)
         takes_f = "f" in inspect.signature(function).parameters
-        rule = few(function, **({"f": f} if takes_f else {}), **self.options(n, f, d))
+        rule = partial(function, **({"f": f} if takes_f else {}), **self.options(n, f, d))
         if not self.mixing:
             return rule
-        mixing = few(getattr(byzjax, self.mixing), f=f)
+        mixing = partial(getattr(byzjax, self.mixing), f=f)
         return lambda updates: rule(mixing(updates))
 
 
@@ -131,12 +129,14 @@ def under_attack(rule: Callable, n: int, f: int) -> Callable:
 
 LISTED: dict[str, Callable[[int], Callable]] = {
     "order_statistic": lambda n: attacks.order_statistic,
-    "order_statistic, rank ceil(n/2)": lambda n: few(attacks.order_statistic, rank=(n + 1) // 2),
-    "little_is_enough(z=0.5)": lambda n: few(attacks.little_is_enough, z=0.5),
-    "little_is_enough(z=1.5)": lambda n: few(attacks.little_is_enough, z=1.5),
-    "min_max(std)": lambda n: few(attacks.min_max, direction="std"),
-    "inner_product_manipulation(0.5)": lambda n: few(
+    "order_statistic, rank ceil(n/2)": lambda n: partial(
+        attacks.order_statistic, rank=(n + 1) // 2
+    ),
+    "little_is_enough(z=0.5)": lambda n: partial(attacks.little_is_enough, z=0.5),
+    "little_is_enough(z=1.5)": lambda n: partial(attacks.little_is_enough, z=1.5),
+    "min_max(std)": lambda n: partial(attacks.min_max, direction="std"),
+    "inner_product_manipulation(0.5)": lambda n: partial(
         attacks.inner_product_manipulation, epsilon=0.5
     ),
-    "reversed_gradient(100)": lambda n: few(attacks.reversed_gradient, kappa=100.0, of="mean"),
+    "reversed_gradient(100)": lambda n: partial(attacks.reversed_gradient, kappa=100.0, of="mean"),
 }

@@ -9,7 +9,7 @@ from byzjax.stacked import PyTree
 
 
 @compiled
-def spread(models: PyTree) -> jax.Array:
+def diameter(models: PyTree) -> jax.Array:
     r"""The largest distance between two models, $\max_{i, j} \|x_i - x_j\|$.
 
     Cost: O(k^2 d).
@@ -26,7 +26,7 @@ def spread(models: PyTree) -> jax.Array:
     Example:
       >>> import jax.numpy as jnp
       >>> from byzjax import protocols
-      >>> protocols.spread({"w": jnp.array([[0.0, 0.0], [3.0, 4.0], [3.0, 3.0]])})
+      >>> protocols.diameter({"w": jnp.array([[0.0, 0.0], [3.0, 4.0], [3.0, 3.0]])})
       Array(5., dtype=float32)
     """
     return jnp.sqrt(jnp.max(stacked.pairwise_squared_distances(models)))

@@ -1,0 +1,26 @@
+"""Names of the version before: they warn for one version, and then go."""
+
+import importlib
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+
+def renamed(module: str, names: dict[str, str]) -> Callable[[str], Any]:
+    """The `__getattr__` of a module whose public names changed.
+
+    Args:
+      module: its `__name__`.
+      names: the new name of each old one.
+    """
+
+    def getattr_of_module(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        message = (
+            f"{module}.{name} is now {module}.{names[name]}; the old name goes with byzjax 0.3."
+        )
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        return getattr(importlib.import_module(module), names[name])
+
+    return getattr_of_module
