@@ -1,1 +1,1 @@
-"""Speed against named peers, and against the machine's own limits."""
+"""Speed compared with named peers, and with the limits of the machine."""

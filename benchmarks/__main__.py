@@ -1,9 +1,9 @@
 """All benchmarks of rules and of training: `python -m benchmarks`.
 
-`--quick` prints ratios in less than two minutes; `--write docs` makes docs/benchmarks.md with its
-tables as CSV and its plots. For peers, `pip install -e ".[benchmarks]"`; on a quiet machine. Beside
-these, `python -m benchmarks.NAME` has published (the shapes on which others publish), attacks,
-protocols, kardam, spread, agreement.
+`--quick` prints ratios in less than two minutes; `--write docs` writes docs/benchmarks.md, its
+tables as CSV, and its plots. Peers need `pip install -e ".[benchmarks]"`; use an idle machine.
+Other benchmarks run by `python -m benchmarks.NAME`: published (shapes of published benchmarks),
+attacks, protocols, kardam, spread, agreement.
 """
 
 import argparse
@@ -18,28 +18,28 @@ from experiments.data import datasets
 Rows = list[dict[str, Any]]
 Tables = dict[str, Rows]
 
-# The tables of the page, in order, and what stands above each.
+# The tables of the page, in order, with their headings.
 SECTIONS = {
-    "claims": "Goals, and what was measured",
-    "training": "Training: steps a second, beside ByzFL's own loop",
-    "training-cells": "Training: three cells of a study, beside ByzFL's own runner",
-    "latency": "Latency of the rules that are compared, float32",
-    "peers": "Their peers",
+    "claims": "Goals and measurements",
+    "training": "Training: steps per second, compared with ByzFL's own loop",
+    "training-cells": "Training: three cells of a study, compared with ByzFL's own runner",
+    "latency": "Latency of the compared rules, float32",
+    "peers": "PyTorch and reference operations",
     "every_rule": "Latency of every rule, float32",
-    "compile_65": "Compiling every rule for a model of 65 leaves (ResNet-20)",
-    "growth": "How Aksel's time grows",
+    "compile_65": "Compile time of every rule for a model of 65 leaves (ResNet-20)",
+    "growth": "Scaling of Aksel's time",
 }
 
 
 WHY = """\
-* Krum beside PyTorch's Gram form: the products take most of its time, and XLA's of a wide matrix
-  with itself, ours being block by block and about a centre, take as long as PyTorch's whole form,
-  which cancels where rows are near to each other.
-* The nearest values of 97 to 128 workers take two sorting networks and a pass over the values: one
-  network that holds all rows in order is not vectorised any more.
-* Order statistics of more than 128 workers: no sorting network compiles in time, and what is done
-  instead looks at every value 32 times, in halves, on one core. More rows in a kernel, more columns
-  in a block, several loops side by side and counting in two kernels a pass were no faster."""
+* Krum and PyTorch's Gram form: products take most of the time. XLA's product of a wide matrix with
+  itself, which we compute block by block and about a centre, takes as long as PyTorch's whole form,
+  which loses digits by cancellation where rows are close to each other.
+* The nearest values of 97 to 128 workers take two sorting networks and a pass over the values: a
+  single network that keeps all rows in order is no longer vectorised.
+* Order statistics of more than 128 workers: no sorting network compiles in time, and the bisection
+  used instead reads every value 32 times, in halves, on one core. More rows in a kernel, more
+  columns in a block, several concurrent loops and counting in two kernels a pass were no faster."""
 
 
 def quick(rounds: int) -> Tables:
@@ -54,8 +54,8 @@ def quick(rounds: int) -> Tables:
 
 
 def whole(rounds: int, largest: int, train: bool) -> Iterator[tuple[str, Rows]]:
-    """Everything, table by table."""
-    dataset = datasets.load("mnist") if train else None  # if it is missing, that is said at once
+    """All tables, one by one."""
+    dataset = datasets.load("mnist") if train else None  # fails early if it is missing
     lines, seconds = rules.latency(25, 10**6, rounds)
     for n in (11, 64):
         lines += rules.latency(n, 10**6, rounds)[0]
@@ -86,15 +86,15 @@ def write(folder: pathlib.Path, tables: Tables) -> None:
     page = [
         "# Benchmarks",
         f"Made by `python -m benchmarks --write {folder}` on {environment()}.",
-        "Times are medians over rounds in which every call has a turn; a turn is one call that "
-        "does not count and as many as take 20 ms together. `w @ G` reads the input once; `copy` "
-        "reads and writes it. PyTorch runs eagerly, and of its expressions and memory layouts the "
-        "fastest takes part. How training is compared: [training.md](training.md). The numbers as "
-        "CSV: [benchmarks/](benchmarks/).",
+        "Times are medians over rounds in which every call has a turn; a turn is one warm-up call "
+        "and as many calls as take 20 ms together. `w @ G` reads the input once; `copy` reads and "
+        "writes it. PyTorch runs eagerly, with the fastest of its expressions and memory layouts. "
+        "How training is compared: [training.md](training.md). The numbers as CSV: "
+        "[benchmarks/](benchmarks/).",
     ]
     for name, heading in SECTIONS.items():
         if name == "latency":
-            page += ["## Where a goal is missed, and why", WHY]
+            page += ["## Missed goals", WHY]
         if name in tables:
             page += [f"## {heading}", markdown(tables[name])]
     for name, figure in every_rule.plots(tables["followed"]).items():
@@ -104,27 +104,27 @@ def write(folder: pathlib.Path, tables: Tables) -> None:
 
 
 def main() -> None:
-    """Measures, prints, and writes if asked to."""
+    """Measures, prints, and with `--write` updates the page."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="ratios at n = 25, d = 1e6 only")
     parser.add_argument("--rounds", type=int, default=9, help="timed rounds (default 9)")
     parser.add_argument("--largest", type=int, default=10**8, help="largest d (default 1e8)")
-    parser.add_argument("--no-training", action="store_true", help="leave out what needs MNIST")
+    parser.add_argument("--no-training", action="store_true", help="skip what needs MNIST")
     parser.add_argument("--write", type=pathlib.Path, help="folder for benchmarks.md and CSV files")
     options = parser.parse_args()
     if options.quick and options.write:
-        parser.error("--write makes the whole page; leave out --quick.")
+        parser.error("--write makes the whole page; omit --quick.")
     timing.with_huge_pages("benchmarks")
     print(environment())
     if options.quick:
-        found = quick(min(options.rounds, 5)).items()
+        measured = quick(min(options.rounds, 5)).items()
     else:
-        found = whole(options.rounds, options.largest, not options.no_training)
+        measured = whole(options.rounds, options.largest, not options.no_training)
     tables: Tables = {}
-    for name, rows in found:
+    for name, rows in measured:
         tables[name] = rows
         print(f"\n{name}\n{markdown(rows)}", flush=True)
-        if options.write:  # at once, so that nothing is lost if a later one fails
+        if options.write:  # immediately, so that nothing is lost if a later one fails
             write_csv(options.write / "benchmarks", {name: rows})
     if options.write:
         write(options.write, tables)

@@ -1,7 +1,7 @@
-"""How much rounds of agreement contract: `python -m benchmarks.agreement --write docs`.
+"""Contraction of rounds of agreement: `python -m benchmarks.agreement --write docs`.
 
 Each round is measured on 1,000 random inputs and after 100 gradient ascents (tests/contraction.py),
-in float64. The command fails if a factor is above the proved one.
+in float64. The command fails if a factor exceeds the proved one.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Measures, prints, and writes if asked to."""
+    """Measures, prints, and with `--write` updates the page."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--write", type=pathlib.Path, help="folder of agreement.md and the CSV")
     options = parser.parse_args()
@@ -67,12 +67,12 @@ def main() -> None:
 
 
 def with_table(text: str, rows: list[dict[str, Any]]) -> str:
-    """The page with what is measured between its marks."""
-    said = (
+    """The page with the measurements between its marks."""
+    about = (
         f"Made by `python -m benchmarks.agreement --write docs` on {environment()}. In float64; "
         f"{INPUTS:,} random inputs and {ASCENTS} ascents of {STEPS} steps for each row."
     )
-    between = f"<!-- measured -->\n{said}\n\n{table(rows)}\n<!-- end of measured -->"
+    between = f"<!-- measured -->\n{about}\n\n{table(rows)}\n<!-- end of measured -->"
     return re.sub(
         r"<!-- measured -->.*<!-- end of measured -->", lambda _: between, text, flags=re.DOTALL
     )

@@ -1,8 +1,8 @@
-"""What a step of an attack costs: `python -m benchmarks.attacks`, and `--write docs` for the page.
+"""Cost of a step of an attack: `python -m benchmarks.attacks`, and `--write docs` for the page.
 
-The unit is the honest mean, which every attack of this kind needs: one reading of the updates. An
-attack also writes rows. In a training step the compiler may put them where the gradients were; as a
-function by itself with its argument kept, all n rows are copied, the honest ones too.
+The unit is the honest mean, which every attack of this kind needs: one pass over the updates. An
+attack also writes rows. In a training step the compiler may write them in place of the gradients;
+in a separate function that keeps its argument, all n rows are copied, honest ones included.
 """
 
 import argparse
@@ -25,7 +25,7 @@ GOAL = 3.0
 
 
 def statistical() -> dict[str, Callable]:
-    """The attacks made of statistics of the honest updates."""
+    """Attacks that use statistics of the honest updates."""
     return {
         "little_is_enough": attacks.little_is_enough,
         "inner_product_manipulation": partial(attacks.inner_product_manipulation, epsilon=0.5),
@@ -39,7 +39,7 @@ def statistical() -> dict[str, Callable]:
 
 
 def others() -> dict[str, Callable]:
-    """Attacks that look at distances or draw numbers, for comparison."""
+    """Attacks that use distances or random numbers, for comparison."""
     return {
         "min_max": attacks.min_max,
         "min_sum": attacks.min_sum,
@@ -54,14 +54,14 @@ def _relocated(updates: jax.Array, byzantine: jax.Array, **hyperparameters) -> j
 
 
 def honest_mean(updates: jax.Array, byzantine: jax.Array) -> jax.Array:
-    """The mean of the rows that do not lie."""
+    """The mean of the honest rows."""
     return stacked.mean_selected(updates, ~byzantine)
 
 
 class _InPlace:
-    """A compiled attack that may write over its argument, called on its own last result.
+    """A compiled attack that may overwrite its argument, called on its own last result.
 
-    Lies of lies soon overflow, which takes no other time.
+    Repeated attacks soon overflow, which does not change the time.
     """
 
     def __init__(self, attack: Callable, x: jax.Array, byzantine: jax.Array):
@@ -73,7 +73,7 @@ class _InPlace:
 
 
 def measure(n: int, d: int, f: int, rounds: int) -> list[dict[str, Any]]:
-    """Each attack by itself, over its argument, and before a median."""
+    """Each attack by itself, in place, and before a median."""
     x = gaussian(n, d)
     byzantine = jnp.asarray(np.random.default_rng(1).permutation(n) < f)
     mean = timing.compile_call(honest_mean, x, byzantine)
@@ -117,7 +117,7 @@ def measure(n: int, d: int, f: int, rounds: int) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Measures, prints, and writes if asked to."""
+    """Measures, prints, and with `--write` updates the page."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--rounds", type=int, default=9, help="timed rounds (default 9)")
     parser.add_argument("--write", type=pathlib.Path, help="folder for attacks.md and its CSV")
@@ -131,7 +131,7 @@ def main() -> None:
 
 
 def page(folder: pathlib.Path, rows: list[dict[str, Any]]) -> str:
-    """The page of the site."""
+    """The page of the documentation."""
     missed = [
         f"`{row['attack']}` ({row['in place / mean']:.1f})"
         for row in rows
@@ -139,13 +139,14 @@ def page(folder: pathlib.Path, rows: list[dict[str, Any]]) -> str:
     ]
     verdict = f"missed by {', '.join(missed)}" if missed else "reached by all of them"
     parts = [
-        "# What a step of an attack costs",
+        "# The cost of attacks",
         f"Made by `python -m benchmarks.attacks --write {folder}` on {environment()}.",
-        "n = 25, d = 1e6, float32, 11 liars. The unit is the mean of the honest rows. Times are "
-        "medians over rounds in which every call has a turn, with huge pages for all. *In place*: "
-        "the compiled attack may write over its argument, as in a training step, where nobody "
-        "needs the gradients again. *By itself*: it may not, and copies the honest rows as well. "
-        "The last times are what a median takes longer with the attack in front of it.",
+        "n = 25, d = 1e6, float32, 11 Byzantine workers. The unit is the time of the mean of the "
+        "honest rows. Times are medians over rounds in which every call has a turn, with huge "
+        "pages for all. *In place*: the compiled attack may overwrite its argument, as in a "
+        "training step, where the gradients are not needed again. *By itself*: it may not, and "
+        "also copies the honest rows. The last times are the additional time of a median with the "
+        "attack before it.",
         f"Goal: a step of a statistical attack costs at most {GOAL:g} honest means; {verdict}.",
         markdown(rows),
     ]

@@ -1,9 +1,9 @@
-"""What rules send and hold on 8 devices: `python -m benchmarks.collective`, and `--write docs`.
+"""Communication and memory of rules on 8 devices: `python -m benchmarks.collective`.
 
-The model is GPT-2 small, 124 million parameters, with its 12 layers stacked in 14 leaves, as
-frameworks that scan over layers hold them, and with 148 leaves for some rules. Programs are
-compiled for 8 simulated devices with 8 workers and read, not run: bytes sent by
-`tests.traffic`, memory by the compiler's own account. Nothing here depends on the machine's speed.
+`--write docs` updates the page. The model is GPT-2 small, 124 million parameters, with its 12
+layers stacked in 14 leaves, as in frameworks that scan over layers, and with 148 leaves for some
+rules. Programs are compiled for 8 simulated devices with 8 workers and analysed, not run: bytes
+sent by `tests.traffic`, memory as reported by the compiler. Nothing depends on the machine's speed.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from tests import traffic
 
 N = 8
 KEY = jax.random.key(0)
-# Rules by name: what they take beside the updates; ONE is one update, as data.
+# Rules by name, with their arguments besides the updates; ONE stands for one update, as data.
 ONE = object()
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "mean": {},
@@ -67,7 +67,7 @@ FEW = ("median", "aksel", "krum", "geometric_median")
 
 
 def model(layers: int | None) -> dict[str, Any]:
-    """Shapes and how FSDP shards them; layers stacked in one leaf, or so many leaves of each."""
+    """Shapes and their FSDP sharding; layers stacked, or `layers` leaves of each kind."""
     kinds: dict[str, tuple[tuple[int, ...], P]] = {
         "qkv": ((768, 2304), P(None, "devices")),
         "out": ((768, 768), P("devices", None)),
@@ -109,7 +109,7 @@ def held(program: Any) -> int:
 
 
 def abstract(leaves: dict[str, Any], mesh: Any, spec: Callable, *, stacked: bool) -> dict[str, Any]:
-    """One update or the stacked ones, as they lie on the devices."""
+    """One update or stacked updates, with their sharding."""
     return {
         name: jax.ShapeDtypeStruct(
             (N, *shape) if stacked else shape, jnp.float32, sharding=NamedSharding(mesh, spec(own))
@@ -119,12 +119,12 @@ def abstract(leaves: dict[str, Any], mesh: Any, spec: Callable, *, stacked: bool
 
 
 def filled(name: str, one: Any) -> dict[str, Any]:
-    """What the rule is given beside the updates, with one update for its data."""
+    """The arguments of the rule besides the updates, with one update as data."""
     return {key: one if value is ONE else value for key, value in ARGUMENTS[name].items()}
 
 
 def all_aggregate(name: str, mesh: Any, leaves: dict[str, Any]) -> dict[str, Any]:
-    """Of one worker a device, with the model on every device; `lax.pmean` to compare with."""
+    """One worker per device, with the model on every device; also `lax.pmean`, for comparison."""
     rows = abstract(leaves, mesh, lambda _: P("devices"), stacked=True)
     one = abstract(leaves, mesh, lambda _: P(), stacked=False)
 
@@ -158,7 +158,7 @@ def takes_one(name: str) -> bool:
 
 
 def sharded(name: str, mesh: Any, leaves: dict[str, Any], *, plain: bool = False) -> dict[str, Any]:
-    """Of stacked updates whose coordinates are sharded; `plain` as XLA does it by itself."""
+    """Stacked updates with sharded coordinates; `plain` is XLA without our help."""
     rows = abstract(leaves, mesh, lambda own: P(None, *own), stacked=True)
     one = abstract(leaves, mesh, lambda own: own, stacked=False)
     shardings = {key: leaf.sharding for key, leaf in one.items()}
@@ -178,13 +178,13 @@ def sharded(name: str, mesh: Any, leaves: dict[str, Any], *, plain: bool = False
 
 
 def goal(name: str) -> float:
-    """Of `held / share`: less for rules that do not look at distances between rows."""
+    """The goal for `held / share`: lower for rules that do not use distances between rows."""
     facts = FACTS[name]
     return 1.5 if name in ("mean", "aksel") or not (facts.full or name == "bulyan") else 1.6
 
 
 def of_rules(mesh: Any) -> list[dict[str, Any]]:
-    """One line for each rule; layers stacked."""
+    """One row per rule; layers stacked."""
     leaves = model(layers=None)
     rows = [{"rule": "lax.pmean"} | all_aggregate("lax.pmean", mesh, leaves)]
     for name in ARGUMENTS:
@@ -207,10 +207,10 @@ def of_layouts(mesh: Any) -> list[dict[str, Any]]:
             ("sharded, 148 leaves", 12, False),
             ("plain jit, 14 leaves", None, True),
         ):
-            found = sharded(name, mesh, model(layers), plain=plain)
-            row[f"{what}: held / share"] = found["held / share"]
+            metrics = sharded(name, mesh, model(layers), plain=plain)
+            row[f"{what}: held / share"] = metrics["held / share"]
             if plain:
-                row[f"{what}: largest message, MB"] = found["largest message, kB"] / 1e3
+                row[f"{what}: largest message, MB"] = metrics["largest message, kB"] / 1e3
         rows.append(row)
         print(row, flush=True)
     return rows
@@ -220,7 +220,7 @@ PARTS = {"rules": of_rules, "layouts": of_layouts}
 
 
 def main() -> None:
-    """Measures, prints, and writes if asked to."""
+    """Measures, prints, and with `--write` updates the page."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--part", choices=PARTS, nargs="*", default=list(PARTS), help="all")
     parser.add_argument("--write", type=pathlib.Path, help="folder of collective.md")

@@ -1,8 +1,8 @@
 """The laboratory on several devices: `python -m benchmarks.devices`, and `--write docs`.
 
-How many steps a second, and how far the states end from those of one device: n = 24 or 25 workers
-under little_is_enough with f = 5, batch 25, on images of the size of MNIST that are made up. Where
-there is nothing but a CPU it is made to look like eight devices, which share its cores.
+Steps per second, and the distance of the final states from those of one device: n = 24 or 25
+workers under little_is_enough with f = 5, batch 25, on synthetic images of the size of MNIST. A CPU
+is split into eight simulated devices, which share its cores.
 """
 
 import argparse
@@ -26,18 +26,18 @@ from experiments.training import devices
 from experiments.training import program as programs
 from experiments.training.runs import Runs, block_runs
 
-# Steps of one call, and steps after which states are compared.
+# Steps per call, and steps after which states are compared.
 STEPS, FAR = {"mlp": 20, "cnn_mnist": 2}, {"mlp": 100, "cnn_mnist": 4}
 COUNTS = (1, 2, 8)
 
 
 class Job(NamedTuple):
-    """A run on so many devices.
+    """A run on a number of devices.
 
     Attributes:
-      program: of its rule.
+      program: the compiled program of its rule.
       runs: the one run.
-      steps: of one call.
+      steps: steps per call.
     """
 
     program: programs.Program
@@ -45,7 +45,7 @@ class Job(NamedTuple):
     steps: int
 
     def after(self, calls: int) -> Any:
-        """The states after so many calls."""
+        """The states after this many calls."""
         states = self.program.start(np.int32(0), self.runs)
         for call in range(calls):
             first = np.int32(call * self.steps)
@@ -54,7 +54,7 @@ class Job(NamedTuple):
 
 
 def job(model: str, rule: str, n: int, count: int, dataset: datasets.Dataset) -> Job:
-    """One run, on so many devices."""
+    """One run on `count` devices."""
     config = Config(
         model=model, n=n, f=5, s=(5,), seeds=1, steps=STEPS[model], eval_every=STEPS[model],
         batch_size=25, learning_rate=0.1, rule=(rule,), attack=("little_is_enough",),
@@ -69,7 +69,7 @@ def job(model: str, rule: str, n: int, count: int, dataset: datasets.Dataset) ->
 
 
 def speed(rounds: int, counts: list[int], dataset: datasets.Dataset) -> list[dict[str, Any]]:
-    """Steps a second of aksel, one line for each model and number of devices."""
+    """Steps per second of aksel, one row for each model and number of devices."""
     rows = []
     for model in STEPS:
         jobs = {str(count): job(model, "aksel", 24, count, dataset) for count in counts}
@@ -91,7 +91,7 @@ def speed(rounds: int, counts: list[int], dataset: datasets.Dataset) -> list[dic
 
 
 def differences(counts: list[int], dataset: datasets.Dataset) -> list[dict[str, Any]]:
-    """How far states end from those of one device, relative to the largest number of each array."""
+    """Distance of states from those of one device, relative to the largest entry of each array."""
     rows = []
     for model, rules in (
         ("mlp", ("median", "aksel", "krum", "geometric_median")),
@@ -115,7 +115,7 @@ def _apart(a: programs.State, b: programs.State) -> float:
 
 
 def made_up() -> datasets.Dataset:
-    """Images and labels."""
+    """Synthetic images and labels."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(6000, 28, 28, 1)).astype(np.float32)
     y = rng.integers(0, 10, 6000).astype(np.int32)
@@ -123,7 +123,7 @@ def made_up() -> datasets.Dataset:
 
 
 def main() -> None:
-    """Measures, prints, and writes if asked to."""
+    """Measures, prints, and with `--write` updates the page."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds (default 5)")
     parser.add_argument("--write", type=pathlib.Path, help="folder of scaling.md, for its tables")

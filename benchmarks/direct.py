@@ -1,9 +1,9 @@
-"""Direct calls beside `jax.jit` of the same: what the decorator that compiles functions costs.
+"""Direct calls compared with `jax.jit` of the same: the overhead of the compiling decorator.
 
     python -m benchmarks.direct            # prints the table
 
-A direct call looks up its program by the types of its arguments; it should take as long as one
-of a function that the user compiled, but for that.
+A direct call looks up its program by the types of its arguments; apart from that it should take as
+long as a call of a function that the user compiled.
 """
 
 import functools
@@ -22,12 +22,12 @@ from experiments.grid import specs
 
 N = 25
 SHAPES = (1000, 10**6)  # d
-# At most so many times as long, and so many milliseconds more.
+# Largest allowed ratio, and additional milliseconds.
 GOALS = {1000: (1.5, 0.2), 10**6: (1.2, 0.0)}
 
 
 def rules(d: int) -> Iterator[tuple[str, Callable]]:
-    """Each rule with the faults of `benchmarks.every_rule`, as a user binds them."""
+    """Each rule with the f of `benchmarks.every_rule`, bound as a user would."""
     for name in NAMES:
         facts = FACTS.get("krum" if name == "multi_krum" else name)
         a, b = facts.needs if facts else (0, 1)
@@ -44,14 +44,13 @@ def rules(d: int) -> Iterator[tuple[str, Callable]]:
 def others(x: jax.Array) -> Iterator[tuple[str, Callable]]:
     """Mixings, attacks, influence and the algebra."""
     byzantine, one, key = jnp.arange(N) < 5, x[0], jax.random.key(0)
-    liars = {"byzantine": byzantine}
     yield "nearest_neighbors", functools.partial(byzjax.nearest_neighbors, f=5)
     yield "bucketing", functools.partial(byzjax.bucketing, s=2, key=key)
     yield "clip_norms", functools.partial(byzjax.clip_norms, max_norm=1.0)
     yield "adaptive_clipping", functools.partial(byzjax.adaptive_clipping, f=5)
     yield "influence", lambda x: byzjax.influence(byzjax.krum, x, f=5)
     for attack in (attacks.little_is_enough, attacks.min_max, attacks.inner_product_manipulation):
-        yield attack.__name__, functools.partial(attack, **liars)
+        yield attack.__name__, functools.partial(attack, byzantine=byzantine)
     yield "squared_norms", stacked.squared_norms
     yield "pairwise_squared_distances", stacked.pairwise_squared_distances
     yield "gram", functools.partial(stacked.gram, center=one)

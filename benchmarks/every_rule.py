@@ -1,7 +1,7 @@
-"""Every rule: how long it takes, how long it compiles, and what it holds beside its input.
+"""Every rule: run time, compile time, and memory besides its input.
 
-Part of `python -m benchmarks`. A rule has the most faults that it allows, at most n // 5; the two
-that try subsets of workers have one, and are left out where even that is too many subsets.
+Part of `python -m benchmarks`. A rule runs with the largest f that it allows, at most n // 5; the
+two that search subsets of workers use f = 1, and are left out if there are too many subsets.
 """
 
 import functools
@@ -19,23 +19,23 @@ from byzjax.facts import FACTS
 from experiments.grid import catalogue, specs
 
 SUBSETS = ("minimum_diameter", "minimum_eigenvalue")
-# What has no default; the distances of Gaussian updates are about the root of d.
+# Arguments without a default; distances of Gaussian updates are about sqrt(d).
 WRITTEN = {
     "geometric_median_of_means": "geometric_median_of_means(k={groups})",
     "huber": "huber(threshold={scale})",
 }
 NAMES = [name for name in catalogue.RULES if name not in catalogue.REMEMBERING]
-# n and d at which all are timed.
+# (n, d) at which all rules are timed.
 SHAPES = ((8, 10**4), (25, 10**4), (8, 10**6), (25, 10**6), (64, 10**6), (256, 10**5), (25, 10**7))
-# The few that are followed over n and d, with what their plots show beside them.
+# Rules that are plotted over n and d, and the reference lines of the plots.
 FOLLOWED = ("mean", "median", "trimmed_mean", "krum", "aksel", "geometric_median")
 BESIDE = {"w @ G": ":", "copy": "--"}
-LONG = 5.0  # seconds; what takes longer once is not timed again
+LONG = 5.0  # seconds; slower calls are timed only once
 COMPILE_GOALS = {25: 4.0, 64: 8.0}
 
 
 def with_faults(name: str, n: int, d: int) -> Callable | None:
-    """The rule for n workers; None where it has no room for one fault."""
+    """The rule for n workers; None if it does not tolerate one fault."""
     facts = FACTS.get("krum" if name == "multi_krum" else name)
     a, b = facts.needs if facts else (0, 1)
     most = n // 5 if a == 0 else min(n // 5, (n - b) // a)
@@ -47,7 +47,7 @@ def with_faults(name: str, n: int, d: int) -> Callable | None:
 
 
 def possible(names: Sequence[str], n: int, x: Any) -> Iterator[tuple[str, timing.Compiled]]:
-    """The rules that can be compiled for such updates."""
+    """The rules that can be compiled for these updates."""
     for name in names:
         d = sum(leaf.size for leaf in jax.tree.leaves(x)) // n
         rule = with_faults(name, n, d)
@@ -62,7 +62,7 @@ def possible(names: Sequence[str], n: int, x: Any) -> Iterator[tuple[str, timing
 
 
 def latency(shapes: Sequence[tuple[int, int]], rounds: int) -> list[dict[str, Any]]:
-    """All rules at all shapes, in turns with reading the input once."""
+    """All rules at all shapes, taking turns with a single pass over the input."""
     rows = []
     for n, d in shapes:
         x = gaussian(n, d)
@@ -87,7 +87,7 @@ def latency(shapes: Sequence[tuple[int, int]], rounds: int) -> list[dict[str, An
 
 
 def compile_times() -> list[dict[str, Any]]:
-    """Seconds to compile every rule for a model of 65 leaves."""
+    """Compile time of every rule for a model of 65 leaves."""
     rows = []
     for n, goal in COMPILE_GOALS.items():
         tree = {f"{i:02d}": jnp.zeros((n, *shape)) for i, shape in enumerate(RESNET)}
@@ -99,7 +99,7 @@ def compile_times() -> list[dict[str, Any]]:
 
 
 def followed(largest: int, rounds: int) -> list[dict[str, Any]]:
-    """Some rules over n at d = 1e5 and over d at n = 25, beside one reading and one copy."""
+    """Some rules over n at d = 1e5 and over d at n = 25, compared with one pass and one copy."""
     over_n = [(n, 10**5) for n in (8, 16, 32, 64, 128, 256)]
     over_d = [(25, d) for d in (10**4, 10**5, 10**6, 10**7)] + [(8, 10**8)]
     rows = []
@@ -116,7 +116,7 @@ def followed(largest: int, rounds: int) -> list[dict[str, Any]]:
 
 
 def plots(rows: list[dict[str, Any]]) -> dict[str, Figure]:
-    """Time against n and against d, on logarithmic axes, with the lines of reading and copying."""
+    """Time against n and d on logarithmic axes, with reference lines for a pass and a copy."""
     figures = {}
     for axis, fixed, value in (("n", "d", 10**5), ("d", "n", 25)):
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
@@ -138,9 +138,9 @@ def plots(rows: list[dict[str, Any]]) -> dict[str, Figure]:
 
 
 def that_fit(shapes: Sequence[tuple[int, int]], largest: int) -> list[tuple[int, int]]:
-    """The shapes of at most so many coordinates whose input is a sixth of the free memory or less.
+    """Shapes with d <= largest whose input takes at most a sixth of the free memory.
 
-    Twice that is what a copy holds, and some rules hold as much again.
+    A copy takes twice the input, and some rules as much again.
     """
     stats = jax.devices()[0].memory_stats() or {}
     free = stats.get("bytes_limit") or os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,11 +1,11 @@
-"""What Kardam's judges cost and keep out: `python -m benchmarks.kardam`, and `--write docs`.
+"""Cost and protection of Kardam's judges: `python -m benchmarks.kardam`, and `--write docs`.
 
-Asynchronous training of the MLP, n = 15 of which f = 4 are declared and lie, batch 16, step size
-0.1, the damping 1 / (1 + tau), on digits and MNIST (through TFDS). Accuracy is that of the last
-model on all test samples. "Accepted" counts gradients that the judges let through, of those that
-arrived from honest workers or from liars. "Arrivals to 90 %" is where the accuracy first reached
-that, by straight lines between evaluations, and "slower by" the share of the arrivals more that
-this took than plain asynchronous training without liars, 1 - plain / judged.
+Asynchronous training of the MLP with n = 15 workers, f = 4 of them declared and Byzantine, batch
+16, step size 0.1, damping 1 / (1 + tau), on digits and MNIST (through TFDS). Accuracy is that of
+the last model on all test samples. "Accepted" is the share of the arriving gradients, of honest or
+of Byzantine workers, that the judges accepted. "Arrivals to 90 %" is where the accuracy first
+reached 90 %, interpolated linearly between evaluations, and "slower by" is 1 - plain / judged,
+compared with plain asynchronous training without Byzantine workers.
 """
 
 import argparse
@@ -33,12 +33,12 @@ ATTACKS = (
     "little_is_enough",
     "inner_product_manipulation(epsilon=0.5)",
 )
-# Arrivals of each data set, and every how many the model is evaluated.
+# Arrivals for each data set, and the interval between evaluations.
 LENGTHS = {"digits": (9_000, 100), "mnist": (27_000, 900)}
 
 
 def trained(config: Config, dataset: datasets.Dataset) -> list[dict[str, Any]]:
-    """Each attack of the config: means over seeds of accuracy, acceptance and arrivals."""
+    """For each attack of the config, means over seeds of accuracy, acceptance and arrivals."""
     model = zoo.build("mlp", dataset.train_x.shape[1:], dataset.num_classes)
     lines = []
     blocks = planning.plan(config, 0)
@@ -58,7 +58,7 @@ def trained(config: Config, dataset: datasets.Dataset) -> list[dict[str, Any]]:
         accepted, rejected = (
             np.asarray(count) for count in (states.protocol.accepted, states.protocol.rejected)
         )
-        lies, arrivals = np.asarray(runs.byzantine), accepted + rejected
+        byzantine, arrivals = np.asarray(runs.byzantine), accepted + rejected
 
         def share(of: np.ndarray, accepted=accepted, arrivals=arrivals) -> float:
             return float(accepted[of].sum() / arrivals[of].sum()) if of.any() else np.nan
@@ -68,8 +68,8 @@ def trained(config: Config, dataset: datasets.Dataset) -> list[dict[str, Any]]:
             {
                 "attack": str(block.attack),
                 "accuracy": float(np.mean(curve[-1])),
-                "honest accepted": share(~lies),
-                "liars accepted": share(lies),
+                "honest accepted": share(~byzantine),
+                "liars accepted": share(byzantine),
                 "needed": float(np.mean(needed)),
             }
         )
@@ -77,7 +77,7 @@ def trained(config: Config, dataset: datasets.Dataset) -> list[dict[str, Any]]:
 
 
 def first(accuracy: np.ndarray, every: int) -> float:
-    """Where a curve of evaluations, of which there is none at 0, reaches the level; NaN if not."""
+    """Where a curve of evaluations, the first after `every`, reaches the level; NaN if never."""
     above = np.flatnonzero(accuracy >= LEVEL)
     if not len(above):
         return np.nan
@@ -89,7 +89,7 @@ def first(accuracy: np.ndarray, every: int) -> float:
 
 
 def measure(names: tuple[str, ...], seeds: int) -> list[dict[str, Any]]:
-    """One line for each data set, judge and attack."""
+    """One row for each data set, judge and attack."""
     rows = []
     for name in names:
         steps, every = LENGTHS[name]
@@ -130,12 +130,12 @@ def measure(names: tuple[str, ...], seeds: int) -> list[dict[str, Any]]:
 
 
 def percent(share: float) -> str:
-    """A share in per cent; empty if it is not known."""
+    """A share in per cent; empty if NaN."""
     return "" if np.isnan(share) else f"{100 * share:.1f}"
 
 
 def main() -> None:
-    """Measures, prints, and writes if asked to."""
+    """Measures, prints, and with `--write` updates the page."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--seeds", type=int, default=3, help="seeds (default 3)")
     parser.add_argument("--datasets", nargs="+", default=list(LENGTHS), choices=list(LENGTHS))

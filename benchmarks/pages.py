@@ -1,4 +1,4 @@
-"""Tables, and the pages and files that they go to."""
+"""Formatting of tables, and writing them to pages and files."""
 
 import csv
 import datetime
@@ -45,14 +45,14 @@ def environment() -> str:
 
 def _processor() -> str:
     try:
-        found = re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())
+        match = re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())
     except OSError:
         return platform.processor()
-    return found[1] if found else platform.processor()
+    return match[1] if match else platform.processor()
 
 
 def write_csv(folder: pathlib.Path, tables: dict[str, list[dict[str, Any]]]) -> None:
-    """Every table as a file of its name; one without a row is left as it was."""
+    """Writes each table to a file of its name; empty tables are skipped."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in tables.items():
         if not rows:

@@ -1,6 +1,6 @@
-"""What the rules cost in PyTorch's stock operations, eager, in both memory layouts.
+"""The rules in PyTorch's stock operations, eager, in both memory layouts.
 
-A peer is the fastest of its expressions: each is tried once, and the winner takes part.
+A peer is the fastest of its expressions, chosen by one timed call of each.
 """
 
 import importlib
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-# The peers are optional; the report says that they are missing.
+# The peers are optional.
 torch: Any = importlib.import_module("torch") if importlib.util.find_spec("torch") else None
 if torch is not None:
     torch.set_num_threads(len(os.sched_getaffinity(0)))  # as many as XLA has
@@ -28,7 +28,7 @@ def median(x: np.ndarray) -> dict[str, Callable]:
 
 
 def krum(x: np.ndarray, f: int) -> dict[str, Callable]:
-    """Krum by its Gram matrix, without care for what cancels."""
+    """Krum by its Gram matrix, without protection against cancellation."""
     if torch is None:
         return {}
     t, _ = _layouts(x)["[n, d]"]
@@ -45,7 +45,7 @@ def krum(x: np.ndarray, f: int) -> dict[str, Callable]:
 
 
 def _layouts(x: np.ndarray) -> dict[str, tuple[Any, int]]:
-    """The matrix as it is and transposed, and which of its axes is the workers'."""
+    """The matrix and its transpose, and the worker axis of each."""
     rows = torch.from_numpy(x)
     if torch.cuda.is_available():
         rows = rows.cuda()
@@ -115,7 +115,7 @@ def peers(x: np.ndarray, f_values: tuple[int, ...]) -> dict[str, Callable]:
 
 
 def waiting(call: Callable) -> Callable:
-    """The call, and on a GPU until it is done."""
+    """The call; on a GPU, including synchronisation."""
     if torch is None or not torch.cuda.is_available():
         return call
 

@@ -1,9 +1,9 @@
-"""What a step of each protocol costs: `python -m benchmarks.protocols`, and `--write docs`.
+"""Cost of a step of each protocol: `python -m benchmarks.protocols`, and `--write docs`.
 
-The protocols are those of the study `protocols`, on an MLP 784-100-10 with made-up batches of 16.
-Time is that of a step in a scan of ten under sign_flip, all liars lying, as a ratio to one
-parameter server that takes the mean (plain SGD). Of an asynchronous protocol it is that of n
-arrivals, which are as many gradients. Messages and floats are what a real one would send.
+The protocols are those of the study `protocols`, on an MLP 784-100-10 with synthetic batches of 16.
+Time is that of a step in a scan of ten under sign_flip with f Byzantine workers, as a ratio to a
+parameter server that takes the mean (plain SGD). For asynchronous protocols it is that of n
+arrivals, which are n gradients. Messages and floats are those of a real deployment.
 """
 
 import argparse
@@ -29,14 +29,14 @@ STEPS = 10
 
 
 def steps_of(config: Config, times: int, batch: dict) -> tuple[Callable, library.Traffic]:
-    """Ten steps as one call, and what one of them sends."""
+    """Ten steps as one call, and the traffic of one step."""
     model = zoo.build("mlp", (28, 28, 1), 10)
     rule = specs.parse("rule", config.rule[0], f=config.f)
-    mixing, lie = specs.parse("mixing", "none", f=0), specs.parse("attack", "sign_flip", f=0)
+    mixing, spec = specs.parse("mixing", "none", f=0), specs.parse("attack", "sign_flip", f=0)
     key, byzantine = jax.random.key(0), jnp.arange(config.n) >= config.n - config.f
 
     def attack(who: jax.Array, place: int, deployed: Callable, n: int) -> Any:
-        return specs.transformation(lie, byzantine=who, key=key, rule=deployed, n=n)
+        return specs.transformation(spec, byzantine=who, key=key, rule=deployed, n=n)
 
     parts = assemble.Parts(config, model.loss, rule, mixing, attack, byzantine, key, None)
     protocol = assemble.build(parts)
@@ -55,7 +55,7 @@ def steps_of(config: Config, times: int, batch: dict) -> tuple[Callable, library
 
 
 def measure(rounds: int) -> list[dict[str, Any]]:
-    """One line for each protocol."""
+    """One row per protocol."""
     rng = np.random.default_rng(0)
     batch = {
         "workers": {
@@ -65,10 +65,10 @@ def measure(rounds: int) -> list[dict[str, Any]]:
     }
     grids = study.EDITIONS["cpu"]
     plain = steps_of(Config(n=study.N, f=study.F, rule=("mean",), momentum=0.0), 1, batch)
-    found = {"parameter_server, mean": plain}
+    timed = {"parameter_server, mean": plain}
     for (name, rule, times), config in zip(study.PROTOCOLS, grids):
-        found[f"{name}, {rule}" if rule != "mean" else name] = steps_of(config, times, batch)
-    seconds = timing.take_turns({name: call for name, (call, _) in found.items()}, rounds)
+        timed[f"{name}, {rule}" if rule != "mean" else name] = steps_of(config, times, batch)
+    seconds = timing.take_turns({name: call for name, (call, _) in timed.items()}, rounds)
     unit = seconds["parameter_server, mean"]
     return [
         {
@@ -78,12 +78,12 @@ def measure(rounds: int) -> list[dict[str, Any]]:
             "messages": traffic.messages,
             "million floats": traffic.floats / 1e6,
         }
-        for name, (_, traffic) in found.items()
+        for name, (_, traffic) in timed.items()
     ]
 
 
 def main() -> None:
-    """Measures, prints, and writes if asked to."""
+    """Measures, prints, and with `--write` updates the page."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds (default 7)")
     parser.add_argument("--write", type=pathlib.Path, help="folder of protocols.md, for its table")

@@ -1,7 +1,8 @@
-"""Rules and mixings at the shapes on which others publish: `python -m benchmarks.published`.
+"""Rules and mixings at shapes of published benchmarks: `python -m benchmarks.published`.
 
-Beside each one: the same rule of the package `byzfl`, with NumPy and with PyTorch, and the fastest
-of some plain PyTorch expressions. `--write docs` makes the page. On a quiet machine, some minutes.
+Each is compared with the same rule of the package `byzfl`, with NumPy and with PyTorch, and with
+the fastest of several plain PyTorch expressions. `--write docs` writes the page. Takes some
+minutes; use an idle machine.
 """
 
 import argparse
@@ -28,24 +29,24 @@ from benchmarks.pages import environment, markdown, write_csv
 from benchmarks.rules import gaussian
 from byzjax.facts import FACTS
 
-# The report has no peers without it.
+# Without it the report has no peers.
 torch: Any = importlib.import_module("torch") if importlib.util.find_spec("torch") else None
 
-SLOW = 1.0  # seconds; what takes longer is called once
+SLOW = 1.0  # seconds; slower calls run once
 
 
 class Line(NamedTuple):
-    """One line of the table.
+    """One row of the table.
 
     Attributes:
-      name: the rule, as the table calls it.
+      name: the rule, as named in the table.
       n: number of workers.
       d: number of coordinates.
-      rule: ours, of stacked updates.
-      goal: how many times faster than the fastest peer.
-      byzfl: makes the same of `byzfl`, from its aggregators.
+      rule: our rule, of stacked updates.
+      goal: required speed-up over the fastest peer.
+      byzfl: creates the same rule from `byzfl`'s aggregators.
       torch: expressions in plain PyTorch, of the matrix `[n, d]`.
-      note: what is special.
+      note: a remark.
     """
 
     name: str
@@ -72,7 +73,7 @@ def squares_by_cdist(t: Any) -> Any:
 
 
 def both(of_squares: Callable) -> dict[str, Callable]:
-    """A rule of squared distances, by either way to them."""
+    """A rule of squared distances, with both ways to compute them."""
     return {
         "Gram": lambda t: of_squares(t, squares_by_gram(t)),
         "cdist": lambda t: of_squares(t, squares_by_cdist(t)),
@@ -225,7 +226,7 @@ def least_eigenvalue(f: int) -> dict[str, Callable]:
 
 
 def lines() -> list[Line]:
-    """All lines; f where nobody states one is n // 5."""
+    """All rows; f is n // 5 unless a publication states one."""
     arc = 256 // 5
     kept = int(2 * (arc / 256) * (256 - arc))
 
@@ -387,21 +388,21 @@ def byzfl() -> Any:
     package = types.ModuleType("byzfl")
     package.__path__ = list(spec.submodule_search_locations)
     sys.modules["byzfl"] = package
-    found = types.SimpleNamespace()
+    aggregators = types.SimpleNamespace()
     for module in ("byzfl.aggregators.aggregators", "byzfl.aggregators.preaggregators"):
-        vars(found).update(vars(importlib.import_module(module)))
-    return found
+        vars(aggregators).update(vars(importlib.import_module(module)))
+    return aggregators
 
 
 def peers(line: Line, x: np.ndarray, package: Any) -> dict[str, Callable]:
-    """The calls of others."""
+    """The calls of the peers."""
     if torch is None:
         return {}
     t = torch.from_numpy(x)
     calls = {"reference, T @ T.T": lambda: t @ t.T, "reference, 2 T": lambda: 2 * t}
     if package is not None and line.byzfl is not None:
-        by_numpy, by_torch = line.byzfl(package), line.byzfl(package)  # some have a memory
-        # A mixing that writes into its input is handed a copy: it would clip once and never again.
+        by_numpy, by_torch = line.byzfl(package), line.byzfl(package)  # some are stateful
+        # A mixing that writes into its input gets a copy: otherwise it would clip only once.
         in_place = isinstance(by_numpy, (package.Clipping, package.ARC))
         calls["byzfl, NumPy"] = lambda: by_numpy(x.copy() if in_place else x)
         calls["byzfl, PyTorch"] = lambda: by_torch(t.clone() if in_place else t)
@@ -411,7 +412,7 @@ def peers(line: Line, x: np.ndarray, package: Any) -> dict[str, Callable]:
 
 
 def measure(line: Line, package: Any, rounds: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The line's row, and one row for each call of others."""
+    """The row of the line, and one row for each call of the peers."""
     x = gaussian(line.n, line.d)
     compiled = timing.compile_call(line.rule, x)
     calls = {"byzjax": compiled.call} | peers(line, np.array(x), package)
@@ -452,7 +453,7 @@ def measure(line: Line, package: Any, rounds: int) -> tuple[dict[str, Any], list
 
 
 def memory() -> list[dict[str, Any]]:
-    """Temporaries of every rule and mixing as compiled, over the bytes of its input."""
+    """Temporaries of every compiled rule and mixing, relative to the bytes of its input."""
     n, d, f = 64, 65_536, 8
     key = jax.random.key(0)
     zeros = jnp.zeros(d)
@@ -479,30 +480,30 @@ def memory() -> list[dict[str, Any]]:
         def call(x, rule=rule, name=name, hyperparameters=hyperparameters):
             return rule(x, *data.get(name, ()), **hyperparameters)
 
-        found = timing.compile_call(call, x).temporary_bytes / x.nbytes
+        temporaries = timing.compile_call(call, x).temporary_bytes / x.nbytes
         rows.append(
             {
                 "rule": name,
                 "n": size[0],
                 "d": d,
                 "f": size[1],
-                "temporaries / input": found,
+                "temporaries / input": temporaries,
                 "allowed": facts.workspace,
-                "kept": "yes" if found <= facts.workspace else "no",
+                "kept": "yes" if temporaries <= facts.workspace else "no",
             }
         )
     return rows
 
 
 def main() -> None:
-    """Measures, prints, and writes if asked to."""
+    """Measures, prints, and with `--write` updates the page."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--rounds", type=int, default=9, help="timed rounds (default 9)")
     parser.add_argument("--only", default="", help="lines whose name contains this")
     parser.add_argument("--write", type=pathlib.Path, help="folder for published.md and CSV files")
     options = parser.parse_args()
     if options.only and options.write:
-        parser.error("--write makes the whole page; leave out --only.")
+        parser.error("--write makes the whole page; omit --only.")
     timing.with_huge_pages("benchmarks.published")
     package, rows, details = byzfl(), [], []
     for line in lines():
@@ -526,41 +527,42 @@ WHY = """\
 * Multi-Krum, the covariance filter, the converged geometric median and `nearest_neighbors` need all
   inner products or distances of the rows. The product alone, `T @ T.T` below, takes most of the
   time of the best PyTorch expression, so nothing can be several times faster than that. Ours also
-  centres the rows, since products of rows with a common mean cancel, looks for what is not finite,
-  and computes distances anew where too few digits are left; the expressions do none of that.
-* The geometric median is converged (1e-5, against a solve in float64), about the coordinate-wise
-  median, with a Newton step that carries its derivative. On updates as harmless as these a few
-  steps are enough without a look at the result.
-* Clipping writes as much as it reads; `2 T` below is what that costs alone. Where the input is not
-  needed any more, `jax.jit(clip, donate_argnums=0)` writes over it.
-* `centered_clip` and `nearest_to_pivot` read the matrix twice, as everybody does.
-* Sorting depends on the machine. On an Intel Xeon, where NumPy sorts with AVX-512, a run by hand on
+  centres the rows, since products of rows with a common mean cancel, detects non-finite values, and
+  recomputes distances where too few digits are left; the expressions do none of this.
+* The geometric median is converged (1e-5, against a float64 solution), centred at the
+  coordinate-wise median, with a Newton step that carries its derivative. For updates as benign as
+  these, a few steps without a convergence check are enough.
+* Clipping writes as much as it reads; `2 T` below is the cost of that alone. If the input is no
+  longer needed, `jax.jit(clip, donate_argnums=0)` overwrites it.
+* `centered_clip` and `nearest_to_pivot` read the matrix twice, as all implementations do.
+* Sorting depends on the machine. On an Intel Xeon, where NumPy sorts with AVX-512, a manual run on
   2026-11-24 gave 8 to 13 times byzfl's speed for the trimmed mean and 16 to 20 times for
   `mean_around_median`; its tables were not kept.
 
-A result of 64 MB is fresh memory at every call, and mapping it in pages of 4 kB takes longer than
-computing it: all calls here ran under `GLIBC_TUNABLES=glibc.malloc.hugetlb=1`, which helps other
-jobs on CPUs as well (`clip_norms`, tried by hand: a third of the time)."""
+A result of 64 MB is new memory at every call, and mapping it in pages of 4 kB takes longer than
+computing it: all calls here ran under `GLIBC_TUNABLES=glibc.malloc.hugetlb=1`, which also helps
+other CPU jobs (`clip_norms`, run manually: a third of the time)."""
 
 
 def write(folder: pathlib.Path, tables: dict[str, list[dict[str, Any]]]) -> None:
-    """The page, and beside it every table as CSV."""
+    """Writes the page, and every table as CSV."""
     write_csv(folder / "benchmarks", tables)
     page = [
-        "# At the shapes on which others publish",
+        "# Comparison at published shapes",
         f"Made by `python -m benchmarks.published --write {folder}` on {environment()}.",
-        "Gaussian updates, float32. Times are medians over rounds in which every call has a turn; "
-        "what takes longer than a second is called once. `byzfl` is the faster of its NumPy and "
-        "its PyTorch form, PyTorch the fastest of some plain expressions, all of which are in the "
-        "second table. The goal is against the faster of the two. The numbers as CSV: "
-        "[benchmarks/](benchmarks/).",
+        "Gaussian updates, float32, at shapes for which other projects publish times. Times are "
+        "medians over rounds in which every call has a turn; calls of more than a second run "
+        "once. `byzfl` is the faster of its NumPy and its PyTorch form, PyTorch the fastest of "
+        "several plain expressions, all of which are in the second table. The goal refers to the "
+        "faster of the two. The numbers as CSV: [benchmarks/](benchmarks/).",
         markdown(tables["published"]),
-        "## Where a goal is not reached, and why",
+        "## Missed goals",
         WHY,
-        "## What others took",
+        "## Times of the peers",
         markdown(tables["published-peers"]),
         "## Memory",
-        "Temporaries of the compiled rule over the bytes of its input, without input and result.",
+        "Bytes of the compiled rule's temporaries, without input and result, over those of its "
+        "input.",
         markdown(tables["memory"]),
     ]
     (folder / "published.md").write_text("\n\n".join(page) + "\n")

@@ -1,4 +1,4 @@
-"""The rules that are compared: their latency beside PyTorch, how it grows, and what they compile.
+"""The compared rules: latency compared with PyTorch, its growth, and compile times.
 
 Part of `python -m benchmarks`.
 """
@@ -28,7 +28,7 @@ RESNET += [(10,)] * (65 - len(RESNET))
 
 
 def rules_for(n: int) -> dict[str, Callable]:
-    """The rules at the largest f that all of them allow, the trimmed mean also at a smaller one."""
+    """The rules at the largest f that all of them allow; the trimmed mean also at a smaller f."""
     most, few = (n - 3) // 2, n // 5
     rules = {
         "mean": byzjax.mean,
@@ -50,7 +50,7 @@ def gaussian(n: int, d: int) -> jax.Array:
 
 
 def latency(n: int, d: int, rounds: int) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Every rule on one leaf, in turns with the peers, the weighted mean and a copy."""
+    """Every rule on one leaf, taking turns with the peers, the weighted mean and a copy."""
     x = gaussian(n, d)
     weights = jnp.full((n,), 1 / n)
     compiled = {name: timing.compile_call(rule, x) for name, rule in rules_for(n).items()}
@@ -78,7 +78,7 @@ def latency(n: int, d: int, rounds: int) -> tuple[list[dict[str, Any]], dict[str
 
 
 def ratios(seconds: dict[str, float]) -> list[dict[str, Any]]:
-    """The claims: each rule beside its peer, with the goal."""
+    """The claims: each rule compared with its peer, with the goal."""
     goals = {"median": 40, "trimmed_mean": 40, "aksel": 20, "krum": 1}
     out = []
     for name in seconds:
@@ -101,7 +101,7 @@ def _claim(what: str, value: float, goal: str, reached: bool) -> dict[str, Any]:
 
 
 def growth(rounds: int, largest: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """How Aksel's time grows with n and with d: the times, and the exponents."""
+    """Growth of Aksel's time with n and d: the times, and the exponents."""
     rows, claims = [], []
     aksel = {
         n: functools.partial(byzjax.aksel, f=(n - 1) // 2) for n in (8, 12, 16, 25, 32, 48, 64)
@@ -130,7 +130,7 @@ def growth(rounds: int, largest: int) -> tuple[list[dict[str, Any]], list[dict[s
 
 
 def compile_times(numbers: range) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Seconds to compile: one leaf for every n, and 65 leaves at n = 25."""
+    """Compile times: one leaf for every n, and 65 leaves at n = 25."""
     rows: list[dict[str, Any]] = []
     for n in numbers:
         for name, rule in rules_for(n).items():
@@ -163,7 +163,7 @@ def compile_times(numbers: range) -> tuple[list[dict[str, Any]], list[dict[str, 
 
 
 def many_workers(rounds: int) -> list[dict[str, Any]]:
-    """The coordinate-wise rules of 128 and 512 workers beside PyTorch's median, d = 131,072."""
+    """Coordinate-wise rules at n = 128 and 512 compared with PyTorch's median, d = 131,072."""
     claims = []
     for n in (128, 512):
         x = gaussian(n, 2**17)
@@ -175,9 +175,9 @@ def many_workers(rounds: int) -> list[dict[str, Any]]:
             "phocas": functools.partial(byzjax.phocas, f=few),
         }
         calls = {name: timing.compile_call(rule, x).call for name, rule in rules.items()}
-        found = peers.median(np.array(x))
-        seconds = timing.take_turns(calls | found, rounds)
-        for peer in found:
+        medians = peers.median(np.array(x))
+        seconds = timing.take_turns(calls | medians, rounds)
+        for peer in medians:
             for name in rules:
                 ratio = seconds[peer] / seconds[name]
                 what = f"{name}, n = {n}: faster than {peer}"
@@ -186,18 +186,18 @@ def many_workers(rounds: int) -> list[dict[str, Any]]:
 
 
 def krum_of(n: int, rounds: int) -> list[dict[str, Any]]:
-    """Krum beside PyTorch's by its Gram matrix, and beside XLA's product X X^T alone, d = 1e6."""
+    """Krum compared with PyTorch's Gram form, and with XLA's product X X^T alone, d = 1e6."""
     x = gaussian(n, 10**6)
     f = (n - 3) // 2
     ours = timing.compile_call(functools.partial(byzjax.krum, f=f), x).call
-    found = peers.krum(np.array(x), f)
+    gram_forms = peers.krum(np.array(x), f)
     product = timing.compile_call(lambda x: jnp.matmul(x, x.T), x).call
-    seconds = timing.take_turns({"krum": ours, "product": product} | found, rounds)
+    seconds = timing.take_turns({"krum": ours, "product": product} | gram_forms, rounds)
     rate = seconds["product"] / seconds["krum"]
     out = [
         _claim(f"krum, n = {n}: time of jnp.matmul(X, X.T) over it", rate, ">= 0.8", rate >= 0.8)
     ]
-    for peer in found:
+    for peer in gram_forms:
         ratio = seconds[peer] / seconds["krum"]
         out.append(_claim(f"krum, n = {n}: faster than {peer}", ratio, ">= 1", ratio >= 1))
     return out

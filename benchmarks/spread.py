@@ -1,10 +1,10 @@
-"""How far honest models part: `python -m benchmarks.spread`, and `--write docs` for the page.
+"""Distance between honest models: `python -m benchmarks.spread`, and `--write docs` for the page.
 
-Least squares in 20 dimensions, each worker with a point of its own; the distance is the largest
+Least squares in 20 dimensions, where each worker has its own point; the distance is the largest
 between two honest models over the last 20 of 100 steps, the largest under any of the attacks.
-Replicated servers: n_ps = 6, f_ps = 1, quorums of 4 and 5, and more lying servers than that.
-Gossip: trimmed_mean with the largest f that the smallest neighbourhood allows, that many liars in
-no neighbourhood more than f, and then f + 1 liars around one node.
+Replicated servers: n_ps = 6, f_ps = 1, quorums of 4 and 5, and up to 3 Byzantine servers. Gossip:
+trimmed_mean with the largest f that the smallest neighbourhood allows, with at most f Byzantine
+nodes in any neighbourhood, and then with f + 1 around one node.
 """
 
 import argparse
@@ -29,13 +29,13 @@ KEY = jax.random.key(0)
 
 
 def loss_fn(params: jax.Array, batch: jax.Array, key: Any = None) -> jax.Array:
-    """Half the squared distance to the batch's one point."""
+    """Half the squared distance to the only point of the batch."""
     del key
     return 0.5 * jnp.sum((params - batch[0]) ** 2)
 
 
-def lies(byzantine: jax.Array) -> dict[str, optax.GradientTransformation]:
-    """What liars may do to models."""
+def model_attacks(byzantine: jax.Array) -> dict[str, optax.GradientTransformation]:
+    """Attacks on models."""
     return {
         "reversed_gradient(kappa=10)": byzjax.attack(
             attacks.reversed_gradient, byzantine, kappa=10.0
@@ -66,17 +66,17 @@ def farthest(make: Callable, byzantine: jax.Array, attack: Any, n: int) -> float
         start = protocol.init(jnp.zeros(DIM), KEY)
         return jnp.max(lax.scan(step, start, jnp.arange(STEPS))[1][-LAST:])
 
-    found = float(run())
-    return math.inf if math.isnan(found) else found
+    distance = float(run())
+    return math.inf if math.isnan(distance) else distance
 
 
 def said(distance: float) -> str:
-    """As it is printed; infinite is also what is not a number."""
+    """The distance as printed; NaN counts as infinite."""
     return f"{distance:.2f}" if distance < 1e4 else f"{distance:.0e}"
 
 
 def servers(pull: Callable, **hyper: Any) -> Callable:
-    """Six servers, five of seven gradients each."""
+    """Six servers that use five of seven gradients each."""
 
     def make(byzantine: jax.Array, attack: Any) -> protocols.Protocol:
         aggregate = byzjax.aggregate(pull, **hyper)
@@ -99,20 +99,22 @@ def servers(pull: Callable, **hyper: Any) -> Callable:
 
 
 def measure_servers() -> list[dict[str, Any]]:
-    """One line for each rule and attack."""
+    """One row for each rule and attack."""
     rows = []
     for name, make in (
         ("median", servers(byzjax.median)),
         ("aksel", servers(byzjax.aksel, f=1)),
         ("mid_extremes", servers(protocols.mid_extremes)),
     ):
-        nobody = farthest(make, jnp.zeros(6, bool), None, 7)
-        for attack in lies(jnp.zeros(6, bool)):
+        honest = farthest(make, jnp.zeros(6, bool), None, 7)
+        for attack in model_attacks(jnp.zeros(6, bool)):
             row: dict[str, Any] = {"pull and contract": name, "attack on models": attack}
-            row["no liar"] = said(nobody)
+            row["no liar"] = said(honest)
             for count in (1, 2, 3):
                 byzantine = jnp.arange(6) < count
-                row[f"{count} lying"] = said(farthest(make, byzantine, lies(byzantine)[attack], 7))
+                row[f"{count} lying"] = said(
+                    farthest(make, byzantine, model_attacks(byzantine)[attack], 7)
+                )
             rows.append(row)
     return rows
 
@@ -131,42 +133,42 @@ GRAPHS = {
 
 
 def placed(heard: tuple[tuple[int, ...], ...], f: int) -> set[int]:
-    """As many liars as fit, in order of their numbers, with at most f in any neighbourhood."""
-    liars: set[int] = set()
+    """The most Byzantine nodes, chosen by index, with at most f in any neighbourhood."""
+    chosen: set[int] = set()
     for node in range(len(heard)):
-        wider = liars | {node}
+        wider = chosen | {node}
         around = [len(wider & {i, *near}) for i, near in enumerate(heard)]
         if max(around) <= f and len(wider) < len(heard) - 1:
-            liars = wider
-    return liars
+            chosen = wider
+    return chosen
 
 
 def measure_gossip() -> list[dict[str, Any]]:
-    """One line for each graph."""
+    """One row per graph."""
     rows = []
     for name, graph in GRAPHS.items():
         n, heard = len(graph), graphs.neighborhoods(graph)
         f = min(map(len, heard)) // 2
 
         def make(byzantine: jax.Array, attack: Any, graph=graph, f=f) -> protocols.Protocol:
-            per_receiver, lie = attack or (False, None)
+            per_receiver, of_models = attack or (False, None)
             return protocols.gossip(
                 loss_fn,
                 graph=graph,
                 rule=byzjax.aggregate(byzjax.trimmed_mean, f=f),
                 optimizer=optax.sgd(0.1),
                 byzantine=byzantine,
-                attack=lie,
+                attack=of_models,
                 per_receiver=per_receiver,
             )
 
-        def worst(liars: set[int], n=n, make=make) -> tuple[float, str]:
-            byzantine = jnp.isin(jnp.arange(n), jnp.array(sorted(liars), jnp.int32))
-            found = {a: (False, lie) for a, lie in lies(byzantine).items()}
-            found["dissensus"] = (True, byzjax.attack(attacks.dissensus, byzantine))
-            return max((farthest(make, byzantine, lie, n), a) for a, lie in found.items())
+        def worst(nodes: set[int], n=n, make=make) -> tuple[float, str]:
+            byzantine = jnp.isin(jnp.arange(n), jnp.array(sorted(nodes), jnp.int32))
+            tried = {a: (False, attack) for a, attack in model_attacks(byzantine).items()}
+            tried["dissensus"] = (True, byzjax.attack(attacks.dissensus, byzantine))
+            return max((farthest(make, byzantine, attack, n), a) for a, attack in tried.items())
 
-        # Most of one node's neighbours: the first node with the smallest neighbourhood.
+        # f + 1 neighbours of one node: the first node with the smallest neighbourhood.
         node = min(range(n), key=lambda i, heard=heard: (len(heard[i]), i))
         around = set(itertools.islice(heard[node], f + 1))
         within = placed(heard, f)
@@ -182,7 +184,7 @@ def measure_gossip() -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Measures, prints, and writes if asked to."""
+    """Measures, prints, and with `--write` updates the page."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--write", type=pathlib.Path, help="folder of protocols.md, for its tables")
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Timing that can be compared: everything in one process, taking turns."""
+"""Comparable timing: all calls in one process, taking turns."""
 
 import math
 import os
@@ -13,7 +13,7 @@ import numpy as np
 
 
 class Compiled(NamedTuple):
-    """A compiled call, and what compiling told."""
+    """A compiled call, with its compile time and temporary memory."""
 
     call: Callable[[], Any]
     compile_seconds: float
@@ -22,7 +22,7 @@ class Compiled(NamedTuple):
 
 def compile_call(function: Callable, *args: Any) -> Compiled:
     """Traces, lowers and compiles without the persistent cache; the arguments are bound."""
-    jax.clear_caches()  # what was traced before must not make the compile time look short
+    jax.clear_caches()  # cached traces would shorten the compile time
     begin = time.perf_counter()
     compiled = jax.jit(function).lower(*args).compile()
     seconds = time.perf_counter() - begin
@@ -32,10 +32,10 @@ def compile_call(function: Callable, *args: Any) -> Compiled:
 
 
 def with_huge_pages(module: str) -> None:
-    """Starts the module anew with huge pages for everybody, where the C library can give them.
+    """Restarts the module with huge pages for all libraries, if the C library supports them.
 
-    A result of 64 MB is fresh memory at every call; mapping it in pages of 4 kB takes longer than
-    computing it. NumPy asks for huge pages itself; for JAX and PyTorch this variable does.
+    A result of 64 MB is new memory at every call; mapping it in pages of 4 kB takes longer than
+    computing it. NumPy requests huge pages itself; JAX and PyTorch need this variable.
     """
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
@@ -45,9 +45,9 @@ def with_huge_pages(module: str) -> None:
 def take_turns(calls: Mapping[str, Callable[[], Any]], rounds: int = 9) -> dict[str, float]:
     """Median seconds of each call over rounds in which each has its turn.
 
-    Taking turns, slow phases of a shared machine fall on all of them alike. A turn is one call that
-    does not count, since PyTorch's threads spin for a while after their last work, and then as many
-    as take 20 ms together.
+    Turns spread slow phases of a shared machine equally over the calls. A turn is one warm-up call,
+    since PyTorch's threads spin for a while after their last work, and then as many calls as take
+    20 ms together.
     """
     repeats = {}
     for name, call in calls.items():
@@ -62,7 +62,7 @@ def take_turns(calls: Mapping[str, Callable[[], Any]], rounds: int = 9) -> dict[
 
 
 def once(call: Callable[[], Any]) -> float:
-    """Seconds of one call, the first."""
+    """Seconds of a single call."""
     return _seconds(call, 1)
 
 

@@ -1,18 +1,18 @@
-"""Training against ByzFL's own runner: `python -m benchmarks.training`, and `--write docs`.
+"""Training compared with ByzFL's own runner: `python -m benchmarks.training`, and `--write docs`.
 
-First, steps a second of one training on MNIST: ten honest workers and one liar, batch 25, worker
-momentum, a trimmed mean under little_is_enough, with ByzFL's two networks; ours with one seed and
-with eight. ByzFL is run by its `start_training`; two lengths are timed, and a step is their
-difference over the steps between, so that loading and starting do not count. Ours is a call of the
-compiled scan over a number of steps, taking turns with nobody; compiling does not count.
+First, steps per second of one training run on MNIST: ten honest workers and one Byzantine, batch
+25, worker momentum, a trimmed mean under little_is_enough, with ByzFL's two networks; ours with one
+seed and with eight. ByzFL runs by its `start_training`; two lengths are timed, and the time per
+step is their difference divided by the additional steps, which excludes loading and startup. Ours
+is a call of the compiled scan over a number of steps, timed alone, without compilation.
 
-Second, three cells of the study `aksel` (n = 51, f = 12 liars, MLP, batch 16, 300 steps, an
-evaluation on the test set every 25): seconds a run. Ours are the cells of one grid with three
-seeds, run as a study is, everything counted: compiling, evaluating, writing; and, since a study has
-many runs for each compiled program, what each run of nine seeds more takes. ByzFL's is the time
-that it writes down itself, of training and evaluating alone.
+Second, three cells of the study `aksel` (n = 51, f = 12 Byzantine, MLP, batch 16, 300 steps, an
+evaluation on the test set every 25): seconds per run. Ours are the cells of one grid with three
+seeds, run like a study, including compilation, evaluation and output; and, since a study has many
+runs for each compiled program, the time of a further run, from nine more seeds. ByzFL's is the time
+that it records itself, for training and evaluation alone.
 
-MNIST is read through TFDS, and written for ByzFL as the files that it reads.
+MNIST is read through TFDS, and written for ByzFL in the format that it reads.
 """
 
 import argparse
@@ -39,15 +39,15 @@ from experiments.models import zoo
 from experiments.training import program as programs
 from experiments.training.runs import block_runs
 
-NETWORKS = {"mlp": "fc_mnist", "cnn_5x5": "cnn_mnist"}  # ours, and ByzFL's name of the same
+NETWORKS = {"mlp": "fc_mnist", "cnn_5x5": "cnn_mnist"}  # our names, and ByzFL's
 GOALS = {"mlp": 20, "cnn_5x5": 3}
-STEPS = {"mlp": (40, 140), "cnn_5x5": (10, 40)}  # of ByzFL's two lengths
+STEPS = {"mlp": (40, 140), "cnn_5x5": (10, 40)}  # the two lengths timed for ByzFL
 RULES = {"median": "Median", "trimmed_mean": "TrMean", "krum": "Krum"}
-SEEDS = (3, 12)  # of our two sizes of the grid
+SEEDS = (3, 12)  # the two sizes of our grid
 
 
 def one(model: str, seeds: int) -> Config:
-    """Ten honest workers and one liar."""
+    """Ten honest workers and one Byzantine."""
     return Config(
         dataset="mnist",
         model=model,
@@ -87,7 +87,7 @@ def cells(seeds: int) -> Config:
 
 
 def our_steps(config: Config, dataset: datasets.Dataset, rounds: int = 5) -> float:
-    """Steps a second, of all runs together: the median over calls of the compiled scan."""
+    """Steps per second of all runs together: the median over calls of the compiled scan."""
     model = zoo.build(config.model, dataset.train_x.shape[1:], dataset.num_classes)
     (block,) = planning.plan(config, 0)
     among = planning.choices(config, block)
@@ -105,23 +105,23 @@ def our_steps(config: Config, dataset: datasets.Dataset, rounds: int = 5) -> flo
 
 
 def our_cells(dataset: datasets.Dataset, seeds: int) -> float:
-    """Seconds that the cells with so many seeds take, from nothing to results on disk."""
+    """Seconds for the cells with this many seeds, from scratch to results on disk."""
     config = cells(seeds)
     with tempfile.TemporaryDirectory() as name:
         jax.clear_caches()
         jax.config.update("jax_enable_compilation_cache", False)
         begin = time.perf_counter()
         todo = sweep.tasks([config], pathlib.Path(name), lambda _: dataset)
-        found = sweep.run(todo, pathlib.Path(name), lambda _: dataset)
+        blocks = sweep.run(todo, pathlib.Path(name), lambda _: dataset)
         seconds = time.perf_counter() - begin
-    runs = sum(len(block["runs"]) for block in found)
+    runs = sum(len(block["runs"]) for block in blocks)
     if runs != seeds * len(RULES):
-        raise RuntimeError(f"{seeds * len(RULES)} runs were to end; {runs} did.")
+        raise RuntimeError(f"expected {seeds * len(RULES)} finished runs; got {runs}.")
     return seconds
 
 
 def write_idx(dataset: datasets.Dataset, folder: pathlib.Path) -> None:
-    """MNIST in the form in which torchvision looks for it."""
+    """Writes MNIST in the format that torchvision reads."""
     raw = folder / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for name, x, y in (
@@ -141,7 +141,7 @@ def write_idx(dataset: datasets.Dataset, folder: pathlib.Path) -> None:
 def byzfl_seconds(
     folder: pathlib.Path, network: str, rule: str, config: Config, steps: int, evaluate: int
 ) -> float:
-    """What ByzFL says that a training took."""
+    """The training time that ByzFL records."""
     start_training = importlib.import_module("byzfl.benchmark.train").start_training
     f = config.f
     with tempfile.TemporaryDirectory() as results:
@@ -192,7 +192,7 @@ def byzfl_seconds(
 
 
 def byzfl_steps(folder: pathlib.Path, model: str) -> float:
-    """Steps a second."""
+    """Steps per second of ByzFL."""
     config = one(model, 1)
     short, long = (
         byzfl_seconds(folder, NETWORKS[model], "TrMean", config, steps, 10_000)
@@ -254,7 +254,7 @@ def write(folder: pathlib.Path, tables: dict[str, list[dict[str, Any]]]) -> None
 
 
 def main() -> None:
-    """Measures, prints, and writes if asked to."""
+    """Measures, prints, and with `--write` updates the page."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--write", type=pathlib.Path, help="folder of training.md, for its tables")

@@ -1,4 +1,4 @@
-"""byzjax: train with optax when some of the workers lie."""
+"""byzjax: Byzantine-robust gradient aggregation for JAX and optax."""
 
 from byzjax import attacks, facts, order, protocols, scores, stacked, theory
 from byzjax._checks import enough_workers

@@ -1,4 +1,4 @@
-"""What every rule checks before it computes anything."""
+"""Checks of arguments, before anything is computed."""
 
 import numbers
 from typing import Any
@@ -11,7 +11,7 @@ from byzjax.facts import FACTS, inequality
 
 
 def static_int(name: str, value: Any, *, at_least: int = 0) -> int:
-    """`value` as a Python int: hyperparameters such as f are known when a program is traced."""
+    """`value` as a Python int: hyperparameters such as f must be static under `jit`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         kind = "an array" if isinstance(value, jax.Array) else type(value).__name__
         raise TypeError(f"{name} must be a Python int; got {kind}.")
@@ -23,13 +23,13 @@ def static_int(name: str, value: Any, *, at_least: int = 0) -> int:
 def enough_workers(
     name: str, updates: Any, f: Any, needs: tuple[int, int] | None = None
 ) -> tuple[int, int]:
-    """The first line of a rule: n and f, once it is sure that there are enough workers.
+    """Checks that there are enough workers and returns n and f: the first line of a rule.
 
     Args:
-      name: the rule's, which the error names; one of `byzjax.facts.FACTS`, or give `needs`.
+      name: the rule's name, for the error; a key of `byzjax.facts.FACTS`, or give `needs`.
       updates: stacked updates; every leaf has shape `[n, ...]`.
       f: number of faults to tolerate.
-      needs: (a, b) of the requirement n >= a f + b; by default that of the facts.
+      needs: (a, b) of the requirement n >= a f + b; by default that in the facts.
 
     Returns:
       (n, f), Python ints.
@@ -56,10 +56,10 @@ def enough_workers(
 
 
 def rows_of_params(verb: str, updates: Any, params: Any) -> None:
-    """Raises where updates are not a row for each worker of what optax was given as params."""
+    """Raises if updates do not have one row per worker of the shapes of `params`."""
     ours, structure = jax.tree_util.tree_flatten_with_path(updates)
     theirs, other = jax.tree.flatten(params)
-    if other != structure:  # of another kind; also None, if there are no params
+    if other != structure:  # not comparable; also None, if there are no params
         return
     for (path, leaf), p in zip(ours, theirs):
         shape, expected = jnp.shape(leaf), jnp.shape(p)
@@ -68,24 +68,24 @@ def rows_of_params(verb: str, updates: Any, params: Any) -> None:
             whole = ", ".join(map(str, ("n", *expected)))
             raise ValueError(
                 f"{verb}: updates{name} has shape {shape}, but params{name} {expected}, so "
-                f"({whole}) was expected, a row for each worker, as of "
+                f"({whole}) was expected, one row per worker, as from "
                 "jax.vmap(jax.grad(loss), in_axes=(None, 0))(params, batches)."
             )
 
 
 def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    """Checks an option that is a word."""
+    """Checks an option that is a string."""
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}.")
 
 
 def positive(name: str, value: Any) -> None:
-    """Checks a strength that is known; one that is traced is taken as it comes."""
+    """Checks a concrete number; a traced one is not checked."""
     if isinstance(value, int | float) and not value > 0:
         raise ValueError(f"{name} must be positive; got {name}={value}.")
 
 
 def not_negative(name: str, value: Any) -> None:
-    """Checks a strength that is known; one that is traced is taken as it comes."""
+    """Checks a concrete number; a traced one is not checked."""
     if isinstance(value, int | float) and not value >= 0:
         raise ValueError(f"{name} must be at least 0; got {name}={value}.")

@@ -3,18 +3,17 @@
     @compiled
     def trimmed_mean(updates, *, f: int, axis_name: str | None = None): ...
 
-A direct call then runs one program, which a second call with the same shapes finds again. Inside a
-user's own `jit` the function is inlined: the program is the one that it would be undecorated.
+A direct call then runs one program, which later calls with the same shapes reuse. Inside a user's
+`jit` the function is inlined, and the program is the same as without the decorator.
 
-The annotation of a parameter says what it is. `int`, `bool`, `str`, `tuple`, functions and None are
-static: another value is another program. Everything else is data, a Python float too: another value
-runs the same program.
+The annotation of a parameter decides how it is treated. `int`, `bool`, `str`, `tuple`, functions
+and None are static: a new value compiles a new program. Everything else is data, including Python
+floats: a new value runs the same program.
 
-Functions given as arguments share a program if they are equal: of the same code, with equal
-defaults and equal values in their closures, and, as `functools.partial`, with equal arguments. So a
-lambda may be written where it is used. An array that such a function holds is equal to itself
-alone: a lambda around a new array each time compiles, and keeps, a program each time. Give such an
-array as data instead.
+Functions given as arguments share a program if they are equal: same code, equal defaults, equal
+values in their closures and, for `functools.partial`, equal arguments. So a lambda may be written
+where it is used. An array in a closure is equal only to itself: a lambda around a new array each
+time compiles, and keeps, a program each time. Give such an array as data instead.
 """
 
 import ast
@@ -32,7 +31,7 @@ import jax
 
 
 class _Tracing(threading.local):
-    """Whether this thread traces a compiled function: what that calls needs no other program."""
+    """Whether this thread is tracing a compiled function: nested calls then compile nothing."""
 
     now = False
 
@@ -52,10 +51,10 @@ def compiled(
 
     Args:
       function: takes arrays and trees of them, static values and floats; returns arrays.
-      static: names of parameters that are static whatever their annotation says.
-      check: `check(**keywords)` of what is given by keyword. It runs at each call, before the
-        program, in which a float has no value.
-      **checks: the same of one keyword-only parameter: `check(name, value)`.
+      static: names of parameters that are static regardless of their annotation.
+      check: `check(**keywords)` of the keyword arguments. It runs at each call, before the
+        program, where floats are traced and have no value.
+      **checks: the same for one keyword-only parameter: `check(name, value)`.
 
     Returns:
       The function, with the same signature, documentation and errors.
@@ -122,7 +121,7 @@ def compiled(
 
 
 def check_hyperparameters(function: Callable, hyperparameters: dict[str, Any]) -> None:
-    """What a compiled function checks before its program, for whom hands these on as data."""
+    """Runs a compiled function's checks, for callers that pass hyperparameters as data."""
     of_all, of_one = getattr(function, "checks", (None, {}))
     if of_all is not None:
         of_all(**hyperparameters)
@@ -132,7 +131,7 @@ def check_hyperparameters(function: Callable, hyperparameters: dict[str, Any]) -
 
 
 def static_of(function: Callable, hyperparameters: dict[str, Any]) -> list[str]:
-    """Which of these a compiled function declares static, though they are floats."""
+    """Those of the hyperparameters that a compiled function declares static by name."""
     return [name for name in getattr(function, "static", ()) if name in hyperparameters]
 
 
@@ -140,7 +139,7 @@ def static_of(function: Callable, hyperparameters: dict[str, Any]) -> list[str]:
 
 
 def _kind(parameter: inspect.Parameter) -> Callable:
-    """What tells of a value of this parameter whether it is static, and what is passed on."""
+    """A function of a value of this parameter: (whether it is static, the value to pass on)."""
     annotation = parameter.annotation
     if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
         return _by_value
@@ -169,7 +168,7 @@ def _data(value: Any) -> tuple[bool, Any]:
 
 
 def _number(value: Any) -> tuple[bool, Any]:
-    """One program for all numbers, whether they were written with a point or without."""
+    """One program for all numbers, ints and floats alike."""
     plain = isinstance(value, int | float) and not isinstance(value, bool)
     return False, float(value) if plain else value
 
@@ -187,7 +186,7 @@ def _is_array(value: Any) -> bool:
 
 
 class _Static:
-    """Static values by their places, equal if all are of the same types and equal."""
+    """Static values by position; equal if all values and their types are equal."""
 
     def __init__(self, values: tuple) -> None:
         self.values = values
@@ -202,7 +201,7 @@ class _Static:
 
 
 def _key(value: Any, within: tuple = ()) -> Any:
-    """What stands for a value in comparisons: 1, 1.0 and True differ; equal functions do not."""
+    """The key by which a value is compared: 1, 1.0 and True differ; equal functions do not."""
     if any(value is outer for outer in within):
         return _Same(value)
     key = functools.partial(_key, within=(*within, value))
@@ -223,14 +222,14 @@ def _key(value: Any, within: tuple = ()) -> Any:
 def _key_of_function(function: types.FunctionType, key: Callable) -> Any:
     try:
         closure = [cell.cell_contents for cell in function.__closure__ or ()]
-    except ValueError:  # a cell that nothing was put into yet
+    except ValueError:  # an empty cell
         return _Same(function)
     defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).items()]
     return function.__code__, _Same(function.__globals__), key(closure), key(defaults)
 
 
 class _Same:
-    """Equal to itself alone."""
+    """Equal only to itself."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -246,13 +245,13 @@ class _Same:
 
 
 def _no_array(name: str, value: Any) -> TypeError | None:
-    """The error of a leaf that JAX does not take for an array."""
+    """The error for a leaf that JAX does not accept as an array."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(value):
         kind = type(leaf)
         if not (_is_array(leaf) or isinstance(leaf, numbers.Number)):
             return TypeError(
                 f"{name}{jax.tree_util.keystr(path)} is a {kind.__module__}.{kind.__qualname__}; "
-                "expected an array of JAX or NumPy, or a number."
+                "expected an array from JAX or NumPy, or a number."
             )
     return None
 
@@ -261,7 +260,7 @@ _HIDDEN = (os.path.dirname(jax.__file__) + os.sep, __file__)
 
 
 def _shortened(error: Exception) -> Exception:
-    """The error without the frames, and the note about frames, of JAX and of this module."""
+    """The error without the frames of JAX and of this module, and without JAX's note on them."""
     if getattr(jax.config, "jax_traceback_filtering", None) == "off":
         return error
     entries, here = [], error.__traceback__
@@ -289,7 +288,7 @@ def make(call, shortened):
 
 
 def _at_definition(function: Callable, call: Callable) -> Callable:
-    """`call` as a function that tracebacks show as the decorated definition.
+    """`call` as a function that tracebacks locate at the decorated definition.
 
     Its globals are those of the function's module, where `doctest` looks for them.
     """

@@ -1,4 +1,4 @@
-"""Names of the version before: they warn for one version, and then go."""
+"""Deprecated names: they warn for one version and are then removed."""
 
 import importlib
 import warnings
@@ -18,7 +18,7 @@ def renamed(module: str, names: dict[str, str]) -> Callable[[str], Any]:
         if name not in names:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         message = (
-            f"{module}.{name} is now {module}.{names[name]}; the old name goes with byzjax 0.3."
+            f"{module}.{name} is now {module}.{names[name]}; the old name is removed in byzjax 0.3."
         )
         warnings.warn(message, DeprecationWarning, stacklevel=2)
         return getattr(importlib.import_module(module), names[name])

@@ -1,4 +1,4 @@
-"""What a function takes: positional parameters are data, keyword-only ones hyperparameters."""
+"""Signatures of functions: positional parameters are data, keyword-only ones hyperparameters."""
 
 import inspect
 from collections.abc import Callable, Iterable
@@ -12,7 +12,7 @@ class Signature(NamedTuple):
     Attributes:
       name: of the function.
       data: its positional parameters.
-      missing: those of the data without a default that were not given.
+      missing: data without a default that were not given.
     """
 
     name: str
@@ -21,7 +21,7 @@ class Signature(NamedTuple):
 
 
 def signature(verb: str, function: Callable, given: Iterable[str], *, skip: int) -> Signature:
-    """Reads a function's signature, and checks the names of what its verb was given."""
+    """Reads a function's signature and checks the names of the given arguments."""
     given = list(given)
     name = name_of(function)
     kinds = inspect.Parameter
@@ -43,33 +43,33 @@ def signature(verb: str, function: Callable, given: Iterable[str], *, skip: int)
 
 
 def check_axis_name(verb: str, function: Callable) -> None:
-    """Raises where a function cannot be told that it sees a slice of the coordinates."""
+    """Raises if a function has no `axis_name`, which tells it that it sees a slice."""
     parameters = inspect.signature(function).parameters
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     if not ("axis_name" in parameters or open_ended):
         raise TypeError(
             f"{verb}: {name_of(function)} has no parameter axis_name, so it would take a device's "
-            "slice of the coordinates for all of them."
+            "slice of the coordinates to be all of them."
         )
 
 
 def per_row_inputs(**functions: Callable) -> Callable[[Callable], Callable]:
-    """Declares what a rule has to know of each whole row, as `zeno` its loss, and what finds it.
+    """Declares inputs of a rule that depend on whole rows, such as the loss of `zeno`.
 
-    `all_aggregate` lets each device find it for its own workers, whose rows it holds, hands the
-    values round, and gives them to the rule. Who calls it otherwise, plainly or from within another
-    function, gives it None; with an `axis_name` it then sees slices.
+    `all_aggregate` has each device compute them for its own workers, whose rows it holds, gathers
+    the values, and passes them to the rule. Other callers, direct or from within another function,
+    pass None; with an `axis_name` the rule then sees slices.
 
     Args:
-      **functions: what finds the parameter of that name: `function(updates, ...) -> [n, ...]`,
-        where value i depends on row i alone. Its other parameters are the rule's, by name.
+      **functions: computes the parameter of that name: `function(updates, ...) -> [n, ...]`, where
+        value i depends only on row i. Its other parameters are taken from the rule's, by name.
 
     Returns:
-      A decorator, which returns the rule itself.
+      A decorator that returns the rule itself.
 
     Raises:
-      TypeError: the rule has no keyword-only parameter of the name, None by default; or it lacks
-        one that the function takes.
+      TypeError: the rule has no keyword-only parameter of that name with default None, or lacks
+        a parameter that the function takes.
 
     Example:
       >>> import byzjax, jax, jax.numpy as jnp
@@ -109,10 +109,10 @@ def per_row_inputs(**functions: Callable) -> Callable[[Callable], Callable]:
 
 
 def missing_row_inputs(rule: Callable, given: dict) -> dict[str, Callable]:
-    """What a rule has declared and was not given; by name, functions of the updates alone."""
+    """Declared inputs that are not given: by name, functions of the updates alone."""
     whole = inspect.unwrap(rule)  # of jax.jit
     functions = getattr(getattr(whole, "func", whole), "per_row_inputs", {})
-    parameters = inspect.signature(rule).parameters  # where those that are bound are defaults
+    parameters = inspect.signature(rule).parameters  # bound arguments are defaults here
     known = {name: p.default for name, p in parameters.items()} | given
     return {
         name: partial(function, **{key: known[key] for key in _beside_updates(function)})

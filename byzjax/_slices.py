@@ -1,8 +1,8 @@
-"""Trees cut into slices of their coordinates, one for each device, and put together again.
+"""Cuts trees into slices of their coordinates, one for each device, and reassembles them.
 
 Along a mesh axis of P devices a leaf of c coordinates is padded with zeros to P m, m >= 1, and cut
-into P slices of m coordinates. What n workers padded alike has no distance and no spread, so that a
-rule does not see it; only `sign_guard` counts such zeros, and `spectral_filter` may draw them.
+into P slices of m coordinates. The padding is the same for all n workers, so it adds no distance
+and no spread; only `sign_guard` counts such zeros, and `spectral_filter` may draw them.
 """
 
 import math
@@ -20,7 +20,7 @@ from byzjax.stacked import PyTree, num_devices
 def exchanged(rows: PyTree, axis_name: Any, dims: Sequence[int | None] | None = None) -> PyTree:
     """This device's slices of the updates of all workers: leaves `[k, ...]` become `[P k, m]`.
 
-    Where `dims` has a dimension of a leaf `[k, ...]`, which P divides, slices are of that.
+    Where `dims` gives a dimension of a leaf `[k, ...]`, which P divides, it is the one sliced.
     """
     leaves, structure = jax.tree.flatten(rows)
     dims = dims or [None] * len(leaves)
@@ -30,7 +30,7 @@ def exchanged(rows: PyTree, axis_name: Any, dims: Sequence[int | None] | None = 
 
 
 def returned(slices: PyTree, like: PyTree, axis_name: Any) -> PyTree:
-    """The inverse of `exchanged`: to every device its own rows, of updates `like` that one."""
+    """The inverse of `exchanged`: every device gets its own rows, of the shapes of `like`."""
     p = num_devices(axis_name)
     blocks = [leaf.reshape(p, -1, leaf.shape[1]) for leaf in jax.tree.leaves(slices)]
     received = _together(lambda x: _all_to_all(x, axis_name), blocks)
@@ -50,7 +50,7 @@ def own(rows: PyTree, axis_name: Any) -> PyTree:
 
 
 def gathered(slices: PyTree, like: PyTree, axis_name: Any) -> PyTree:
-    """One update `like` that one on all devices, from the slices `[m]` of each."""
+    """One update, with the shapes of `like`, on all devices, from each device's slices `[m]`."""
     received = _together(lambda x: _all_gather(x, axis_name), jax.tree.leaves(slices))
     likes, structure = jax.tree.flatten(like)
     whole = [_joined(x[:, None], one.shape)[0] for x, one in zip(received, likes, strict=True)]
@@ -70,13 +70,13 @@ def _blocks(rows: jax.Array, axis_name: Any, dim: int | None = None) -> jax.Arra
 
 
 def _joined(blocks: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """The inverse: `[P, k, m]` as `[k, *shape]`."""
+    """The inverse of `_blocks`: `[P, k, m]` as `[k, *shape]`."""
     k = blocks.shape[1]
     return blocks.swapaxes(0, 1).reshape(k, -1)[:, : math.prod(shape)].reshape(k, *shape)
 
 
 def _together(collective: Callable, parts: list[jax.Array]) -> list[jax.Array]:
-    """A collective of every part `[..., m]`, in few messages."""
+    """Applies a collective to every part `[..., m]`, in few messages."""
     groups: dict[Any, list[int]] = {}
     for i, part in enumerate(parts):
         groups.setdefault(i if part.size >= thresholds.OWN_MESSAGE else part.dtype.name, []).append(
@@ -100,7 +100,7 @@ def _all_to_all(blocks: jax.Array, axis_name: Any) -> jax.Array:
 
 
 def _all_gather(part: jax.Array, axis_name: Any) -> jax.Array:
-    """`[P, ...]`: every device's part, which `jax.shard_map` then knows to be the same on all."""
+    """`[P, ...]`: every device's part; `jax.shard_map` knows the result to be the same on all."""
     names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
     if not set(names) <= set(jax.sharding.get_abstract_mesh().manual_axes):
         return lax.all_gather(part, axis_name)  # in pmap, and in vmap with an axis_name

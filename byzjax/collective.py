@@ -1,10 +1,10 @@
-"""Rules where every device holds what its own workers send: inside `jax.shard_map` and `jax.pmap`.
+"""Rules inside `jax.shard_map` and `jax.pmap`, where each device holds its own workers' updates.
 
-`all_aggregate(rule, updates, axis_name, ...)` stands where `jax.lax.pmean(updates, axis_name)`
-stood. Each device sends every other one the slice of its updates that the other one is in charge
-of, runs the rule on its own slice of all n workers' updates, where distances are summed over the
-devices, and hands the result round. With one worker a device it sends and holds O(d), as `pmean`
-does, and never the n d numbers of the stacked updates.
+`all_aggregate(rule, updates, axis_name, ...)` replaces `jax.lax.pmean(updates, axis_name)`. Each
+device sends every other device the slice of its updates that the other one is responsible for, runs
+the rule on its own slice of all n workers' updates, with distances summed over the devices, and
+gathers the result. With one worker per device it sends and holds O(d), as `pmean` does, and never
+the n d numbers of the stacked updates.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,43 +29,43 @@ def all_aggregate(
     mix: Callable | None = None,
     **arguments: Any,
 ) -> PyTree:
-    r"""Aggregates what the workers of all devices send, where `lax.pmean` would average it.
+    r"""Aggregates the updates of the workers of all devices, as `lax.pmean` averages them.
 
     $$ F = \operatorname{rule}(x_1, \dots, x_n), \qquad n = P k $$
 
     for P devices of k workers each, in the order of the devices. The result is the same on all
-    devices. It is that of the rule on the stacked updates but for the order of sums over
-    coordinates; what a rule draws at random (coordinates of `spectral_filter`, the window of
-    `sign_guard`) it draws among each device's own coordinates.
+    devices. It equals the rule on the stacked updates up to the order of sums over coordinates;
+    random choices (coordinates of `spectral_filter`, the window of `sign_guard`) are made among
+    each device's own coordinates.
 
-    What a rule has to know of each whole row, such as the loss of `zeno`, each device finds for its
-    own workers before anything is cut (`byzjax.per_row_inputs`); behind a mixing, whose rows are
-    cut already, they are put together for it.
+    Inputs that depend on whole rows, such as the loss of `zeno`, are computed by each device for
+    its own workers before slicing (`byzjax.per_row_inputs`); after a mixing, whose rows are already
+    sliced, rows are reassembled for this.
 
     Requirement: that of the rule, for n. Breakdown and promise: those of the rule. Cost: each
     device sends 2 (P - 1) / P d numbers for k = 1, as `lax.pmean` does, and O(n^2) for distances;
-    it computes a P-th of the rule. Mixed rows that are put together: half as much again.
+    it computes 1 / P of the rule. Reassembling mixed rows sends half as much again.
 
     Args:
       rule: a rule, `rule(updates, *data, axis_name=..., **hyperparameters) -> update`.
-      updates: what this device's worker sends; every leaf has shape `[...]`. With `stacked`, what
-        its k workers send; every leaf has shape `[k, ...]`.
-      axis_name: the axis of `jax.shard_map` or `jax.pmap` along which the workers are spread; a
-        tuple where they are spread along several.
+      updates: the update of this device's worker; every leaf has shape `[...]`. With `stacked`,
+        those of its k workers; every leaf has shape `[k, ...]`.
+      axis_name: the axis of `jax.shard_map` or `jax.pmap` along which the workers are distributed;
+        a tuple for several axes.
       stacked: whether `updates` have a worker axis.
-      mix: a mixing before the rule, its hyperparameters bound: `functools.partial(
+      mix: a mixing before the rule, with its hyperparameters bound: `functools.partial(
         byzjax.nearest_neighbors, f=2)`.
       **arguments: the rule's hyperparameters, such as `f`, and its data by name, such as `center`:
-        updates `[...]` that all devices have, or functions of one. A `key` has to be the same on
-        all devices.
+        updates `[...]` that all devices have, or functions of one. A `key` must be the same on all
+        devices.
 
     Returns:
       One update; every leaf has shape `[...]` and keeps its dtype.
 
     Raises:
-      TypeError: the rule lacks a parameter given here, needs one that is not, or has no parameter
-        `axis_name`.
-      ValueError: data have not the shape of one update; what the rule raises.
+      TypeError: the rule does not take an argument given here or `axis_name`, or a required one is
+        missing.
+      ValueError: data do not have the shape of one update; also whatever the rule raises.
 
     Example:
       >>> import byzjax, jax, jax.numpy as jnp
@@ -80,24 +80,24 @@ def all_aggregate(
     rows, one = _own_rows(updates, stacked, axis_name)
     data = _data_among(arguments, "all_aggregate", rule)
     slices = _mixed(_slices.exchanged(rows, axis_name), mix, axis_name)
-    found = {}
+    inputs = {}
     if unknown := missing_row_inputs(rule, arguments):
-        own = rows if mix is None else _returned(slices, one, axis_name)
+        whole = rows if mix is None else _returned(slices, one, axis_name)
         n = num_workers(slices)
-        found = {name: _for_all(of_rows(own), n, axis_name) for name, of_rows in unknown.items()}
+        inputs = {name: _for_all(of_rows(whole), n, axis_name) for name, of_rows in unknown.items()}
     cut = {name: _sliced(name, arguments[name], one, axis_name) for name in data}
-    out = rule(slices, **(arguments | found | cut), axis_name=axis_name)
+    out = rule(slices, **(arguments | inputs | cut), axis_name=axis_name)
     return _slices.gathered(out, one, axis_name)
 
 
 def all_mix(
     mixing: Callable, updates: PyTree, axis_name: Any, *, stacked: bool = False, **arguments: Any
 ) -> PyTree:
-    r"""Mixes what the workers of all devices send; each device gets back its own workers' rows.
+    r"""Mixes the updates of the workers of all devices; each device gets its own workers' rows.
 
     $$ (y_1, \dots, y_n) = \operatorname{mixing}(x_1, \dots, x_n) $$
 
-    In front of a rule, `all_aggregate(rule, ..., mix=mixing)` is cheaper: nothing is sent back in
+    Before a rule, `all_aggregate(rule, ..., mix=mixing)` is cheaper: nothing is sent back in
     between.
 
     Requirement: that of the mixing, for n, which must not change. Cost: each device sends
@@ -105,18 +105,18 @@ def all_mix(
 
     Args:
       mixing: a mixing, `mixing(updates, axis_name=..., **hyperparameters) -> stacked updates`.
-      updates: what this device's worker sends; every leaf has shape `[...]`. With `stacked`, what
-        its k workers send; every leaf has shape `[k, ...]`.
-      axis_name: the axis, or a tuple of axes, along which the workers are spread.
+      updates: the update of this device's worker; every leaf has shape `[...]`. With `stacked`,
+        those of its k workers; every leaf has shape `[k, ...]`.
+      axis_name: the axis, or a tuple of axes, along which the workers are distributed.
       stacked: whether `updates` have a worker axis.
-      **arguments: the mixing's hyperparameters; a `key` has to be the same on all devices.
+      **arguments: the mixing's hyperparameters; a `key` must be the same on all devices.
 
     Returns:
       This device's rows of the mixed updates, of the same shapes and dtypes as `updates`.
 
     Raises:
-      TypeError: the mixing lacks a parameter given here, or needs one that is not.
-      ValueError: the mixing changes the number of workers; what the mixing raises.
+      TypeError: the mixing does not take an argument given here, or a required one is missing.
+      ValueError: the mixing changes the number of workers; also whatever the mixing raises.
 
     Example:
       >>> import byzjax, jax, jax.numpy as jnp
@@ -134,8 +134,8 @@ def all_mix(
     before, after = num_workers(slices), num_workers(mixed)
     if after != before:
         raise ValueError(
-            f"all_mix needs a mixing that keeps the number of workers; of {before} rows it made "
-            f"{after}. In front of a rule, write all_aggregate(rule, ..., mix=mixing)."
+            f"all_mix needs a mixing that keeps the number of workers; it turned {before} rows "
+            f"into {after}. Before a rule, write all_aggregate(rule, ..., mix=mixing)."
         )
     back = _slices.returned(mixed, one, axis_name)
     return back if stacked else jax.tree.map(lambda leaf: leaf[0], back)
@@ -150,23 +150,23 @@ def across_devices(
     data: str | Sequence[str] = (),
     **hyperparameters: Any,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""An aggregation with memory, of what the workers of all devices send.
+    r"""An aggregation with memory, over the workers of all devices.
 
     Each device keeps the memory of its own slice of the coordinates, at most n d / P numbers. Both
-    `init` and `update` have to be called inside `jax.shard_map` or `jax.pmap`. Of the extra
-    arguments of an update those that `data` names are cut as the parameters are; the others, such
-    as `value` or a step, are handed on as they come. All have to be the same on all devices.
+    `init` and `update` must be called inside `jax.shard_map` or `jax.pmap`. Extra arguments of an
+    update that are named in `data` are sliced like the parameters; others, such as `value` or a
+    step, are passed on unchanged. All of them must be the same on all devices.
 
     Cost: as `all_aggregate`.
 
     Args:
-      make: makes the transformation, `make(axis_name=..., **hyperparameters)`, such as
+      make: creates the transformation, `make(axis_name=..., **hyperparameters)`, such as
         `byzjax.foolsgold`, or `functools.partial(byzjax.aggregate, byzjax.fl_trust)`.
-      axis_name: the axis, or a tuple of axes, along which the workers are spread.
+      axis_name: the axis, or a tuple of axes, along which the workers are distributed.
       stacked: whether the updates of a device have a worker axis.
-      mix: a mixing before the aggregation, its hyperparameters bound.
+      mix: a mixing before the aggregation, with its hyperparameters bound.
       data: the name or names of extra arguments that are updates `[...]`, or functions of one, such
-        as `"trusted"`: nobody can tell them from others by their looks.
+        as `"trusted"`; they cannot be recognised otherwise.
       **hyperparameters: those of `make`; `num_workers` is n, of all devices together.
 
     Returns:
@@ -174,9 +174,9 @@ def across_devices(
       state differs from device to device.
 
     Raises:
-      TypeError: `make` lacks a parameter given here, needs one that is not, or has no parameter
-        `axis_name`.
-      ValueError: at an update, data have not the shape of one update.
+      TypeError: `make` does not take an argument given here or `axis_name`, or a required one is
+        missing.
+      ValueError: at an update, data do not have the shape of one update.
 
     Example:
       >>> import byzjax, jax, jax.numpy as jnp
@@ -209,21 +209,21 @@ def across_devices(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-# --- what they share -----------------------------------------------------------------------------
+# --- shared helpers ------------------------------------------------------------------------------
 
 
 def _data_among(given: dict, verb: str, function: Callable, *, skip: int = 1) -> list[str]:
-    """Checks the names of what a function is given; those of its data, which are updates."""
+    """Checks the names of given arguments; returns the names of data, which are updates."""
     check_axis_name(verb, function)
-    found = signature(verb, function, given, skip=skip)
-    if found.missing:
-        text = ", ".join(f"{name}=..." for name in found.missing)
-        raise TypeError(f"{verb}: {found.name} needs {text}")
-    return [name for name in found.data if name in given]
+    spec = signature(verb, function, given, skip=skip)
+    if spec.missing:
+        text = ", ".join(f"{name}=..." for name in spec.missing)
+        raise TypeError(f"{verb}: {spec.name} needs {text}")
+    return [name for name in spec.data if name in given]
 
 
 def _own_rows(updates: PyTree, stacked: bool, axis_name: Any) -> tuple[PyTree, PyTree]:
-    """This device's updates with a worker axis, and the shapes of one."""
+    """This device's updates with a worker axis, and the shapes of one update."""
     rows = jax.tree.map(jnp.asarray, updates)
     rows = rows if stacked else jax.tree.map(lambda leaf: leaf[None], rows)
     num_workers(rows)
@@ -232,8 +232,8 @@ def _own_rows(updates: PyTree, stacked: bool, axis_name: Any) -> tuple[PyTree, P
         if not axes <= _varying(leaf):
             name = f"updates{jax.tree_util.keystr(path)}"
             raise ValueError(
-                f"{name}: the same on all devices of {axis_name!r}, as the gradient by "
-                "replicated parameters is, which jax.shard_map sums over devices; write "
+                f"{name}: the same on all devices of {axis_name!r}, like a gradient with respect "
+                "to replicated parameters, which jax.shard_map sums over devices; write "
                 "jax.shard_map(..., check_vma=False)."
             )
     return rows, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), rows)
@@ -260,21 +260,21 @@ def _mixed(slices: PyTree, mix: Callable | None, axis_name: Any) -> PyTree:
 
 
 def _sliced(name: str, value: Any, one: PyTree, axis_name: Any) -> Any:
-    """Data of a rule, for a rule that sees slices."""
+    """Data of a rule, cut for a rule that sees slices."""
     if callable(value):
         return _of_whole(value, one, axis_name)
-    found = jax.tree.map(jnp.shape, value)
+    shapes = jax.tree.map(jnp.shape, value)
     expected = jax.tree.map(lambda like: like.shape, one)
-    if found != expected:
-        raise ValueError(f"{name} has the shapes {found}, but one update has {expected}.")
+    if shapes != expected:
+        raise ValueError(f"{name} has the shapes {shapes}, but one update has {expected}.")
     return _part(value, axis_name)
 
 
 def _of_whole(function: Callable, one: PyTree, axis_name: Any) -> Callable:
     """A function of one whole update, as a function of its slices.
 
-    Where a rule maps it over the updates of all workers, each device evaluates it for as many of
-    them: rows are put together on the device that is in charge, and values are handed round.
+    If a rule maps it over the updates of all workers, each device evaluates an equal share of them:
+    rows are reassembled on the responsible device, and values are gathered.
     """
 
     @jax.custom_batching.custom_vmap
@@ -290,12 +290,12 @@ def _of_whole(function: Callable, one: PyTree, axis_name: Any) -> Callable:
 
 
 def _returned(slices: PyTree, one: PyTree, axis_name: Any) -> PyTree:
-    """This device's share of the whole rows, filled up with zeros where P does not divide n."""
+    """This device's share of the whole rows, padded with zeros where P does not divide n."""
     missing = -num_workers(slices) % num_devices(axis_name)
     slices = jax.tree.map(lambda x: jnp.pad(x, ((0, missing), (0, 0))), slices)
     return _slices.returned(slices, one, axis_name)
 
 
 def _for_all(values: Any, n: int, axis_name: Any) -> Any:
-    """What each device found of its own rows, as that of all n rows."""
+    """Each device's values for its own rows, gathered for all n rows."""
     return jax.tree.map(lambda v: lax.all_gather(v, axis_name, tiled=True)[:n], values)

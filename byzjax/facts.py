@@ -1,8 +1,8 @@
-"""What is known of each rule and mixing, as data: read by errors, tests and documentation.
+"""Properties of each rule and mixing, as data that errors, tests and documentation use.
 
 `FACTS["krum"]` has the requirement that krum's error states, the laws and the promise that its
-tests hold it to, and what the README's table says of it. `table()` prints that table. Constants
-that are proved stand in `byzjax.theory`.
+tests check, and its entry in the README's table. `table()` prints that table. Proved constants are
+in `byzjax.theory`.
 """
 
 from typing import NamedTuple
@@ -16,25 +16,25 @@ PROMISES = {
 
 
 class Facts(NamedTuple):
-    """What is known of one rule or mixing, in its default form.
+    """Properties of one rule or mixing, in its default form.
 
     Attributes:
       kind: `"rule"`, `"memory"` (an optax transformation with memory) or `"mixing"`.
       needs: (a, b) of the requirement n >= a f + b.
-      cost: order of the time, in n workers, d coordinates and what the note says.
-      breakdown: what it withstands.
+      cost: order of the time, in n workers, d coordinates and symbols that the note explains.
+      breakdown: the faults that it withstands.
       full: whether it returns a combination of whole updates, not one coordinate at a time.
       promise: a key of `PROMISES`, against any f rows.
       reference: authors and year.
-      takes_f: whether f is a hyperparameter; if not, `needs` says how many liars it withstands.
+      takes_f: whether f is a hyperparameter; if not, `needs` gives the f that it withstands.
       permutes: permuting the workers changes nothing (a mixing: permutes the rows).
       shifts: adding a vector to all updates adds it to the result.
       scales: multiplying all updates, and hyperparameters in their unit, multiplies the result.
       repeats: n equal updates give that update.
       deterministic: it takes no key.
-      memory: what it remembers between steps.
-      workspace: temporaries that it may allocate, in multiples of its input.
-      note: what a user has to know besides.
+      memory: size of the state that it keeps between steps.
+      workspace: temporary memory that it may allocate, in multiples of its input.
+      note: further remarks for users.
     """
 
     kind: str
@@ -62,7 +62,7 @@ def inequality(needs: tuple[int, int]) -> str:
       needs: (a, b).
 
     Returns:
-      `n >= a f + b`, as it is written in errors.
+      `n >= a f + b`, as written in errors.
 
     Example:
       >>> inequality((2, 3))
@@ -97,7 +97,7 @@ FACTS: dict[str, Facts] = {
         promise="finite",
         reference="Damaskinos et al. 2019",
         takes_f=False,
-        note="for links that lose coordinates, not for liars",
+        note="for links that lose coordinates, not for attacks",
     ),
     "median": Facts(
         "rule",
@@ -204,7 +204,7 @@ FACTS: dict[str, Facts] = {
         promise="finite",
         reference="Shejwalkar, Houmansadr 2021 (DnC)",
         deterministic=False,
-        note="two liars far off in two directions, one farther than the other, carry it away",
+        note="two distant attackers in two directions, at different distances, break it",
     ),
     "geometric_median": Facts(
         "rule",
@@ -249,7 +249,7 @@ FACTS: dict[str, Facts] = {
         takes_f=False,
         shifts=False,
         repeats=False,
-        note="takes its centre as data; it shifts with its centre",
+        note="takes its centre as data and shifts with it",
     ),
     "comparative_elimination": Facts(
         "rule",
@@ -270,7 +270,7 @@ FACTS: dict[str, Facts] = {
         promise="bounded",
         reference="Farhadkhani, Guerraoui, Gupta, Hoang, Pinot, Stephan 2023 (MoNNA)",
         permutes=False,
-        note="the pivot is one worker, trusted",
+        note="the pivot is a trusted worker",
     ),
     "medoid": Facts(
         "rule",
@@ -358,13 +358,13 @@ FACTS: dict[str, Facts] = {
         shifts=False,
         repeats=False,
         memory="d",
-        note="the centre is its last result",
+        note="the centre is its previous result",
     ),
     "foolsgold": Facts(
         "memory",
         (0, 1),
         cost="n²d",
-        breakdown="sybils that send alike",
+        breakdown="sybils that send similar updates",
         full=True,
         promise="finite",
         reference="Fung, Yoon, Beschastnikh 2018",
@@ -399,7 +399,7 @@ FACTS: dict[str, Facts] = {
         "mixing",
         (2, 1),
         cost="n²d",
-        breakdown="that of the rule behind it",
+        breakdown="that of the rule after it",
         full=True,
         promise="bounded",
         reference="Allouah, Farhadkhani, Guerraoui, Gupta, Pinot, Stephan 2023 (NNM)",
@@ -408,7 +408,7 @@ FACTS: dict[str, Facts] = {
         "mixing",
         (0, 1),
         cost="nd",
-        breakdown="f s < that of the rule behind it",
+        breakdown="f s < that of the rule after it",
         full=True,
         promise="none",
         reference="Karimireddy, He, Jaggi 2022",
@@ -433,7 +433,7 @@ FACTS: dict[str, Facts] = {
         "mixing",
         (2, 1),
         cost="nd",
-        breakdown="that of the rule behind it",
+        breakdown="that of the rule after it",
         full=True,
         promise="finite",
         reference="Allouah, Guerraoui, Gupta, Jellouli, Rizk, Stephan 2025 (ARC)",
@@ -447,7 +447,7 @@ def table(kind: str = "rule", *, everything: bool = False) -> str:
 
     Args:
       kind: `"rule"`, `"memory"` or `"mixing"`.
-      everything: all facts; otherwise those that the README shows.
+      everything: whether to include all facts, not only those in the README.
 
     Returns:
       The table's lines, joined.
@@ -501,15 +501,16 @@ def page() -> str:
     promises = "\n".join(f"* `{name}`: {text}." for name, text in PROMISES.items())
     return f"""# Rules and mixings
 
-Made from `byzjax.facts`, which errors and tests read as well: `python -m byzjax.facts`.
+Generated from `byzjax.facts`, which errors and tests also use: `python -m byzjax.facts`.
 
-n workers, f faults to tolerate, d coordinates. Promises, against any f rows:
+n workers, f faults to tolerate, d coordinates. Promises against any f rows:
 
 {promises}
 
 Laws: *permutes*, the order of the workers does not matter; *shifts*, a vector added to all updates
-is added to the result; *scales*, so with a factor (and hyperparameters in the unit of the updates);
-*repeats*, equal updates give that update. Proved constants: [comparison.md](comparison.md).
+is added to the result; *scales*, a factor of all updates (and of hyperparameters in their unit)
+multiplies the result; *repeats*, equal updates give that update. Proved constants:
+[comparison.md](comparison.md).
 
 ## Rules
 

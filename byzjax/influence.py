@@ -1,4 +1,4 @@
-"""How much of the aggregate each worker has."""
+"""How much each worker contributes to the aggregate."""
 
 import functools
 from collections.abc import Callable
@@ -19,29 +19,29 @@ def influence(
     direction: PyTree | None = None,
     **hyperparameters: Any,
 ) -> jax.Array:
-    r"""The share that each worker has in a rule's output, from one backward pass.
+    r"""Each worker's share in a rule's output, from one backward pass.
 
     $$ \mathrm{influence}_i = \frac{\langle J_i^\top v, v \rangle}{\langle v, v \rangle}, \qquad
        J_i = \frac{\partial F}{\partial x_i} $$
 
     For rules that select rows, and for coordinate-wise rules, with v = (1, ..., 1), it is the mean
-    over the coordinates of the weight with which the worker enters. For the others it is a
-    sensitivity: what a small change of row i along v does to the result along v; it may be negative
-    or above 1. It sums to 1 for rules that shift with their input. A row that is not finite has
-    exactly 0, unless it makes the result NaN, as any row does to the mean.
+    over the coordinates of the worker's weight. For other rules it is a sensitivity: the effect of
+    a small change of row i along v on the result along v; it may be negative or above 1. It sums to
+    1 for translation-equivariant rules. A row that is not finite has exactly 0, unless it makes the
+    result NaN, as any such row does to the mean.
 
     Args:
       rule: a rule, `rule(updates, *data, **hyperparameters) -> update`.
       updates: stacked updates; every leaf has shape `[n, ...]`.
-      *data: what the rule takes after the updates, such as a centre.
-      direction: v, one update; ones by default. The aggregate itself tells who made it.
+      *data: further positional arguments of the rule, such as a centre.
+      direction: v, one update; ones by default. The aggregate itself shows which workers formed it.
       **hyperparameters: the rule's own, such as `f`.
 
     Returns:
       `[n]`, at least float32. Cost: that of the rule and its gradient.
 
     Raises:
-      ValueError: the leaves disagree on n, or `direction` is not of the shape of one update.
+      ValueError: the leaves disagree on n, or `direction` does not have the shape of one update.
 
     Example:
       >>> import byzjax, jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Mixings: functions from stacked updates to stacked updates, in front of a rule."""
+"""Mixings: functions from stacked updates to stacked updates, applied before a rule."""
 
 import math
 
@@ -19,10 +19,10 @@ def nearest_neighbors(updates: PyTree, *, f: int, axis_name: str | None = None) 
 
     $$ y_i = \frac{1}{n - f} \sum_{j \in N_i} x_j $$
 
-    where N_i holds the n - f rows nearest to x_i, itself among them, ties to the lower index. A row
+    where N_i holds the n - f rows nearest to x_i, itself included, ties to the lower index. A row
     that is not finite stays so; distances that overflow tie.
 
-    Requirement: n >= 2f + 1. Promise: for a finite row that of `nearest_to_pivot`.
+    Requirement: n >= 2f + 1. Promise: for a finite row, that of `nearest_to_pivot`.
     Cost: O(n^2 d).
 
     Args:
@@ -49,7 +49,7 @@ def nearest_neighbors(updates: PyTree, *, f: int, axis_name: str | None = None) 
     """
     n, f = enough_workers("nearest_neighbors", updates, f)
     distances = stacked.pairwise_squared_distances(lax.stop_gradient(updates), axis_name=axis_name)
-    # Itself comes first, also before a twin of a lower index.
+    # Each row comes first for itself, even before an equal row of a lower index.
     distances = jnp.where(jnp.eye(n, dtype=bool), -1, distances)
     near = scores.lowest(distances, n - f)
     return stacked.combine(updates, near.astype(distances.dtype) / (n - f))
@@ -57,21 +57,21 @@ def nearest_neighbors(updates: PyTree, *, f: int, axis_name: str | None = None) 
 
 @compiled
 def bucketing(updates: PyTree, *, s: int, key: jax.Array, axis_name: str | None = None) -> PyTree:
-    r"""Means of s updates each, in an order drawn at random.
+    r"""Means of s updates each, grouped at random.
 
     $$ y_k = \frac{1}{|B_k|} \sum_{i \in B_k} x_{\pi(i)} $$
 
-    with buckets B_k of s consecutive places; the last one averages what it has. There remain
-    ceil(n / s) rows of which up to f are bad: the rule behind it is given the same f and checks its
-    requirement with the new number of rows.
+    with a random permutation pi and buckets B_k of s consecutive places; the last one may be
+    smaller. Up to f of the resulting ceil(n / s) rows are bad: the rule that follows takes the same
+    f and checks its requirement with the new number of rows.
 
     Requirement: 1 <= s <= n. Cost: O(nd).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
       s: size of a bucket, a Python int.
-      key: draws the order of the workers.
-      axis_name: mesh axis over which the coordinates are sliced; makes no difference here, if all
+      key: PRNG key that draws the order of the workers.
+      axis_name: mesh axis over which the coordinates are sliced; makes no difference here if all
         devices have the same key.
 
     Returns:
@@ -100,7 +100,7 @@ def bucketing(updates: PyTree, *, s: int, key: jax.Array, axis_name: str | None 
 
 @compiled(max_norm=positive)
 def clip_norms(updates: PyTree, *, max_norm: float, axis_name: str | None = None) -> PyTree:
-    r"""Shortens each update to a norm.
+    r"""Clips each update to a maximum norm.
 
     $$ y_i = \min\Bigl(1, \frac{c}{\|x_i\|}\Bigr) x_i $$
 
@@ -135,7 +135,7 @@ def clip_norms(updates: PyTree, *, max_norm: float, axis_name: str | None = None
 
 @compiled
 def adaptive_clipping(updates: PyTree, *, f: int, axis_name: str | None = None) -> PyTree:
-    r"""Shortens each update to the norm of one of the longest (ARC).
+    r"""Clips each update to the norm of one of the longest (ARC).
 
     $$ y_i = \min\Bigl(1, \frac{c}{\|x_i\|}\Bigr) x_i, \qquad
        c = \|x\|_{[k+1]}, \quad k = \lfloor 2 (f / n) (n - f) \rfloor $$
@@ -174,7 +174,7 @@ def adaptive_clipping(updates: PyTree, *, f: int, axis_name: str | None = None) 
 
 
 def _clip(updates: PyTree, squares: jax.Array, norm: jax.Array | float) -> PyTree:
-    """Rows of these squared norms, no longer than `norm`; those without one as 0."""
+    """Clips rows with these squared norms to `norm`; rows without a finite one become 0."""
     norm = jnp.asarray(norm, squares.dtype)
     finite = jnp.isfinite(squares)
     longer = finite & (squares > norm**2)

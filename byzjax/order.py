@@ -1,8 +1,8 @@
-"""Order statistics of a matrix `[n, c]` along its rows: what coordinate-wise rules are made of.
+"""Order statistics of a matrix `[n, c]` over its rows: building blocks of coordinate-wise rules.
 
-Each acts on every column by itself, and on any array `[n, ...]` alike. They are exact and have
-derivatives. NaN with its sign bit set sorts below -inf and every other NaN above +inf: a worker
-that sends NaN takes an end of the column and cannot poison it.
+Each acts on every column independently, for any array `[n, ...]`. They are exact and
+differentiable. NaN with its sign bit set sorts below -inf and every other NaN above +inf: a worker
+that sends NaN ranks as an extreme value and cannot poison the column.
 `byzjax.stacked.coordinatewise` applies them to trees.
 """
 
@@ -24,7 +24,7 @@ def median(x: jax.Array) -> jax.Array:
       x: `[n, ...]`, of bfloat16, float16, float32 or float64.
 
     Returns:
-      `[...]`, of the same dtype. Cost: O(n log^2 n) a column.
+      `[...]`, of the same dtype. Cost: O(n log^2 n) per column.
 
     Example:
       >>> import byzjax, jax.numpy as jnp
@@ -44,10 +44,10 @@ def trimmed_mean(x: jax.Array, f: int) -> jax.Array:
 
     Args:
       x: `[n, ...]`, of bfloat16, float16, float32 or float64.
-      f: how many values are left out at each end, a Python int.
+      f: number of values left out at each end, a Python int.
 
     Returns:
-      `[...]`, of the same dtype. Cost: O(n log^2 n) a column.
+      `[...]`, of the same dtype. Cost: O(n log^2 n) per column.
 
     Raises:
       ValueError: n < 2f + 1.
@@ -70,10 +70,10 @@ def kth(x: jax.Array, k: int) -> jax.Array:
 
     Args:
       x: `[n, ...]`, of bfloat16, float16, float32 or float64.
-      k: its rank, from 1, a Python int.
+      k: the rank, from 1, a Python int.
 
     Returns:
-      `[...]`, of the same dtype. Cost: O(n log^2 n) a column.
+      `[...]`, of the same dtype. Cost: O(n log^2 n) per column.
 
     Raises:
       ValueError: k is not in 1 .. n.
@@ -96,11 +96,11 @@ def mean_of_nearest(x: jax.Array, center: jax.Array, k: int) -> jax.Array:
 
     Args:
       x: `[n, ...]`, of bfloat16, float16, float32 or float64.
-      center: `[...]`; the result is NaN where it is not finite, and has no derivative by it.
-      k: how many, a Python int.
+      center: `[...]`; the result is NaN where it is not finite. Constant under differentiation.
+      k: number of values, a Python int.
 
     Returns:
-      `[...]`, of the dtype of x. Cost: O(n log^2 n) a column.
+      `[...]`, of the dtype of x. Cost: O(n log^2 n) per column.
 
     Raises:
       ValueError: k is not in 1 .. n.
@@ -123,10 +123,10 @@ def mean_around_median(x: jax.Array, k: int) -> jax.Array:
 
     Args:
       x: `[n, ...]`, of bfloat16, float16, float32 or float64.
-      k: how many, a Python int.
+      k: number of values, a Python int.
 
     Returns:
-      `[...]`, of the same dtype. Cost: O(n log^2 n) a column.
+      `[...]`, of the same dtype. Cost: O(n log^2 n) per column.
 
     Raises:
       ValueError: k is not in 1 .. n.
@@ -149,11 +149,11 @@ def mean_around_trimmed_mean(x: jax.Array, k: int, f: int) -> jax.Array:
 
     Args:
       x: `[n, ...]`, of bfloat16, float16, float32 or float64.
-      k: how many, a Python int.
-      f: how many values the trimmed mean leaves out at each end, a Python int.
+      k: number of values, a Python int.
+      f: number of values that the trimmed mean leaves out at each end, a Python int.
 
     Returns:
-      `[...]`, of the same dtype. Cost: O(n log^2 n) a column.
+      `[...]`, of the same dtype. Cost: O(n log^2 n) per column.
 
     Raises:
       ValueError: k is not in 1 .. n, or n < 2f + 1.

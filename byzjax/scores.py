@@ -1,4 +1,4 @@
-"""Choosing among workers by one score each, such as a distance: the least, and the order of all."""
+"""Selecting workers by one score each, such as a distance: the k lowest, and ranks."""
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +9,14 @@ from byzjax._numerics import order
 
 @compiled
 def lowest(values: jax.Array, k: int) -> jax.Array:
-    """Which are the k lowest of each row; ties go to the lower index.
+    """Marks the k lowest values of each row; ties go to the lower index.
 
     Args:
       values: `[..., n]` without NaN, such as distances.
-      k: how many, a Python int from 1 to n.
+      k: number of values, a Python int from 1 to n.
 
     Returns:
-      `bool[..., n]`. Cost: O(n) a row.
+      `bool[..., n]`. Cost: O(n) per row.
 
     Example:
       >>> import jax.numpy as jnp
@@ -31,14 +31,14 @@ def lowest(values: jax.Array, k: int) -> jax.Array:
 
 @compiled
 def sum_of_lowest(values: jax.Array, k: int) -> jax.Array:
-    """The sum of the k lowest of each row.
+    """The sum of the k lowest values of each row.
 
     Args:
       values: `[..., n]` without NaN and -inf, such as distances.
-      k: how many, a Python int from 0 to n.
+      k: number of values, a Python int from 0 to n.
 
     Returns:
-      `[...]`, without a slope. Cost: O(n) a row.
+      `[...]`, without a derivative. Cost: O(n) per row.
 
     Example:
       >>> import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Rules on models whose coordinates lie on several devices, under `jit`."""
+"""Rules for models whose coordinates are sharded over several devices, under `jit`."""
 
 import functools
 import inspect
@@ -24,35 +24,35 @@ def sharded(
 ) -> Callable:
     r"""The same rule, for updates whose coordinates are sharded over a mesh, as in FSDP.
 
-    Left to itself, XLA gathers what a rule looks at as rows. This rule does not: each device runs
-    it on the shards that it holds (`jax.shard_map`), and distances are summed over the mesh. A leaf
-    that is replicated over an axis that others are sharded over is cut along it for the time being.
+    By default XLA gathers whole rows for a rule. Here each device runs the rule on its own shards
+    (`jax.shard_map`), and distances are summed over the mesh. A leaf that is replicated over an
+    axis that other leaves are sharded over is temporarily split along it.
 
-    With `workers`, the updates are sharded over workers as well, each device holding those of its
-    own: rows are exchanged for slices first, and the result lies as the parameters do. Where these
-    are sharded over the same axis, this stands where `lax.psum_scatter` stood, and a device sends
-    as much, (P - 1) / P d numbers.
+    With `workers`, the updates are sharded over workers as well, each device holding its own
+    workers' rows: rows are first exchanged for slices, and the result is sharded like the
+    parameters. If these are sharded over the same axis, this replaces `lax.psum_scatter`, and a
+    device sends as much, (P - 1) / P d numbers.
 
-    Requirement, breakdown and promise: those of the rule. Cost: each device computes a P-th of the
+    Requirement, breakdown and promise: those of the rule. Cost: each device computes 1 / P of the
     rule, on its share of the stacked updates, and sends O(n^2) numbers; O(d) with `workers`.
 
     Args:
       rule: a rule, `rule(updates, *data, axis_name=..., **hyperparameters) -> update`.
       shardings: `NamedSharding` of every leaf of one update, such as those of the parameters:
         `jax.tree.map(lambda leaf: leaf.sharding, params)`.
-      workers: mesh axis over which the updates' worker axis is sharded, if it is.
-      mix: a mixing before the rule, its hyperparameters bound.
+      workers: mesh axis over which the updates' worker axis is sharded, if any.
+      mix: a mixing before the rule, with its hyperparameters bound.
 
     Returns:
-      A rule with the parameters of the given one, but `axis_name`: for `byzjax.aggregate`, or to be
-      called under `jit`. Its data, such as `center`, are sharded as one update is.
+      A rule with the parameters of the given one except `axis_name`, for `byzjax.aggregate` or to
+      be called under `jit`. Its data, such as `center`, are sharded like one update.
 
     Raises:
-      TypeError: the rule or the mixing has no parameter `axis_name`, or a sharding is no
-        `NamedSharding`; when called, data are a function of one update, or a parameter that the
-        rule finds of each whole row (`byzjax.per_row_inputs`) is not given.
-      ValueError: the leaves have different meshes, or `workers` is no axis of theirs; when called,
-        the updates have another structure.
+      TypeError: the rule or the mixing has no parameter `axis_name`, or a sharding is not a
+        `NamedSharding`; when called, data are a function of one update, or an input that depends on
+        whole rows (`byzjax.per_row_inputs`) is missing.
+      ValueError: the leaves have different meshes, or `workers` is not one of their axes; when
+        called, the updates have another structure.
 
     Example:
       >>> import byzjax, jax, jax.numpy as jnp
@@ -68,11 +68,11 @@ def sharded(
     mesh, structure, axes, places = _read(shardings, workers)
     axis_name = axes or None
     parameters = inspect.signature(rule).parameters.values()
-    own = inspect.Signature([p for p in parameters if p.name != "axis_name"])
+    public = inspect.Signature([p for p in parameters if p.name != "axis_name"])
 
     @functools.wraps(rule)
     def on_mesh(*args: Any, **kwargs: Any) -> PyTree:
-        given = own.bind(*args, **kwargs)
+        given = public.bind(*args, **kwargs)
         trees = [_leaves_of(tree, structure) for tree in given.args]
         num_workers(trees[0])
         if unknown := missing_row_inputs(rule, given.arguments):
@@ -97,18 +97,18 @@ def sharded(
         out = jax.shard_map(on_device, mesh=mesh, in_specs=in_specs, out_specs=one)(*trees)
         return jax.tree.unflatten(structure, out)
 
-    vars(on_mesh)["__signature__"] = own  # what byzjax.aggregate reads
+    vars(on_mesh)["__signature__"] = public  # what byzjax.aggregate reads
     return on_mesh
 
 
 class _Place(NamedTuple):
-    """Where a leaf lies.
+    """The placement of a leaf.
 
     Attributes:
       one: how one update is sharded.
-      rows: how the stacked updates are.
-      dim: the dimension of the rows that one update has sharded over the axis of the workers.
-      others: axes over which it is replicated, while other leaves are sharded.
+      rows: how the stacked updates are sharded.
+      dim: the dimension of the rows that one update shards over the workers' axis, if any.
+      others: axes over which it is replicated but other leaves are sharded.
     """
 
     one: PartitionSpec
@@ -120,7 +120,7 @@ class _Place(NamedTuple):
 def _read(
     shardings: PyTree, workers: str | None
 ) -> tuple[Mesh, Any, tuple[str, ...], list[_Place]]:
-    """(mesh, structure of one update, axes over which coordinates are cut, the leaves' places)."""
+    """(mesh, structure of one update, axes that split coordinates, the leaves' places)."""
     leaves, structure = jax.tree.flatten(shardings)
     for leaf in leaves:
         if not isinstance(leaf, NamedSharding):
@@ -151,8 +151,8 @@ def _place(spec: list[tuple[str, ...]], axes: tuple[str, ...], workers: str | No
             f"got {spec[dim - 1]} with workers={workers!r}."
         )
     rows = [tuple(axis for axis in entry if axis != workers) for entry in spec]
-    own = {workers, *(axis for entry in spec for axis in entry)}
-    others = tuple(axis for axis in axes if axis not in own)
+    used = {workers, *(axis for entry in spec for axis in entry)}
+    others = tuple(axis for axis in axes if axis not in used)
     return _Place(_spec(spec), _spec([_names(workers), *rows]), dim, others)
 
 
@@ -161,11 +161,11 @@ def _spec(entries: list[tuple[str, ...]]) -> PartitionSpec:
 
 
 def _leaves_of(tree: PyTree, structure: Any) -> list[jax.Array]:
-    leaves, found = jax.tree.flatten(tree)
+    leaves, given = jax.tree.flatten(tree)
     if callable(tree):
         raise TypeError("sharded: data are a function of a whole update, which no device holds.")
-    if found != structure:
-        raise ValueError(f"sharded: the shardings are of {structure}, but what came is {found}.")
+    if given != structure:
+        raise ValueError(f"sharded: the shardings are of {structure}; got {given}.")
     return [jnp.asarray(leaf) for leaf in leaves]
 
 
@@ -175,7 +175,7 @@ def _leaves_of(tree: PyTree, structure: Any) -> list[jax.Array]:
 def _cut(
     rows: list[jax.Array], places: list[_Place], workers: str | None
 ) -> tuple[list[jax.Array], Callable]:
-    """This device's slices `[n, m]`, and what makes its shards of one update of slices `[m]`."""
+    """This device's slices `[n, m]`, and a function from slices `[m]` to its shards."""
     one = [_like(leaf.shape[1:], leaf) for leaf in rows]
     if workers is None:
         slices = [leaf.reshape(leaf.shape[0], -1) for leaf in rows]
@@ -186,8 +186,8 @@ def _cut(
     flat = [_like(leaf.shape[1:], leaf) for leaf in slices]
 
     def joined(out: list[jax.Array]) -> list[jax.Array]:
-        # Leaves that lie alike together, or shard_map takes one to vary as another does.
-        for axes, chosen in _alike(places):
+        # Leaves of one placement together, or shard_map takes one to vary as another does.
+        for axes, chosen in _by_axes(places):
             if axes:
                 out = _some(partial(_slices.gathered, axis_name=axes), chosen, out, flat)
             if workers is not None:
@@ -212,14 +212,14 @@ def _cut_one(leaves: list[jax.Array], places: list[_Place], workers: str | None)
 
 
 def _cut_along_others(rows: list[jax.Array], places: list[_Place]) -> list[jax.Array]:
-    for axes, chosen in _alike(places):
+    for axes, chosen in _by_axes(places):
         if axes:
             rows = _some(partial(_slices.own, axis_name=axes), chosen, rows)
     return rows
 
 
-def _alike(places: list[_Place]) -> list[tuple[tuple[str, ...], list[int]]]:
-    """Which leaves are replicated over the same axes."""
+def _by_axes(places: list[_Place]) -> list[tuple[tuple[str, ...], list[int]]]:
+    """Leaves grouped by the axes over which they are replicated."""
     groups: dict[tuple[str, ...], list[int]] = {}
     for i, place in enumerate(places):
         groups.setdefault(place.others, []).append(i)
@@ -227,14 +227,14 @@ def _alike(places: list[_Place]) -> list[tuple[tuple[str, ...], list[int]]]:
 
 
 def _some(function: Callable, chosen: list[int], leaves: list, *beside: list) -> list:
-    """The leaves, with a function of the chosen ones in their places."""
-    found = function(*[[each[i] for i in chosen] for each in (leaves, *beside)])
-    new = dict(zip(chosen, found))
+    """The leaves, with the chosen ones replaced by a function of them."""
+    results = function(*[[each[i] for i in chosen] for each in (leaves, *beside)])
+    new = dict(zip(chosen, results))
     return [new.get(i, leaf) for i, leaf in enumerate(leaves)]
 
 
 def _divided(shape: tuple[int, ...], dim: int | None, p: int) -> tuple[int, ...]:
-    """The shape, with dimension `dim` of the rows, which have one more, divided by p."""
+    """The shape of one update, with dimension `dim` of the rows divided by p."""
     if dim is None:
         return shape
     return (*shape[: dim - 1], shape[dim - 1] // p, *shape[dim:])

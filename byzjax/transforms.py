@@ -1,21 +1,20 @@
-"""The verbs: optax transformations that lift, attack, mix and aggregate stacked updates.
+"""Optax transformations that lift, attack, mix and aggregate stacked updates.
 
     optax.chain(per_worker(...), attack(...), mix(...), aggregate(...), optax.sgd(...))
 
-Functions take what they need as arguments; transformations remember it. `attack`, `mix` and
-`aggregate` read the signature of their function when they are made:
+Functions take all inputs as arguments; transformations keep them. `attack`, `mix` and `aggregate`
+inspect the signature of their function when they are created:
 
-* keyword-only parameters are hyperparameters: they are given with the verb, once;
+* keyword-only parameters are hyperparameters: they are given once, to the transformation;
 * positional parameters after the first (after `byzantine` for an attack) are data: they are given
-  with the verb or, at each update, by name among optax's extra arguments;
-* `params` among them are those that optax is given;
-* extra arguments of other names are ignored, also those that name a hyperparameter: optax's own
-  transformations are given `value`, for example;
-* `key` is the state's: the verb takes a first key, and each update splits it;
-* an attack's `step` is the state's as well, unless it is among the extra arguments.
+  to the transformation or, at each update, by name among optax's extra arguments;
+* a parameter `params` receives the params given to optax;
+* extra arguments with other names are ignored, even if they name a hyperparameter: optax's own
+  transformations take `value`, for example;
+* `key` comes from the state: the transformation takes an initial key, and each update splits it;
+* an attack's `step` comes from the state too, unless it is among the extra arguments.
 
-A strength may follow a schedule by `optax.inject_hyperparams` around a lambda, which keeps `f` a
-Python int:
+To schedule a strength, wrap a lambda in `optax.inject_hyperparams`, which keeps `f` a Python int:
 
     optax.inject_hyperparams(
         lambda epsilon: attack(inner_product_manipulation, byzantine, epsilon=epsilon)
@@ -52,7 +51,7 @@ class StepState(NamedTuple):
 
     Attributes:
       step: number of updates so far.
-      inner: what the attack has besides.
+      inner: state of the attack itself.
     """
 
     step: jax.Array
@@ -66,7 +65,7 @@ def per_worker(
 
     `params` and extra arguments are the same for all workers. Typed keys (`jax.random.key`) in the
     state have the worker's index folded in, so that workers draw different noise; raw `uint32` keys
-    cannot be told from numbers and stay equal.
+    cannot be distinguished from numbers and stay equal.
 
     Args:
       transformation: acts on one worker's update.
@@ -77,7 +76,7 @@ def per_worker(
 
     Raises:
       TypeError: num_workers is not a Python int.
-      ValueError: at an update, the updates are not those of n workers.
+      ValueError: at an update, the updates are not from n workers.
 
     Example:
       >>> import byzjax, jax.numpy as jnp, optax
@@ -98,9 +97,9 @@ def per_worker(
     def update(updates, state, params=None, **extra_args):
         if not jax.tree.leaves(updates):
             return updates, state
-        found = stacked.num_workers(updates)
-        if found != n:
-            raise ValueError(f"per_worker was made for {n} workers; got updates of {found}.")
+        rows = stacked.num_workers(updates)
+        if rows != n:
+            raise ValueError(f"per_worker was made for {n} workers; got updates of {rows}.")
         rows_of_params("per_worker", updates, params)
         return jax.vmap(lambda u, s: single.update(u, s, params, **extra_args))(updates, state)
 
@@ -108,7 +107,7 @@ def per_worker(
 
 
 def _own(leaf: Any, worker: jax.Array) -> jax.Array:
-    """A leaf of the state as worker `worker` has it: keys differ, all else is equal."""
+    """A leaf of one worker's state: keys differ between workers, all else is equal."""
     leaf = jnp.asarray(leaf)
     if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return leaf
@@ -125,22 +124,22 @@ def attack(
     key: jax.Array | None = None,
     **hyperparameters,
 ) -> optax.GradientTransformationExtraArgs:
-    """Lets some workers lie: replaces their rows of the stacked updates.
+    """Applies an attack: replaces the Byzantine rows of stacked updates.
 
     Args:
       function: an attack, `function(updates, byzantine, **hyperparameters) -> stacked updates`; a
         positional `step` is the number of updates so far.
-      byzantine: `bool[n]`, who attacks; may be traced. Or a function of the step, from 0, such as
-        `attacks.sleeping(byzantine, until=100)`. Where the rows are not of all workers, an extra
-        argument `senders`, `int32[k]`, says of whom.
-      key: first key, for an attack that takes one.
-      **hyperparameters: the attack's own, such as `f` or `epsilon`.
+      byzantine: `bool[n]`, mask of Byzantine workers; may be traced. Or a function of the step,
+        from 0, such as `attacks.sleeping(byzantine, until=100)`. If only some workers send, the
+        extra argument `senders`, `int32[k]`, holds their indices.
+      key: initial key, for an attack that takes one.
+      **hyperparameters: those of the attack, such as `f` or `epsilon`.
 
     Returns:
       A transformation from stacked updates to stacked updates.
 
     Raises:
-      TypeError: the attack lacks a parameter given here, or needs one that is not.
+      TypeError: the attack does not take an argument given here, or a required one is missing.
 
     Example:
       >>> import byzjax, jax.numpy as jnp
@@ -166,7 +165,7 @@ def attack(
 def _counting(
     inner: optax.GradientTransformationExtraArgs,
 ) -> optax.GradientTransformationExtraArgs:
-    """Counts the updates, and gives the count as the extra argument `step` if nobody else does."""
+    """Counts the updates and passes the count as the extra argument `step`, unless it is given."""
 
     def init(params: PyTree) -> StepState:
         return StepState(jnp.int32(0), inner.init(params))
@@ -186,14 +185,14 @@ def mix(
 
     Args:
       function: a mixing, `function(updates, **hyperparameters) -> stacked updates`.
-      key: first key, for a mixing that takes one.
-      **hyperparameters: the mixing's own.
+      key: initial key, for a mixing that takes one.
+      **hyperparameters: those of the mixing.
 
     Returns:
       A transformation from stacked updates to stacked updates.
 
     Raises:
-      TypeError: the mixing lacks a parameter given here, or needs one that is not.
+      TypeError: the mixing does not take an argument given here, or a required one is missing.
 
     Example:
       >>> import byzjax, jax, jax.numpy as jnp
@@ -211,18 +210,18 @@ def mix(
 def aggregate(
     rule: Callable, *, key: jax.Array | None = None, **hyperparameters
 ) -> optax.GradientTransformationExtraArgs:
-    """Applies a rule: stacked updates in, one update out. Only this verb removes the worker axis.
+    """Applies a rule: stacked updates in, one update out. Only this removes the worker axis.
 
     Args:
       rule: a rule, `rule(updates, **hyperparameters) -> update`.
-      key: first key, for a rule that takes one.
-      **hyperparameters: the rule's own, such as `f`.
+      key: initial key, for a rule that takes one.
+      **hyperparameters: those of the rule, such as `f`.
 
     Returns:
       A transformation from stacked updates `[n, ...]` to one update `[...]`.
 
     Raises:
-      TypeError: the rule lacks a parameter given here, or needs one that is not.
+      TypeError: the rule does not take an argument given here, or a required one is missing.
 
     Example:
       >>> import byzjax, jax.numpy as jnp
@@ -235,26 +234,26 @@ def aggregate(
 
 
 class _Call:
-    """A function with the arguments that its verb was given, and the names that it still takes."""
+    """A function with the arguments already given, and the names that it still takes."""
 
     def __init__(self, verb: str, function: Callable, given: dict, key: Any, *, skip: int):
         self.verb, self.given, self.key = verb, given, key
         names = [*given, *(() if key is None else ("key",))]
-        found = signature(verb, function, names, skip=skip)
-        self.name = found.name
-        self.from_extra_args = [name for name in found.data if name not in names and name != "key"]
-        self.required = [name for name in found.missing if name != "key"]
+        spec = signature(verb, function, names, skip=skip)
+        self.name = spec.name
+        self.from_extra_args = [name for name in spec.data if name not in names and name != "key"]
+        self.required = [name for name in spec.missing if name != "key"]
 
     def arguments(self, extra_args: dict) -> dict:
-        found = {name: extra_args[name] for name in self.from_extra_args if name in extra_args}
-        missing = [name for name in self.required if name not in found]
+        data = {name: extra_args[name] for name in self.from_extra_args if name in extra_args}
+        missing = [name for name in self.required if name not in data]
         if missing:
             text = ", ".join(f"{name}=..." for name in missing)
             raise TypeError(
                 f"{self.verb}: {self.name} needs {', '.join(missing)}; give it with {self.verb} "
                 f"or with each update, as in tx.update(updates, state, params, {text})."
             )
-        return self.given | found
+        return self.given | data
 
     def transformation(self, apply: Callable) -> optax.GradientTransformationExtraArgs:
         def init(params: PyTree) -> optax.EmptyState | KeyState:
@@ -262,10 +261,10 @@ class _Call:
             return optax.EmptyState() if self.key is None else KeyState(arrays.copied(self.key))
 
         def update(updates, state, params=None, **extra_args):
-            if not jax.tree.leaves(updates):  # as of a label that no leaf has
+            if not jax.tree.leaves(updates):  # e.g. a label without leaves
                 return updates, state
             stacked.num_workers(updates)
-            if self.verb != "attack":  # in gossip its params are the nodes'
+            if self.verb != "attack":  # an attack's params in gossip are the nodes'
                 rows_of_params(self.verb, updates, params)
             kwargs = self.arguments(extra_args | ({} if params is None else {"params": params}))
             if self.key is None:

@@ -11,8 +11,9 @@
 #
 # # Train under attack, in five minutes
 #
-# Twenty-five workers train one small network on images of digits. Some of them lie. You will see the mean
-# lose, a robust rule hold, and an attack that looks harmless do the most harm to robust rules.
+# Twenty-five workers train a small network on images of digits. Some are *Byzantine workers*, called *liars*
+# here: they may send anything. You will see the mean fail, robust rules hold, and an attack that looks
+# harmless do the most harm to robust rules.
 
 # %%
 # Installs on Colab only. Elsewhere: as docs/start.md says, and pip install matplotlib scikit-learn
@@ -45,7 +46,7 @@ print(jax.devices())
 # ## Data, model, workers
 #
 # 1,797 real images of 8 x 8 pixels. Each worker has its own share of them, drawn at random. The model is a
-# perceptron with 64 hidden units, in plain JAX: byzjax does not care which library a model comes from.
+# perceptron with 64 hidden units, in plain JAX: byzjax works with models of any library.
 
 # %%
 n, f = 25, 11  # workers, and how many liars the defence is to tolerate
@@ -75,8 +76,8 @@ def loss(params, x, y):
 # ## One chain
 #
 # The gradients of all workers are one tree whose leaves have a leading axis of length n: *stacked updates*.
-# The optimizer is an optax chain, read from left to right: each worker keeps a momentum; the liars see what
-# the others are about to send, and lie; the server aggregates, and takes a step.
+# The optimizer is an optax chain, in order: each worker keeps a momentum; the liars see what
+# the others are about to send and replace their own updates; the server aggregates and takes a step.
 
 
 # %%
@@ -109,10 +110,10 @@ def train(rule, attack, s):
 # %% [markdown]
 # ## Four rules, three attacks
 #
-# * `sign_flip`: each liar sends the negative of what it should send.
-# * `little_is_enough`: all liars send the honest mean minus a little of the honest standard deviation, so
-#   little that they look like everybody else.
-# * `inner_product_manipulation`: all liars send the honest mean, turned round and small, and sit in the
+# * `sign_flip`: each liar sends the negative of its honest update.
+# * `little_is_enough`: all liars send the honest mean minus a small multiple of the honest standard deviation,
+#   small enough to look like the other updates.
+# * `inner_product_manipulation`: all liars send the honest mean, negated and scaled down, and so sit in the
 #   middle of the honest updates.
 
 # %%
@@ -132,16 +133,16 @@ if FAST:
     lies.pop("little_is_enough")
 
 # %% [markdown]
-# ## Nobody lies
+# ## All workers are honest
 #
-# Then the mean is as good as it gets, and a defence should cost little.
+# Then the mean is the best choice, and a defence should cost little.
 
 # %%
 for name, rule in rules.items():
     print(f"{name:7s} {train(rule, attacks.sign_flip, s=0)[-1]:.3f}")
 
 # %% [markdown]
-# ## Eleven of twenty-five lie
+# ## Eleven of twenty-five are liars
 
 # %%
 curves = {(a, r): train(rules[r], lies[a], s=f) for a in lies for r in rules}
@@ -161,13 +162,12 @@ for rule in rules:
     print(f"{rule:8s}" + "".join(f"{curves[attack, rule][-1]:30.3f}" for attack in lies))
 
 # %% [markdown]
-# No rule wins everywhere. Rules that choose whole updates, such as Krum and Aksel, throw flipped gradients
-# out, but take liars who sit in the middle for the most typical workers; the median keeps them
-# from moving far.
+# No rule wins everywhere. Rules that select whole updates, such as Krum and Aksel, discard flipped gradients
+# but select liars in the middle as the most typical workers; the median limits how far such liars move it.
 #
-# ## Now you
+# ## Exercises
 #
-# * Let only 3 lie, `s=3`, and see which differences are left.
+# * Use only 3 liars, `s=3`, and see which differences remain.
 # * Put `byzjax.mix(byzjax.nearest_neighbors, f=f)` between the attack and the rule.
 # * Give `attacks.strongest` or `attacks.gradient_attack` the rule, and see what liars do who know it:
 #   [the next notebook](https://colab.research.google.com/github/byzjax/byzjax/blob/main/colab/02_attacks_and_defences.ipynb).

@@ -11,9 +11,9 @@
 #
 # # Attacks and defences: see a rule break
 #
-# Updates have millions of coordinates; here they have two, so that they can be drawn. Blue points are what
-# honest workers send, red crosses what liars send, and each rule's aggregate has a marker of its own. The
-# black plus is the honest mean: where a server would like to be.
+# Updates have millions of coordinates; here they have two, so that they can be drawn. Blue points are the
+# updates of honest workers, red crosses those of *liars*, the Byzantine workers, and each rule's aggregate has
+# its own marker. The black plus is the honest mean, which the server wants to estimate.
 
 # %%
 # Installs on Colab only. Elsewhere: as docs/start.md says, and pip install matplotlib ipywidgets
@@ -88,9 +88,9 @@ def panels(sent):
 panels({"nobody lies yet": updates})
 
 # %% [markdown]
-# ## Loud lies
+# ## Loud attacks
 #
-# A liar who sends something far away drags the mean along, and nobody else. Robust rules were made for this.
+# A liar that sends something far away moves the mean, and no robust rule: they were designed for this.
 
 # %%
 panels(
@@ -103,12 +103,12 @@ panels(
 
 # %% [markdown]
 # With NaN from one worker the mean is NaN, and is not drawn. A row that is not finite is ordinary input for
-# the others: that worker is far away.
+# the other rules: that worker is far away.
 #
-# ## Quiet lies
+# ## Quiet attacks
 #
 # The liars agree on one point *inside* the cloud. It looks more typical than most honest updates, so rules
-# that look for typical updates choose it.
+# that look for typical updates select it.
 
 # %%
 quiet = {
@@ -120,8 +120,8 @@ quiet = {
 panels(quiet)
 
 # %% [markdown]
-# What counts for training is the direction: an aggregate whose inner product with the honest mean is negative
-# takes a step uphill.
+# What matters for training is the direction: an aggregate whose inner product with the honest mean is negative
+# is a step uphill.
 
 # %%
 for title, sent in quiet.items():
@@ -129,7 +129,7 @@ for title, sent in quiet.items():
     print(title, {k: round(v, 2) for k, v in products.items()})
 
 # %% [markdown]
-# Move it yourself: `epsilon` is how strongly the liars turn the honest mean round, `angle` turns their lie.
+# Move it yourself: the liars send -`epsilon` times the honest mean, rotated by `angle`.
 # (Without widgets, three positions are drawn.)
 
 
@@ -150,12 +150,12 @@ else:
     interact(turned, epsilon=(-1.0, 3.0, 0.1), angle=(-180.0, 180.0, 10.0))
 
 # %% [markdown]
-# ## The white box climbs
+# ## A white-box attack
 #
-# Every rule here has a derivative. So a liar who knows the rule can ask in which direction its own row would
-# move the aggregate away from the honest mean, take a step, and ask again. Colour is the damage that all
-# liars do when they send that point; the red line is the climb along the gradient *through the rule*; the
-# star is what `attacks.gradient_attack` sends, which climbs from many starts, each liar on its own.
+# Every rule here has a derivative. So a liar that knows the rule can compute in which direction its row
+# moves the aggregate away from the honest mean, take a step, and repeat. The grey level is the damage if all
+# liars send that point; the red line is gradient ascent *through the rule*; the
+# star is the result of `attacks.gradient_attack`, which ascends from many starts, with a separate row per liar.
 
 
 # %%
@@ -198,13 +198,14 @@ figure.colorbar(image, ax=axes, label="damage if all liars send this point")
 plt.show()
 
 # %% [markdown]
-# Where the grey has an edge, a rule that chooses whole updates lets go of the liars: a step further out and
-# they are thrown away. The best lie sits just inside that edge. Where it is flat there is nothing to climb,
+# At an edge in the grey, a rule that selects whole updates stops selecting the liars: one step further out
+# they are discarded. The best attack is just inside that edge. Where the damage is flat its gradient is zero,
 # which is why `gradient_attack` also takes random steps and steps outward.
 #
-# ## Who breaks whom
+# ## Attacks and rules compared
 #
-# The distance of each aggregate to the honest mean, for each attack. Read a row: a rule and its worst case.
+# The distance of each aggregate to the honest mean, for each attack. Each row is a rule; its largest entry is
+# its worst case among these attacks.
 
 # %%
 listed = {
@@ -220,9 +221,9 @@ for rule in rules:
     print(f"{rule:18s}" + "".join(f"{value:18.2f}" for value in away))
 
 # %% [markdown]
-# ## Now you
+# ## Exercises
 #
-# * Raise `f` to 5: Krum refuses, since it needs n >= 2f + 3. What do the others do?
-# * Put `byzjax.nearest_neighbors(sent, f=f)` in front of a rule and draw it again.
+# * Raise `f` to 5: Krum raises an error, since it needs n >= 2f + 3. What do the others do?
+# * Apply `byzjax.nearest_neighbors(sent, f=f)` before a rule and draw it again.
 # * Write a rule that survives:
 #   [the next notebook](https://colab.research.google.com/github/byzjax/byzjax/blob/main/colab/03_write_your_own_rule.ipynb).

@@ -11,8 +11,9 @@
 #
 # # Write your own rule
 #
-# A rule is a function from *stacked updates* to one update. You will write one in six lines, hold it to a
-# contract, see it break, mend it, train with it, and find its worst case.
+# A rule is a function from *stacked updates* to one update. You will write one in six lines, test its
+# contract, see it fail, fix it, train with it, and find its worst case. *Liars* are Byzantine workers: they
+# may send anything.
 
 # %%
 # Installs on Colab only. Elsewhere: as docs/start.md says, and pip install matplotlib
@@ -43,8 +44,8 @@ from byzjax.testing import check_rule
 # %% [markdown]
 # ## Stacked updates
 #
-# What n workers send is one tree, whose every leaf has a leading axis of length n. `byzjax.stacked` treats
-# row i of all leaves together as one vector, without making one.
+# The updates of n workers are one tree, whose every leaf has a leading axis of length n. `byzjax.stacked` treats
+# row i of all leaves together as one vector, without concatenating them.
 
 # %%
 updates = {"w": jax.random.normal(jax.random.key(0), (7, 3, 2)), "b": jnp.zeros((7, 2))}
@@ -53,7 +54,7 @@ print(stacked.num_workers(updates), stacked.squared_norms(updates).round(1))
 # %% [markdown]
 # ## A first try
 #
-# Average the updates that are nearest to the mean of all.
+# Average the updates nearest to the mean of all.
 
 
 # %%
@@ -66,9 +67,9 @@ def nearest(updates, *, f, axis_name=None):
 
 
 # %% [markdown]
-# What do we claim? That it needs n >= 2f + 1 workers, costs O(nd), and that f liars cannot move it farther
-# from the honest mean than a constant times the honest diameter. `check_rule` holds it to that, and to what
-# every rule keeps: order, shift, scale, trees, dtypes, `jit`, `vmap`, derivatives, platforms, errors.
+# We claim that it needs n >= 2f + 1 workers, costs O(nd), and that f liars cannot move it farther
+# from the honest mean than a constant times the honest diameter. `check_rule` tests this, and what holds
+# for every rule: order, shift, scale, trees, dtypes, `jit`, `vmap`, derivatives, platforms, errors.
 
 
 # %%
@@ -86,9 +87,9 @@ else:
 
 # %% [markdown]
 # The mean is not robust: one NaN makes it NaN, then all distances are infinite, and the first n - f updates
-# are taken, the liar's among them.
+# are selected, including the liar's.
 #
-# ## Mended: start from somewhere robust
+# ## Fixed: start from a robust centre
 
 
 # %%
@@ -106,12 +107,12 @@ for clause in check_rule(nearest, facts, bound=bound, sizes=sizes):
 
 # %% [markdown]
 # The trimmed mean of each coordinate lies within the honest range, so it is at most sqrt(n - f) honest
-# diameters from the honest mean, and the updates averaged are no farther from it than the honest ones are.
+# diameters from the honest mean, and the averaged updates are no farther from it than the honest ones are.
 # That is the constant above. What is claimed is what is tested.
 #
 # ## Train with it
 #
-# Linear regression with eleven workers, of which five lie.
+# Linear regression with eleven workers, five of them liars.
 
 # %%
 n, f = 11, 5
@@ -168,8 +169,8 @@ plt.show()
 # %% [markdown]
 # ## Its worst case
 #
-# `attacks.gradient_attack` is given the rule and climbs through it by its gradient: it needs nothing from
-# you, since your rule has a derivative. The unit is the error that the honest mean has anyway.
+# `attacks.gradient_attack` takes the rule and ascends the damage by its gradient through the rule: your rule
+# has a derivative, so nothing else is needed. The unit is the error of the honest mean itself.
 
 # %%
 updates = 0.3 + jax.random.normal(jax.random.key(4), (n, 100))
@@ -185,10 +186,11 @@ for name, rule in rules.items():
     print(f"{name:16s} moved by {damage:.1f} errors of the honest mean")
 
 # %% [markdown]
-# ## Now you
+# ## Exercises
 #
-# * Replace `byzjax.trimmed_mean` by `byzjax.geometric_median`. Does the contract still hold? Its worst case?
-# * Average only half of the updates, `scores.lowest(distances, (n + 1) // 2)`: with the median as centre that
+# * Replace `byzjax.trimmed_mean` with `byzjax.geometric_median`. Does the contract still hold? What is its worst
+#   case?
+# * Average only half of the updates, `scores.lowest(distances, (n + 1) // 2)`: with the median as centre this
 #   is Aksel.
-# * Save your rule as `my_rules.py`, clone the laboratory, and get its tables, curves and report:
+# * Save your rule as `my_rules.py`, clone the repository, and get its tables, curves and report:
 #   `python -m experiments --rule median my_rules:nearest`.

@@ -12,8 +12,8 @@
 # # Many devices: a robust mean in the place of `pmean`
 #
 # Data-parallel training averages gradients over devices with `jax.lax.pmean`. One device that computes garbage
-# ruins that average. `byzjax.all_aggregate` stands in the same place and takes a rule. This notebook runs
-# on the eight cores of a TPU, on one GPU or several, and on a CPU that is split into eight devices.
+# ruins that average. `byzjax.all_aggregate` replaces it and takes a rule. This notebook runs
+# on the eight cores of a TPU, on one or several GPUs, and on a CPU that is split into eight devices.
 
 # %%
 # Installs on Colab only. Elsewhere: as docs/start.md says, and pip install matplotlib
@@ -49,10 +49,10 @@ f = (n - 1) // 3
 print(f"{len(devices)} x {devices[0].device_kind}: {n} workers, {per_device} on each; f = {f}")
 
 # %% [markdown]
-# ## A training step, as it always was
+# ## A standard training step
 #
 # Each worker has its own batch and computes its own gradient; `pmean` averages them, and every device takes
-# the same step. Here the first f workers are broken: they send the opposite, three times as large.
+# the same step. Here the first f workers are broken: they send -3 times their gradient.
 
 # %%
 truth = jnp.linspace(-1.0, 1.0, 16)
@@ -79,8 +79,8 @@ def step_with_pmean(params, x, y):
 # %% [markdown]
 # ## The same with a robust mean
 #
-# One line changes. `stacked=True` says that a device brings several workers; with one worker a device leave it
-# out, and hand over the gradient itself.
+# One line changes. `stacked=True` says that a device has several workers; with one worker per device leave it
+# out, and pass the gradient itself.
 
 
 # %%
@@ -121,7 +121,7 @@ plt.show()
 # %% [markdown]
 # ## Coming from `pmap`
 #
-# `jax.pmap` still works, and the function inside is the same: only the leading axis is written out.
+# `jax.pmap` still works with the same function inside: only the leading axis of devices is explicit.
 
 # %%
 by_device = [a.reshape(len(devices), per_device, *a.shape[1:]) for a in (x, y)]
@@ -132,10 +132,10 @@ print("largest difference:", float(jnp.max(jnp.abs(from_pmap - from_shard_map)))
 np.testing.assert_allclose(from_pmap, from_shard_map, rtol=1e-5, atol=1e-6)
 
 # %% [markdown]
-# ## It is the rule, spread out
+# ## The same rule, distributed
 #
-# Devices exchange slices of coordinates, each computes the rule on its slice for all workers, and gathers: no
-# device ever holds all updates. The result is that of the rule on one device.
+# Devices exchange slices of coordinates, each computes the rule on its slice for all workers, and the results
+# are gathered: no device ever holds all updates. The result is that of the rule on one device.
 
 # %%
 updates = jax.random.normal(jax.random.key(2), (n, 1000))
@@ -154,7 +154,7 @@ np.testing.assert_allclose(spread_out, byzjax.aksel(updates, f=f), rtol=1e-5, at
 # %% [markdown]
 # ## What it costs
 #
-# Against `pmean` on this machine. The devices of one CPU share its cores, so times of a CPU say little about a pod.
+# Compared with `pmean` on this machine. The devices of one CPU share its cores, so CPU times say little about a pod.
 
 # %%
 d = 10_000 if FAST else 1_000_000
@@ -181,6 +181,6 @@ for name, rule in rules.items():
 # %% [markdown]
 # ## What this does not do
 #
-# The collectives of JAX assume that processes run honestly and do not crash: a liar is a row of numbers. Use this
-# against broken devices, poisoned data and bad shards, and to study attacks at scale. Where processes themselves
-# cannot be trusted, rows come over a network, and the rule runs where they arrive.
+# JAX collectives assume that processes are honest and do not crash: a Byzantine worker is only a row of numbers.
+# Use this against broken devices, poisoned data and bad shards, and to study attacks at scale. If the processes
+# themselves cannot be trusted, send the rows over a network and run the rule where they arrive.

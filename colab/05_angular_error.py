@@ -11,11 +11,11 @@
 #
 # # The angular error of Aksel
 #
-# A step downhill must make an angle of less than 90 degrees with the true gradient g. A rule F errs by a
-# vector F - g, and the theory of Byzantine-robust SGD asks how long that vector is: if its expectation is
+# A descent step must make an angle of less than 90 degrees with the true gradient g. The error of a rule F is
+# the vector F - g, and the theory of Byzantine-robust SGD bounds its length: if its expectation is
 # shorter than g, the step stays in a cone around g. The abstract of the AKSEL paper says how the error of
-# its rule grows with the number of coordinates d and of workers n. Here it is measured. What follows are our
-# own experiments, not results of the paper.
+# its rule grows with the number of coordinates d and of workers n. Here it is measured. These are our
+# own experiments, not results of the paper. *Liars* are Byzantine workers.
 
 # %%
 # Installs on Colab only. Elsewhere: as docs/start.md says, and pip install matplotlib ipywidgets
@@ -43,11 +43,11 @@ from byzjax import attacks, theory
 trials = 10 if FAST else 100
 
 # %% [markdown]
-# ## What the angle is
+# ## The angle
 #
 # In two dimensions: honest gradients (blue) around the true one (the arrow), four liars, and the aggregates
-# that two rules make of fifty such draws. The legend has the widest angle with g. A small lie, which hides
-# among the honest, may turn Aksel farther than a large one.
+# of two rules for fifty such draws. The legend has the widest angle with g. A small malicious update, which
+# hides among the honest ones, may turn Aksel farther than a large one.
 
 # %%
 g = jnp.array([3.0, 1.0])
@@ -86,9 +86,9 @@ else:
 # %% [markdown]
 # ## It grows as the square root of d
 #
-# `theory.angular_error` draws honest gradients with independent coordinates of deviation sigma, lets an attack
-# act, and reports the mean length of F - g in units of sqrt(d) sigma, with a confidence interval. If the error
-# grows as sqrt(d), that number does not depend on d.
+# `theory.angular_error` draws honest gradients with independent coordinates of standard deviation sigma, applies
+# an attack, and reports the mean length of F - g in units of sqrt(d) sigma, with a confidence interval. If the
+# error grows as sqrt(d), that number does not depend on d.
 
 
 # %%
@@ -118,9 +118,9 @@ for name, rule in {"aksel": byzjax.aksel, "median": byzjax.median}.items():
 # %% [markdown]
 # ## With n: like sqrt(log n) at most, for Gaussian values
 #
-# At f = (n - 1) / 2, as many liars as there can be, the liars' point is the middle, and the largest of m
-# Gaussian values is about sqrt(2 ln m). With f = 0.2 n the honest keep a large majority, and the error does
-# not grow.
+# At f = (n - 1) / 2, the largest possible number of liars, their point is the median, and the largest of m
+# Gaussian values is about sqrt(2 ln m). With f = 0.2 n the honest workers have a large majority, and the error
+# does not grow.
 
 # %%
 counts = (11,) if FAST else (5, 11, 25, 51, 101, 201)
@@ -140,11 +140,11 @@ axes[0].set_ylabel("error in units of sqrt(d) sigma")
 plt.show()
 
 # %% [markdown]
-# ## The price when nobody lies
+# ## The cost when all workers are honest
 #
-# The squared error relative to that of the mean, on Gaussian and on skewed coordinates. On Gaussian noise Aksel in its
-# default form costs more than the median, with the n - f nearest less; on skewed coordinates both cost less. Following
-# one update, as Krum does, always costs most.
+# The squared error relative to that of the mean, on Gaussian and on skewed coordinates. On Gaussian noise Aksel's
+# default form costs more than the median, and its form with the n - f nearest costs less; on skewed coordinates both
+# cost less. Following one update, as Krum does, always costs most.
 
 # %%
 n, f = 25, 5
@@ -164,10 +164,10 @@ for title in ("gaussian", "exponential"):
         print(f"{title:12s} {name:12s} {ratio.value:6.2f} [{ratio.low:.2f}, {ratio.high:.2f}]")
 
 # %% [markdown]
-# ## What is proved, and what a search finds
+# ## Proofs and searches
 #
-# A rule is (f, kappa)-robust if its squared error is at most kappa times the variance, for *any* rows. A search
-# by gradient through the rule looks for the worst rows: it can only come from below.
+# A rule is (f, kappa)-robust if its squared error is at most kappa times the variance, for *any* rows. A gradient
+# search through the rule looks for the worst rows: its result is a lower bound.
 
 # %%
 for n, f in ((5, 1),) if FAST else ((5, 1), (7, 2), (7, 3)):
@@ -180,8 +180,8 @@ for n, f in ((5, 1),) if FAST else ((5, 1), (7, 2), (7, 3)):
     assert found <= bound * (1 + 1e-9)
 
 # %% [markdown]
-# ## Now you
+# ## Exercises
 #
-# * Replace `largest` by an attack of `byzjax.attacks`. Which one comes nearest to it?
+# * Replace `largest` with an attack of `byzjax.attacks`. Which one comes closest to it?
 # * `theory.sparse` and `theory.heavy_tailed` are other distributions of coordinates.
 # * All rules, all pairs of n and d: `python -m experiments theory` in the laboratory.

@@ -1,1 +1,1 @@
-"""The laboratory: data, models, runs, sweeps and reports. It imports byzjax, never the reverse."""
+"""Experiments: data, models, runs, sweeps and reports. They import byzjax, never the reverse."""

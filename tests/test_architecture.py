@@ -271,7 +271,7 @@ def test_public_functions_are_documented(name):
     ],
 )
 def test_old_names_warn(module, old, new):
-    with pytest.warns(DeprecationWarning, match=rf"\.{old} is now .*\.{new}; the old name goes"):
+    with pytest.warns(DeprecationWarning, match=rf"\.{old} is now .*\.{new}; the old name is"):
         assert getattr(module, old) is getattr(module, new)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         module.nothing  # noqa: B018

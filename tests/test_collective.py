@@ -602,7 +602,7 @@ def test_errors(message):
 
 def test_a_mixing_alone_keeps_the_workers():
     step = on_devices(lambda rows: byzjax.all_mix(MIXINGS["bucketing"], first(rows), "workers"))
-    with pytest.raises(ValueError, match=r"^all_mix needs a mixing that keeps .* 8 rows it made 4"):
+    with pytest.raises(ValueError, match=r"^all_mix needs a mixing that keeps .* 8 rows into 4"):
         jax.eval_shape(step, updates())
 
 

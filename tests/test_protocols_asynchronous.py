@@ -550,7 +550,7 @@ def test_types_shapes_and_traffic():
             ValueError,
             "asynchronous needs buffers <= num_workers; got buffers=8, num_workers=7.",
         ),
-        ({"buffers": 3}, ValueError, "buffers and rule belong together; "),
+        ({"buffers": 3}, ValueError, "buffers and rule must be given together; "),
         (
             {"speeds": np.ones(3, np.float32)},
             ValueError,

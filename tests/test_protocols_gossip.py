@@ -740,17 +740,18 @@ def test_errors_of_types_and_batches():
             optimizer=optax.sgd(0.1),
         )
     peers = protocols.gossip(loss_fn, graph=CLIQUES, rule=TRIM, optimizer=optax.sgd(0.1))
-    with pytest.raises(
-        ValueError, match=r"^expected batches of 7 nodes, as the graph has; got 6\.$"
-    ):
+    with pytest.raises(ValueError, match=r"^expected batches of the graph's 7 nodes; got 6\.$"):
         peers.step(begun(peers, PARAMS), batch_of(0, n=6), KEY)
 
 
 def test_errors_of_clipped_gossip():
     rows, weights = np.ones((3, 2), np.float32), np.ones(3, np.float32) / 3
     for options, message in (
-        ({}, "clipped_gossip takes radius or f, one; got radius=None, f=None."),
-        ({"radius": 1.0, "f": 1}, "clipped_gossip takes radius or f, one; got radius=1.0, f=1."),
+        ({}, "clipped_gossip takes exactly one of radius and f; got radius=None, f=None."),
+        (
+            {"radius": 1.0, "f": 1},
+            "clipped_gossip takes exactly one of radius and f; got radius=1.0, f=1.",
+        ),
         ({"radius": 0.0}, "radius must be positive; got radius=0.0."),
         ({"f": 2}, "clipped_gossip needs n >= f + 2; got n=3, f=2."),
     ):

@@ -665,7 +665,7 @@ def test_state_info_and_traffic(code):
         (
             {"s": 1, "code": "cyclic", "rule": byzjax.aggregate(byzjax.median)},
             ValueError,
-            "the cyclic code takes no rule: all that it decodes is one mean.",
+            "the cyclic code takes no rule: it decodes one mean.",
         ),
         (
             {"s": 1, "code": "fountain"},

@@ -145,8 +145,14 @@ def test_traffic():
 def test_errors():
     for more, message in (
         ({"per_round": 8}, r"^per_round needs per_round <= num_workers; got per_round=8, num_wo"),
-        ({"local_steps": 2}, r"^local_rate belongs to local_steps > 1; got local_steps=2, local_r"),
-        ({"local_rate": 0.1}, r"^local_rate belongs to local_steps > 1; got local_steps=1, local"),
+        (
+            {"local_steps": 2},
+            r"^local_rate is required if and only if local_steps > 1; got local_steps=2",
+        ),
+        (
+            {"local_rate": 0.1},
+            r"^local_rate is required if and only if local_steps > 1; got local_steps=1",
+        ),
         ({"local_steps": 2, "local_rate": 0}, r"^local_rate must be positive; got local_rate=0\."),
     ):
         with pytest.raises(ValueError, match=message):

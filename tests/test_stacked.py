@@ -50,19 +50,19 @@ def test_num_workers():
 
 
 ERRORS = {
-    "updates without a leaf; stacked updates have leaves of shape [n, ...].": {"w": None},
+    "updates have no leaves; stacked updates have leaves of shape [n, ...].": {"w": None},
     "no worker axis: the array is a scalar; stacked updates have leaves of shape [n, ...].": 1.0,
     "no worker axis: ['b'] is a scalar; stacked updates have leaves of shape [n, ...].": {
         "a": np.zeros((2, 3)),
         "b": np.zeros(()),
     },
     "leaves disagree on the number of workers: ['a'] has 2 (shape (2, 3)), ['b'] has 3 "
-    "(shape (3,)); stacked updates have leaves of shape [n, ...], as byzjax.stack makes them of "
-    "one update for each worker.": {
+    "(shape (3,)); stacked updates have leaves of shape [n, ...], as byzjax.stack builds them "
+    "from one update per worker.": {
         "a": np.zeros((2, 3)),
         "b": np.zeros(3),
     },
-    "no worker: the array has shape (0, 3); stacked updates have leaves of shape [n, ...] "
+    "no workers: the array has shape (0, 3); stacked updates have leaves of shape [n, ...] "
     "with n >= 1.": np.zeros((0, 3)),
 }
 FUNCTIONS = {

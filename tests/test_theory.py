@@ -217,9 +217,9 @@ def test_who_is_selected():
 
 
 def test_errors_of_the_errors():
-    with pytest.raises(ValueError, match=r"liars an attack; got s=2 and no attack\.$"):
+    with pytest.raises(ValueError, match=r"an attack s > 0; got s=2 and no attack\.$"):
         theory.angular_error(byzjax.mean, n=5, d=2, s=2)
-    with pytest.raises(ValueError, match=r"liars an attack; got s=0 and an attack\.$"):
+    with pytest.raises(ValueError, match=r"an attack s > 0; got s=0 and an attack\.$"):
         theory.angular_error(byzjax.mean, n=5, d=2, attack=attacks.zero)
     with pytest.raises(ValueError, match=r"^trials must be at least 2; got trials=1\.$"):
         theory.efficiency(byzjax.mean, n=5, d=2, trials=1)

@@ -1,8 +1,8 @@
-"""How sums, distances and order statistics of one matrix `[n, c]` are computed, and when how.
+"""Sums, distances and order statistics of one matrix `[n, c]`, and the choice of their algorithms.
 
-This is the only package that tells platforms apart, that has sizes from which another form is
-faster (`thresholds`), and that keeps XLA from fusing (`barrier`). `FORMS` is the table of all
-choices; `python -m byzjax._numerics.table` prints it for docs/numerics.md.
+Only this package distinguishes platforms, holds the sizes at which algorithms change
+(`thresholds`), and keeps XLA from fusing (`barrier`). `FORMS` is the table of all choices;
+`python -m byzjax._numerics.table` prints it for docs/numerics.md.
 """
 
 from typing import NamedTuple
@@ -13,10 +13,10 @@ class Form(NamedTuple):
 
     Attributes:
       quantity: what is computed, for `x: [n, c]`.
-      where: the shapes, dtypes and platforms that take this way.
-      form: how.
-      names: of the constants that decide it, in `thresholds`.
-      measured: why: ms or s on 2 CPU cores, JAX 0.10.2, unless it says otherwise.
+      where: the shapes, dtypes and platforms that use it.
+      form: the algorithm.
+      names: names of the constants in `thresholds` that decide it.
+      measured: the reason: ms or s on 2 CPU cores, JAX 0.10.2, unless stated otherwise.
     """
 
     quantity: str
@@ -32,26 +32,26 @@ FORMS = (
         "n <= 128",
         "pruned sorting network of minima and maxima of rows",
         ("NETWORK_MAX",),
-        "median, d = 131,072: n = 96 6.5 ms, n = 128 8.9; to compile at n = 128 1.5 s",
+        "median, d = 131,072: 6.5 ms at n = 96, 8.9 at n = 128, which compiles in 1.5 s",
     ),
     Form(
         "window means (median, trimmed mean)",
         "n > 128",
         "bisection over the bits of the keys, in blocks of columns",
         ("NETWORK_MAX", "NUMBERS_OF_A_BLOCK", "UNROLLED_KEYS"),
-        "n = 512: 124 ms, compiled in 0.9 s; torch.median 409 ms",
+        "n = 512: 124 ms, compiles in 0.9 s; torch.median 409 ms",
     ),
     Form(
         "k values nearest to a centre",
         "n <= 96",
         "a window of the sorted column",
         ("NEAREST_NETWORK_MAX",),
-        "k = n/2, d = 131,072: n = 96 5.1 ms; n = 104 90, where the loop is not vectorised",
+        "k = n/2, d = 131,072: 5.1 ms at n = 96; 90 at n = 104, where the loop is not vectorised",
     ),
     Form(
         "k values nearest to a centre",
         "96 < n <= 128",
-        "the k-th distance by a network of its own, then a pass over the values",
+        "the k-th distance by a separate network, then one pass over the values",
         ("NEAREST_NETWORK_MAX", "NETWORK_MAX"),
         "n = 112: 24 ms instead of 287",
     ),
@@ -65,7 +65,7 @@ FORMS = (
     Form(
         "squared distances to the median",
         "CPU, n <= 128, c >= 65,536",
-        "block by block: the second reading of a block is from the cache",
+        "block by block: the second read of a block hits the cache",
         ("BLOCKED", "LANES", "NETWORK_MAX"),
         "n = 25, d = 1e6: 4.5 ms instead of 6.9",
     ),
@@ -81,12 +81,12 @@ FORMS = (
         "elsewhere",
         "one reduction",
         ("BLOCKED",),
-        "n = 25, c = 20,000: 0.21 ms, the loop 0.45",
+        "n = 25, c = 20,000: 0.21 ms; the loop 0.45",
     ),
     Form(
         "sums over rows (means, weighted sums)",
         "CPU, weights, float32 or float64, c >= 65,536",
-        "a product of matrices; where it is not finite, the loop",
+        "a matrix product; the loop if it is not finite",
         ("BLOCKED",),
         "n = 64, d = 65,536: 0.23 ms instead of 0.8",
     ),
@@ -100,21 +100,21 @@ FORMS = (
     Form(
         "squared distances of all pairs",
         "one matrix, n >= 40 and c >= 2,048, or n >= 8 and c >= 131,072",
-        "products about the median of five rows; where one cancels or overflows, differences",
+        "products about the median of five rows; differences if one cancels or overflows",
         ("PRODUCTS", "CANCELLED"),
-        "Krum, d = 524,288: n = 11 5.9 ms instead of 10.9, n = 25 18 instead of 24",
+        "Krum, d = 524,288: 5.9 ms instead of 10.9 at n = 11, 18 instead of 24 at n = 25",
     ),
     Form(
         "squared distances of all pairs",
         "CPU, fewer rows or columns, or under vmap",
-        "differences in blocks of columns; from 262,144 columns in three slabs of rows",
+        "differences in blocks of columns; three slabs of rows from 262,144 columns on",
         ("SLABS",),
-        "n = 25, d = 1e6: 27 ms, without slabs 42, torch.cdist 417",
+        "n = 25, d = 1e6: 27 ms; 42 without slabs; torch.cdist 417",
     ),
     Form(
         "squared distances of all pairs",
         "other platforms, fewer rows or columns, or under vmap",
-        "one row against all others after another",
+        "one row at a time against all others",
         (),
         "not measured",
     ),
@@ -123,26 +123,26 @@ FORMS = (
         "CPU, c >= 65,536",
         "products of blocks of columns",
         ("BLOCKED", "GRAM_BLOCK"),
-        "d = 524,288: n = 25 17 ms, n = 64 44",
+        "d = 524,288: 17 ms at n = 25, 44 at n = 64",
     ),
     Form(
         "inner products of all pairs",
         "elsewhere",
-        "one product of matrices",
+        "one matrix product",
         ("BLOCKED",),
         "not measured",
     ),
     Form(
         "top eigenvector of `[n, n]`",
         "n < 24",
-        "a decomposition",
+        "an eigendecomposition",
         ("SQUARED",),
         "",
     ),
     Form(
         "top eigenvector of `[n, n]`",
         "n >= 24",
-        "sixteen squarings; where two eigenvalues are near, a decomposition",
+        "sixteen squarings; an eigendecomposition if the top two eigenvalues are close",
         ("SQUARED",),
         "n = 64: 0.3 ms instead of 8",
     ),
@@ -151,7 +151,7 @@ FORMS = (
         "CPU",
         "one after another",
         (),
-        "a batch may wait forever: docs of `linalg`",
+        "a batch can deadlock: see `linalg`",
     ),
     Form(
         "k-th lowest score",
@@ -162,24 +162,24 @@ FORMS = (
     ),
     Form(
         "leaves of a tree as matrices",
-        "a leaf of 32,768 coordinates or more, the eight largest; all of 131,072",
-        "a matrix of its own, read where it lies; others of one dtype share a copy",
+        "the eight largest leaves of 32,768 coordinates or more; all of 131,072 or more",
+        "its own matrix, read in place; other leaves of one dtype share a copy",
         ("OWN_LEAF", "MAX_OWN_LEAVES", "ALWAYS_OWN_LEAF"),
         "65 leaves of 69,000: aksel compiles in 2.8 s",
     ),
     Form(
-        "slices that are exchanged between devices",
+        "slices exchanged between devices",
         "262,144 numbers or more",
-        "a message of its own; smaller ones of one dtype share one",
+        "its own message; smaller ones of one dtype share one",
         ("OWN_MESSAGE",),
-        "each message costs time to compile and to begin",
+        "each message costs time to compile and to start",
     ),
     Form(
         "counts of signs",
         "CPU",
         "blocks of 2,048 columns",
         ("SIGNS_BLOCK",),
-        "one reduction takes as much memory as its input",
+        "one reduction allocates as much memory as its input",
     ),
 )
-"""What is chosen where."""
+"""All choices."""

@@ -1,4 +1,4 @@
-"""Dtypes, copies, and values that a loop carries."""
+"""Accumulation dtypes, copies, and loop carries."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 
 def sum_dtype(dtype: Any) -> jnp.dtype:
-    """The dtype in which values of `dtype` are summed, `promote_types(dtype, float32)`.
+    """The accumulation dtype for values of `dtype`, `promote_types(dtype, float32)`.
 
     Args:
       dtype: the dtype of a leaf.
@@ -25,25 +25,25 @@ def sum_dtype(dtype: Any) -> jnp.dtype:
 
 
 def copied(tree: Any) -> Any:
-    """The same arrays and keys in buffers of their own, as states must be that may be donated."""
+    """Copies of arrays and keys in new buffers, as required for states that may be donated."""
     return jax.tree.map(jnp.copy, tree)
 
 
 def wide(x: jax.Array) -> jax.Array:
-    """The values in the dtype in which they are summed."""
+    """The values in their accumulation dtype."""
     return x.astype(sum_dtype(x.dtype))
 
 
 def root(square: jax.Array) -> jax.Array:
-    """A square root with a slope of 0 at 0; 0 for what is negative or NaN."""
+    """A square root with zero gradient at 0; 0 for negative values and NaN."""
     positive = square > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
 
 
 def varying_as(like: jax.Array, tree: Any) -> Any:
-    """The same values, taken to vary over the mesh axes over which `like` varies.
+    """The same values, marked as varying over the mesh axes over which `like` varies.
 
-    Inside `jax.shard_map` the carry of a loop has to, from its start on.
+    Inside `jax.shard_map` the initial carry of a loop must vary as later ones do.
     """
     if like.size == 0:
         return tree
@@ -52,6 +52,6 @@ def varying_as(like: jax.Array, tree: Any) -> Any:
 
 
 def zeros(shape: tuple[int, ...], like: jax.Array) -> jax.Array:
-    """Zeros to add up what is like the given array, as the start of a loop."""
+    """Zeros in the accumulation dtype of `like`, as the initial carry of a loop of sums."""
     zero = jnp.zeros((), sum_dtype(like.dtype))
     return jnp.broadcast_to(varying_as(like, zero), shape)

@@ -1,11 +1,10 @@
-"""Small matrices: products in full precision, and decompositions that are safe side by side.
+"""Small matrices: products in full precision, and decompositions that are safe in parallel.
 
-On CPU, jaxlib hands a batch of matrices to the thread pool that XLA's own kernels run on and blocks
-a thread of it until the batch is done (JAX 0.10.2). As many batches side by side as the pool has
-threads wait for each other forever: two cores and four geometric medians under `vmap` were enough.
-A single matrix is decomposed where it is called. So here a batch is a loop on CPU, and a batch
-elsewhere. A conditional in the loop stays one, too: only the matrices that need it take the slow
-branch.
+On CPU, jaxlib runs a batch of matrices on the thread pool of XLA's own kernels and blocks one of
+its threads until the batch is done (JAX 0.10.2). As many concurrent batches as threads deadlock:
+four geometric medians under `vmap` on two cores were enough. A single matrix is decomposed on the
+calling thread. So here a batch is a loop on CPU, and a batch elsewhere. A conditional in the loop
+stays a conditional: only the matrices that need it take the slow branch.
 """
 
 import functools
@@ -20,12 +19,12 @@ from byzjax._numerics import thresholds
 
 
 def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
-    """A product of small matrices, without the precision that accelerators drop by default."""
+    """A product of small matrices, in the full precision that accelerators reduce by default."""
     return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
 
 
 def one_by_one(function: Callable) -> Callable:
-    """The function, of arrays and without a derivative, with its vmap as a loop on CPU."""
+    """The function of arrays, not differentiable, with its vmap as a loop on CPU."""
     looped = jax.custom_batching.custom_vmap(function)
 
     @looped.def_vmap
@@ -75,11 +74,11 @@ def _cholesky_jvp(primals, tangents):
 
 # --- leading eigenvectors -----------------------------------------------------------------------
 # JAX's own derivative of `eigh` divides by differences of eigenvalues and is NaN where two are
-# equal. Here a pair that is as good as equal contributes nothing.
+# equal. Here a pair that is equal up to rounding contributes 0.
 
 
 def _inverse_gaps(gaps: jax.Array, scale: jax.Array) -> jax.Array:
-    """`1 / gap`, and 0 for gaps that are rounding, relative to the largest eigenvalue."""
+    """`1 / gap`, and 0 for gaps within rounding, relative to the largest eigenvalue."""
     tiny = 4 * jnp.finfo(gaps.dtype).eps * jnp.abs(scale)
     open_gap = jnp.abs(gaps) > tiny
     return jnp.where(open_gap, 1 / jnp.where(open_gap, gaps, 1), 0)
@@ -109,7 +108,7 @@ def _by_squaring(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
 
     def vector_of(_):
         vector = power[jnp.argmax(jnp.diagonal(power))]
-        for _ in range(2):  # takes away what the squarings' rounding left
+        for _ in range(2):  # removes rounding errors of the squarings
             vector = matmul(matrix, vector / jnp.linalg.norm(vector))
         vector = vector / jnp.linalg.norm(vector)
         return jnp.sum(vector * matmul(matrix, vector)), vector
@@ -121,7 +120,7 @@ def _by_squaring(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
 def top_eigenpair(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(largest eigenvalue, its unit eigenvector) of a positive semidefinite matrix `[n, n]`.
 
-    A small matrix is decomposed; a larger one is squared until its top eigenvector is left, 0.3 ms
+    A small matrix is decomposed; a larger one is squared until its top eigenvector remains: 0.3 ms
     instead of 8 at n = 64 on a CPU core.
     """
     return (
@@ -142,7 +141,7 @@ def _top_eigenpair_jvp(primals, tangents):
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def inverse_of_rank(matrix: jax.Array, r: int) -> jax.Array:
-    """`sum_k v_k v_k^T / lambda_k` over the r largest eigenvalues that are not rounding."""
+    """`sum_k v_k v_k^T / lambda_k` over the r largest eigenvalues that exceed rounding."""
     _, vectors, inverses = _largest(matrix, r)
     return matmul(vectors * inverses[None], vectors.T)
 

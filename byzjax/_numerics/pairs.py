@@ -20,14 +20,14 @@ from byzjax._numerics.rows import (
 def _blocked_pair_squares(x: jax.Array) -> jax.Array:
     """Differences of all pairs, added to accumulators of `lanes` columns, `unroll` at a time.
 
-    A large matrix goes in three slabs of rows against those that follow, which leaves out most of
-    the lower triangle, with accumulators as wide as the cache allows: n = 25, d = 1e6, 2 CPU cores:
-    27 ms, without slabs 42 ms; PyTorch's `T @ T.T` 14 ms, its `cdist` 417 ms. A small one is often
-    one of many under `vmap`, whose accumulators have to share the cache: 9 times n = 25, d = 7,510
-    takes 2.5 ms with 32 lanes and 14 ms with 512.
+    A large matrix is split into three slabs of rows, each against the rows from its first on, which
+    skips most of the lower triangle, with accumulators as wide as the cache allows: n = 25, d = 1e6
+    takes 27 ms on 2 CPU cores, 42 ms without slabs; PyTorch's `T @ T.T` 14 ms, its `cdist` 417 ms.
+    A small one is often one of many under `vmap`, whose accumulators share the cache: 9 times
+    n = 25, d = 7,510 takes 2.5 ms with 32 lanes and 14 ms with 512.
     """
     n, c = x.shape
-    lanes, unroll, slab = (32, 8, n) if n < 64 else (8, 16, n)  # n^2 lanes, beside n c
+    lanes, unroll, slab = (32, 8, n) if n < 64 else (8, 16, n)  # n^2 lanes besides n c
     if c >= thresholds.SLABS:
         lanes, unroll, slab = 16, 16, -(-n // 3)
         while lanes < 1024 and 2 * lanes * n * n <= 2**19:
@@ -65,13 +65,13 @@ def _exact_pair_squares(x: jax.Array) -> jax.Array:
 
 @jax.custom_batching.custom_vmap
 def _product_pair_squares(x: jax.Array) -> jax.Array:
-    """From inner products where they tell the squares, else from differences.
+    """From inner products where these are accurate, else from differences.
 
     The products are taken about a centre, the median of five rows, so that most squares are as
-    large as the products that they come from. Where one is not, because two rows are near to each
-    other and far from the centre, what rounding left of it may be nothing; where lengths overflow,
-    nothing is known. Then all are taken anew from differences, unless the rows are equal or one of
-    them is not finite. So liars to whom the centre belongs cost time, and no digits.
+    large as the products that they come from. If one is not, because two rows are close to each
+    other and far from the centre, rounding may leave no correct digit of it; if lengths overflow,
+    nothing is known. Then all are recomputed from differences, unless the rows are equal or one of
+    them is not finite. So attackers who control the centre cost time, not accuracy.
     """
     n = x.shape[0]
     few = [wide(x[i * (n - 1) // 4]) for i in range(5)]
@@ -82,20 +82,23 @@ def _product_pair_squares(x: jax.Array) -> jax.Array:
     sizes = lengths[:, None] + lengths[None]
     squares = sizes - 2 * jnp.where(jnp.isinf(products), 0, products)
     off_diagonal = ~jnp.eye(n, dtype=bool)
-    lost = off_diagonal & ~(squares >= thresholds.CANCELLED * sizes)
-    unknown = off_diagonal & jnp.isinf(sizes)
+    cancelled = off_diagonal & ~(squares >= thresholds.CANCELLED * sizes)
+    overflowed = off_diagonal & jnp.isinf(sizes)
 
-    def found_again(x: jax.Array) -> jax.Array:
+    def recomputed(x: jax.Array) -> jax.Array:
         none = varying_as(x, jnp.zeros(n, bool))
-        alike = lax.cond(
-            jnp.any(lost), lambda x: _alike(x, lost), lambda _: none[:, None] & none[None], x
+        equal = lax.cond(
+            jnp.any(cancelled),
+            lambda x: _equal_rows(x, cancelled),
+            lambda _: none[:, None] & none[None],
+            x,
         )
-        finite = lax.cond(jnp.any(unknown), _finite_rows, lambda _: none, x)
-        again = (lost & ~alike) | (unknown & finite[:, None] & finite[None])
-        zeroed = jnp.where(alike, 0, squares)
+        finite = lax.cond(jnp.any(overflowed), _finite_rows, lambda _: none, x)
+        again = (cancelled & ~equal) | (overflowed & finite[:, None] & finite[None])
+        zeroed = jnp.where(equal, 0, squares)
         return lax.cond(jnp.any(again), _exact_pair_squares, lambda _: zeroed, x)
 
-    exact = lax.cond(jnp.any(lost | unknown), found_again, lambda _: squares, x)
+    exact = lax.cond(jnp.any(cancelled | overflowed), recomputed, lambda _: squares, x)
     upper = jnp.triu(exact, 1)
     return upper + upper.T
 
@@ -106,27 +109,27 @@ def _finite_rows(x: jax.Array) -> jax.Array:
 
 @_product_pair_squares.def_vmap
 def _exact_pair_squares_of_many(size: int, batched: list, x: jax.Array) -> tuple[jax.Array, bool]:
-    """From differences: `vmap` makes a select of the conditional, and would compute both forms.
+    """From differences: `vmap` turns the conditional into a select, which computes both branches.
 
-    8 times n = 64, d = 8,192: 9 ms instead of 18, and a tenth of the temporaries; one after another
-    6 to 18, as the liars like (2 CPU cores).
+    8 times n = 64, d = 8,192: 9 ms instead of 18, and a tenth of the temporaries; one at a time
+    6 to 18, depending on the attack (2 CPU cores).
     """
     del size, batched
     return jax.vmap(_exact_pair_squares)(x), True
 
 
-def _alike(x: jax.Array, lost: jax.Array) -> jax.Array:
-    """Which pairs are equal rows, as [n, n]; only lost pairs are looked at, and their first rows.
+def _equal_rows(x: jax.Array, cancelled: jax.Array) -> jax.Array:
+    """Which rows are equal, as [n, n]; each is compared only with the first that cancels with it.
 
-    Liars that all send the same would otherwise cost the differences of all pairs.
+    Attackers that all send the same would otherwise cost the differences of all pairs.
     """
-    first = jnp.argmax(lost | jnp.eye(len(lost), dtype=bool), axis=1)
+    first = jnp.argmax(cancelled | jnp.eye(len(cancelled), dtype=bool), axis=1)
 
     def apart(i: jax.Array) -> jax.Array:
         row = lax.dynamic_slice_in_dim(x, i, 1)
         return row_squares(row, lax.dynamic_index_in_dim(x, first[i], keepdims=False))[0]
 
-    same = lax.map(apart, jnp.arange(len(lost))) == 0
+    same = lax.map(apart, jnp.arange(len(cancelled))) == 0
     return same[:, None] & same[None] & (first[:, None] == first[None])
 
 
@@ -142,9 +145,9 @@ def pair_squares(x: jax.Array) -> jax.Array:
 def _pair_squares_jvp(primals, tangents):
     (x,), (dx,) = primals, tangents
     total = pair_squares(x)
-    # d||x_i - x_j||^2 = 2 <x_i - x_j, dx_i> + 2 <x_j - x_i, dx_j>, as products of matrices: JAX 0.7
-    # cannot transpose a loop here. They are exact enough around a row that most rows are near to.
-    # Rows without a finite distance to another are cleared, in both factors: 0 * inf is NaN.
+    # d||x_i - x_j||^2 = 2 <x_i - x_j, dx_i> + 2 <x_j - x_i, dx_j>, as matrix products: JAX 0.7
+    # cannot transpose a loop here. They are accurate enough about a row that most rows are near to.
+    # Rows without a finite distance to another are cleared in both factors, since 0 * inf is NaN.
     finite = jnp.isfinite(total) & ~jnp.eye(x.shape[0], dtype=bool)
     reach = jnp.sort(jnp.where(jnp.isfinite(total), total, jnp.inf), axis=1)[:, x.shape[0] // 2]
     used = jnp.any(finite, axis=1)[:, None]
@@ -182,9 +185,9 @@ def _gram(x: jax.Array, p: jax.Array) -> jax.Array:
 
 @jax.custom_jvp
 def gram(x: jax.Array, p: jax.Array) -> jax.Array:
-    """`sum_c (x_ic - p_c) (x_jc - p_c)` as [n, n]; +inf on the diagonal of rows without a norm."""
+    """`sum_c (x_ic - p_c) (x_jc - p_c)` as [n, n]; +inf on the diagonal if not finite."""
     total = _gram(x, fusion_barrier(p))
-    # What is not finite stays in its row and column; so the diagonal tells, without another pass.
+    # A row that is not finite affects only its row and column, so the diagonal alone shows it.
     bad = ~jnp.isfinite(jnp.diagonal(total))
     total = jnp.where(bad[:, None] | bad[None], 0, total)
     return total + jnp.where(jnp.eye(x.shape[0], dtype=bool) & bad[:, None], jnp.inf, 0)

@@ -1,15 +1,15 @@
-"""Pallas kernels for one matrix `[n, c]`: the window mean of `_order`, and squared distances to it.
+"""Pallas kernels for one matrix `[n, c]`: the window mean of `order`, and squared distances to it.
 
-No rule calls them. XLA's form stays in use wherever a kernel was not measured to be faster, and so
-far none was: `python -m benchmarks.pallas` measures both forms side by side on an accelerator.
+No rule calls them. XLA stays in use until a kernel is measured to be faster, and so far none has
+been: `python -m benchmarks.pallas` compares both on an accelerator.
 
-A program of the grid takes a block of columns, all n rows of it, through the sorting network of
-`_order`, and writes their window mean. `median_and_squares` also takes the squared distances of
-the rows to it while the block is near: one reading of the input where XLA needs two. So Aksel reads
-its input twice, for median and distances together and for the mean of the chosen rows.
+Each program of the grid passes a block of columns, with all n rows, through the sorting network of
+`order` and writes the window mean. `median_and_squares` also computes the squared distances of the
+rows to it while the block is on chip: one read of the input where XLA needs two. With it, Aksel
+reads its input twice: once for median and distances, once for the mean of the selected rows.
 
-CUDA goes through Triton (which JAX 0.12 calls deprecated in favour of Mosaic GPU), TPU through
-Mosaic; nothing else lowers. Kernels have no derivative.
+CUDA uses Triton (which JAX 0.12 deprecates in favour of Mosaic GPU), TPU uses Mosaic; other
+platforms are not supported. The kernels are not differentiable.
 """
 
 import functools
@@ -29,13 +29,13 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 class Target(NamedTuple):
-    """How a kernel meets one kind of device: what a block holds, and how its edge is kept."""
+    """How kernels run on one kind of device: the size of a block, and masking at the edge."""
 
-    numbers: int  # in a block, about
-    columns: tuple[int, int]  # the fewest and the most of a block
+    numbers: int  # in a block, approximately
+    columns: tuple[int, int]  # minimum and maximum in a block
     load: Callable
     store: Callable
-    for_each: Callable  # of n rows
+    for_each: Callable  # loop over n rows
     params: Any = None
 
     def block(self, n: int) -> int:
@@ -65,12 +65,11 @@ def _unrolled(n: int, do: Callable) -> None:
         do(i)
 
 
-# Reasoned, and seen in what compilers say, not measured. CUDA: the network holds a block in
-# registers, 64 numbers in each of 128 threads; Triton reads beyond the edge unless masked. For
-# their squares the rows are loaded again, from the cache, in a loop: unrolled, n = 64 takes 212
-# registers instead of 80, and 23 s to compile instead of 2. TPU: a row fills one sublane of eight,
-# so that n rows take 32 bytes of VMEM a number, 4 MB; Mosaic itself cuts off what lies beyond the
-# edge, and cannot pick a row of bfloat16 in a loop.
+# Derived from compiler reports, not measured. CUDA: the network holds a block in registers, 64
+# numbers in each of 128 threads; Triton reads beyond the edge unless masked. The squares load the
+# rows again, from the cache, in a loop: unrolled, n = 64 takes 212 registers instead of 80, and
+# compiles in 23 s instead of 2. TPU: a row fills one sublane of eight, so that n rows take 32 bytes
+# of VMEM per number, 4 MB; Mosaic masks the edge itself, and cannot index a bfloat16 row in a loop.
 TARGETS = {
     "cuda": Target(
         numbers=1 << 13,
@@ -97,7 +96,7 @@ def trimmed_mean(x: jax.Array, f: int, *, interpret: str | None = None) -> jax.A
 def median_and_squares(
     x: jax.Array, *, interpret: str | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """The median M of `x: [n, ...]`, and `sum_c (x_ic - M_c)^2` as [n], from one reading."""
+    """The median M of `x: [n, ...]`, and `sum_c (x_ic - M_c)^2` as [n], in one read."""
     center, total = _window_mean(x, *order.middle(x.shape[0]), interpret, squares=True)
     return center, total
 
@@ -127,7 +126,7 @@ def _window_mean(
 def _call(
     target: Target, start: int, width: int, squares: bool, interpret: bool, x: jax.Array
 ) -> list[jax.Array]:
-    """[means: [1, c]], and with `squares` the squared distances: [n]."""
+    """[means `[1, c]`], and with `squares` also the squared distances `[n]`."""
     n, c = x.shape
     block = target.block(n)
     blocks = pl.cdiv(c, block)
@@ -158,14 +157,14 @@ def _kernel(
     def row(i: int | jax.Array) -> jax.Array:
         return wide(target.load(x.at[pl.ds(i, 1), :], inside))
 
-    found = order.mean_by_network([row(i) for i in range(n)], start, width)
-    found = found.astype(center.dtype)
-    target.store(center, found, inside)
+    means = order.mean_by_network([row(i) for i in range(n)], start, width)
+    means = means.astype(center.dtype)
+    target.store(center, means, inside)
     if sums is None:
         return
 
     def put_sum(i: int | jax.Array) -> None:
-        square = jnp.where(inside, jnp.square(row(i) - wide(found)), 0)
+        square = jnp.where(inside, jnp.square(row(i) - wide(means)), 0)
         sums[0, pl.ds(i, 1), :] = jnp.sum(square, axis=1, keepdims=True)
 
     target.for_each(n, put_sum)

@@ -1,4 +1,4 @@
-"""Sums over one matrix `[n, c]`: along rows, and over them."""
+"""Sums of one matrix `[n, c]`, along its rows and over its rows."""
 
 import functools
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from byzjax._numerics.arrays import sum_dtype, wide, zeros
 def fold_blocks(add: Callable, carry: Any, x: jax.Array, block: int) -> tuple[Any, tuple]:
     """`carry = add(carry, start, block)` over the whole blocks of columns of x.
 
-    Returns the carry, and (start, width) of the columns that are left.
+    Returns the carry, and (start, width) of the remaining columns.
     """
     whole = x.shape[1] // block
     if whole > 1:
@@ -72,7 +72,7 @@ def row_squares(x: jax.Array, p: jax.Array) -> jax.Array:
 def _row_squares_jvp(primals, tangents):
     (x, p), (dx, dp) = primals, tangents
     total = row_squares(x, p)
-    # A row whose sum is not finite has no slope: both factors are cleared, since 0 * inf is NaN.
+    # A row whose sum is not finite has zero gradient: clear both factors, since 0 * inf is NaN.
     keep = jnp.isfinite(total)[:, None]
     difference = centered(x, p)
     tangent = centered(dx, dp)
@@ -81,10 +81,10 @@ def _row_squares_jvp(primals, tangents):
 
 
 def sum_rows(x: jax.Array, weights: jax.Array | None) -> jax.Array:
-    """`sum_i w_i x_i` over the rows of `x: [n, c]`; a row of weight 0 is not looked at.
+    """`sum_i w_i x_i` over the rows of `x: [n, c]`; rows of weight 0 are ignored.
 
-    Rows that are as wide as their sums are multiplied as a matrix, which takes a quarter of the
-    time of the loop for 64 rows of 65,536; others would be copied.
+    Rows in their accumulation dtype go through a matrix product, which takes a quarter of the
+    loop's time for 64 rows of 65,536; others would be copied.
     """
     if weights is None or not _multiplied(x):
         return _sum_by_loop(x, weights)
@@ -93,7 +93,7 @@ def sum_rows(x: jax.Array, weights: jax.Array | None) -> jax.Array:
 
 
 def mean_rows(x: jax.Array, weights: jax.Array | None) -> jax.Array:
-    """`sum_i w_i x_i / sum_i w_i`, which does not overflow where rows are finite."""
+    """`sum_i w_i x_i / sum_i w_i`, without overflow for finite rows."""
     if weights is None or not _multiplied(x):
         return _mean_by_loop(x, weights)
     product = functools.partial(_product_or, _mean_by_loop, divide=True)
@@ -109,9 +109,9 @@ def _sum_by_loop(x: jax.Array, weights: jax.Array | None) -> jax.Array:
 
 
 def _mean_by_loop(x: jax.Array, weights: jax.Array | None) -> jax.Array:
-    """Sums that overflow are taken of small shares of the rows instead, in the same loop.
+    """Where the sum overflows, a sum of scaled rows from the same loop is used.
 
-    The share is no power of two, which XLA would take out of the sum again.
+    The factor is not a power of two, since XLA would move that out of the sum.
     """
     dtype = sum_dtype(x.dtype)
     if weights is None:
@@ -139,14 +139,14 @@ def _row(row: jax.Array) -> jax.Array:
 def loop_over_rows(
     x: jax.Array, weights: jax.Array | None, *terms: Callable[[jax.Array], jax.Array]
 ) -> tuple[jax.Array, ...]:
-    """The sums of terms of the rows as one fused, vectorised loop.
+    """The sums of terms of the rows, as one fused, vectorised loop.
 
     `jnp.sum(x, axis=0)` took 40 times as long on CPU.
     """
 
     def add(total, row, weight, term):
         row = term(wide(row))
-        if weight is not None:  # the row is cleared first: so the slope in its weight is 0, not NaN
+        if weight is not None:  # clear the row first: the gradient of its weight is 0, not NaN
             row = jnp.where(weight != 0, row, 0) * weight.astype(row.dtype)
         return total + row
 
@@ -177,13 +177,13 @@ def loop_over_rows(
 
 
 def centered(x: jax.Array, p: jax.Array) -> jax.Array:
-    """The rows of `x: [n, c]` less `p: [c]`."""
+    """The rows of `x: [n, c]` minus `p: [c]`."""
     return wide(x) - wide(p)[None]
 
 
 @jax.custom_jvp
 def inner_products(x: jax.Array, p: jax.Array, center: jax.Array) -> jax.Array:
-    """`sum_c (x_ic - center_c) p_c` as [n]; without a slope for rows where it is not finite."""
+    """`sum_c (x_ic - center_c) p_c` as [n]; zero gradient for rows where it is not finite."""
     dtype = sum_dtype(x.dtype)
     return row_sums(lambda x, p, c: (x - c) * p, x, p.astype(dtype), center.astype(dtype))
 
@@ -202,7 +202,7 @@ def _inner_products_jvp(primals, tangents):
 
 
 def combine(x: jax.Array, weights: jax.Array) -> jax.Array:
-    """`sum_i w_ki x_ic` as [k, c]; a row of weight 0 is not looked at."""
+    """`sum_i w_ki x_ic` as [k, c]; rows of weight 0 are ignored."""
     weights = _no_gradient_at_0(weights.astype(sum_dtype(x.dtype)))
     if x.size == 0:
         return jnp.zeros((len(weights), 0), weights.dtype)
@@ -218,7 +218,7 @@ def combine(x: jax.Array, weights: jax.Array) -> jax.Array:
 def _product_or(
     loop: Callable, x: jax.Array, weights: jax.Array, divide: bool = False
 ) -> jax.Array:
-    """`w x` as one product; where that is not finite, by the loop, which leaves out 0 times inf."""
+    """`w x` as one product; if that is not finite, by the loop, which ignores rows of weight 0."""
     weights = _no_gradient_at_0(weights)
     out = _product(x, weights)
     return lax.cond(
@@ -234,5 +234,5 @@ def _product(x: jax.Array, weights: jax.Array) -> jax.Array:
 
 
 def _no_gradient_at_0(weights: jax.Array) -> jax.Array:
-    """A weight of 0 has no slope, as where its row is cleared."""
+    """Weights with zero gradient where they are 0, as if their rows were cleared."""
     return jnp.where(weights != 0, weights, lax.stop_gradient(weights))

@@ -1,4 +1,4 @@
-"""How many coordinates of a row are positive, zero and negative."""
+"""Counts of the positive, zero and negative coordinates of each row."""
 
 import functools
 
@@ -12,7 +12,7 @@ from byzjax._numerics import thresholds
 def signs_between(x: jax.Array, low: jax.Array, high: jax.Array, most: int) -> jax.Array:
     """`[3, n]`: how many of x[:, low:high] are positive, zero, negative; high - low <= most.
 
-    On CPU in blocks, since what XLA makes of a reduction there takes as much memory as its input.
+    In blocks on CPU, where XLA's reduction allocates as much memory as its input.
     """
     if most == 0:
         return jnp.zeros((3, x.shape[0]), jnp.int32)

@@ -4,7 +4,7 @@ from byzjax._numerics import FORMS, thresholds
 
 
 def table() -> str:
-    """Markdown with one line for each entry of `FORMS`."""
+    """Markdown, one line per entry of `FORMS`."""
     lines = [
         "| quantity | where | form | constants | measured |",
         "| --- | --- | --- | --- | --- |",

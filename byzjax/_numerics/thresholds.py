@@ -1,36 +1,36 @@
-"""Sizes from which another form is faster: read where the forms are chosen, measured once.
+"""Sizes at which the algorithms change: used where an algorithm is chosen, measured once.
 
-Milliseconds and seconds are those of 2 CPU cores (an Intel Xeon or an AMD EPYC, JAX 0.10.2), and
-are there for their ratios. The package's docstring has the table of all choices.
+Milliseconds and seconds are those of 2 CPU cores (an Intel Xeon or an AMD EPYC, JAX 0.10.2); only
+their ratios matter. The package's docstring has the table of all choices.
 """
 
-# CPU: columns that one step of a loop over blocks takes. XLA reduces a row by one chain of
-# dependent additions; a loop that adds blocks to an accumulator of this width is vectorised, and
-# runs at the speed of the memory (n = 25, d = 1e6: 3.9 ms against 13 ms). A step adds its columns
-# to an accumulator of fewer lanes, which the cache holds: with as many lanes as columns 64 rows of
-# 65,536 take 0.35 ms instead of 0.24, and 256 rows 1.9 instead of 1.45.
+# CPU: columns per step of a loop over blocks. XLA reduces a row by one chain of dependent
+# additions; a loop that adds blocks to an accumulator of this width is vectorised and memory-bound
+# (n = 25, d = 1e6: 3.9 ms against 13 ms). A step adds its columns to an accumulator of fewer lanes,
+# which fits in the cache: with as many lanes as columns, 64 rows of 65,536 take 0.35 ms instead of
+# 0.24, and 256 rows 1.9 instead of 1.45.
 BLOCK, LANES = 8192, 2048
 
 # CPU: the same for products of rows; n = 25 and 64, d = 524,288: 17 and 44 ms, with 4096 18 and 46,
 # with 16,384 16 and 46.
 GRAM_BLOCK = 8192
 
-# Columns from which that is worth it: at 20,000 the plain reduction takes 0.21 ms, the loop 0.45;
-# at 100,000 it is 1.18 and 0.62 (n = 25).
+# Columns from which blocks pay off: at 20,000 the plain reduction takes 0.21 ms, the loop 0.45; at
+# 100,000 it is 1.18 and 0.62 (n = 25).
 BLOCKED = 2**16
 
 # Columns from which pairs of rows are worth three kernels (0.4 s to compile), not one (0.1 s).
 SLABS = 2**18
 
-# (Rows, columns) from which squared distances come from a product of matrices, if they can. The
+# (Rows, columns) from which squared distances come from a matrix product, where it is accurate. The
 # whole of Krum with d = 524,288, in ms, by differences and by products: n = 11: 10.9 and 5.9,
-# 16: 21 and 9.6, 25: 24 and 18, 32: 36 and 20. With d = 65,536 they are alike below 40 rows.
+# 16: 21 and 9.6, 25: 24 and 18, 32: 36 and 20. With d = 65,536 they are equal below 40 rows.
 PRODUCTS = ((40, 2**11), (8, 2**17))
 
-# The share of the two squared lengths below which a squared distance has lost too many digits.
+# The fraction of the two squared lengths below which a squared distance has lost too many digits.
 CANCELLED = 0.1
 
-# Rows that are added up in one fused kernel; beyond, a loop over groups of so many.
+# Rows summed in one fused kernel; beyond, a loop over groups of this size.
 UNROLLED_ROWS = 64
 
 # Rows up to which columns are sorted by a network; beyond, ranks are found by bisection. The
@@ -38,34 +38,34 @@ UNROLLED_ROWS = 64
 NETWORK_MAX = 128
 
 # Rows up to which the values nearest to a centre are a window of the sorted column; up to
-# NETWORK_MAX the distance of the last of them comes from a network of its own (`order.nearest`).
+# NETWORK_MAX the distance of the last of them comes from a separate network (`order.nearest`).
 NEAREST_NETWORK_MAX = 96
 
-# Numbers of a block of columns for bisection: it stays in a core's cache.
+# Numbers in a block of columns for bisection, which fits in a core's cache.
 NUMBERS_OF_A_BLOCK = 2**17
 
-# Rows of keys that one step of a loop over rows takes.
+# Rows of keys per step of a loop over rows.
 UNROLLED_KEYS = 32
 
 # Rows from which the top eigenvector of a matrix comes from squarings: 0.3 ms instead of 8 at 64.
 SQUARED = 24
 
-# A leaf of at least so many coordinates has kernels of its own; the others of one dtype share one
-# buffer, since each kernel costs compile time (0.2 s for aksel at n = 25 on 2 CPU cores) ...
+# Coordinates from which a leaf gets its own kernels; the others of one dtype share one buffer,
+# since each kernel costs compile time (0.2 s for aksel at n = 25 on 2 CPU cores) ...
 OWN_LEAF = 2**15
 
-# ... and at most so many leaves, the largest, have kernels of their own: aksel compiles in 2.8 s
-# for 65 leaves of 69,000 coordinates. What shares a buffer is copied there, which costs several
+# ... and at most this many leaves, the largest, have their own kernels: aksel compiles in 2.8 s for
+# 65 leaves of 69,000 coordinates. Leaves that share a buffer are copied there, which costs several
 # times as much as the median itself.
 MAX_OWN_LEAVES = 8
 
-# Copying a leaf of so many coordinates costs more, within 50 steps, than compiling its kernels (n =
-# 25, 2 CPU cores), and a large model has no memory for a copy.
+# Coordinates from which copying a leaf costs more, within 50 steps, than compiling its kernels
+# (n = 25, 2 CPU cores), and a large model has no memory for a copy.
 ALWAYS_OWN_LEAF = 2**17
 
-# Slices of so many numbers travel by themselves, and are not copied for it; those below share
-# messages, one for each dtype, since each message costs time to compile and to begin.
+# Slices of at least this many numbers are sent separately, without a copy; smaller ones share
+# messages, one for each dtype, since each message costs time to compile and to start.
 OWN_MESSAGE = 2**18
 
-# CPU: columns whose signs are counted side by side.
+# CPU: columns per block when signs are counted.
 SIGNS_BLOCK = 2**11

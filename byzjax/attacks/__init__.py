@@ -1,4 +1,4 @@
-"""Attacks: functions that replace the liars' rows of stacked updates, and poison their data."""
+"""Attacks: functions that replace Byzantine rows of stacked updates or poison their data."""
 
 from byzjax.attacks.adaptive import default_starts, gradient_attack, strongest
 from byzjax.attacks.bounded import min_max, min_sum

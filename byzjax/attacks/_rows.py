@@ -1,4 +1,4 @@
-"""What attacks share: statistics of the honest rows, and putting the liars' rows in place."""
+"""Helpers of attacks: statistics of the honest rows, and replacement of Byzantine rows."""
 
 import functools
 
@@ -28,10 +28,10 @@ def column(byzantine: jax.Array, leaf: jax.Array) -> jax.Array:
 
 
 def replace(updates: PyTree, byzantine: jax.Array, lies: PyTree) -> PyTree:
-    """The updates with the liars' rows taken from `lies`: `[n, ...]`, or `[1, ...]` for all."""
+    """The updates with Byzantine rows taken from `lies`: `[n, ...]`, or `[1, ...]` for all."""
 
     def put(x: jax.Array, lie: jax.Array) -> jax.Array:
-        # Under vmap XLA would compute a lie that all send anew for every row: n = 51, 79,510
+        # Under vmap XLA would recompute a shared malicious row for every worker: n = 51, 79,510
         # coordinates, three runs, little_is_enough: 423 ms instead of 48.
         lie = fusion_barrier(lie) if lie.shape[0] == 1 and x.shape[0] > 1 else lie
         return jnp.where(column(byzantine, x), lie.astype(x.dtype), x)
@@ -40,7 +40,7 @@ def replace(updates: PyTree, byzantine: jax.Array, lies: PyTree) -> PyTree:
 
 
 def honest_mean(updates: PyTree, byzantine: jax.Array) -> PyTree:
-    """Mean of the honest rows, `[1, ...]` in every leaf, at least float32; 0 if there is none."""
+    """Mean of the honest rows, `[1, ...]` in every leaf, at least float32; 0 if there are none."""
     mean, some = stacked.mean_selected(jax.tree.map(wide, updates), ~byzantine), jnp.any(~byzantine)
     return jax.tree.map(lambda leaf: jnp.where(some, leaf, 0)[None], mean)
 
@@ -48,7 +48,7 @@ def honest_mean(updates: PyTree, byzantine: jax.Array) -> PyTree:
 def honest_std(updates: PyTree, byzantine: jax.Array, mean: PyTree, ddof: int) -> PyTree:
     """Standard deviation of the honest rows per coordinate, `[1, ...]` in every leaf.
 
-    The root of the sum of squares over the number less `ddof`; 0 where that is not positive.
+    The root of the sum of squares over `count - ddof`; 0 where that is not positive.
     """
     count = jnp.sum(~byzantine)
 
@@ -57,10 +57,10 @@ def honest_std(updates: PyTree, byzantine: jax.Array, mean: PyTree, ddof: int) -
         squares = sum_squares(x.reshape(n, -1), center.reshape(-1), ~byzantine)
         squares = jnp.where(count > ddof, squares, 0)
         variance = squares / jnp.maximum(count - ddof, 1).astype(squares.dtype)
-        # Where the honest rows coincide the root has no slope; it is taken of 1 there.
+        # Where the honest rows coincide the root has no derivative; take the root of 1.
         spread = variance != 0
         out = jnp.where(spread, jnp.sqrt(jnp.where(spread, variance, 1)), 0)
-        # Without the wall XLA computes it anew for every liar's row: 3.4 honest means, not 2.6.
+        # Without it XLA recomputes this for every Byzantine row: 3.4 honest means, not 2.6.
         return fusion_barrier(out).reshape(center.shape)
 
     return jax.tree.map(std, updates, mean)
@@ -84,12 +84,12 @@ def plus(row: PyTree, factor: jax.Array | float, other: PyTree) -> PyTree:
 
 
 def only(row: PyTree) -> PyTree:
-    """The update in `[1, ...]`: every leaf as `[...]`."""
+    """The row `[1, ...]` as an update: every leaf as `[...]`."""
     return jax.tree.map(lambda leaf: leaf[0], row)
 
 
 def norm(row: PyTree) -> jax.Array:
-    """The norm of a row `[1, ...]`, with a slope of 0 at 0."""
+    """The norm of a row `[1, ...]`, with zero gradient at 0."""
     return root(stacked.squared_norms(row)[0])
 
 
@@ -99,21 +99,21 @@ def ratio(a: jax.Array | float, b: jax.Array) -> jax.Array:
 
 
 def largest(rows: PyTree) -> jax.Array:
-    """The largest absolute value of all, NaN if there is one."""
-    found = [
+    """The largest absolute value in all leaves; NaN if any value is NaN."""
+    maxima = [
         jnp.max(jnp.abs(wide(leaf)), initial=0).astype(jnp.float32)
         for leaf in jax.tree.leaves(rows)
     ]
-    return functools.reduce(jnp.maximum, found)
+    return functools.reduce(jnp.maximum, maxima)
 
 
 def unit(row: PyTree) -> PyTree:
-    """The row `[1, ...]` at length 1; 0 stays 0."""
+    """The row `[1, ...]` scaled to norm 1; 0 stays 0."""
     return scale(ratio(1, norm(row)), row)
 
 
 def coordinates(updates: PyTree) -> PyTree:
-    """The number of each coordinate, counted through all leaves, `[1, ...]` in every leaf."""
+    """The index of each coordinate, counted across all leaves, `[1, ...]` in every leaf."""
     leaves, structure = jax.tree.flatten(updates)
     out, start = [], 0
     for leaf in leaves:
@@ -130,5 +130,5 @@ def keys(key: jax.Array, updates: PyTree) -> PyTree:
 
 
 def normal(key: jax.Array, like: PyTree) -> PyTree:
-    """Standard normal numbers, of the shapes and dtypes of a tree."""
+    """Standard normal samples with the shapes and dtypes of a tree."""
     return jax.tree.map(lambda x, k: jax.random.normal(k, x.shape, x.dtype), like, keys(key, like))

@@ -1,12 +1,12 @@
-"""Attacks that try the deployed rule: a search over strengths, and ascent through the rule.
+"""Attacks that query the deployed rule: a search over strengths, and gradient ascent.
 
-What they maximise is the *damage*, a number made of the aggregate and the honest mean:
+They maximise the *damage*, a function of the aggregate and the honest mean:
 
 * `"distance"`: the distance of the aggregate to the honest mean;
-* `"inner_product"`: minus the inner product of both, so that the step leads uphill;
+* `"inner_product"`: minus their inner product, so that the step increases the loss;
 * a function `(aggregate, honest_mean) -> number`.
 
-An aggregate that is not finite is infinite damage.
+A non-finite aggregate counts as infinite damage.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,12 +30,12 @@ from byzjax.attacks.statistical import (
 from byzjax.stacked import PyTree
 
 OBJECTIVES = ("distance", "inner_product")
-# Steps of an ascent, in units of how much honest updates vary. Shorter ones would creep to within
-# rounding of a selection's edge, where the same rule in another program may select otherwise.
+# Step lengths of an ascent, in units of the honest spread. Shorter ones would approach the boundary
+# of a selection to within rounding, where another program may select differently.
 _SHORTEST, _LONGEST = 1e-3, 1e6
-# Where the search for a strength looks around the best so far, in steps of its grid's logarithm.
-# Most of the points lie above, since damage often ends at the edge of a selection. Of 162 cases (9
-# rules, 3 attacks, 6 settings) this finds the damage of a grid of 200 within 2 % in 156.
+# Offsets at which a strength is refined around the best so far, in steps of the logarithmic grid.
+# Most are positive, since damage often drops at the boundary of a selection. In 156 of 162 cases (9
+# rules, 3 attacks, 6 settings) this finds the damage of a grid of 200 within 2 %.
 _REFINEMENTS = (
     (-2 / 3, -1 / 3, 1 / 3, 2 / 3),
     (-1 / 6, 1 / 12, 1 / 6, 1 / 4),
@@ -60,25 +60,26 @@ def strongest(
 
     $$ \lambda^* = \arg\max_\lambda \, D\bigl(F(A_\lambda(x)), \mu\bigr) $$
 
-    First over a geometric grid from `low` to `high`, all its points at once; then, three times,
-    over a few points around the best, ever closer to it and most of them above, since damage often
-    ends at the edge of a selection. Opt-ALIE and Opt-IPM of the literature are this for
-    `little_is_enough` and `inner_product_manipulation`. Cost: `coarse + 12` calls of the rule.
+    The search evaluates a geometric grid from `low` to `high` in one batch, then refines it three
+    times with a few points around the best, each time closer and mostly above it, since damage
+    often drops at the boundary of a selection. With `little_is_enough` and
+    `inner_product_manipulation` these are Opt-ALIE and Opt-IPM of the literature. Cost:
+    `coarse + 12` calls of the rule.
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
-      byzantine: `bool[n]`, who attacks; may be traced.
+      byzantine: `bool[n]`, mask of Byzantine workers; may be traced.
       attack: `attack(updates, byzantine, **{strength: value}) -> stacked updates`.
-      rule: all that the server does, mixings included, `rule(updates) -> update`.
+      rule: the server's aggregation, mixings included, `rule(updates) -> update`.
       strength: name of the attack's parameter, such as `"z"` or `"epsilon"`.
       low: smallest strength, positive; may be traced.
       high: largest strength; may be traced.
-      coarse: points of the grid, a Python int, at least 2.
+      coarse: number of grid points, a Python int, at least 2.
       objective: `"distance"`, `"inner_product"`, or `(aggregate, honest_mean) -> number`.
 
     Returns:
-      Stacked updates; the honest rows are bitwise unchanged. Memory: that of the rule and of the
-      updates, `coarse` times.
+      Stacked updates; the honest rows are bitwise unchanged. Memory: `coarse` times that of the
+      rule and the updates.
 
     Raises:
       ValueError: `byzantine` is not `bool[n]`, low is not positive, or the objective is unknown.
@@ -136,34 +137,35 @@ def gradient_attack(
     within: str | None = None,
     key: jax.Array | None = None,
 ) -> PyTree:
-    r"""Every liar's row is moved uphill on the damage, by its gradient through the rule.
+    r"""Gradient ascent on the damage through the rule, over the rows of all attackers.
 
     $$ \max_{b_1, \dots, b_s} D\bigl(F(x_1, \dots, x_h, b_1, \dots, b_s), \mu\bigr) $$
 
-    All starts are tried. The most damaging ones, random rows, and rows put together of the starts
-    (in every coordinate of the one that moves the aggregate farthest there) are climbed from side
-    by side, and the most damaging rows ever seen are sent: never weaker than any of the starts.
-    Steps go in turn along the gradient, along a random direction and straight away from the honest
-    mean, since rules that select rows are flat between their edges; a kind of step is twice as long
-    after a success and half as long after a failure. Cost: the rule once for each start, and the
-    rule with its derivative `steps` times for each of the `ascents + 2` that are climbed from.
+    All starts are evaluated. Ascents run in parallel from the most damaging ones, from random rows,
+    and from a combination of the starts (each coordinate from the start that moves the aggregate
+    farthest there). The most damaging rows seen are sent, so the attack is never weaker than any
+    start. Steps alternate between the gradient, a random direction and the direction away from the
+    honest mean, since rules that select rows are flat between changes of the selection; the step
+    length of each kind doubles after a success and halves after a failure. Cost: one call of the
+    rule per start, and `steps` calls of the rule with its derivative for each of `ascents + 2`
+    ascents.
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
-      byzantine: `bool[n]`, who attacks; may be traced.
-      rule: all that the server does, `rule(updates) -> update`, differentiable.
+      byzantine: `bool[n]`, mask of Byzantine workers; may be traced.
+      rule: the server's aggregation, `rule(updates) -> update`, differentiable.
       objective: `"distance"`, `"inner_product"`, or `(aggregate, honest_mean) -> number`.
       steps: number of steps of each ascent, a Python int.
       starts: attacks `(updates, byzantine) -> stacked updates`; by default `default_starts()`.
-      ascents: how many of the starts are climbed from, besides the other rows; a Python int.
-      within: None for any row; `"norm"`, no lie longer than the longest honest update;
-        `"distance"`, none farther from the honest mean than the farthest honest update. Starts are
-        moved there.
-      key: draws the random rows; `jax.random.key(0)` by default.
+      ascents: number of starts to ascend from, besides the other two points; a Python int.
+      within: None for no constraint; `"norm"` limits norms to the largest honest norm;
+        `"distance"` limits distances to the honest mean to the largest honest one. Starts are
+        projected.
+      key: PRNG key for the random rows; `jax.random.key(0)` by default.
 
     Returns:
-      Stacked updates; the honest rows are bitwise unchanged. Memory: that of the gradient of the
-      rule, `ascents + 2` times.
+      Stacked updates; the honest rows are bitwise unchanged. Memory: `ascents + 2` times that of
+      the rule's gradient.
 
     Raises:
       ValueError: `byzantine` is not `bool[n]`, there is no start, or the objective or `within` is
@@ -176,12 +178,12 @@ def gradient_attack(
       >>> updates = jnp.array([[0.0], [1.0], [2.0], [3.0], [4.0], [0.0]])
       >>> byzantine = jnp.arange(6) == 5
       >>> attack = partial(attacks.gradient_attack, rule=byzjax.median, steps=20)
-      >>> out = jax.jit(attack)(updates, byzantine)  # compiled, for it tries the rule many times
+      >>> out = jax.jit(attack)(updates, byzantine)  # compiled: it calls the rule many times
       >>> float(abs(byzjax.median(out)[0] - 2.0)) > 0.45
       True
 
     Reference: ours; projected gradient ascent as in Madry et al., ICLR 2018 (arXiv:1706.06083), on
-    rows in the place of images.
+    rows in place of images.
     """
     byzantine = _rows.mask(updates, byzantine)
     steps = static_int("steps", steps, at_least=1)
@@ -197,24 +199,24 @@ def gradient_attack(
     mean = _rows.honest_mean(detached, byzantine)
     noise_key, steps_key = jax.random.split(jax.random.key(0) if key is None else key)
 
-    # What is tried is what is sent: in the dtype of the updates, with the honest rows as they are.
+    # Candidates are evaluated as they are sent: in the updates' dtype, with honest rows unchanged.
     def sent(rows: PyTree) -> PyTree:
         return _rows.replace(updates, byzantine, rows)
 
     def damage_of(rows: PyTree) -> jax.Array:
         return damage(rule(sent(rows)))
 
-    begun = [project(jax.tree.map(wide, start(updates, byzantine))) for start in starts]
-    begun = lax.stop_gradient(jax.tree.map(lambda *rows: jnp.stack(rows), *begun))
-    aggregates = lax.map(lambda rows: rule(sent(rows)), begun)
+    initial = [project(jax.tree.map(wide, start(updates, byzantine))) for start in starts]
+    initial = lax.stop_gradient(jax.tree.map(lambda *rows: jnp.stack(rows), *initial))
+    aggregates = lax.map(lambda rows: rule(sent(rows)), initial)
     values = lax.map(damage, aggregates)
     _, chosen = lax.top_k(values, ascents)
-    together = project(jax.tree.map(_put_together, begun, aggregates, mean))
+    combined = project(jax.tree.map(_combined, initial, aggregates, mean))
     std = _rows.honest_std(detached, byzantine, mean, ddof=0)
     noise = _rows.normal(noise_key, detached)
     random = project(jax.tree.map(lambda mu, sd, r: mu + sd * r, mean, std, noise))
-    others = jax.tree.map(lambda a, b: jnp.stack([a, b]), random, together)
-    rows = jax.tree.map(lambda found, new: jnp.concatenate([found[chosen], new]), begun, others)
+    others = jax.tree.map(lambda a, b: jnp.stack([a, b]), random, combined)
+    rows = jax.tree.map(lambda old, new: jnp.concatenate([old[chosen], new]), initial, others)
     values = jnp.concatenate([values[chosen], lax.map(damage_of, others)])
     spread = jnp.maximum(_rows.norm(std), jnp.finfo(jnp.float32).tiny)
     climb = partial(_climb, damage_of, project, mean, byzantine, spread, steps)
@@ -223,15 +225,15 @@ def gradient_attack(
     return sent(jax.tree.map(lambda leaf: leaf[best], rows))
 
 
-def _put_together(rows: jax.Array, aggregates: jax.Array, mean: jax.Array) -> jax.Array:
-    """`[n, ...]` of `rows: [k, n, ...]`, in every coordinate those whose aggregate is farthest."""
+def _combined(rows: jax.Array, aggregates: jax.Array, mean: jax.Array) -> jax.Array:
+    """`[n, ...]` from `rows: [k, n, ...]`: per coordinate those whose aggregate is farthest."""
     away = jnp.abs(wide(aggregates) - mean)
     farthest = jnp.argmax(jnp.where(jnp.isfinite(away), away, 0), axis=0)
     return jnp.take_along_axis(rows, farthest[None, None], axis=0)[0]
 
 
 def default_starts() -> tuple[Callable, ...]:
-    """Attacks from which `gradient_attack` begins, at strengths that papers use.
+    """The default starts of `gradient_attack`: attacks at published strengths.
 
     Returns:
       Functions `(updates, byzantine) -> stacked updates`.
@@ -278,7 +280,7 @@ def _damage(updates: PyTree, byzantine: jax.Array, objective: str | Callable) ->
 
 
 def _projection(detached: PyTree, byzantine: jax.Array, within: str | None) -> Callable:
-    """Moves rows to where they may be."""
+    """Projects rows onto the set that `within` allows."""
     if within is None:
         return lambda rows: rows
     mean = _rows.honest_mean(detached, byzantine)
@@ -288,7 +290,7 @@ def _projection(detached: PyTree, byzantine: jax.Array, within: str | None) -> C
 
     def project(rows: PyTree) -> PyTree:
         squares = stacked.squared_distances(rows, _rows.only(center))
-        # A row without a length is moved to the centre.
+        # A row of infinite distance is moved to the centre.
         factor = jnp.where(squares > radius**2, radius / jnp.sqrt(squares), 1)
         away = jax.tree.map(lambda x, c: x - c, rows, center)
         return jax.tree.map(jnp.add, center, stacked.scale(away, factor))
@@ -307,14 +309,14 @@ def _climb(
     value: jax.Array,
     key: jax.Array,
 ) -> tuple[PyTree, jax.Array]:
-    """The most damaging rows seen on the way up from these, and their damage."""
+    """The most damaging rows seen in one ascent from these, and their damage."""
     gradient = jax.grad(damage_of)
 
-    def own(direction: PyTree) -> PyTree:
-        """Of the liars alone, as long as their updates vary; 0 where it is nowhere."""
+    def normalised(direction: PyTree) -> PyTree:
+        """Restricted to Byzantine rows and scaled to the honest spread; 0 stays 0."""
         clean = jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(leaf), leaf, 0), direction)
         clean = stacked.scale(clean, byzantine.astype(jnp.float32))
-        # First by the largest entry: squares of small or large gradients would vanish or overflow.
+        # First by the largest entry, so that squares neither underflow nor overflow.
         clean = _rows.scale(_rows.ratio(1, _rows.largest(clean)), clean)
         length = root(jnp.sum(stacked.squared_norms(clean)))
         return _rows.scale(_rows.ratio(spread, length), clean)
@@ -328,7 +330,7 @@ def _climb(
         direction = jax.tree.map(
             lambda *leaves: lax.select_n(kind, *leaves), tangent, random, outward
         )
-        direction = own(direction)
+        direction = normalised(direction)
         there = project(
             jax.tree.map(lambda x, d: x + lengths[kind].astype(d.dtype) * d, rows, direction)
         )
@@ -336,7 +338,7 @@ def _climb(
         better = reached > value
         rows = jax.tree.map(lambda a, b: jnp.where(better, a, b), there, rows)
         value = jnp.where(better, reached, value)
-        # The slope is that of the rows that are kept.
+        # The gradient is that of the rows that are kept.
         tangent = lax.cond(better, gradient, lambda _: tangent, rows)
         lengths = lengths.at[kind].multiply(jnp.where(better, 2.0, 0.5))
         return (rows, value, tangent, jnp.clip(lengths, _SHORTEST, _LONGEST)), None

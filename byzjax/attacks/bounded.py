@@ -1,4 +1,4 @@
-"""Lies as far from the honest mean as the honest updates are from each other, and no farther."""
+"""Attacks bounded by the distances between the honest updates."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ DIRECTIONS = ("unit", "sign", "std")
 
 @compiled
 def min_max(updates: PyTree, byzantine: jax.Array, *, direction: str = "std") -> PyTree:
-    r"""All liars send the farthest point along a direction that no honest update shows up.
+    r"""All attackers send the farthest point along a direction within the honest diameter.
 
     $$ b = \mu + \gamma p, \qquad \gamma = \max \{ \gamma :
        \max_i \|b - x_i\| \le \max_{i, j} \|x_i - x_j\| \} $$
@@ -23,11 +23,11 @@ def min_max(updates: PyTree, byzantine: jax.Array, *, direction: str = "std") ->
     over the honest updates, with their mean $\mu$ and p one of $-\mu / \|\mu\|$ (`"unit"`),
     $-\operatorname{sign} \mu$ (`"sign"`) and $-\sigma$ (`"std"`, the sample standard deviation per
     coordinate). Each condition is quadratic in gamma, so the largest gamma is a minimum of roots:
-    exact, where public code halves steps. Where nobody is honest, b = 0. Cost: O(n^2 d).
+    exact, where public code halves steps. Without honest workers, b = 0. Cost: O(n^2 d).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
-      byzantine: `bool[n]`, who attacks; may be traced.
+      byzantine: `bool[n]`, mask of Byzantine workers; may be traced.
       direction: `"unit"`, `"sign"` or `"std"`.
 
     Returns:
@@ -56,7 +56,7 @@ def min_max(updates: PyTree, byzantine: jax.Array, *, direction: str = "std") ->
     square = stacked.squared_norms(p)[0]
     room = jnp.max(distances) - jnp.where(byzantine, 0, away)
     products = jnp.where(byzantine, 0, products)
-    # gamma^2 |p|^2 + 2 gamma <p, mu - x_i> <= room; in the form that does not cancel.
+    # gamma^2 |p|^2 + 2 gamma <p, mu - x_i> <= room; in the form without cancellation.
     root = jnp.sqrt(jnp.maximum(products**2 + square * room, 0))
     gamma = jnp.where(
         products > 0, _rows.ratio(room, products + root), _rows.ratio(root - products, square)
@@ -69,20 +69,20 @@ def min_max(updates: PyTree, byzantine: jax.Array, *, direction: str = "std") ->
 def min_sum(
     updates: PyTree, byzantine: jax.Array, *, direction: str = "std", bound: str = "max"
 ) -> PyTree:
-    r"""The same as `min_max` for sums: a lie no farther from all than an honest update is.
+    r"""Like `min_max`, with sums of squared distances in place of the largest distance.
 
     $$ b = \mu + \gamma p, \qquad \gamma = \max \{ \gamma :
        \sum_i \|b - x_i\|^2 \le \max_i \sum_j \|x_i - x_j\|^2 \} $$
 
     Since the honest deviations from $\mu$ add up to 0, gamma is the root of
     $h \gamma^2 \|p\|^2 = \max_i \sum_j \|x_i - x_j\|^2 - \sum_i \|x_i - \mu\|^2$ for h honest
-    workers; where there are none, b = 0. Cost: O(n^2 d).
+    workers; without any, b = 0. Cost: O(n^2 d).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
-      byzantine: `bool[n]`, who attacks; may be traced.
+      byzantine: `bool[n]`, mask of Byzantine workers; may be traced.
       direction: `"unit"`, `"sign"` or `"std"`, as in `min_max`.
-      bound: `"max"` over i as in the paper, or `"min"` as in its code, a smaller lie.
+      bound: `"max"` over i as in the paper, or `"min"` as in its code, which is weaker.
 
     Returns:
       Stacked updates; the honest rows are bitwise unchanged.
@@ -132,11 +132,11 @@ def _mean_and_direction(
 
 
 def _honest_distances(updates: PyTree, byzantine: jax.Array) -> jax.Array:
-    """Squared distances of honest pairs, `[n, n]`; 0 beside a liar."""
+    """Squared distances of honest pairs, `[n, n]`; 0 for all others."""
     distances = stacked.pairwise_squared_distances(jax.tree.map(wide, updates))
     return jnp.where(byzantine[:, None] | byzantine[None], 0, distances)
 
 
 def _finite(gamma: jax.Array) -> jax.Array:
-    """0 instead of an infinite step, which only nobody to keep near to, or overflow, allows."""
+    """Gamma, or 0 where it is infinite: without honest workers, or after overflow."""
     return jnp.where(jnp.isfinite(gamma), gamma, 0)

@@ -1,4 +1,4 @@
-"""Data poisoning: functions of the batch from which a liar computes an honest gradient."""
+"""Data poisoning: changes to the batches on which attackers compute honest gradients."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,29 +22,29 @@ def flip_labels(
     target: int | None = None,
     key: jax.Array | None = None,
 ) -> dict[str, Any]:
-    r"""The liars' labels are wrong: turned round, drawn anew, or one class called another.
+    r"""Changes the attackers' labels: reversed, random, or one class replaced by another.
 
     $y \mapsto C - 1 - y$ (`"reverse"`); y uniform among the other C - 1 classes (`"random"`); the
-    target where y is the source (`"target"`), and everywhere if there is no source. Cost: O(nb).
+    target where y is the source (`"target"`), or everywhere without a source. Cost: O(nb).
 
     Args:
       batch: the workers' batches, every leaf of shape `[n, b, ...]`.
-      byzantine: `bool[n]`, who attacks; may be traced.
+      byzantine: `bool[n]`, mask of Byzantine workers; may be traced.
       num_classes: C, a Python int.
-      label: the entry of the batch that holds the labels, integers in 0 .. C-1.
+      label: the batch entry that holds the labels, integers in 0 .. C-1.
       to: `"reverse"`, `"random"` or `"target"`.
-      source: the class that is called another, with `"target"`; None for all.
-      target: the class that it is called, with `"target"`.
-      key: draws the labels, with `"random"`.
+      source: the class to relabel, with `"target"`; None for all classes.
+      target: the new class, with `"target"`.
+      key: PRNG key for the labels, with `"random"`.
 
     Returns:
-      A new dict; everything but the liars' labels is unchanged.
+      A new dict; everything but the attackers' labels is unchanged.
 
     Raises:
       KeyError: the batch has no such entry.
       TypeError: num_classes, source or target is not a Python int.
-      ValueError: `byzantine` does not fit the labels, `to` is unknown, a class is out of range, or
-        the target or the key is missing.
+      ValueError: `byzantine` does not match the labels, `to` is unknown, a class is out of range,
+        or the target or the key is missing.
 
     Example:
       >>> import jax.numpy as jnp
@@ -59,8 +59,8 @@ def flip_labels(
       Array([0, 7, 9], dtype=int32)
 
     Reference: Tolpegin, Truex, Gursoy and Liu, Data Poisoning Attacks Against Federated Learning
-    Systems, ESORICS 2020 (arXiv:2007.08432), for source and target; C - 1 - y is the field's usual
-    form.
+    Systems, ESORICS 2020 (arXiv:2007.08432), for source and target; C - 1 - y is the usual form
+    in the field.
     """
     y, byzantine = _labels(batch, byzantine, label)
     c = static_int("num_classes", num_classes, at_least=2)
@@ -86,7 +86,7 @@ def _flipped(
     target: int | None,
     key: jax.Array | None,
 ) -> jax.Array:
-    """The labels, of the liars as `flip_labels` says."""
+    """The labels, those of attackers flipped as in `flip_labels`."""
     if to == "reverse":
         wrong = c - 1 - y
     elif key is not None:
@@ -108,20 +108,20 @@ def add_trigger(
     image: str = "x",
     label: str = "y",
 ) -> dict[str, Any]:
-    """A backdoor: a small bright square in the liars' images, and the label that it should give.
+    """A backdoor: adds a small bright square to attackers' images, with the target label.
 
-    The first images of each of the liars' batches get a square in the lower right corner. To
-    measure what the backdoor does, call it on test images with `share=1.0`. Cost: a copy of the
+    The first images of each attacker's batch get a square in the lower right corner. To measure
+    the success of the backdoor, call this on test images with `share=1.0`. Cost: a copy of the
     images.
 
     Args:
-      batch: the workers' batches; images `[n, b, height, width]` or with channels behind.
-      byzantine: `bool[n]`, who attacks; may be traced.
+      batch: the workers' batches; images `[n, b, height, width]`, or with trailing channels.
+      byzantine: `bool[n]`, mask of Byzantine workers; may be traced.
       target: the label of images with the trigger, a Python int.
-      share: share of each batch that gets it, rounded to whole images; a Python number.
+      share: fraction of each batch that gets it, rounded to whole images; a Python number.
       size: side of the square in pixels, a Python int.
-      value: of its pixels; may be traced.
-      image: the entry of the batch that holds the images.
+      value: value of its pixels; may be traced.
+      image: the batch entry that holds the images.
       label: the entry that holds the labels.
 
     Returns:
@@ -130,8 +130,8 @@ def add_trigger(
     Raises:
       KeyError: the batch has no such entry.
       TypeError: target or size is not a Python int.
-      ValueError: `byzantine` does not fit, the images are no images or smaller than the square, or
-        the share is not between 0 and 1.
+      ValueError: `byzantine` does not match the labels, the images have too few dimensions or
+        are smaller than the square, or the share is not between 0 and 1.
 
     Example:
       >>> import jax.numpy as jnp
@@ -168,7 +168,7 @@ def _marked(
     target: int,
     value: float,
 ) -> tuple[jax.Array, jax.Array]:
-    """Images and labels, of the liars the first `count` with the square and its label."""
+    """Images and labels; the first `count` of each attacker with the square and its label."""
     marked = x.at[:, :, -size:, -size:].set(jnp.asarray(value, x.dtype))
     first = jnp.arange(x.shape[1]) < count
     marked = jnp.where(first.reshape(1, -1, *[1] * (x.ndim - 2)), marked, x)

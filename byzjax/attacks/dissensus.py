@@ -1,4 +1,4 @@
-"""Lies that hold one receiver where it is, or drive it away from its neighbours."""
+"""An attack on gossip that holds a receiver in place, or drives it from its neighbours."""
 
 import jax
 import jax.numpy as jnp
@@ -19,27 +19,27 @@ def dissensus(
     *,
     epsilon: float = 1.0,
 ) -> PyTree:
-    r"""All liars undo what a receiver would learn from its honest neighbours.
+    r"""All attackers cancel what a receiver would learn from its honest neighbours.
 
     $$ b = c - \epsilon \, \frac{\sum_{j \in H} w_j (x_j - c)}{\sum_{j \in B} w_j} $$
 
-    for a receiver with the model c and the weights w, its honest rows H and its liars B. With
-    epsilon = 1 the average with these weights is c: the receiver stays where it is, and all that
-    do so never agree. With more it moves away from its neighbours. Each receiver has a lie of its
-    own. Cost: O(nd).
+    for a receiver with model c and weights w, honest rows H and Byzantine rows B. With epsilon = 1
+    the average with these weights is c: the receiver does not move, and attacked receivers never
+    agree. With a larger epsilon it moves away from its neighbours. Each receiver gets its own
+    malicious row. Cost: O(nd).
 
     Args:
-      updates: stacked updates; every leaf has shape `[n, ...]`: what one receiver hears.
-      byzantine: `bool[n]`, who attacks; may be traced.
+      updates: stacked updates; every leaf has shape `[n, ...]`: the rows one receiver gets.
+      byzantine: `bool[n]`, mask of Byzantine workers; may be traced.
       center: c, one update; every leaf has shape `[...]`.
-      weights: `[n]`, what the receiver averages with, at least 0.
+      weights: `[n]`, the receiver's averaging weights, at least 0.
       epsilon: strength; may be traced.
 
     Returns:
       Stacked updates; the honest rows are bitwise unchanged.
 
     Raises:
-      ValueError: `byzantine` is not `bool[n]`, or `weights` has not one entry for each row.
+      ValueError: `byzantine` is not `bool[n]`, or `weights` does not have one entry per row.
 
     Example:
       >>> import jax.numpy as jnp
@@ -59,7 +59,7 @@ def dissensus(
         n = len(byzantine)
         raise ValueError(f"weights have shape {weights.shape}; {n} rows need shape ({n},).")
     c = jax.tree.map(lambda leaf, x: jnp.asarray(leaf).astype(wide(x).dtype)[None], center, updates)
-    # Differences first: models lie close together, far from 0.
+    # Differences first: models are close to each other and far from 0.
     apart = jax.tree.map(lambda x, middle: wide(x) - middle, updates, c)
     pull = stacked.weighted_sum(apart, jnp.where(byzantine, 0, weights))
     strength = _rows.ratio(epsilon, jnp.sum(jnp.where(byzantine, weights, 0)))

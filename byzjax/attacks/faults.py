@@ -1,4 +1,4 @@
-"""Faults that need no malice: what arrives is not a number, has other bits, or does not arrive."""
+"""Benign faults: non-finite values, flipped bits, and lost coordinates or updates."""
 
 import math
 
@@ -15,13 +15,13 @@ from byzjax.stacked import PyTree
 
 @compiled(static=("value",))
 def non_finite(updates: PyTree, byzantine: jax.Array, *, value: float = math.nan) -> PyTree:
-    """All liars send NaN, +inf or -inf in every coordinate.
+    """All faulty workers send NaN, +inf or -inf in every coordinate.
 
     Cost: O(nd).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
-      byzantine: `bool[n]`, who attacks; may be traced.
+      byzantine: `bool[n]`, mask of Byzantine workers; may be traced.
       value: NaN, +inf or -inf, a Python float.
 
     Returns:
@@ -52,17 +52,17 @@ def flip_bits(
     bits: tuple[int, ...] = (21, 29, 30, 31),
     coordinates: int | None = 1000,
 ) -> PyTree:
-    """Chosen bits of what the liars send are turned over, as memory and links that fail do.
+    """Flips chosen bits of what faulty workers send, as failing memory and links do.
 
     Cost: O(nd).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
-      byzantine: `bool[n]`, whose updates are hit; may be traced.
-      bits: which bits, Python ints from 0, the least; of a float32 31 is the sign, 23 to 30 are the
-        exponent. Of a shorter or longer float the same places from the top.
-      coordinates: how many coordinates are hit, the first ones counted through all leaves; None
-        for all.
+      byzantine: `bool[n]`, workers whose updates are hit; may be traced.
+      bits: which bits, Python ints from 0, the least significant; in float32, 31 is the sign and 23
+        to 30 are the exponent. Other widths use the same positions from the top.
+      coordinates: number of coordinates that are hit, the first ones counted across all leaves;
+        None for all.
 
     Returns:
       Stacked updates; the honest rows are bitwise unchanged.
@@ -109,17 +109,17 @@ def lose_coordinates(
     value: float = math.nan,
     key: jax.Array,
 ) -> PyTree:
-    """Single coordinates do not arrive, as over links that lose packets.
+    """Loses single coordinates, as links that lose packets do.
 
-    What is missing stands as NaN, which `mean_of_finite` leaves out and every rule that promises
-    anything survives. Cost: O(nd).
+    Lost coordinates become NaN, which `mean_of_finite` leaves out and every rule with a promise
+    tolerates. Cost: O(nd).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
-      byzantine: `bool[n]`, whose links are lossy; may be traced.
-      share: probability of each coordinate to be lost, by itself; may be traced.
-      value: what stands in the place of what is lost; may be traced.
-      key: draws what is lost.
+      byzantine: `bool[n]`, workers with lossy links; may be traced.
+      share: probability that a coordinate is lost, independently; may be traced.
+      value: replaces lost coordinates; may be traced.
+      key: PRNG key for the lost coordinates.
 
     Returns:
       Stacked updates; the honest rows are bitwise unchanged.
@@ -157,14 +157,14 @@ def drop(
     value: float = math.nan,
     key: jax.Array,
 ) -> PyTree:
-    """Workers whose whole update does not arrive, each with a probability. Cost: O(nd).
+    """Drops whole updates, each with a given probability. Cost: O(nd).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
-      byzantine: `bool[n]`, who may be dropped; may be traced.
-      probability: of each of them to be dropped; may be traced.
-      value: what stands in every coordinate of a dropped update; may be traced.
-      key: draws who is dropped.
+      byzantine: `bool[n]`, workers that may be dropped; may be traced.
+      probability: probability that each of them is dropped; may be traced.
+      value: replaces every coordinate of a dropped update; may be traced.
+      key: PRNG key for the dropped workers.
 
     Returns:
       Stacked updates; the honest rows are bitwise unchanged.

@@ -1,6 +1,6 @@
-"""Liars that change: who lies as a function of the step, attacks in turns, attacks that remember.
+"""Attacks over time: masks that depend on the step, alternating attacks, attacks with memory.
 
-A transformation here stands where `byzjax.attack(...)` stands in a chain.
+Transformations of this module take the place of `byzjax.attack(...)` in a chain.
 """
 
 from collections.abc import Callable
@@ -18,15 +18,15 @@ from byzjax._numerics.arrays import copied, wide
 from byzjax.attacks import _rows
 from byzjax.stacked import PyTree
 
-# --- who lies, and how, as functions of the step -------------------------------------------------
+# --- masks and attacks as functions of the step --------------------------------------------------
 
 
 def sleeping(byzantine: jax.Array, *, until: int | jax.Array) -> Callable:
-    """Liars that behave until a step: a function of the step for `byzjax.attack`.
+    """Attackers that are honest until a step: a function of the step for `byzjax.attack`.
 
     Args:
-      byzantine: `bool[n]`, who lies then; may be traced.
-      until: the first step, from 0, in which they lie; may be traced.
+      byzantine: `bool[n]`, mask of Byzantine workers from then on; may be traced.
+      until: the first step, counted from 0, in which they attack; may be traced.
 
     Returns:
       `step -> bool[n]`.
@@ -47,11 +47,11 @@ def sleeping(byzantine: jax.Array, *, until: int | jax.Array) -> Callable:
 
 
 def rotating(byzantine: jax.Array, *, every: int = 1) -> Callable:
-    """Liars that change: the mask moves on by one worker after so many steps.
+    """Attackers that change: the mask shifts by one worker every few steps.
 
     Args:
-      byzantine: `bool[n]`, who lies at first; may be traced.
-      every: number of steps between two moves, a Python int.
+      byzantine: `bool[n]`, mask at step 0; may be traced.
+      every: number of steps between two shifts, a Python int.
 
     Returns:
       `step -> bool[n]`, for `byzjax.attack`.
@@ -73,7 +73,7 @@ def alternating(*attacks: Callable, every: int = 1) -> Callable:
     """Attacks that take turns.
 
     Args:
-      *attacks: each `(updates, byzantine) -> stacked updates`; give hyperparameters by
+      *attacks: each `(updates, byzantine) -> stacked updates`; bind hyperparameters with
         `functools.partial`.
       every: number of steps of each turn, a Python int.
 
@@ -107,18 +107,18 @@ def alternating(*attacks: Callable, every: int = 1) -> Callable:
     return attack_of_step
 
 
-# --- attacks that remember -----------------------------------------------------------------------
+# --- attacks with memory -------------------------------------------------------------------------
 
 
 class MimicState(NamedTuple):
-    """What the mimics have seen.
+    """State of `mimic`.
 
     Attributes:
       step: number of updates so far.
       mean: running mean of the honest updates.
-      direction: z, the direction in which they vary most, of length 1.
+      direction: z, the unit direction in which they vary most.
       target: the worker that is copied.
-      key: draws the first direction.
+      key: PRNG key for the initial direction.
     """
 
     step: jax.Array
@@ -131,27 +131,27 @@ class MimicState(NamedTuple):
 def mimic(
     byzantine: jax.Array, *, key: jax.Array, warmup: int = 100
 ) -> optax.GradientTransformationExtraArgs:
-    r"""All liars copy the honest worker that lies farthest along the main direction of variation.
+    r"""All attackers copy the honest worker farthest along the main direction of variation.
 
     $$ b = x_{i^*}, \qquad i^* = \arg\max_{i \in H} \langle z, x_i \rangle $$
 
-    chosen anew in each step of the warm-up and then fixed; where that worker takes no part in a
-    round, the farthest of those that do. No liar looks unusual, yet that worker's
+    chosen in each step of the warm-up and then fixed; if that worker does not take part in a
+    round, the farthest participant is copied. No attacker looks unusual, yet that worker's
     data count s + 1 times. z is learned by Oja's rule: with the mean $\mu_t$ of the running means,
 
     $$ z \leftarrow \frac{t}{1 + t} z + \frac{1}{1 + t} \frac{v}{\|v\|}, \qquad
        v = \sum_{i \in H} \langle x_i - \mu_t, z \rangle (x_i - \mu_t), $$
 
-    then normalised; it begins as v / ||v|| for a random normal z. Where nobody is honest all send
-    what the first worker should have sent. Cost: O(nd).
+    then normalised; initially z is v / ||v|| for a random normal z. Without honest workers, all
+    send the first worker's honest update. Cost: O(nd).
 
     Args:
-      byzantine: `bool[n]`, who attacks; may be traced.
-      key: draws the first direction.
+      byzantine: `bool[n]`, mask of Byzantine workers; may be traced.
+      key: PRNG key for the initial direction.
       warmup: number of steps in which z is learned, a Python int.
 
     Returns:
-      A transformation from stacked updates to stacked updates, for the place of `byzjax.attack`.
+      A transformation from stacked updates to stacked updates, in place of `byzjax.attack`.
 
     Raises:
       TypeError: warmup is not a Python int.
@@ -219,7 +219,7 @@ def mimic(
 
 
 def _senders(updates: PyTree, byzantine: jax.Array, extra_args: dict) -> tuple:
-    """Whose rows these are, `int32[k]`, and which of them lie."""
+    """The worker of each row, `int32[k]`, and which rows are Byzantine."""
     senders = extra_args.get("senders")
     if senders is None:
         mask = _rows.mask(updates, byzantine)
@@ -233,14 +233,14 @@ def _unit(point: PyTree) -> PyTree:
 
 @compiled
 def copy_worker(updates: PyTree, byzantine: jax.Array, *, worker: int = 0) -> PyTree:
-    r"""All liars copy one honest worker, always the same: `mimic` without its warm-up.
+    r"""All attackers always copy the same honest worker: `mimic` without its warm-up.
 
-    Where nobody is honest all send what the first worker should have sent. Cost: O(nd).
+    Without honest workers, all send the first worker's honest update. Cost: O(nd).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
-      byzantine: `bool[n]`, who attacks; may be traced.
-      worker: which of the honest workers, counted from 0; the last one if there are fewer; may be
+      byzantine: `bool[n]`, mask of Byzantine workers; may be traced.
+      worker: index among the honest workers, from 0; the last one if there are fewer; may be
         traced.
 
     Returns:
@@ -266,11 +266,11 @@ def copy_worker(updates: PyTree, byzantine: jax.Array, *, worker: int = 0) -> Py
 
 
 class StaleState(NamedTuple):
-    """The updates of the last steps.
+    """State of `stale`.
 
     Attributes:
       step: `int32[n]`, number of updates of each worker so far.
-      before: every leaf `[delay, n, ...]`, a ring for each worker.
+      before: every leaf `[delay, n, ...]`, a ring buffer of the last updates per worker.
     """
 
     step: jax.Array
@@ -278,17 +278,17 @@ class StaleState(NamedTuple):
 
 
 def stale(byzantine: jax.Array, *, delay: int = 1) -> optax.GradientTransformationExtraArgs:
-    r"""Workers that are slow: what they send is `delay` steps old, of the steps they take part in.
+    r"""Slow workers: their updates are `delay` steps old, counting steps they take part in.
 
-    In the first steps it is what they computed first. A fault, not malice; it stands behind
-    `per_worker`. Cost: O(nd), and delay times the updates of all workers of memory.
+    In the first steps they send their first update. A benign fault; place it after `per_worker` in
+    a chain. Cost: O(nd), and memory for `delay` times the stacked updates.
 
     Args:
-      byzantine: `bool[n]`, who is slow; may be traced.
+      byzantine: `bool[n]`, mask of slow workers; may be traced.
       delay: number of steps, a Python int.
 
     Returns:
-      A transformation from stacked updates to stacked updates, for the place of `byzjax.attack`.
+      A transformation from stacked updates to stacked updates, in place of `byzjax.attack`.
 
     Raises:
       TypeError: delay is not a Python int.
@@ -325,8 +325,8 @@ def stale(byzantine: jax.Array, *, delay: int = 1) -> optax.GradientTransformati
         place, first = steps % delay, steps == 0
 
         def with_first(ring: jax.Array, x: jax.Array) -> jax.Array:
-            own = jnp.where(_rows.column(first, x), x.astype(ring.dtype)[None], ring[:, senders])
-            return ring.at[:, senders].set(own)
+            filled = jnp.where(_rows.column(first, x), x.astype(ring.dtype)[None], ring[:, senders])
+            return ring.at[:, senders].set(filled)
 
         ring = jax.tree.map(with_first, state.before, updates)
         old = jax.tree.map(lambda r: r[place, senders], ring)

@@ -1,4 +1,4 @@
-"""What a liar sends who looks at nobody: constants, noise, and values multiplied in transit."""
+"""Attacks that ignore other workers: constants, noise, and values multiplied in transit."""
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,11 @@ from byzjax.stacked import PyTree
 
 @compiled
 def zero(updates: PyTree, byzantine: jax.Array) -> PyTree:
-    """All liars send zeros, as a worker that is switched off does. Cost: O(nd).
+    """All attackers send zeros, like a worker that is switched off. Cost: O(nd).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
-      byzantine: `bool[n]`, who attacks; may be traced.
+      byzantine: `bool[n]`, mask of Byzantine workers; may be traced.
 
     Returns:
       Stacked updates; the honest rows are bitwise unchanged.
@@ -38,11 +38,11 @@ def zero(updates: PyTree, byzantine: jax.Array) -> PyTree:
 
 @compiled
 def constant(updates: PyTree, byzantine: jax.Array, *, value: float = -100.0) -> PyTree:
-    r"""All liars send $b = c \, (1, \dots, 1)$. Cost: O(nd).
+    r"""All attackers send $b = c \, (1, \dots, 1)$. Cost: O(nd).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
-      byzantine: `bool[n]`, who attacks; may be traced.
+      byzantine: `bool[n]`, mask of Byzantine workers; may be traced.
       value: c; may be traced.
 
     Returns:
@@ -74,13 +74,13 @@ def gaussian(
     sigma: float = 200.0,
     key: jax.Array,
 ) -> PyTree:
-    r"""Every liar sends noise of its own, $b_i \sim N(0, \sigma^2 I)$.
+    r"""Every attacker sends independent noise, $b_i \sim N(0, \sigma^2 I)$.
 
     Cost: O(nd).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
-      byzantine: `bool[n]`, who attacks; may be traced.
+      byzantine: `bool[n]`, mask of Byzantine workers; may be traced.
       sigma: standard deviation of each coordinate; may be traced.
       key: a key of `jax.random.key`; the same key gives the same noise.
 
@@ -116,23 +116,23 @@ def gambler(
     shards: int = 20,
     key: jax.Array,
 ) -> PyTree:
-    r"""Single values are multiplied by a huge number, in one shard of the coordinates.
+    r"""Multiplies single values by a huge number, in one shard of the coordinates.
 
     $$ b_{ij} = \begin{cases} c \, x_{ij} & \text{with probability } p, \text{ for } j
        \text{ in the shard} \\ x_{ij} & \text{otherwise} \end{cases} $$
 
-    The coordinates, counted through all leaves, are split into equal shards, one for each server of
-    the paper, of which one gambles. There every worker's values may be hit: the paper's attack has
-    `byzantine` all True, and then no rule that selects whole rows can hold. Cost: O(nd).
+    The coordinates, counted across all leaves, are split into equal shards, one per server in the
+    paper, and one server gambles. In the paper's attack `byzantine` is all True: any worker's
+    values may be hit, and no rule that selects whole rows withstands it. Cost: O(nd).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
-      byzantine: `bool[n]`, whose values may be hit; may be traced.
+      byzantine: `bool[n]`, workers whose values may be hit; may be traced.
       factor: c; may be traced.
-      probability: p, of each value by itself; may be traced.
+      probability: p, independently for each value; may be traced.
       shard: the shard that gambles, a Python int from 0 to shards - 1.
       shards: number of shards, a Python int.
-      key: draws the values that are hit.
+      key: PRNG key for the values that are hit.
 
     Returns:
       Stacked updates; the honest rows are bitwise unchanged.

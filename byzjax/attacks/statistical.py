@@ -1,4 +1,4 @@
-"""Attacks made from the mean and the standard deviation of the honest updates.
+"""Attacks built from the mean and the standard deviation of the honest updates.
 
 Each takes `byzantine: bool[n]`, which may be traced, and returns the honest rows bitwise unchanged.
 """
@@ -19,15 +19,15 @@ from byzjax.stacked import PyTree
 
 @compiled
 def sign_flip(updates: PyTree, byzantine: jax.Array, *, of: str = "own") -> PyTree:
-    r"""Every liar sends the negative of what it should have sent, $b_i = -x_i$, or $b = -\mu$.
+    r"""Every attacker sends its negated update, $b_i = -x_i$, or the negated mean, $b = -\mu$.
 
     Cost: O(nd).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
-      byzantine: `bool[n]`, who attacks; may be traced.
-      of: `"own"` update, or `"mean"` of the honest updates, as some libraries do; 0 if there are
-        none.
+      byzantine: `bool[n]`, mask of Byzantine workers; may be traced.
+      of: the `"own"` update, or the `"mean"` of the honest updates, as in some libraries; 0 if
+        there are none.
 
     Returns:
       Stacked updates; the honest rows are bitwise unchanged.
@@ -46,7 +46,7 @@ def sign_flip(updates: PyTree, byzantine: jax.Array, *, of: str = "own") -> PyTr
       Array([-2.], dtype=float32)
 
     Reference: in common use; the "bit-flip" of Karimireddy, He and Jaggi, Learning from History for
-    Byzantine Robust Optimization, ICML 2021 (arXiv:2012.10333). ByzFL's is that of the mean.
+    Byzantine Robust Optimization, ICML 2021 (arXiv:2012.10333). ByzFL negates the mean.
     """
     return reversed_gradient(updates, byzantine, kappa=1.0, of=of)
 
@@ -55,15 +55,15 @@ def sign_flip(updates: PyTree, byzantine: jax.Array, *, of: str = "own") -> PyTr
 def reversed_gradient(
     updates: PyTree, byzantine: jax.Array, *, kappa: float = 100.0, of: str = "own"
 ) -> PyTree:
-    r"""Every liar sends $b_i = -\kappa x_i$, or all send $b = -\kappa \mu$.
+    r"""Every attacker sends $b_i = -\kappa x_i$, or all send $b = -\kappa \mu$.
 
     Cost: O(nd).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
-      byzantine: `bool[n]`, who attacks; may be traced.
+      byzantine: `bool[n]`, mask of Byzantine workers; may be traced.
       kappa: strength; may be traced.
-      of: `"own"` update, or `"mean"` of the honest updates, 0 if there are none.
+      of: the `"own"` update, or the `"mean"` of the honest updates; 0 if there are none.
 
     Returns:
       Stacked updates; the honest rows are bitwise unchanged.
@@ -79,7 +79,7 @@ def reversed_gradient(
              [-20.]], dtype=float32)
 
     Reference: Chen, Wang, Charles and Papailiopoulos, DRACO, ICML 2018 (arXiv:1803.09877), with
-    kappa = 100; of the mean, the omniscient adversary of Blanchard et al., NeurIPS 2017
+    kappa = 100; with the mean, the omniscient adversary of Blanchard et al., NeurIPS 2017
     (arXiv:1703.02757), section 6.
     """
     byzantine = _rows.mask(updates, byzantine)
@@ -90,13 +90,13 @@ def reversed_gradient(
 
 @compiled
 def omniscient(updates: PyTree, byzantine: jax.Array, *, factor: float = 1e10) -> PyTree:
-    r"""All liars send $b = -c \sum_{i \in H} x_i$, the honest sum turned round and blown up.
+    r"""All attackers send $b = -c \sum_{i \in H} x_i$, the honest sum negated and scaled by c.
 
-    Where nobody is honest the sum is 0. Cost: O(nd).
+    Without honest workers, the sum is 0. Cost: O(nd).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
-      byzantine: `bool[n]`, who attacks; may be traced.
+      byzantine: `bool[n]`, mask of Byzantine workers; may be traced.
       factor: c; may be traced.
 
     Returns:
@@ -113,7 +113,7 @@ def omniscient(updates: PyTree, byzantine: jax.Array, *, factor: float = 1e10) -
       Array([-8.], dtype=float32)
 
     Reference: Xie, Koyejo and Gupta, Generalized Byzantine-tolerant SGD, 2018 (arXiv:1802.10116);
-    1e10 is that of the public code, the paper has 1e20.
+    1e10 is the value in the public code; the paper has 1e20.
     """
     byzantine = _rows.mask(updates, byzantine)
     total = _rows.honest_sum(updates, byzantine)
@@ -124,15 +124,15 @@ def omniscient(updates: PyTree, byzantine: jax.Array, *, factor: float = 1e10) -
 def inner_product_manipulation(
     updates: PyTree, byzantine: jax.Array, *, epsilon: float = 0.1
 ) -> PyTree:
-    r"""All liars send $b = -\epsilon \mu$, with the mean $\mu$ of the honest updates.
+    r"""All attackers send $b = -\epsilon \mu$, with the mean $\mu$ of the honest updates.
 
-    A small epsilon slips past distances and medians; epsilon > (n - s) / s turns the plain mean
-    around when s workers lie. Where nobody is honest, b = 0. Also known as "fall of empires".
+    A small epsilon evades distances and medians; epsilon > (n - s) / s reverses the plain mean
+    under s attackers. Without honest workers, b = 0. Also known as "fall of empires".
     Cost: O(nd).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
-      byzantine: `bool[n]`, who attacks; may be traced.
+      byzantine: `bool[n]`, mask of Byzantine workers; may be traced.
       epsilon: strength; may be traced.
 
     Returns:
@@ -159,17 +159,17 @@ def inner_product_manipulation(
 
 @compiled
 def little_is_enough_z(n: int, f: int | jax.Array) -> jax.Array:
-    r"""The strength z of `little_is_enough` for n workers of which f lie.
+    r"""The strength z of `little_is_enough` for n workers of which f are Byzantine.
 
     $$ s = \lfloor n/2 + 1 \rfloor - f, \qquad
        z = \Phi^{-1}\!\left(\frac{n - f - s}{n - f}\right) $$
 
     Args:
       n: number of workers.
-      f: number of liars that the formula counts with; may be traced.
+      f: number of attackers in the formula; may be traced.
 
     Returns:
-      A float32 scalar; 0 where there is no such z, for f > n / 2.
+      A float32 scalar; 0 where no such z exists, for f > n / 2.
 
     Example:
       >>> round(float(little_is_enough_z(25, 11)), 3)
@@ -203,22 +203,22 @@ def little_is_enough(
     ddof: int = 1,
     knowledge: str = "honest",
 ) -> PyTree:
-    r"""All liars send $b = \mu - z\sigma$ (or $\mu + z\sigma$), just inside the honest spread.
+    r"""All attackers send $b = \mu - z\sigma$ (or $\mu + z\sigma$), just inside the honest spread.
 
     $\mu$ and $\sigma$ are the mean and the standard deviation per coordinate of the honest updates,
-    or of what the liars themselves would have sent; where there are none, b = 0. Known as ALIE.
+    or of the attackers' own honest updates; without any, b = 0. Known as ALIE.
     Cost: O(nd).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
-      byzantine: `bool[n]`, who attacks; may be traced.
-      f: the declared number of faults, from which z follows by `little_is_enough_z`; None takes
-        the number of liars.
-      z: strength, if given instead; may be traced.
+      byzantine: `bool[n]`, mask of Byzantine workers; may be traced.
+      f: the declared number of faults, from which z follows by `little_is_enough_z`; None uses
+        the number of attackers.
+      z: strength, given instead of f; may be traced.
       direction: `"minus"` as in the paper's own code, or `"plus"` as in several libraries.
       ddof: 1 for the sample standard deviation, 0 for the population's.
-      knowledge: whose updates the liars know: the `"honest"` ones, as libraries have it, or the
-        `"liars"` own, as in the paper, whose code has z = 1.5 and ddof = 0.
+      knowledge: whose updates the attackers know: the `"honest"` workers', as in libraries, or
+        their own (`"liars"`), as in the paper, whose code has z = 1.5 and ddof = 0.
 
     Returns:
       Stacked updates; the honest rows are bitwise unchanged.
@@ -262,26 +262,26 @@ def relocated(
     f: int | None = None,
     z: float | jax.Array | None = None,
 ) -> PyTree:
-    r"""All liars send a point near the server's momentum, moved across it (ROP).
+    r"""All attackers send a point near the server's momentum, displaced across it (ROP).
 
     $$ b = \pi m + (1 - \pi) \mu + z u, \qquad
        u = \|\sigma\| (\cos\theta \, \hat r + \sin\theta \, \hat p) $$
 
     with $\hat r$ the unit vector of the reference $r = \lambda m + (1 - \lambda) \mu$ and $\hat p$
-    that of $1 - \langle 1, \hat r \rangle \hat r$ for the vector 1 of ones, the momentum m, and the
-    honest updates' mean and standard deviation. The plane and the scale of u are our reading: the
-    public code does not document them. Cost: O(nd).
+    that of $1 - \langle 1, \hat r \rangle \hat r$ for the all-ones vector 1, the momentum m, and
+    the honest updates' mean and standard deviation. The plane and the scale of u are our
+    interpretation: the public code does not document them. Cost: O(nd).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
-      byzantine: `bool[n]`, who attacks; may be traced.
-      momentum: m, the server's, one update; every leaf has shape `[...]`.
+      byzantine: `bool[n]`, mask of Byzantine workers; may be traced.
+      momentum: m, the server's momentum, one update; every leaf has shape `[...]`.
       reference: lambda, the share of the momentum in r; may be traced.
-      base: pi, the share of the momentum in the point that is moved; may be traced.
+      base: pi, the share of the momentum in the displaced point; may be traced.
       theta: angle to the reference, in degrees; may be traced.
-      f: the declared number of faults, from which z follows by `little_is_enough_z`; None takes
-        the number of liars.
-      z: strength, if given instead; may be traced.
+      f: the declared number of faults, from which z follows by `little_is_enough_z`; None uses
+        the number of attackers.
+      z: strength, given instead of f; may be traced.
 
     Returns:
       Stacked updates; the honest rows are bitwise unchanged.
@@ -322,7 +322,7 @@ def relocated(
 def _strength(
     name: str, n: int, byzantine: jax.Array, f: int | None, z: float | jax.Array | None
 ) -> float | jax.Array:
-    """Z as given, or from f, or from the number of liars."""
+    """The given z, or z from f, or z from the number of attackers."""
     if f is not None and static_int("f", f) >= n:
         raise ValueError(f"{name} needs f < n; got n={n}, f={f}.")
     if z is not None:

@@ -1,4 +1,4 @@
-"""Attacks made against one rule, or one family of rules."""
+"""Attacks designed against one rule, or one family of rules."""
 
 from collections.abc import Callable
 
@@ -20,17 +20,17 @@ from byzjax.stacked import PyTree
 def hidden_vulnerability(
     updates: PyTree, byzantine: jax.Array, *, gamma: float, coordinate: int | None = None
 ) -> PyTree:
-    r"""All liars send the honest mean with one coordinate far off, $b = \mu + \gamma e_j$.
+    r"""All attackers send the honest mean with one coordinate far off, $b = \mu + \gamma e_j$.
 
-    In high dimension a rule that looks at whole rows lets a gamma of the order of $\sqrt d$ pass.
-    Against rules that bound the norm, all coordinates: $b = \mu + \gamma (1, \dots, 1)$. How large
-    a gamma passes is found by `strongest`. Where nobody is honest, mu = 0. Cost: O(nd).
+    In high dimension a rule that compares whole rows accepts a gamma of order $\sqrt d$. Against
+    rules that bound the norm, shift all coordinates: $b = \mu + \gamma (1, \dots, 1)$. `strongest`
+    finds how large a gamma is accepted. Without honest workers, mu = 0. Cost: O(nd).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
-      byzantine: `bool[n]`, who attacks; may be traced.
+      byzantine: `bool[n]`, mask of Byzantine workers; may be traced.
       gamma: strength; may be traced.
-      coordinate: j, counted through all leaves, a Python int; None for all coordinates.
+      coordinate: j, counted across all leaves, a Python int; None for all coordinates.
 
     Returns:
       Stacked updates; the honest rows are bitwise unchanged.
@@ -66,18 +66,18 @@ def hidden_vulnerability(
 
 @compiled
 def order_statistic(updates: PyTree, byzantine: jax.Array, *, rank: int | None = None) -> PyTree:
-    r"""All liars send one order statistic of the honest updates, coordinate by coordinate.
+    r"""All attackers send one order statistic of the honest updates, coordinate by coordinate.
 
     $$ b_j = x_{(k)j} \quad \text{of the honest } x_{(1)j} \le \dots \le x_{(h)j} $$
 
-    For k = ceil(n / 2) the coordinate-wise median of all n is this value, the farthest to which it
-    can be moved, and the liars are at distance 0 of it: rules that look around the median choose
-    them all. With s = (n - 1) / 2 liars that is the largest honest value. Where nobody is honest,
-    b = 0. Cost: O(nd); that of a median with a rank.
+    For k = ceil(n / 2) the coordinate-wise median of all n rows is this value, the farthest it can
+    be moved, and the attackers are at distance 0 from it: rules that select around the median
+    select all of them. With s = (n - 1) / 2 attackers this is the largest honest value. Without
+    honest workers, b = 0. Cost: O(nd); with a rank, that of a median.
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
-      byzantine: `bool[n]`, who attacks; may be traced.
+      byzantine: `bool[n]`, mask of Byzantine workers; may be traced.
       rank: k, from 1, a Python int; None for the largest honest value, which is also sent where
         there are fewer than k honest workers.
 
@@ -117,17 +117,17 @@ def order_statistic(updates: PyTree, byzantine: jax.Array, *, rank: int | None =
 
 @compiled
 def anti_cge(updates: PyTree, byzantine: jax.Array, *, margin: float = 1e-3) -> PyTree:
-    r"""All liars turn the sum of what a filter of norms keeps round, just short enough to be kept.
+    r"""All attackers reverse the sum of what a norm filter keeps, just short enough to be kept.
 
     $$ b = -(1 - \epsilon) \, \|x\|_{(h - s)} \frac{u}{\|u\|}, \qquad u = \sum_{i \in S} x_i $$
 
-    for h honest workers and s liars, where S holds the h - s shortest honest updates and
+    for h honest workers and s attackers, where S holds the h - s shortest honest updates and
     $\|x\|_{(h-s)}$ is the norm of the longest of them: `comparative_elimination` with f = s then
-    keeps all liars and S. Where nobody is honest, b = 0. Cost: O(nd).
+    keeps all attackers and S. Without honest workers, b = 0. Cost: O(nd).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
-      byzantine: `bool[n]`, who attacks; may be traced.
+      byzantine: `bool[n]`, mask of Byzantine workers; may be traced.
       margin: epsilon; may be traced.
 
     Returns:
@@ -143,7 +143,7 @@ def anti_cge(updates: PyTree, byzantine: jax.Array, *, margin: float = 1e-3) -> 
       >>> attacks.anti_cge(updates, jnp.array([False, False, False, True]), margin=0.0)[3]
       Array([-2.], dtype=float32)
 
-    Reference: in the code that accompanies Farhadkhani, Guerraoui, Gupta, Pinot and Stephan,
+    Reference: the code that accompanies Farhadkhani, Guerraoui, Gupta, Pinot and Stephan,
     Byzantine Machine Learning Made Easy By Resilient Averaging of Momentums, ICML 2022
     (arXiv:2205.12173).
     """
@@ -169,25 +169,24 @@ def fang_krum(
     f: int,
     tolerance: float = 1e-5,
 ) -> PyTree:
-    r"""All liars send $b = -\lambda \operatorname{sign} \mu$, lambda as large as Krum chooses.
+    r"""All attackers send $b = -\lambda \operatorname{sign} \mu$, lambda as large as Krum accepts.
 
-    From an upper bound of what Krum can choose,
+    Starting from an upper bound on what Krum can select,
 
     $$ \lambda_0 = \frac{1}{(n - 2f - 1) \sqrt d} \min_{i \in H} \sum_{j \in N_i} \|x_i - x_j\|
        + \frac{1}{\sqrt d} \max_{i \in H} \|x_i\| $$
 
     with the n - f - 2 honest updates $N_i$ nearest to $x_i$, lambda is halved until the rule
-    returns the lie, or lambda is below the tolerance. The paper attacks models; here the point that
-    it starts from is 0, no update. Where nobody is honest, b = 0. Cost: that of some 20 calls of
-    the rule.
+    returns the malicious row, or lambda is below the tolerance. The paper attacks models; here the
+    starting point is 0, no update. Without honest workers, b = 0. Cost: about 20 calls of the rule.
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
-      byzantine: `bool[n]`, who attacks; may be traced.
+      byzantine: `bool[n]`, mask of Byzantine workers; may be traced.
       rule: the deployed rule, `rule(updates) -> update`, such as
         `functools.partial(byzjax.krum, f=f)`.
       f: the declared number of faults, a Python int.
-      tolerance: where the search gives up; may be traced.
+      tolerance: lambda below which the search stops; may be traced.
 
     Returns:
       Stacked updates; the honest rows are bitwise unchanged.
@@ -217,7 +216,7 @@ def fang_krum(
     squares = stacked.pairwise_squared_distances(jax.tree.map(wide, updates))
     pair = byzantine[:, None] | byzantine[None] | jnp.eye(n, dtype=bool)
     distances = jnp.sqrt(jnp.where(pair, jnp.inf, squares))
-    # Where liars are more than declared there are fewer honest neighbours; those then count.
+    # With more attackers than declared there are fewer honest neighbours; all of them count.
     distances = jnp.where(
         jnp.isfinite(distances), distances, jnp.finfo(squares.dtype).max / (2 * n)
     )
@@ -232,14 +231,14 @@ def fang_krum(
     def lie(strength: jax.Array) -> PyTree:
         return _rows.replace(updates, byzantine, _rows.scale(-strength, sign))
 
-    def going_on(strength: jax.Array) -> jax.Array:
+    def continues(strength: jax.Array) -> jax.Array:
         out = jax.tree.map(lambda x: x[None], rule(lie(strength)))
         row = _rows.scale(-strength, sign)
         row = jax.tree.map(lambda x, leaf: wide(x.astype(leaf.dtype)), row, updates)
         gap = stacked.squared_distances(out, _rows.only(row))[0]
         return (gap > 1e-10 * stacked.squared_norms(row)[0]) & (strength >= tolerance)
 
-    strength = lax.while_loop(going_on, lambda strength: strength / 2, start)
+    strength = lax.while_loop(continues, lambda strength: strength / 2, start)
     return lie(strength)
 
 
@@ -252,24 +251,24 @@ def fang_trimmed_mean(
     factor: float = 2.0,
     knowledge: str = "honest",
 ) -> PyTree:
-    r"""Every coordinate of a lie lies beyond the honest ones, on the side that the mean leaves.
+    r"""All attackers send values beyond the honest range, opposite to the sign of the mean.
 
-    With b the factor and $s_j = \operatorname{sign} \mu_j$, drawn uniformly for every liar from
+    With b the factor and $s_j = \operatorname{sign} \mu_j$, drawn uniformly for every attacker from
 
     $$ s_j > 0: \; [\min_j / b, \min_j] \text{ or } [b \min_j, \min_j], \qquad
        s_j \le 0: \; [\max_j, b \max_j] \text{ or } [\max_j, \max_j / b], $$
 
     the first where that end of the honest values is positive. Knowing only their own updates, the
-    liars draw from $[\mu_j - 4\sigma_j, \mu_j - 3\sigma_j]$ where s_j > 0 and from
-    $[\mu_j + 3\sigma_j, \mu_j + 4\sigma_j]$ elsewhere. Made against trimmed mean and median.
-    Where nobody is honest, lies are 0. Cost: O(nd).
+    attackers draw from $[\mu_j - 4\sigma_j, \mu_j - 3\sigma_j]$ where s_j > 0 and from
+    $[\mu_j + 3\sigma_j, \mu_j + 4\sigma_j]$ elsewhere. Designed against trimmed mean and median.
+    Without honest workers, they send 0. Cost: O(nd).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
-      byzantine: `bool[n]`, who attacks; may be traced.
-      key: draws the values.
+      byzantine: `bool[n]`, mask of Byzantine workers; may be traced.
+      key: PRNG key for the values.
       factor: b > 1, how far beyond; may be traced.
-      knowledge: whose updates the liars know, the `"honest"` ones or the `"liars"` own.
+      knowledge: whose updates the attackers know: the `"honest"` workers' or their own (`"liars"`).
 
     Returns:
       Stacked updates; the honest rows are bitwise unchanged.

@@ -1,4 +1,4 @@
-"""Aggregations that remember: optax transformations that stand where `aggregate` does."""
+"""Stateful aggregations: optax transformations used in place of `aggregate`."""
 
 from byzjax.memory.clipping import CenterState, centered_clipping
 from byzjax.memory.concentration import ConcentrationState, concentration_filter

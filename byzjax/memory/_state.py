@@ -1,4 +1,4 @@
-"""What rules that remember share: states of all workers, of whom some take part."""
+"""Helpers of stateful aggregations: states of all workers, of which only some may take part."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from byzjax.stacked import PyTree
 
 
 def nothing(params: PyTree, *workers: int) -> PyTree:
-    """Sums of nothing, for so many workers: in the dtype in which sums are taken."""
+    """Zeros like the parameters, in the accumulation dtype; stacked if `workers` is given."""
 
     def zeros(leaf: jax.Array) -> jax.Array:
         leaf = jnp.asarray(leaf)
@@ -21,24 +21,24 @@ def nothing(params: PyTree, *workers: int) -> PyTree:
 
 
 def dtype_of_sums(sums: PyTree) -> jnp.dtype:
-    """That of norms and inner products of these sums; also where there is no leaf."""
+    """The dtype of norms and inner products of these sums, also for a tree without leaves."""
     leaves = jax.tree.leaves(sums)
     return stacked.squared_norms(leaves).dtype if leaves else jnp.dtype(jnp.float32)
 
 
 def senders_of(name: str, updates: PyTree, n: int, params: PyTree, extra_args: dict) -> Any:
-    """Whose rows these are, `int32[k]`; None if they are those of all n workers, in order."""
-    found, senders = stacked.num_workers(updates), extra_args.get("senders")
+    """The workers that sent the rows, `int32[k]`; None if all n workers did, in order."""
+    k, senders = stacked.num_workers(updates), extra_args.get("senders")
     rows_of_params(name, updates, params)
-    if found == n:
+    if k == n:
         return None
-    if senders is None or found > n:
-        raise ValueError(f"{name} was made for {n} workers; got updates of {found}.")
+    if senders is None or k > n:
+        raise ValueError(f"{name} was made for {n} workers; got updates of {k}.")
     return senders
 
 
 def rows_of(senders: Any, state: PyTree) -> PyTree:
-    """The rows of the senders; who takes no part keeps what it has, see `with_rows`."""
+    """The rows of the senders; absent workers keep their state, see `with_rows`."""
     return state if senders is None else jax.tree.map(lambda leaf: leaf[senders], state)
 
 
@@ -50,7 +50,7 @@ def with_rows(senders: Any, state: PyTree, rows: PyTree) -> PyTree:
 
 
 def like(before: PyTree, after: PyTree) -> PyTree:
-    """In the dtypes that the state had."""
+    """The new state in the dtypes of the old one."""
     return jax.tree.map(lambda old, new: new.astype(old.dtype), before, after)
 
 
@@ -60,12 +60,12 @@ def finite_rows(updates: PyTree, axis_name: str | None) -> jax.Array:
 
 
 def only(updates: PyTree, rows: jax.Array) -> PyTree:
-    """The updates, in the dtype of sums, with 0 for all other rows."""
+    """The updates of these rows in the accumulation dtype, and 0 for all others."""
     return stacked.scale(stacked.widened(updates), rows.astype(jnp.float32))
 
 
 def added(sums: PyTree, updates: PyTree, count: jax.Array | None = None) -> PyTree:
-    """The sums with the updates, divided by the count."""
+    """The sums plus the updates, which are divided by the count if given."""
 
     def add(total: jax.Array, leaf: jax.Array) -> jax.Array:
         leaf = leaf.astype(total.dtype)
@@ -77,9 +77,9 @@ def added(sums: PyTree, updates: PyTree, count: jax.Array | None = None) -> PyTr
 def to_vector_median(
     squared_distances: jax.Array, members: jax.Array, radius: jax.Array | float
 ) -> jax.Array:
-    """Squared distances to the first member that more than n / 2 members lie within radius of.
+    """Squared distances to the first member with more than n / 2 members within the radius.
 
-    Where there is none, to the one with the most.
+    If there is none, to the member with the most.
     """
     n = len(members)
     near = (squared_distances <= radius**2) & members[None]

@@ -1,4 +1,4 @@
-"""Centered clipping that remembers its centre."""
+"""Centered clipping about the previous result."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ class CenterState(NamedTuple):
     """State of `centered_clipping`.
 
     Attributes:
-      center: the last result, at first 0; one update, at least float32.
+      center: the previous result, initially 0; one update, at least float32.
     """
 
     center: PyTree
@@ -24,11 +24,11 @@ class CenterState(NamedTuple):
 def centered_clipping(
     *, radius: float, iterations: int = 1, axis_name: str | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Centered clipping about its own last result.
+    r"""Centered clipping about its own previous result.
 
     $$ v_0 = 0, \qquad v_t = \operatorname{centered\_clip}(x_1, \dots, x_n; v_{t-1}) $$
 
-    Requirement: n >= 1. Breakdown: it moves by at most L tau a step. Promise: finite.
+    Requirement: n >= 1. Breakdown: it moves by at most L tau per step. Promise: finite.
     Cost: O(nd), and O(d) of memory.
 
     Args:

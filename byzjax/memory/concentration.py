@@ -1,4 +1,4 @@
-"""ByzantineSGD's filter: workers leave whose sums move away from the others."""
+"""ByzantineSGD's filter: drops workers whose sums move away from the others."""
 
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ class ConcentrationState(NamedTuple):
     """State of `concentration_filter`.
 
     Attributes:
-      start: w_1, the parameters at the beginning.
+      start: w_1, the initial parameters.
       products: `[n]`, A_i.
       sums: B_i; stacked.
       good: `bool[n]`, the workers that have never been dropped.
@@ -49,7 +49,7 @@ def concentration_filter(
     divide_by: str = "workers",
     axis_name: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Mean of the workers whose gradients have always stayed within what chance allows.
+    r"""Mean of the workers whose gradients have always stayed within statistical bounds.
 
     In step k, at parameters w_k, for each worker
 
@@ -62,25 +62,25 @@ def concentration_filter(
        T_A = 4 D V \sqrt{K \ln(16 n K / \delta)}, \quad
        T_B = 4 V \sqrt{K \ln(16 n K / \delta)} $$
 
-    where A_med is the median, B_med the first B_i that more than n / 2 of all lie within T_B of,
-    and x_med likewise within 2 V (where there is none, the one with the most). The result is the
-    sum over the good workers divided by n, as in the paper, or by their number. A row that is not
-    finite is infinitely far away, for ever. If nobody is good the result is NaN: then the
-    assumption `|x_i - gradient| <= V` does not hold.
+    where A_med is the median, B_med the first B_i with more than n / 2 of all within T_B, and x_med
+    likewise within 2 V (if there is none, the one with the most). The result is the sum over the
+    good workers divided by n, as in the paper, or by their number. A row that is not finite drops
+    its worker permanently. If no worker is good the result is NaN: then the assumption
+    `|x_i - gradient| <= V` does not hold.
 
-    Parameters must be given: `tx.update(updates, state, params)`.
+    Parameters are required: `tx.update(updates, state, params)`.
 
-    Requirement: n >= 2f + 1 for f liars. Breakdown: n > 2f. Promise: finite, if honest workers keep
-    the assumption. Cost: O(n^2 d), and O(nd) of memory.
+    Requirement: n >= 2f + 1 for f attackers. Breakdown: n > 2f. Promise: finite, if honest workers
+    satisfy the assumption. Cost: O(n^2 d), and O(nd) of memory.
 
     Args:
-      num_workers: n, a Python int. Where an update has fewer rows, the extra argument `senders`,
-        `int32[k]`, says whose they are; they are judged among themselves, and who is absent keeps
-        what is remembered of him.
+      num_workers: n, a Python int. If an update has fewer rows, the extra argument `senders`,
+        `int32[k]`, names their workers; they are judged among themselves, and the state of absent
+        workers does not change.
       deviation: V, how far an honest gradient may be from the true one; may be traced.
-      diameter: D, how far the parameters may go; may be traced.
+      diameter: D, how far the parameters may move; may be traced.
       steps: K, the planned number of steps, a Python int.
-      delta: probability of dropping an honest worker that is accepted.
+      delta: accepted probability of dropping an honest worker.
       divide_by: `"workers"` (n) or `"good"` (their number).
       axis_name: mesh axis over which the coordinates are sliced, if they are.
 
@@ -89,7 +89,7 @@ def concentration_filter(
 
     Raises:
       ValueError: a hyperparameter is out of range; at an update, the updates are not those of n
-        workers, or there are no params.
+        workers, or params are missing.
       TypeError: num_workers or steps is not a Python int.
 
     Example:
@@ -127,8 +127,8 @@ def concentration_filter(
         senders = senders_of("concentration_filter", updates, n, params, extra_args)
         finite = finite_rows(updates, axis_name)
         before = rows_of(senders, (state.products, state.sums, state.good))
-        way = jax.tree.map(lambda w, start: jnp.asarray(w) - start, params, state.start)
-        products = stacked.inner_products(updates, way, axis_name=axis_name)
+        moved = jax.tree.map(lambda w, start: jnp.asarray(w) - start, params, state.start)
+        products = stacked.inner_products(updates, moved, axis_name=axis_name)
         products = before[0] + products.astype(state.products.dtype)
         sums = added(before[1], updates)
         middle = order.median(products[:, None])[0]

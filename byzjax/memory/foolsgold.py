@@ -1,4 +1,4 @@
-"""FoolsGold: workers whose histories are alike lose weight."""
+"""FoolsGold: workers with similar histories lose weight."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ class HistoryState(NamedTuple):
     """State of `foolsgold`.
 
     Attributes:
-      history: the sum of what each worker has sent; stacked.
+      history: the sum of each worker's updates; stacked.
     """
 
     history: PyTree
@@ -27,7 +27,7 @@ def foolsgold(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Weighted mean that distrusts workers whose histories point the same way.
 
-    With the sum h_i of all that worker i has sent, s_ij the cosine of h_i and h_j for i != j and 0
+    With the sum h_i of all updates of worker i, s_ij the cosine of h_i and h_j for i != j and 0
     for i = j, and v_i = max_j s_ij,
 
     $$ s_{ij} \leftarrow s_{ij} \frac{v_i}{v_j} \text{ where } v_i < v_j, \qquad
@@ -36,18 +36,18 @@ def foolsgold(
     $$ w_i = \Bigl[ \kappa \Bigl( \ln \frac{\hat a_i}{1 - \hat a_i} + \frac12 \Bigr)
        \Bigr]_0^1, \qquad F = \frac{\sum_i w_i x_i}{\sum_i w_i} $$
 
-    The paper adds up w_i x_i without dividing (`divide=False`), and may restrict the cosines to
-    features that matter; here they are over all coordinates. Rows that are not finite have weight 0
-    and are not remembered. If all weights are 0, as when all workers always sent the same, the
-    result is 0.
+    The paper sums w_i x_i without dividing (`divide=False`), and may restrict the cosines to
+    relevant features; here they are over all coordinates. Rows that are not finite have weight 0
+    and do not enter the history. If all weights are 0, as when all workers always sent the same,
+    the result is 0.
 
-    Requirement: n >= 1. Breakdown: none proved; it is made for sybils that send alike, and fails
-    against a single liar. Promise: finite. Cost: O(n^2 d), and O(nd) of memory.
+    Requirement: n >= 1. Breakdown: none proved; it targets sybils that send similar updates, and
+    fails against a single attacker. Promise: finite. Cost: O(n^2 d), and O(nd) of memory.
 
     Args:
-      num_workers: n, a Python int. Where an update has fewer rows, the extra argument `senders`,
-        `int32[k]`, says whose they are; they are judged among themselves, and who is absent keeps
-        what is remembered of him.
+      num_workers: n, a Python int. If an update has fewer rows, the extra argument `senders`,
+        `int32[k]`, names their workers; they are judged among themselves, and the state of absent
+        workers does not change.
       confidence: kappa; may be traced.
       divide: divide by the sum of the weights.
       axis_name: mesh axis over which the coordinates are sliced, if they are.

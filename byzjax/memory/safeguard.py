@@ -1,4 +1,4 @@
-"""SafeguardSGD: workers leave whose recent sums lie far from the others."""
+"""SafeguardSGD: drops workers whose recent sums lie far from the others."""
 
 from typing import Any, NamedTuple
 
@@ -52,41 +52,41 @@ def safeguard(
     filter_first: bool = False,
     axis_name: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Mean of the workers whose sums over two windows stay near the others' (SafeguardSGD).
+    r"""Mean of the workers whose sums over two windows stay near the others (SafeguardSGD).
 
     $$ A_i = \sum_{k \ge k_1} \frac{x_{k,i}}{|G_k|}, \qquad
        B_i = \sum_{k \ge k_0} \frac{x_{k,i}}{|G_k|}, \qquad
        F = \nu \xi + \frac{1}{|G_k|} \sum_{i \in G_k} x_i $$
 
-    where the long window began at step k_1, the last multiple of T_1, the short one at k_0, that of
-    T_0, G_k are the good workers, and the entries of xi are standard normal. After each step a
-    worker is dropped whose A_i is farther than its threshold (times `slack`) from A_med, or B_i
-    from B_med: the first good A_i that more than n / 2 of the good ones lie within the threshold of
-    (where there is none, the one with the most). With `reset`, all are good again when a long
-    window begins.
+    where the long window began at step k_1, the last multiple of T_1, and the short one at k_0,
+    that of T_0, G_k are the good workers, and the entries of xi are standard normal. After each
+    step, workers are dropped whose A_i is farther than its threshold (times `slack`) from A_med, or
+    B_i from B_med: the first good A_i with more than n / 2 of the good ones within the threshold
+    (if there is none, the one with the most). With `reset`, all are good again when a long window
+    begins.
 
-    As in the public code, a step's mean is taken before that step drops anybody; `filter_first`
-    does it the other way round, so that not even the first lie counts. A row that is not finite is
-    infinitely far away until its windows end, and never in the mean. If nobody is good the result
-    is NaN.
+    As in the public code, a step's mean is taken before that step drops workers; with
+    `filter_first` it is taken afterwards, so that not even the first malicious update counts. A row
+    that is not finite is infinitely far away until its windows end, and never in the mean. If no
+    worker is good the result is NaN.
 
-    Requirement: n >= 2f + 1 for f liars. Breakdown: n > 2f. Promise: finite.
+    Requirement: n >= 2f + 1 for f attackers. Breakdown: n > 2f. Promise: finite.
     Cost: O(n^2 d), and O(nd) of memory.
 
     Args:
-      num_workers: n, a Python int. Where an update has fewer rows, the extra argument `senders`,
-        `int32[k]`, says whose they are; they are judged among themselves, and who is absent keeps
-        what is remembered of him.
+      num_workers: n, a Python int. If an update has fewer rows, the extra argument `senders`,
+        `int32[k]`, names their workers; they are judged among themselves, and the state of absent
+        workers does not change.
       windows: (T_0, T_1), numbers of steps, with T_0 <= T_1.
-      thresholds: those of B (short) and A (long), in the unit of the updates' norm.
-      noise: nu, in the unit of the updates; above 0 it needs a key. May be traced; then the result
-        without a key is NaN where it is above 0.
+      thresholds: thresholds of B (short) and A (long), in the unit of the updates' norm.
+      noise: nu, in the unit of the updates; needs a key if above 0. May be traced; without a key
+        the result is then NaN where it is above 0.
       key: first key of the noise.
-      slack: by how much a worker's distance may exceed the threshold, as a factor.
+      slack: factor by which a worker's distance may exceed the threshold.
       reset: whether dropped workers return with the next long window.
-      filter_first: drop before the mean.
+      filter_first: drop workers before the mean is taken.
       axis_name: mesh axis over which the coordinates are sliced, if they are; each device then
-        draws noise of its own.
+        draws its own noise.
 
     Returns:
       A transformation from stacked updates `[n, ...]` to one update `[...]`.
@@ -151,7 +151,7 @@ def safeguard(
         if noisy:
             following, now = jax.random.split(state.key)
             out = with_noise(out, noise, now, axis_name)
-        elif not known:  # from where the key is missing, and not without a word
+        elif not known:  # traced, without a key: NaN instead of a silent result
             wrong = jnp.where(noise > 0, jnp.nan, 0)
             out = jax.tree.map(lambda leaf: leaf + wrong.astype(leaf.dtype), out)
         staying = with_rows(senders, whole, staying)
@@ -161,5 +161,5 @@ def safeguard(
 
 
 def _restarted(sums: PyTree, begins: jax.Array) -> PyTree:
-    """The sums, and 0 where a window begins."""
+    """The sums, reset to 0 where a window begins."""
     return jax.tree.map(lambda leaf: jnp.where(begins, 0, leaf), sums)

@@ -1,4 +1,4 @@
-"""What every protocol is: four functions, and what one step tells."""
+"""The protocol interface: four functions, and the information that a step returns."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,13 +9,13 @@ from byzjax.stacked import PyTree
 
 
 class Info(NamedTuple):
-    """What happened in one step; diagnostics are functions of it.
+    """What happened in one step; the input of diagnostics.
 
     Attributes:
-      honest: stacked updates as their senders would have sent them honestly, `[k, ...]`.
-      sent: stacked updates as they arrived, `[k, ...]`.
-      aggregate: what came out, `[...]`.
-      senders: `int32[k]`, whose rows these are.
+      honest: stacked updates that the senders would send if all were honest, `[k, ...]`.
+      sent: stacked updates as received, `[k, ...]`.
+      aggregate: the result of the aggregation, `[...]`.
+      senders: `int32[k]`, the sender of each row.
     """
 
     honest: PyTree
@@ -25,11 +25,11 @@ class Info(NamedTuple):
 
 
 class Traffic(NamedTuple):
-    """What one step puts on the wire, on average; a broadcast to k receivers is k messages.
+    """Average communication of one step; a broadcast to k receivers counts as k messages.
 
     Attributes:
-      messages: how many.
-      floats: how many numbers are in them.
+      messages: number of messages.
+      floats: total number of floats in them.
     """
 
     messages: float
@@ -37,12 +37,12 @@ class Traffic(NamedTuple):
 
 
 class Protocol(NamedTuple):
-    """A way to train together.
+    """A distributed training protocol.
 
     Attributes:
       init: `init(params, key) -> state`.
       step: `step(state, batch, key) -> (state, info)`; `batch` is a dict with `workers`, whose
-        leaves have shape `[n, b, ...]`, and optionally `trusted`, a batch of the server's own.
+        leaves have shape `[n, b, ...]`, and optionally `trusted`, a batch of the server's own data.
       models: `models(state)` -> the honest models, stacked `[k, ...]`.
       traffic: `traffic(params) -> Traffic` of one step.
     """

@@ -1,4 +1,4 @@
-"""What protocols with several servers share: their checks, their states, and who of them lies."""
+"""Shared by protocols with several servers: checks, stages, and the mask of Byzantine servers."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from byzjax.stacked import PyTree
 
 
 def counts(**given: int) -> list[int]:
-    """Numbers of servers and workers, those of faults (`f_...`) from 0 and the others from 1."""
+    """The given counts, checked: numbers of faults (`f_...`) at least 0, the others at least 1."""
     return [
         static_int(name, value, at_least=0 if name.startswith("f_") else 1)
         for name, value in given.items()
@@ -27,7 +27,7 @@ def supported(
 
 
 def liars(byzantine_servers: jax.Array | None, num_servers: int) -> jax.Array:
-    """`byzantine_servers` as `bool[num_servers]`, nobody for None."""
+    """`byzantine_servers` as `bool[num_servers]`; all False for None."""
     if byzantine_servers is None:
         return jnp.zeros(num_servers, bool)
     mask = jnp.asarray(byzantine_servers)
@@ -40,7 +40,7 @@ def liars(byzantine_servers: jax.Array | None, num_servers: int) -> jax.Array:
 
 
 def honest_models(num_servers: int, f_servers: int, mask: jax.Array) -> Callable:
-    """`models(state)`: what the first servers hold that do not lie, `[num_servers - f_servers]`."""
+    """`models(state)`: models of the first honest servers, `[num_servers - f_servers, ...]`."""
 
     def models(state) -> PyTree:
         return _workers.honest_rows(state.params, mask, num_servers - f_servers)

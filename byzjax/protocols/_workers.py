@@ -1,4 +1,4 @@
-"""What protocols share: gradients of the workers, who is heard, and who is honest."""
+"""Shared by protocols: gradients of the workers, choice of messages, selection of honest rows."""
 
 from collections.abc import Callable
 
@@ -29,29 +29,29 @@ def gradients(
       loss_fn: `loss_fn(params, batch, key=None) -> scalar`.
       params: one model for all, or with `own` a stacked one, `[n, ...]`.
       batch: one batch for each, `[n, b, ...]`.
-      key: of this step.
-      own: whether each worker has a model of its own.
-      at_once: how many are computed side by side; None for all.
-      axis: a mapped axis over whose devices they are spread; None for one device.
-      workers: `int32[n]`, their numbers; None for 0 .. n - 1.
+      key: the key of this step.
+      own: whether each worker has its own model.
+      at_once: how many are computed at once; None for all.
+      axis: a mapped axis whose devices share the computation; None for one device.
+      workers: `int32[n]`, their indices; None for 0 .. n - 1.
     """
     grad = jax.grad(loss_fn)
     numbers = jnp.arange(stacked.num_workers(batch)) if workers is None else workers
 
-    def of(batch: PyTree, numbers: jax.Array, models: PyTree = None) -> PyTree:
+    def local(batch: PyTree, numbers: jax.Array, models: PyTree = None) -> PyTree:
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, numbers)
         if own:
             return each(lambda p, b, k: grad(p, b, key=k), models, batch, keys, at_once=at_once)
         return each(lambda b, k: grad(params, b, key=k), batch, keys, at_once=at_once)
 
-    return shard_workers(of, batch, numbers, *([params] if own else []), axis=axis)
+    return shard_workers(local, batch, numbers, *([params] if own else []), axis=axis)
 
 
 def shard_workers(function: Callable, *args: PyTree, axis: str | None) -> PyTree:
-    """`function(*args)`, stacked to stacked: each device of a mapped axis computes k of the n rows.
+    """`function(*args)` on stacked trees: each device of a mapped axis computes k of the n rows.
 
-    k = ceil(n / devices); where there are not as many, the last row is computed again and dropped.
-    All devices get all rows.
+    k = ceil(n / devices); devices with fewer rows recompute the last one, which is dropped.
+    All devices receive all rows.
     """
     if axis is None:
         return function(*args)
@@ -63,7 +63,7 @@ def shard_workers(function: Callable, *args: PyTree, axis: str | None) -> PyTree
 
 
 def first_messages(key: jax.Array, receivers: int, senders: int, count: int) -> jax.Array:
-    """Whose messages arrive first, `int32[receivers, count]`: every receiver draws an order."""
+    """Senders whose messages arrive first, `int32[receivers, count]`, drawn for each receiver."""
     if count == senders:
         return jnp.broadcast_to(jnp.arange(senders), (receivers, senders))
     order = jax.vmap(lambda k: jax.random.permutation(k, senders))(jax.random.split(key, receivers))
@@ -71,7 +71,7 @@ def first_messages(key: jax.Array, receivers: int, senders: int, count: int) -> 
 
 
 def honest_rows(updates: PyTree, byzantine: jax.Array, count: int) -> PyTree:
-    """The rows of the first `count` honest senders; there must be as many."""
+    """The rows of the first `count` honest senders; there must be that many."""
     return stacked.take(updates, jnp.argsort(byzantine, stable=True)[:count])
 
 
@@ -86,7 +86,7 @@ def with_row(updates: PyTree, row: jax.Array, update: PyTree) -> PyTree:
 
 
 def stepped(params: PyTree, updates: PyTree) -> PyTree:
-    """`optax.apply_updates`, where the step has the shapes of the parameters."""
+    """`optax.apply_updates`; checks that the step has the shapes of the parameters."""
     for (path, p), u in zip(
         jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(updates), strict=True
     ):
@@ -101,9 +101,9 @@ def stepped(params: PyTree, updates: PyTree) -> PyTree:
 
 
 def try_rule(rule: optax.GradientTransformationExtraArgs, size: int, rows: str, *data: str) -> None:
-    """Calls a rule on shapes: what it asks of n and f shows before anything is computed.
+    """Traces a rule on shapes, so that its requirements on n and f fail before any computation.
 
-    Of the extra arguments that it is given, `weights` has a number for each row; others are rows.
+    The extra argument `weights` has one number per row; the others have the shape of one row.
     """
     updates = jnp.zeros((size, 2))
     given = {name: jnp.ones(size) if name == "weights" else updates[0] for name in data}
@@ -114,5 +114,5 @@ def try_rule(rule: optax.GradientTransformationExtraArgs, size: int, rows: str, 
 
 
 def floats(params: PyTree) -> int:
-    """How many numbers are in a model."""
+    """Number of parameters of a model."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,8 +1,8 @@
-"""One round of approximate agreement: what a receiver makes of the values that it got.
+"""One round of approximate agreement: how a receiver combines the values that it received.
 
-Functions of stacked updates, as rules are, which `byzjax.aggregate` takes. Instead of the distance
-to the honest mean they bound how far receivers are apart that were told different things.
-docs/agreement.md has the proofs, and what was measured beside them.
+Like rules, these are functions of stacked updates that `byzjax.aggregate` accepts. Instead of the
+distance to the honest mean, they bound the distance between receivers that were sent different
+values. docs/agreement.md has proofs and measurements.
 """
 
 import itertools
@@ -19,24 +19,25 @@ from byzjax._compiled import compiled
 from byzjax._numerics import order
 from byzjax.stacked import PyTree
 
-# Of `safe_area_average`: subsets, and pairs of lines in all of them (0.3 s on a CPU core).
+# Limits of `safe_area_average`: subsets, and pairs of lines in total (0.3 s on a CPU core).
 MOST_SUBSETS, MOST_PAIRS = 100_000, 100_000_000
-_AT_ONCE = 2**18  # pairs of lines that are intersected side by side
+_AT_ONCE = 2**18  # pairs of lines that are intersected at once
 
 
 @compiled
 def mid_extremes(updates: PyTree, *, axis_name: str | None = None) -> PyTree:
-    r"""The middle of two updates that are farthest apart (MidExtremes).
+    r"""The midpoint of the two updates that are farthest apart (MidExtremes).
 
     $$ F = \frac{x_a + x_b}{2}, \qquad (a, b) = \arg\max_{i \le j} \|x_i - x_j\| $$
 
-    the lexicographically first pair on a tie. A row without a finite norm is left out, so a
-    receiver that did not hear from a worker may hold NaN there. NaN if no row is left.
+    Ties go to the lexicographically first pair. Rows without a finite norm are ignored, so NaN can
+    mark a missing message. NaN if no row is left.
 
-    Agreement: where any two receivers hear from a worker in common (non-split rounds) and nobody
-    lies, one round multiplies the diameter of all values by at most sqrt(7/8), in any dimension.
+    Agreement: if any two receivers hear from a common worker (non-split rounds) and no worker is
+    Byzantine, one round multiplies the diameter of all values by at most sqrt(7/8), in any
+    dimension.
 
-    Requirement: n >= 1. Breakdown: one liar moves it anywhere. Cost: O(n^2 d).
+    Requirement: n >= 1. Breakdown: one Byzantine worker moves it anywhere. Cost: O(n^2 d).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
@@ -68,28 +69,29 @@ def mid_extremes(updates: PyTree, *, axis_name: str | None = None) -> PyTree:
 
 @compiled
 def approach_extreme(updates: PyTree, center: PyTree, *, axis_name: str | None = None) -> PyTree:
-    r"""The middle of the receiver's own value and the update farthest from it (ApproachExtreme).
+    r"""The midpoint of the receiver's own value and the update farthest from it (ApproachExtreme).
 
     $$ F = \frac{c + x_b}{2}, \qquad b = \arg\max_i \|x_i - c\| $$
 
-    the lowest index on a tie. A row without a finite norm is left out, so a receiver that did not
-    hear from a worker may hold NaN there; one that heard from nobody keeps its own value.
+    Ties go to the lowest index. Rows without a finite norm are ignored, so NaN can mark a missing
+    message; a receiver without any message keeps its own value.
 
-    Agreement: where any two receivers hear from a worker in common (non-split rounds) and nobody
-    lies, one round multiplies the diameter of all values by at most sqrt(31/32), in any dimension.
+    Agreement: if any two receivers hear from a common worker (non-split rounds) and no worker is
+    Byzantine, one round multiplies the diameter of all values by at most sqrt(31/32), in any
+    dimension.
 
-    Requirement: n >= 1. Breakdown: one liar moves it anywhere. Cost: O(nd).
+    Requirement: n >= 1. Breakdown: one Byzantine worker moves it anywhere. Cost: O(nd).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
-      center: c, what the receiver has itself, one update; every leaf has shape `[...]`.
+      center: c, the receiver's own value, one update; every leaf has shape `[...]`.
       axis_name: mesh axis over which the coordinates are sliced, if they are.
 
     Returns:
       One update; every leaf has shape `[...]` and the dtype of the updates.
 
     Raises:
-      ValueError: the leaves disagree on n, or `center` has not the shape of one update.
+      ValueError: the leaves disagree on n, or `center` does not have the shape of one update.
 
     Example:
       >>> import jax.numpy as jnp
@@ -114,15 +116,15 @@ def approach_extreme(updates: PyTree, center: PyTree, *, axis_name: str | None =
 
 @compiled
 def trimmed_agreement(updates: PyTree, *, f: int, axis_name: str | None = None) -> PyTree:
-    r"""Coordinate-wise middle of the extremes without the f smallest and the f largest values.
+    r"""Coordinate-wise midpoint of the extremes without the f smallest and the f largest values.
 
     $$ F_j = \frac{x_{(f+1)j} + x_{(n-f)j}}{2} $$
 
-    where $x_{(1)j} \le \dots \le x_{(n)j}$. NaN counts as an end of the column.
+    where $x_{(1)j} \le \dots \le x_{(n)j}$. NaN counts as an extreme value.
 
-    Agreement: two receivers of the same honest values, with up to f lies to each as the liars
-    like, differ in each coordinate by at most 1/2 of its honest range, and this is attained. With
-    `byzjax.trimmed_mean` in its place the factor is f / (n - 2f), which is less if n > 4f.
+    Agreement: two receivers of the same honest values, each with up to f arbitrary other values,
+    differ in each coordinate by at most 1/2 of its honest range, and this is attained. For
+    `byzjax.trimmed_mean` the factor is f / (n - 2f), which is less if n > 4f.
 
     Requirement: n >= 3f + 1. Breakdown: n > 3f.
     Promise: every coordinate stays within the honest range.
@@ -131,7 +133,7 @@ def trimmed_agreement(updates: PyTree, *, f: int, axis_name: str | None = None) 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
       f: number of faults to tolerate, a Python int.
-      axis_name: mesh axis over which the coordinates are sliced; makes no difference here.
+      axis_name: mesh axis over which the coordinates are sliced; has no effect here.
 
     Returns:
       One update; every leaf has shape `[...]` and keeps its dtype.
@@ -146,7 +148,7 @@ def trimmed_agreement(updates: PyTree, *, f: int, axis_name: str | None = None) 
       Array([3.], dtype=float32)
 
     Reference: Dolev, Lynch, Pinter, Stark and Weihl, Reaching Approximate Agreement in the Presence
-    of Faults, Journal of the ACM 33, 1986; the middle of the extremes as in Lundelius Welch and
+    of Faults, Journal of the ACM 33, 1986; the midpoint of the extremes as in Lundelius Welch and
     Lynch, A New Fault-Tolerant Algorithm for Clock Synchronization, Information and Computation 77,
     1988.
     """
@@ -157,24 +159,24 @@ def trimmed_agreement(updates: PyTree, *, f: int, axis_name: str | None = None) 
 
 @compiled
 def safe_area_average(updates: PyTree, *, f: int) -> PyTree:
-    r"""Average of a point of the safe area of every n - f updates, in one or two dimensions.
+    r"""Average over all subsets of n - f updates of a point of their safe area, for d <= 2.
 
     $$ F = \binom{n}{f}^{-1} \sum_{|Y| = n - f} z(Y), \qquad
        z(Y) \in \bigcap_{T \subset Y,\ |T| = n - 2f} \operatorname{conv}(T) $$
 
-    z(Y) is the middle of the smallest box around the safe area, which in up to two dimensions lies
-    in it (docs/agreement.md). The safe area is the set of points that every half-plane around them
-    shares with more than f rows: for d = 1 an interval, for d = 2 a polygon whose edges lie on
-    lines through two of the rows.
-    A row that is not finite counts as the coordinate-wise median; NaN if more than f are.
+    z(Y) is the centre of the bounding box of the safe area, which for d <= 2 lies in the area
+    (docs/agreement.md). A point is in the safe area if every half-plane that contains it contains
+    more than f rows: for d = 1 an interval, for d = 2 a polygon whose edges lie on lines through
+    two of the rows. A non-finite row counts as the coordinate-wise median; NaN if more than f rows
+    are non-finite.
 
-    Agreement: two receivers of the same honest values, with up to f lies to each as the liars
-    like, differ in each coordinate by at most 1 - 1/C(n, f) of its honest range, and in distance by
-    at most as much of the honest diameter.
+    Agreement: two receivers of the same honest values, each with up to f arbitrary other values,
+    differ in each coordinate by at most 1 - 1/C(n, f) of its honest range, and in distance by at
+    most the same fraction of the honest diameter.
 
     Requirement: n >= (d + 2)f + 1, d <= 2, at most 100,000 subsets, and for d = 2 at most
-    100,000,000 pairs of lines, of which each subset has ((n - f)(n - f - 1) + 4)^2.
-    Breakdown: n > (d + 2)f. Promise: it stays within the convex hull of the honest updates, to
+    100,000,000 pairs of lines, ((n - f)(n - f - 1) + 4)^2 for each subset.
+    Breakdown: n > (d + 2)f. Promise: it stays within the convex hull of the honest updates, up to
     rounding. Cost: O(C(n, f) n^4) for d = 2 (n = 17, f = 4: 0.2 s on a CPU core).
 
     Args:
@@ -185,8 +187,8 @@ def safe_area_average(updates: PyTree, *, f: int) -> PyTree:
       One update; every leaf has shape `[...]` and keeps its dtype.
 
     Raises:
-      ValueError: the leaves disagree on n, there are not one or two coordinates,
-        n < (d + 2)f + 1, or there is too much work.
+      ValueError: the leaves disagree on n, d is not 1 or 2, n < (d + 2)f + 1, or there are too
+        many subsets or pairs of lines.
       TypeError: f is not a Python int.
 
     Example:
@@ -220,7 +222,7 @@ def safe_area_average(updates: PyTree, *, f: int) -> PyTree:
     x = jnp.where(bad[:, None], _median(x)[None], x)
     point = _middle_of_trimmed if d == 1 else _middle_of_safe_area
     points = lax.map(
-        lambda rows: point(x[rows], f) / subsets,  # divided first: large ones do not overflow
+        lambda rows: point(x[rows], f) / subsets,  # divided first to avoid overflow
         jnp.array([*itertools.combinations(range(n), m)], jnp.int32),
         batch_size=max(1, _AT_ONCE // max(m, pairs)),
     )
@@ -230,7 +232,7 @@ def safe_area_average(updates: PyTree, *, f: int) -> PyTree:
 
 
 def _midpoint(a: jax.Array, b: jax.Array) -> jax.Array:
-    """(a + b) / 2 without overflow: compiled, the sum of two halves would be half a sum."""
+    """(a + b) / 2 without overflow; XLA would compile a / 2 + b / 2 as (a + b) / 2."""
     wide = stacked.sum_dtype(a.dtype)
     low, high = a.astype(wide), b.astype(wide)
     return jnp.where((low < 0) == (high < 0), low + 0.5 * (high - low), 0.5 * (low + high)).astype(
@@ -239,7 +241,7 @@ def _midpoint(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _middle_of_trimmed(x: jax.Array, f: int) -> jax.Array:
-    """The middle of the extremes of the columns of `x: [n, c]` without f at each end."""
+    """The midpoint of the extremes of each column of `x: [n, c]` without f values at each end."""
     low, high = (order.kth(x, k) for k in (f + 1, x.shape[0] - f))
     return _midpoint(low, high)
 
@@ -249,12 +251,11 @@ def _median(x: jax.Array) -> jax.Array:
 
 
 def _middle_of_safe_area(points: jax.Array, f: int) -> jax.Array:
-    """The middle of the box around the points of the plane that lie deeper than f in `[m, 2]`.
+    """The centre of the bounding box of the safe area of the points `[m, 2]`.
 
     For every direction a, a.x is at most the (m - f)-th lowest value among the points. The normals
-    of lines through two points say it all; the axes do where all points lie on one line. On each
-    boundary line the others leave a segment, and the ends of those that keep to all bounds are the
-    corners.
+    of lines through two points suffice; the axes do if all points lie on one line. On each boundary
+    line the other bounds leave a segment; segment ends that satisfy all bounds are the corners.
     """
     m, eps = points.shape[0], jnp.finfo(points.dtype).eps
     y, origin, unit, factor = _local(points, f)
@@ -266,7 +267,7 @@ def _middle_of_safe_area(points: jax.Array, f: int) -> jax.Array:
     length = jnp.sqrt(jnp.where(square > 0, square, 1))[:, None]
     normals = jnp.where(apart, _turned(across) / length, jnp.array([1, 0], y.dtype))
     values = _products(normals, y)
-    # Both points of a pair lie on its line: rounding of a far one must not move a near one's line.
+    # Both points of a pair lie on its line; the nearer one defines it, with less rounding error.
     pair = jnp.arange(len(i)), jnp.where(size[i] <= size[j], i, j)
     number = jnp.arange(m, dtype=jnp.int32)[None]
     on_line = (number == i[:, None]) | (number == j[:, None])
@@ -291,7 +292,7 @@ def _middle_of_safe_area(points: jax.Array, f: int) -> jax.Array:
     ends = (bounds[:, None] * normals)[None] + t[:, :, None] * along[None]
     ends = ends.reshape(-1, 2)
     excess = jnp.max(_products(ends, normals) - bounds[None], axis=1)
-    # A safe area of one point is the rule for the fewest rows: its corner is only near its bounds.
+    # With the fewest rows the area is usually one point, which meets its bounds only to rounding.
     corner = (excess <= jnp.maximum(32 * eps, jnp.min(excess)))[:, None]
     least = _least(jnp.where(corner, ends, jnp.inf))
     most = -_least(jnp.where(corner, -ends, jnp.inf))
@@ -299,20 +300,20 @@ def _middle_of_safe_area(points: jax.Array, f: int) -> jax.Array:
 
 
 def _least(x: jax.Array) -> jax.Array:
-    """`jnp.min(x, axis=0)`, with the slope of the first that is least.
+    """`jnp.min(x, axis=0)`, with the gradient of the first minimum.
 
-    That of `jnp.min` looks for what equals the result; where the compiler computes both, rounded
-    differently, nothing does, and the slope is NaN.
+    The gradient of `jnp.min` compares entries with the result; if the compiler computes the two
+    with different rounding, no entry is equal, and the gradient is NaN.
     """
     places = jnp.argmin(lax.stop_gradient(x), axis=0)
     return jnp.take_along_axis(x, places[None], axis=0)[0]
 
 
 def _local(points: jax.Array, f: int) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """(y, origin, unit, factor), points = (origin + unit y) / factor, m - f of the y of size <= 1.
+    """(y, origin, unit, factor): points = (origin + unit y) / factor, m - f of the y of size <= 1.
 
-    Those beyond 1 / eps are pulled in towards the origin: the others see them in the same
-    direction, to rounding. The factor keeps differences of large points from overflowing.
+    Points beyond 1 / eps are pulled towards the origin; seen from the others, their direction is
+    unchanged up to rounding. The factor keeps differences of large points from overflowing.
     """
     detached, limits = lax.stop_gradient(points), jnp.finfo(points.dtype)
     factor = jnp.where(jnp.max(jnp.abs(detached)) > limits.max / 4, 0.25, 1).astype(points.dtype)
@@ -326,7 +327,7 @@ def _local(points: jax.Array, f: int) -> tuple[jax.Array, jax.Array, jax.Array, 
 
 
 def _turned(vectors: jax.Array) -> jax.Array:
-    """Vectors of the plane, turned left."""
+    """Vectors of the plane, rotated left by 90 degrees."""
     return jnp.stack([-vectors[:, 1], vectors[:, 0]], axis=1)
 
 

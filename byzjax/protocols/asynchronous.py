@@ -1,4 +1,4 @@
-"""One server that never waits: every gradient is used, or not, when it arrives."""
+"""An asynchronous server: every gradient is used or rejected when it arrives."""
 
 import dataclasses
 import math
@@ -21,19 +21,19 @@ from byzjax.stacked import PyTree
 
 
 class AsynchronousState(NamedTuple):
-    """The server, and what each worker is busy with.
+    """State of the server, and of the computation of each worker.
 
     Attributes:
       params: the model.
-      version: `int32`, how many steps it has taken.
-      left: `float[n]`, how long each worker still computes.
-      pulled: the model on which each works, stacked `[n, ...]`.
-      versions: `int32[n]`, the versions of these.
-      honest: the last gradient that each computed, stacked `[n, ...]`; 0 at first.
-      buffers: the means of what waits in the buffers, stacked `[B, ...]`, or None.
-      waiting: `int32[B]`, how many gradients wait in each; B is 0 without buffers.
-      accepted: `int32[n]`, how many gradients of each worker were accepted.
-      rejected: `int32[n]`, how many were not.
+      version: `int32`, number of steps that the server has taken.
+      left: `float[n]`, remaining computing time of each worker.
+      pulled: the model that each worker pulled, stacked `[n, ...]`.
+      versions: `int32[n]`, the versions of the pulled models.
+      honest: the last gradient of each worker, stacked `[n, ...]`; initially 0.
+      buffers: the mean gradient in each buffer, stacked `[B, ...]`, or None.
+      waiting: `int32[B]`, number of gradients in each buffer; B is 0 without buffers.
+      accepted: `int32[n]`, number of accepted gradients of each worker.
+      rejected: `int32[n]`, number of rejected gradients of each worker.
       stages: states of the stages attack, rule and server, in this order.
       judges: states of the judges.
     """
@@ -65,51 +65,50 @@ def asynchronous(
     speeds: jax.Array | None = None,
     max_staleness: int | None = None,
 ) -> Protocol:
-    r"""A server takes a step with each gradient that arrives and that its judges accept.
+    r"""A server takes a step for each arriving gradient that its judges accept.
 
-    One step is one arrival: that of the worker p that is done first. It had pulled the model of
-    version v; with the versions counted by the server's steps, and w_1, w_2, .. the weights of the
-    judges, 0 for a rejection,
+    One step is one arrival, from the worker p that finishes first. It had pulled the model of
+    version v, the model after v steps of the server. With the weights w_1, w_2, .. of the judges,
+    0 for a rejection,
 
     $$ d = \Lambda(\tau) \, w_1 w_2 \cdots \nabla \ell_p(x_v), \qquad \tau = t - v. $$
 
-    The server's optimizer takes d for a gradient. If a judge rejects it, or tau is above
-    `max_staleness`, nothing moves. Then worker p pulls the model. How long it computes is drawn
-    from an exponential distribution of mean 1 / `speeds[p]`, so that with equal speeds tau has the
-    mean n - 1 if all is accepted.
+    The server's optimizer receives d as the gradient. If a judge rejects it, or tau exceeds
+    `max_staleness`, the model stays unchanged. Then worker p pulls the model. Its computing time is
+    drawn from an exponential distribution of mean 1 / `speeds[p]`, so that with equal speeds tau
+    has mean n - 1 if every gradient is accepted.
 
     Without judges this is plain asynchronous SGD, `judge=kardam(f=f)` with a damping is Kardam, and
     `judge=[zeno_plus_plus(...)]` is Zeno++. With `buffers=B` it is BASGD: d is averaged into buffer
-    p mod B, and when none is empty the rule of all B means is the server's gradient, and they are
-    emptied. A rule that tolerates f rows then tolerates f liars.
+    p mod B; once no buffer is empty, the server's gradient is the rule of the B means, and the
+    buffers are emptied. A rule that tolerates f rows then tolerates f Byzantine workers.
 
     Args:
       loss_fn: `loss_fn(params, batch, key=None) -> scalar`, of one worker's batch.
       num_workers: n, a Python int.
-      server: the server's optimizer, as `optax.sgd(0.1)`.
-      judge: who decides on a gradient, all of them; `()` accepts all.
-      damping: Lambda, a function of the staleness, as `inverse_damping()`; None for 1.
+      server: the server's optimizer, such as `optax.sgd(0.1)`.
+      judge: judges that must all accept a gradient; `()` accepts every gradient.
+      damping: Lambda, a function of the staleness, such as `inverse_damping()`; None for 1.
       buffers: B, a Python int, at most n; None for none.
-      rule: what is made of the buffers, as `byzjax.aggregate(byzjax.median)`.
-      attack: what the liars make of it, as `byzjax.attack(attacks.sign_flip, byzantine)`. It sees
-        the last gradient of each worker, 0 at first, and of what it returns only the row of the
-        arriving worker is sent. Its `step` counts arrivals.
+      rule: aggregates the buffers, such as `byzjax.aggregate(byzjax.median)`.
+      attack: the attack, such as `byzjax.attack(attacks.sign_flip, byzantine)`. It sees the last
+        gradient of each worker, initially 0; of its result only the row of the arriving worker is
+        sent. Its `step` counts arrivals.
       speeds: `float[n]`, gradients per unit of time; may be traced. None for 1.
-      max_staleness: the largest tau that is not rejected, a Python int; None for any.
+      max_staleness: the largest tau that is accepted, a Python int; None for no limit.
 
     Returns:
-      A `Protocol`. Its `step` draws worker p's loss key as `fold_in(key, p)`; a `trusted` batch
-      becomes the extra argument `trusted`, its gradient at the server's model. Its `models` holds
-      one model. Its state counts the accepted and rejected gradients of each worker. Of its info,
-      `honest` and `sent` have one row, and `aggregate` is what the optimizer was given, 0 if
-      nothing.
+      A `Protocol`. Worker p's loss key is `fold_in(key, p)`; the gradient of a `trusted` batch at
+      the server's model becomes the extra argument `trusted`. `models` returns one model. The state
+      counts the accepted and rejected gradients of each worker. In `Info`, `honest` and `sent` have
+      one row, and `aggregate` is the optimizer's input, 0 if there is none.
 
-      Requirement: n >= 1, or what the judges need. Cost: one gradient a step, and O(nd) of memory.
+      Requirement: n >= 1, or that of the judges. Cost: one gradient per step, and O(nd) memory.
 
     Raises:
-      TypeError: a number that must be a Python int is not.
-      ValueError: one is too small, there are more buffers than workers, buffers without a rule or
-        a rule without buffers, not n speeds, or too few workers for a judge.
+      TypeError: an argument that must be a Python int is not.
+      ValueError: an argument is too small, there are more buffers than workers, only one of
+        `buffers` and `rule` is given, `speeds` is invalid, or a judge needs more workers.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -133,7 +132,9 @@ def asynchronous(
     """
     n = static_int("num_workers", num_workers, at_least=1)
     if (buffers is None) != (rule is None):
-        raise ValueError(f"buffers and rule belong together; got buffers={buffers}, rule={rule}.")
+        raise ValueError(
+            f"buffers and rule must be given together; got buffers={buffers}, rule={rule}."
+        )
     if buffers is not None:
         buffers = static_int("buffers", buffers, at_least=1)
         if buffers > n:
@@ -162,7 +163,7 @@ def asynchronous(
 
 @dataclasses.dataclass(frozen=True)
 class _Asynchronous:
-    """The functions of `asynchronous`, by its arguments, which are checked."""
+    """The functions of `asynchronous`, bound to its checked arguments."""
 
     loss_fn: Callable
     judge: Sequence[Judge]
@@ -178,18 +179,18 @@ class _Asynchronous:
         return time if self.speeds is None else time / jnp.asarray(self.speeds, jnp.float32)[who]
 
     def init(self, params: PyTree, key: jax.Array) -> AsynchronousState:
-        nobody = jnp.zeros(self.n, jnp.int32)
+        zeros = jnp.zeros(self.n, jnp.int32)
         state = AsynchronousState(
             params=params,
             version=jnp.int32(0),
             left=self.computing_time(key, (self.n,), slice(None)),
             pulled=_workers.copies(params, self.n),
-            versions=nobody,
+            versions=zeros,
             honest=_zeros(params, self.n),
             buffers=None if self.buffers is None else _zeros(params, self.buffers),
             waiting=jnp.zeros(self.buffers or 0, jnp.int32),
-            accepted=nobody,
-            rejected=nobody,
+            accepted=zeros,
+            rejected=zeros,
             stages=tuple(stage.init(params) for stage in self.stages),
             judges=tuple(each.init(params, self.n) for each in self.judge),
         )
@@ -200,8 +201,8 @@ class _Asynchronous:
     ) -> tuple[AsynchronousState, Info]:
         of_workers, params = batch["workers"], state.params
         if stacked.num_workers(of_workers) != self.n:
-            found = stacked.num_workers(of_workers)
-            raise ValueError(f"expected batches of {self.n} workers; got {found}.")
+            count = stacked.num_workers(of_workers)
+            raise ValueError(f"expected batches of {self.n} workers; got {count}.")
         grad, extra_args, trusted = jax.grad(self.loss_fn), {}, None
         if "trusted" in batch:
             trusted = grad(params, batch["trusted"], key=jax.random.fold_in(key, self.n))
@@ -219,7 +220,7 @@ class _Asynchronous:
         staleness = state.version - state.versions[p]
         arrival = Arrival(sent, p, pulled, params, staleness, trusted)
         weight, accept, judges = self._judged(state, arrival)
-        # A factor of 0 makes 0 of anything, NaN as well.
+        # `stacked.scale` by 0 gives 0, even for NaN.
         gradient = stacked.scale(_workers.copies(sent, 1), jnp.where(accept, weight, 0)[None])
         gradient = stacked.take(gradient, 0)
 

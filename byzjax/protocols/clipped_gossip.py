@@ -1,4 +1,4 @@
-"""A rule for gossip: a node's own model, moved by clipped differences."""
+"""A rule for gossip: a node's own model plus clipped differences."""
 
 from typing import Any
 
@@ -15,7 +15,9 @@ from byzjax.stacked import PyTree
 
 def _radius_or_f(*, radius: Any = None, f: Any = None, **_: Any) -> None:
     if (radius is None) == (f is None):
-        raise ValueError(f"clipped_gossip takes radius or f, one; got radius={radius}, f={f}.")
+        raise ValueError(
+            f"clipped_gossip takes exactly one of radius and f; got radius={radius}, f={f}."
+        )
 
 
 @compiled(check=_radius_or_f, radius=positive)
@@ -26,23 +28,23 @@ def clipped_gossip(
     radius: float | jax.Array | None = None,
     f: int | None = None,
 ) -> PyTree:
-    r"""A node's own model, moved by the clipped differences to those of its neighbours.
+    r"""A node's own model plus the clipped differences to its neighbours' models.
 
     $$ y = x_0 + \sum_{j \ge 1} w_j (x_j - x_0) \min\Bigl(1, \frac{\tau}{\|x_j - x_0\|}\Bigr) $$
 
-    for the rows x_0, the node's own, and x_j of its neighbours. tau is the radius, or with `f` the
-    (f+1)-th largest of the distances, to which the f farthest neighbours are clipped: as far as
-    some honest neighbour is, at most. The paper's theorems take a tau that depends on who is
-    honest; its public code takes, without a radius, that of f = 1. A row whose distance is not
-    finite contributes nothing.
+    where row x_0 is the node's own model and the rows x_j are those of its neighbours. tau is the
+    radius, or with `f` the (f+1)-th largest distance, to which the f farthest neighbours are
+    clipped; it is at most the distance of some honest neighbour. The paper's theorems use a tau
+    that depends on which nodes are honest; its public code, without a radius, uses that of f = 1.
+    Rows at a non-finite distance contribute nothing.
 
-    Requirement: with `f`, n >= f + 2. Breakdown: it moves by at most tau times the weights of the
-    neighbours. Cost: O(nd).
+    Requirement: with `f`, n >= f + 2. Breakdown: it moves by at most tau times the sum of the
+    neighbours' weights. Cost: O(nd).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`; row 0 is the node's own.
-      weights: `[n]`, of the rows, as a row of `graphs.metropolis_weights`; that of row 0 counts
-        for nothing.
+      weights: `[n]`, one per row, such as a row of `graphs.metropolis_weights`; the weight of row 0
+        is ignored.
       radius: tau, in the unit of the updates' norm; may be traced.
       f: number of neighbours to clip, a Python int, instead of a radius.
 
@@ -51,8 +53,8 @@ def clipped_gossip(
 
     Raises:
       TypeError: f is not a Python int.
-      ValueError: the leaves disagree on n, `weights` has not one entry for each row, both radius
-        and f are given or neither, radius is not positive, or n < f + 2.
+      ValueError: the leaves disagree on n, `weights` does not have one entry per row, not exactly
+        one of radius and f is given, radius is not positive, or n < f + 2.
 
     Example:
       >>> import jax.numpy as jnp
@@ -82,7 +84,7 @@ def clipped_gossip(
     longer = squares > limit
     factors = jnp.where(longer, root(limit) / root(jnp.where(longer, squares, 1)), 1)
     shares = jnp.where(jnp.isfinite(squares), factors, 0) * weights.astype(squares.dtype)
-    # Differences first: models lie close together, far from 0.
+    # Differences first: models are close to each other and far from 0.
     apart = jax.tree.map(lambda x, y: wide(x) - wide(y)[None], updates, own)
     moved = stacked.weighted_sum(apart, shares)
     return jax.tree.map(lambda x, u: (x.astype(u.dtype) + u).astype(x.dtype), own, moved)

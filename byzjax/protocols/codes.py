@@ -1,4 +1,4 @@
-"""The cyclic code: what redundant nodes send as one word, and how the server reads its sum."""
+"""The cyclic code: encoding of redundant gradients, and decoding of their sum."""
 
 import cmath
 import functools
@@ -14,32 +14,32 @@ from byzjax._checks import static_int
 from byzjax._compiled import compiled
 from byzjax.stacked import PyTree
 
-# Random projections from which the liars are found. With one, a lie may be so near to orthogonal to
-# it that it is taken for rounding: lies in real parts alone, 1e-3 (1e-4) as long as the row, then
-# cost more than 1e-4 of the sum once in 1000 (110) times; with two never (once in 10,000), and with
-# four never in 20,000 times (P = 16, s = 3, float32).
+# Random projections that locate Byzantine nodes. With one, an error may be so nearly orthogonal to
+# it that it passes for rounding: errors in real parts alone, of 1e-3 (1e-4) of the row's norm, then
+# change the sum by more than 1e-4 once in 1000 (110) trials; with two never (once in 10,000), and
+# with four never in 20,000 trials (P = 16, s = 3, float32).
 PROJECTIONS = 4
-# Sets of nodes that the decoder of the cyclic code tries; it has constants for each of them.
+# Largest number of sets of nodes that the decoder tries; it holds constants for each of them.
 MOST_SETS = 5000
 
 
 @compiled
 def encode(updates: PyTree, *, s: int) -> dict:
-    r"""What each node sends of the cyclic code: one combination of 2s + 1 gradients.
+    r"""The messages of the cyclic code: each node sends one combination of 2s + 1 gradients.
 
     $$ R = W G, \qquad W_{i,\,i+t} = \frac{1}{\sqrt P} \prod_{u=1}^{P-2s-1}
        \bigl(1 - \omega^{-t-u}\bigr), \quad 0 \le t \le 2s, \quad \omega = e^{2 \pi i / P} $$
 
     with indices modulo P, and 0 elsewhere. Each column of W holds the values at the P-th roots of
-    unity of a polynomial with P - 2s coefficients, of which the first is the same for all: so the
-    rows of R are a word of a Reed-Solomon code over the complex numbers, and the sum of all
-    gradients can be read off it.
+    unity of a polynomial with P - 2s coefficients, whose first coefficient is the same for all
+    columns. So the rows of R form a word of a Reed-Solomon code over the complex numbers, from
+    which the sum of all gradients can be decoded.
 
     Requirement: P >= 2s + 1. Cost: O(P^2 d).
 
     Args:
       updates: stacked updates of the P batches; every leaf has shape `[P, ...]`.
-      s: number of liars to tolerate, a Python int.
+      s: number of Byzantine nodes to tolerate, a Python int.
 
     Returns:
       A dict of the real parts `re` and the imaginary parts `im`, stacked `[P, ...]`, at least
@@ -73,29 +73,29 @@ def encode(updates: PyTree, *, s: int) -> dict:
 
 @compiled
 def decode(messages: PyTree, *, s: int, key: jax.Array) -> PyTree:
-    r"""The sum of all gradients, from messages of the cyclic code of which s are lies.
+    r"""The sum of all gradients, from messages of the cyclic code of which up to s are malicious.
 
     $$ S^* = \arg\min_{|S| = s} \sum_q \bigl\| H_S R \rho_q \bigr\|_1, \qquad
        \sum_k G_k = \mathrm{Re}(v_{S^*} R) $$
 
-    $H_S$ are s orthonormal rows that are 0 at S and vanish on every word of the code, and $v_S$ is
-    the shortest row that is 0 at S and takes the sum of a word. So S* holds the nodes without which
-    the others agree best, seen in random directions $\rho_q$ of the coordinates. It contains all
-    liars, up to those whose lies are as small as rounding and do no more harm than it does. A row
-    that is not finite counts as 0, which is one more lie.
+    $H_S$ has s orthonormal rows that are 0 at S and vanish on every word of the code, and $v_S$ is
+    the shortest row that is 0 at S and maps a word to the sum. So S* is the set of nodes without
+    which the others are most consistent along random directions $\rho_q$ of the coordinates. It
+    contains all Byzantine nodes except those whose errors are as small as rounding errors, and as
+    harmless. A non-finite row counts as 0, and as one more malicious message.
 
-    The paper finds the liars from the zeros of a polynomial whose coefficients solve a linear
-    system. The search gives the same sum, needs no threshold, and keeps the digits of float32: a
-    set that holds the liars is judged without them, however far away they are.
+    The paper locates the Byzantine nodes by the zeros of a polynomial whose coefficients solve a
+    linear system. The search gives the same sum, needs no threshold, and keeps float32 precision:
+    the score of a set that contains the Byzantine nodes does not depend on what they send.
 
     Requirement: P >= 2s + 1, and at most 5000 sets of s nodes. Cost: O(Pd), and O(s P) for each
-    set. Rounding of float32 costs, of the norm of the sum, about 1e-7 for P = 7 and 2e-6 for
-    P = 16, s = 3, since the weights of the code grow with P.
+    set. The float32 rounding error, relative to the norm of the sum, is about 1e-7 for P = 7 and
+    2e-6 for P = 16, s = 3, since the weights of the code grow with P.
 
     Args:
-      messages: a dict of `re` and `im`, stacked `[P, ...]`, as `encode` makes it.
-      s: number of liars to tolerate, a Python int.
-      key: draws the directions; the liars must not know it.
+      messages: a dict of `re` and `im`, stacked `[P, ...]`, as returned by `encode`.
+      s: number of Byzantine nodes to tolerate, a Python int.
+      key: draws the directions; attackers must not know it.
 
     Returns:
       One update; every leaf has shape `[...]`.
@@ -108,13 +108,13 @@ def decode(messages: PyTree, *, s: int, key: jax.Array) -> PyTree:
       >>> import jax, jax.numpy as jnp
       >>> from byzjax.protocols import codes
       >>> messages = codes.encode(jnp.array([[1.0], [2.0], [6.0], [3.0]]), s=1)
-      >>> lies = {part: x.at[2].set(-100.0) for part, x in messages.items()}
-      >>> round(float(codes.decode(lies, s=1, key=jax.random.key(0))[0]), 4)
+      >>> corrupted = {part: x.at[2].set(-100.0) for part, x in messages.items()}
+      >>> round(float(codes.decode(corrupted, s=1, key=jax.random.key(0))[0]), 4)
       12.0
 
     Reference: Chen, Wang, Charles and Papailiopoulos, DRACO: Byzantine-resilient Distributed
     Training via Redundant Gradients, ICML 2018 (arXiv:1803.09877), the cyclic code; its decoder is
-    another one.
+    a different one.
     """
     nodes, s = enough_nodes(stacked.num_workers(messages), s)
     checks, sums = [jnp.array(constants) for constants in _constants(nodes, s)]
@@ -125,13 +125,13 @@ def decode(messages: PyTree, *, s: int, key: jax.Array) -> PyTree:
     finite = jnp.all(jnp.isfinite(re) & jnp.isfinite(im), axis=0)
     re, im = jnp.where(finite, re, 0), jnp.where(finite, im, 0)
 
-    left = jnp.sum(
+    scores = jnp.sum(
         jnp.abs(_over_nodes(checks.real, re) - _over_nodes(checks.imag, im))
         + jnp.abs(_over_nodes(checks.real, im) + _over_nodes(checks.imag, re)),
         axis=(1, 2),
     )
-    found = jnp.argmin(jnp.where(jnp.isnan(left), jnp.inf, left))
-    weights = jnp.where(finite, sums[found], 0)
+    best = jnp.argmin(jnp.where(jnp.isnan(scores), jnp.inf, scores))
+    weights = jnp.where(finite, sums[best], 0)
     return jax.tree.map(
         jnp.subtract,
         stacked.weighted_sum(messages["re"], weights.real),
@@ -140,14 +140,14 @@ def decode(messages: PyTree, *, s: int, key: jax.Array) -> PyTree:
 
 
 def enough_nodes(num_workers: int, s: int) -> tuple[int, int]:
-    """(P, s), where the cyclic code can tell s liars among P nodes.
+    """Returns (P, s) after checking that the cyclic code tolerates s Byzantine nodes among P.
 
     Args:
       num_workers: P, a Python int.
-      s: number of liars to tolerate, a Python int.
+      s: number of Byzantine nodes to tolerate, a Python int.
 
     Returns:
-      Both, as they are.
+      `(P, s)`, unchanged.
 
     Raises:
       ValueError: P < 2s + 1, or there are too many sets of s nodes.
@@ -187,8 +187,8 @@ def _root(nodes: int, power: int) -> complex:
 def _constants(nodes: int, s: int) -> tuple[list, list]:
     """H_S `[sets, s, P]` and v_S `[sets, P]` for every set S of s nodes, in Python's float64.
 
-    Column i of A `[2s, P]` is what an error of 1 at node i leaves in the syndrome A R, which is 0
-    for a word of the code. Any row that vanishes on all words is y A for some y `[2s]`.
+    Column i of A `[2s, P]` is the syndrome A R of an error of 1 at node i; the syndrome of a word
+    of the code is 0. Any row that vanishes on all words is y A for some y `[2s]`.
     """
     columns = [
         [_root(nodes, -i * j) / math.sqrt(nodes) for j in range(nodes - 2 * s, nodes)]
@@ -202,8 +202,8 @@ def _constants(nodes: int, s: int) -> tuple[list, list]:
             return [0j if i in chosen else _dot(y, columns[i]) for i in range(nodes)]
 
         checks.append([row(u) for u in outside])
-        # 1 / sqrt(P) at every node takes the sum; the shortest y, in the span of the errors at S,
-        # moves it to 0 there, one node of S after another.
+        # The row 1 / sqrt(P) maps a word to the sum; the shortest y, in the span of the errors at
+        # S, makes it 0 there, one node of S after another.
         move = [0j] * (2 * s)
         for place, i in enumerate(chosen):
             missing = -1 / math.sqrt(nodes) - _bilinear(move, columns[i])
@@ -223,10 +223,10 @@ def _bilinear(a: list, b: list) -> complex:
 
 
 def _orthonormal(vectors: list, dim: int) -> tuple[list, list]:
-    """Gram-Schmidt: a basis of the vectors in their order, and one of all that is left."""
+    """Gram-Schmidt: a basis of the vectors in their order, and one of the orthogonal complement."""
 
     def rest(vector: list) -> list:
-        for _ in range(2):  # twice is enough for all digits
+        for _ in range(2):  # twice is enough for full precision
             for q in basis:
                 along = _dot(q, vector)
                 vector = [x - along * y for x, y in zip(vector, q)]
@@ -247,7 +247,7 @@ def _orthonormal(vectors: list, dim: int) -> tuple[list, list]:
 
 
 def _directions(key: jax.Array, updates: PyTree) -> PyTree:
-    """Standard normal directions of one update, stacked `[PROJECTIONS, ...]`; one draw for all."""
+    """Standard normal directions, stacked `[PROJECTIONS, ...]`; one draw for all leaves."""
     leaves, structure = jax.tree.flatten(updates)
     drawn = jax.random.normal(key, (PROJECTIONS, stacked.num_coordinates(updates)), jnp.float32)
     ends = list(itertools.accumulate(math.prod(leaf.shape[1:]) for leaf in leaves))

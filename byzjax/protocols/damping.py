@@ -1,4 +1,4 @@
-"""How the asynchronous server damps stale gradients: functions of the staleness."""
+"""Damping of stale gradients by the asynchronous server: functions of the staleness."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from byzjax._checks import not_negative
 
 
 def constant_damping() -> Callable:
-    r"""Staleness does not count.
+    r"""Ignores the staleness.
 
     $$ \Lambda(\tau) = 1 $$
 
@@ -26,7 +26,7 @@ def constant_damping() -> Callable:
 
 
 def inverse_damping() -> Callable:
-    r"""A gradient counts less, the more steps were taken since its model.
+    r"""Weights a gradient by the inverse of 1 plus its staleness, the server steps since its model.
 
     $$ \Lambda(\tau) = \frac{1}{1 + \tau} $$
 
@@ -46,7 +46,7 @@ def inverse_damping() -> Callable:
 
 
 def exponential_damping(alpha: float | jax.Array = 0.2) -> Callable:
-    r"""A gradient counts exponentially less, the more steps were taken since its model.
+    r"""Weights a gradient by a factor that decays exponentially with its staleness.
 
     $$ \Lambda(\tau) = e^{-\alpha \tau} $$
 

@@ -1,4 +1,4 @@
-"""Peer to peer: nobody is in charge, and every node hears its neighbours in a graph only."""
+"""Peer-to-peer training: no server, and each node hears only its neighbours in a graph."""
 
 import dataclasses
 from collections.abc import Callable
@@ -35,11 +35,11 @@ class GossipState(NamedTuple):
 
 
 class _Degree(NamedTuple):
-    """All nodes with one number k - 1 of neighbours.
+    """The nodes that have k - 1 neighbours.
 
     Attributes:
-      nodes: `int32[m]`, their numbers.
-      heard: `int32[m, k]`, whose rows each has before it, its own first.
+      nodes: `int32[m]`, their indices.
+      heard: `int32[m, k]`, the senders of the rows of each node, itself first.
       weights: `[m, k]`, the Metropolis weights of these rows.
     """
 
@@ -61,54 +61,55 @@ def gossip(
     workers_at_once: int | None = None,
     workers_axis: str | None = None,
 ) -> Protocol:
-    r"""Every node takes a step of its own, then meets its neighbours by a rule.
+    r"""Every node takes a local step, then aggregates its model with those of its neighbours.
 
     $$ y_i = x_i + u_i, \qquad x_i \leftarrow F(y_i, \; y_j : j \in N_i) $$
 
-    with u_i what the optimizer of node i makes of the gradient at x_i, and N_i its neighbours in
-    the graph. The rows of F are node i's own half step y_i, which is never a lie to itself, and
-    then what its neighbours sent, in the order of their numbers. The rule may take, by name,
-    `center`, y_i, and `weights`, the Metropolis weights of the rows. So
+    where u_i is the update of node i's optimizer for the gradient at x_i, and N_i are its
+    neighbours in the graph. The rows of F are node i's own half step y_i, which no attack alters,
+    followed by what its neighbours sent, in the order of their indices. The rule may take the extra
+    arguments `center`, y_i, and `weights`, the Metropolis weights of the rows. So
 
     * `byzjax.aggregate(byzjax.nearest_to_pivot, f=f)` is MoNNA: row 0 is the pivot;
     * `byzjax.aggregate(byzjax.centered_clip, radius=r)` clips about y_i, all weights 1 / k;
     * `byzjax.aggregate(protocols.clipped_gossip, radius=r)` does so with the Metropolis weights;
     * `byzjax.aggregate(byzjax.stacked.weighted_mean)` is plain gossip.
 
-    Requirement: that of the rule, with n a node and its neighbours, and f the liars among them. A
-    rule may need more here than at one server, for what is left of a lie is there in the next step:
-    with three rows and f = 1, a lie that is nearer than the honest neighbour leads MoNNA away.
-    Cost: one gradient and one call of the rule for each node.
+    Requirement: that of the rule, where n counts a node and its neighbours, and f the Byzantine
+    ones among them. A rule may need more here than at one server, since errors carry over to the
+    next step: with three rows and f = 1, a malicious model closer than the honest neighbour makes
+    MoNNA diverge. Cost: one gradient and one call of the rule per node.
 
     Args:
       loss_fn: `loss_fn(params, batch, key=None) -> scalar`, of one node's batch.
-      graph: `bool[n, n]`, who hears whom, as `graphs.ring(n)`; connected.
-      rule: stacked half steps of a neighbourhood -> one model, as `byzjax.aggregate(...)`; it has
-        a state for each node.
-      optimizer: of one node, as `optax.sgd(0.1, momentum=0.9)`; it has a state for each node.
-      byzantine: `bool[n]`, whose models `models` and `Info.aggregate` leave out; may be traced;
-        None for nobody.
-      f: number of liars in all, at most, a Python int.
-      attack: what the liars make of the half steps `[n, ...]`, the same for all who hear them, as
+      graph: `bool[n, n]`, the adjacency matrix of a connected graph, such as `graphs.ring(n)`.
+      rule: stacked half steps of a neighbourhood -> one model, such as `byzjax.aggregate(...)`;
+        each node has its own state.
+      optimizer: optimizer of one node, such as `optax.sgd(0.1, momentum=0.9)`; each node has its
+        own state.
+      byzantine: `bool[n]`, nodes that `models` and `Info.aggregate` leave out; may be traced; None
+        for none.
+      f: largest number of Byzantine nodes in total, a Python int.
+      attack: the attack on the half steps `[n, ...]`, the same for all receivers, such as
         `byzjax.attack(attacks.sign_flip, byzantine)`.
-      per_receiver: whether the attack is made once for each node instead, on the rows `[k, ...]`
-        that this node hears, with `senders`, their numbers, `center` and `weights` among its extra
-        arguments. It then has a state for each node.
-      workers_at_once: how many nodes compute side by side, a Python int; None for all of them, with
+      per_receiver: whether the attack instead runs once for each node, on the rows `[k, ...]` that
+        this node hears, with the extra arguments `senders` (their indices), `center` and `weights`.
+        It then has a state for each node.
+      workers_at_once: how many nodes are computed at once, a Python int; None for all of them, with
         a copy of a model for each edge and direction.
-      workers_axis: a mapped axis (`jax.shard_map`, `jax.pmap`) over whose devices the gradients are
-        spread; the step, its arguments and all else are the same on each. None for one device.
+      workers_axis: a mapped axis (`jax.shard_map`, `jax.pmap`) whose devices share the gradient
+        computation; all else, arguments included, is replicated. None for one device.
 
     Returns:
-      A `Protocol`. Its `step` draws node i's loss key as `fold_in(key, i)`; its `models` holds
-      n - f of them. In `Info` the updates are half steps, and `aggregate` is the mean of the honest
-      nodes' new models; with `per_receiver`, `sent` is what the first honest node hears, and where
-      it hears nothing the half step.
+      A `Protocol`. Node i's loss key is `fold_in(key, i)`; `models` returns n - f models. In `Info`
+      the updates are half steps, and `aggregate` is the mean of the honest nodes' new models; with
+      `per_receiver`, `sent` is what the first honest node hears, and the half steps of nodes that
+      it does not hear.
 
     Raises:
       TypeError: f or workers_at_once is not a Python int.
-      ValueError: the graph is not one or not connected, f >= n, `byzantine` is not `bool[n]`, the
-        rule needs larger neighbourhoods, or, at a step, the batch is not that of n nodes.
+      ValueError: the graph is invalid or not connected, f >= n, `byzantine` is not `bool[n]`, the
+        rule needs larger neighbourhoods, or, at a step, the batch is not one of n nodes.
 
     Example:
       >>> import byzjax, jax, jax.numpy as jnp, optax
@@ -168,7 +169,7 @@ def gossip(
 
 @dataclasses.dataclass(frozen=True)
 class _Gossip:
-    """The functions of `gossip`, by its arguments, which are checked."""
+    """The functions of `gossip`, bound to its checked arguments."""
 
     loss_fn: Callable
     rule: optax.GradientTransformationExtraArgs
@@ -185,33 +186,33 @@ class _Gossip:
     n: int
 
     def init(self, params: PyTree, key: jax.Array) -> GossipState:
-        del key  # transformations that draw numbers were given their keys when they were made
-        lying = per_worker(self.attack, self.n) if self.per_receiver else self.attack
+        del key  # random transformations received their keys when they were created
+        attacking = per_worker(self.attack, self.n) if self.per_receiver else self.attack
         state = GossipState(
             _workers.copies(params, self.n),
             per_worker(self.optimizer, self.n).init(params),
-            lying.init(params),
+            attacking.init(params),
             per_worker(self.rule, self.n).init(params),
         )
         return copied(state)
 
     def step(self, state: GossipState, batch: dict, key: jax.Array) -> tuple[GossipState, Info]:
         models, of_workers = state.params, batch["workers"]
-        found = stacked.num_workers(of_workers)
-        if found != self.n:
-            raise ValueError(f"expected batches of {self.n} nodes, as the graph has; got {found}.")
+        count = stacked.num_workers(of_workers)
+        if count != self.n:
+            raise ValueError(f"expected batches of the graph's {self.n} nodes; got {count}.")
         options = {"at_once": self.workers_at_once, "axis": self.workers_axis}
         gradients = _workers.gradients(self.loss_fn, models, of_workers, key, own=True, **options)
-        # Not `per_worker`'s update, which would show every node the models of all.
+        # Not `per_worker`'s update, which would pass the models of all nodes to every node.
         steps, optimizing = jax.vmap(self.optimizer.update)(gradients, state.optimizer, models)
         half = _workers.stepped(models, steps)
-        sent, lying, to_each = half, state.attack, ()
+        sent, attacking, to_each = half, state.attack, ()
         if self.per_receiver:
-            lying, to_each = (), state.attack
+            attacking, to_each = (), state.attack
         else:
-            sent, lying = self.attack.update(half, lying, models)
+            sent, attacking = self.attack.update(half, attacking, models)
 
-        # What each holds itself and what it sends, one above the other: one gather for a receiver.
+        # Own and sent half steps in one array, so that a receiver's rows take one gather.
         both = jax.tree.map(lambda *parts: jnp.concatenate(parts), half, sent)
 
         def meet(senders: jax.Array, weights: jax.Array, to_one: PyTree, ruling: PyTree) -> tuple:
@@ -240,12 +241,12 @@ class _Gossip:
             lambda *parts: jnp.concatenate(parts)[self.in_order], *outcomes
         )
         if self.per_receiver:
-            lying, sent = (
+            attacking, sent = (
                 to_each,
                 _as_heard_by(jnp.argmin(self.byzantine), self.degrees, told, half),
             )
         info = Info(half, sent, stacked.mean_selected(new, ~self.byzantine), jnp.arange(self.n))
-        return GossipState(new, optimizing, lying, ruling), info
+        return GossipState(new, optimizing, attacking, ruling), info
 
     def models(self, state: GossipState) -> PyTree:
         return _workers.honest_rows(state.params, self.byzantine, self.n - self.f)
@@ -256,7 +257,7 @@ class _Gossip:
 
 
 def _degrees(heard: tuple, weights: tuple) -> list[_Degree]:
-    """The nodes by their number of neighbours, fewest first."""
+    """The nodes grouped by number of neighbours, fewest first."""
     groups = []
     for degree in sorted({len(near) for near in heard}):
         nodes = [i for i, near in enumerate(heard) if len(near) == degree]
@@ -267,7 +268,7 @@ def _degrees(heard: tuple, weights: tuple) -> list[_Degree]:
 
 
 def _as_heard_by(node: jax.Array, degrees: list[_Degree], told: list, half: PyTree) -> PyTree:
-    """The rows of all n as one node has them: what it was told, and the half steps of the rest."""
+    """The n rows as one node sees them: what it received, and the half steps of the rest."""
 
     def of_degree(out: PyTree, group: _Degree, rows: PyTree) -> PyTree:
         here = group.nodes == node

@@ -1,4 +1,4 @@
-"""Judges of an arriving gradient, for `asynchronous`: is it used, and how much does it count?"""
+"""Judges for `asynchronous`: whether an arriving gradient is used, and with what weight."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,11 +17,11 @@ class Arrival(NamedTuple):
     """A gradient that has just arrived.
 
     Attributes:
-      gradient: what was sent, `[...]`.
-      worker: `int32`, who sent it.
+      gradient: the gradient as sent, `[...]`.
+      worker: `int32`, its sender.
       params: the model that this worker had pulled, `[...]`.
       current: the server's model, `[...]`.
-      staleness: `int32`, how many steps the server took in between.
+      staleness: `int32`, number of server steps in between.
       trusted: the gradient of the server's own batch at `current`, `[...]`, or None.
     """
 
@@ -34,13 +34,13 @@ class Arrival(NamedTuple):
 
 
 class Judge(NamedTuple):
-    """What decides on arriving gradients; one is accepted if all judges accept it.
+    """Decides on arriving gradients; a gradient is accepted if all judges accept it.
 
     Attributes:
-      check: `check(num_workers)` raises where the judge cannot work with so many.
+      check: `check(num_workers)` raises if the judge cannot work with that many.
       init: `init(params, num_workers) -> state`.
-      judge: `judge(state, arrival) -> (weight, state)`; a weight of 0 rejects, a positive one is a
-        factor of the gradient.
+      judge: `judge(state, arrival) -> (weight, state)`; a weight of 0 rejects, a positive one
+        scales the gradient.
       accepted: `accepted(state, arrival) -> state`, for an arrival that all judges accepted.
     """
 
@@ -57,14 +57,14 @@ class LipschitzState(NamedTuple):
     """State of `lipschitz`.
 
     Attributes:
-      gradients: what each worker sent last, stacked `[n, ...]`.
-      pulled: the models that belong to these, stacked `[n, ...]`.
-      norms: `[n]`, the norms of these gradients; -inf for who sent nothing yet.
-      coefficients: `[n, window]`, the last coefficients of each worker; -inf where there is none.
-      count: `int32[n]`, how many each worker has had.
+      gradients: the last gradient of each worker, stacked `[n, ...]`.
+      pulled: the models pulled for these, stacked `[n, ...]`.
+      norms: `[n]`, the norms of these gradients; -inf for workers that sent nothing yet.
+      coefficients: `[n, window]`, the last coefficients of each worker; -inf if missing.
+      count: `int32[n]`, number of coefficients of each worker so far.
       last: the last accepted gradient, `[...]`.
       before: the server's model when that was accepted, `[...]`.
-      refused: `int32`, how many were rejected since.
+      refused: `int32`, number of rejections since then.
     """
 
     gradients: PyTree
@@ -78,38 +78,39 @@ class LipschitzState(NamedTuple):
 
 
 def lipschitz(*, f: int, window: int = 25, norms: str = "always") -> Judge:
-    r"""Rejects a gradient that changes faster than the gradients of most workers do.
+    r"""Rejects a gradient that changes faster than the gradients of most workers.
 
-    Worker q pulled the models x_q' and x_q, one after the other and not the same, and sent g_q' and
-    g_q for them. The last accepted gradient was g', the server's model before that was x', and is x
-    now. A gradient g is accepted if
+    Worker q pulled the models x_q' and x_q, consecutive and different, and sent g_q' and g_q for
+    them. The last accepted gradient was g'; the server's model was x' before it, and is x now. A
+    gradient g is accepted if
 
     $$ \frac{\|g - g'\|}{\|x - x'\|} \le \operatorname*{quantile}_{(n - f) / n} \hat K_q,
        \qquad \hat K_q = \frac{\|g_q - g_q'\|}{\|x_q - x_q'\|}. $$
 
     The left side spans one step of the server, but a worker pulls once in n steps. So with noisy
-    gradients the left side is mostly the larger one, and few gradients are accepted. Therefore K_q
-    is the largest of the last `window` coefficients of worker q; `window=1` is the formula itself.
+    gradients the left side is usually larger, and few gradients are accepted. Therefore K_q is the
+    largest of the last `window` coefficients of worker q; `window=1` is the formula itself.
 
-    The coefficients say nothing before 2f + 1 workers have one, nor where x = x', and if all is
-    rejected they stay as they are. There, and after n rejections in a row, the formula is waived.
+    The formula is waived before 2f + 1 workers have a coefficient, if x = x', and after n
+    consecutive rejections, since the coefficients do not change while all gradients are rejected.
 
-    A coefficient is large where a worker happened to pull two models close to each other, and then
-    a lie of any length may pass; one that did moves x so far that the next ones pass as well. This
-    and the waived formula are why the norms count, too: with `norms="always"` an accepted gradient
-    is at most as long as the same quantile of what each worker sent last, and nothing is accepted
-    before 2f + 1 workers have sent something. With `norms="otherwise"` this is asked only where the
-    formula is waived, and with `norms="never"`, which leaves the published formula alone, nowhere.
+    A coefficient is large if a worker happened to pull two models close to each other; then a
+    malicious gradient of any norm may pass, and it moves x so far that the next ones pass as well.
+    For this reason, and because of the waiver, norms are checked as well: with `norms="always"` the
+    norm of an accepted gradient is at most the same quantile of the norms of the workers' last
+    gradients, and nothing is accepted before 2f + 1 workers have sent something. With
+    `norms="otherwise"` norms are checked only while the formula is waived, and with
+    `norms="never"`, the published formula alone, not at all.
 
     Of m workers that have a value, the quantile is the (m - f)-th smallest: at most the largest of
-    the honest ones. A gradient that is not finite is rejected.
+    the honest ones. Non-finite gradients are rejected.
 
-    Requirement: n >= 3f + 1. Breakdown: a lie is accepted if it changes no faster than the honest
-    gradients. Cost: O(d), and O(nd) of memory, the last gradient and the last model of each worker.
+    Requirement: n >= 3f + 1. Breakdown: a malicious gradient is accepted if it changes no faster
+    than honest ones. Cost: O(d), and O(nd) memory for the last gradient and model of each worker.
 
     Args:
       f: number of faults to tolerate, a Python int.
-      window: of how many coefficients of a worker the largest counts, a Python int.
+      window: number of recent coefficients of a worker to take the largest of, a Python int.
       norms: always, otherwise or never.
 
     Returns:
@@ -117,7 +118,7 @@ def lipschitz(*, f: int, window: int = 25, norms: str = "always") -> Judge:
 
     Raises:
       TypeError: f or window is not a Python int.
-      ValueError: one is too small, `norms` is another word, or `asynchronous` has n < 3f + 1.
+      ValueError: one is too small, `norms` is unknown, or `asynchronous` has n < 3f + 1.
 
     Example:
       >>> import jax.numpy as jnp
@@ -134,8 +135,8 @@ def lipschitz(*, f: int, window: int = 25, norms: str = "always") -> Judge:
       (1.0, 0.0)
 
     Reference: Damaskinos, El Mhamdi, Guerraoui, Patra and Taziki, Asynchronous Byzantine Machine
-    Learning (the case of SGD), ICML 2018 (arXiv:1802.07928). The window of 25 and the way out after
-    n rejections are those of the authors' code; the norms are ours.
+    Learning (the case of SGD), ICML 2018 (arXiv:1802.07928). The window of 25 and the reset after n
+    rejections are those of the authors' code; the norm check is ours.
     """
     f = static_int("f", f)
     window = static_int("window", window, at_least=1)
@@ -143,10 +144,10 @@ def lipschitz(*, f: int, window: int = 25, norms: str = "always") -> Judge:
 
     def init(params: PyTree, num_workers: int) -> LipschitzState:
         zero = jax.tree.map(jnp.zeros_like, params)
-        none = _workers.copies(zero, num_workers)
+        zeros = _workers.copies(zero, num_workers)
         return LipschitzState(
-            gradients=none,
-            pulled=none,
+            gradients=zeros,
+            pulled=zeros,
             norms=jnp.full(num_workers, -jnp.inf, jnp.float32),
             coefficients=jnp.full((num_workers, window), -jnp.inf, jnp.float32),
             count=jnp.zeros(num_workers, jnp.int32),
@@ -157,12 +158,12 @@ def lipschitz(*, f: int, window: int = 25, norms: str = "always") -> Judge:
 
     def judge(state: LipschitzState, arrival: Arrival) -> tuple[jax.Array, LipschitzState]:
         p, n = arrival.worker, len(state.norms)
-        turned = _distance(arrival.gradient, stacked.take(state.gradients, p))
-        moved = _distance(arrival.params, stacked.take(state.pulled, p))
-        measured = (state.norms[p] > -jnp.inf) & (moved > 0)
+        gradient_change = _distance(arrival.gradient, stacked.take(state.gradients, p))
+        model_change = _distance(arrival.params, stacked.take(state.pulled, p))
+        measured = (state.norms[p] > -jnp.inf) & (model_change > 0)
         place = state.count[p] % window
-        tangent = jnp.where(measured, turned / moved, state.coefficients[p, place])
-        coefficients = state.coefficients.at[p, place].set(tangent)
+        latest = jnp.where(measured, gradient_change / model_change, state.coefficients[p, place])
+        coefficients = state.coefficients.at[p, place].set(latest)
         norm = _norm(arrival.gradient)
         lengths = state.norms.at[p].set(norm)
 
@@ -171,7 +172,7 @@ def lipschitz(*, f: int, window: int = 25, norms: str = "always") -> Judge:
         growth = _distance(arrival.gradient, state.last) / step
         known = jnp.sum(steepest > -jnp.inf) > 2 * f
         decides = known & (step > 0) & (state.refused < n)
-        # Infinity is not above infinity: a lie must not pass among other lies.
+        # inf <= inf holds: an infinite growth must not pass a quantile that is infinite as well.
         slow = jnp.isfinite(growth) & (growth <= _quantile(steepest, f))
         short = (jnp.sum(lengths > -jnp.inf) > 2 * f) & (norm <= _quantile(lengths, f))
         good = jnp.isfinite(norm) & (slow | ~decides)
@@ -198,21 +199,21 @@ class FrequencyState(NamedTuple):
     """State of `frequency`.
 
     Attributes:
-      workers: `int32[2f]`, whose gradients were accepted last; -1 where none was.
+      workers: `int32[2f]`, senders of the last accepted gradients; -1 if there are fewer.
     """
 
     workers: jax.Array
 
 
 def frequency(*, f: int) -> Judge:
-    r"""Rejects a worker that is among the last 2f whose gradients were accepted.
+    r"""Rejects gradients of the workers that sent the last 2f accepted gradients.
 
-    Then no f workers supply more than f of any 2f + 1 accepted gradients in a row, since these come
-    from 2f + 1 workers.
+    Then no f workers supply more than f of any 2f + 1 consecutive accepted gradients, since these
+    come from 2f + 1 workers.
 
-    Requirement: n >= 3f + 1. Breakdown: f of 2f + 1 accepted gradients may be lies. Cost: O(f). At
-    most n - 2f workers are heard at a time: if f of n = 3f + 1 are silent or rejected, the others
-    are heard in a fixed order, and nobody but the next of them.
+    Requirement: n >= 3f + 1. Breakdown: f of 2f + 1 accepted gradients may be malicious. Cost:
+    O(f). At most n - 2f workers are eligible at a time: if f of n = 3f + 1 are silent or rejected,
+    the others are accepted in a fixed order, with only the next one eligible.
 
     Args:
       f: number of faults to tolerate, a Python int.
@@ -258,7 +259,7 @@ def kardam(*, f: int, window: int = 25, norms: str = "always") -> tuple[Judge, J
 
     The third part is a damping: `asynchronous(..., judge=kardam(f=f), damping=inverse_damping())`.
 
-    Requirement: n >= 3f + 1. Breakdown: as its parts. Cost: O(d), and O(nd) of memory.
+    Requirement: n >= 3f + 1. Breakdown: that of its parts. Cost: O(d), and O(nd) memory.
 
     Args:
       f: number of faults to tolerate, a Python int.
@@ -270,7 +271,7 @@ def kardam(*, f: int, window: int = 25, norms: str = "always") -> tuple[Judge, J
 
     Raises:
       TypeError: f or window is not a Python int.
-      ValueError: one is too small, `norms` is another word, or `asynchronous` has n < 3f + 1.
+      ValueError: one is too small, `norms` is unknown, or `asynchronous` has n < 3f + 1.
 
     Example:
       >>> import optax
@@ -287,9 +288,6 @@ def kardam(*, f: int, window: int = 25, norms: str = "always") -> tuple[Judge, J
     return lipschitz(f=f, window=window, norms=norms), frequency(f=f)
 
 
-# --- Zeno++ --------------------------------------------------------------------------------------
-
-
 # --- shared --------------------------------------------------------------------------------------
 
 
@@ -302,7 +300,7 @@ def _three_times(name: str, f: int) -> Callable:
 
 
 def _quantile(values: jax.Array, f: int) -> jax.Array:
-    """The (m - f)-th smallest of m values above -inf; `values` holds -inf for those that lack."""
+    """The (m - f)-th smallest of m values above -inf; `values` holds -inf for missing ones."""
     return jnp.sort(values)[len(values) - 1 - f]
 
 

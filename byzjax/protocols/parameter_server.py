@@ -1,4 +1,4 @@
-"""One server that is trusted, n workers of which some lie."""
+"""One trusted server, and n workers of which some are Byzantine."""
 
 import dataclasses
 import functools
@@ -49,45 +49,45 @@ def parameter_server(
     r"""Workers send updates to one server, which aggregates them and takes a step.
 
     One step is `optax.chain(send, attack, mix, rule, server)` on the gradients of all workers, run
-    one stage after another so that what lies between them can be looked at. Momentum at the worker
-    is a part of `send`, at the server a part of `mix`, and of the update a part of `server`.
+    stage by stage so that intermediate results can be inspected. Worker momentum is part of `send`,
+    server momentum part of `mix`, and momentum of the update part of `server`.
 
-    With local steps worker i begins at the server's model and takes k steps of plain SGD, the j-th
-    on the j-th part of its batch; it sends the mean of the gradients that it met,
+    With local steps, worker i starts at the server's model and takes k steps of plain SGD, the j-th
+    on the j-th part of its batch; it sends the mean of the gradients along its path,
 
     $$ u_i = \frac{x - x_i^{(k)}}{\gamma k}, \qquad
        x_i^{(j+1)} = x_i^{(j)} - \gamma \nabla \ell_{ij}(x_i^{(j)}), \quad x_i^{(0)} = x. $$
 
-    A server that takes a step of $\gamma k$ along the mean of these is federated averaging.
+    A server step of $\gamma k$ along the mean of these is federated averaging.
 
-    Cost: k gradients of each worker, and what the stages cost; 2n messages of d numbers a step.
+    Cost: k gradients per worker, plus the stages; 2n messages of d numbers per step.
 
     Args:
       loss_fn: `loss_fn(params, batch, key=None) -> scalar`, of one worker's batch.
-      rule: stacked updates -> one update, as `byzjax.aggregate(byzjax.aksel, f=f)`.
-      server: the server's optimizer, as `optax.sgd(0.1)`.
-      send: what an honest worker makes of its gradient, as
+      rule: stacked updates -> one update, such as `byzjax.aggregate(byzjax.aksel, f=f)`.
+      server: the server's optimizer, such as `optax.sgd(0.1)`.
+      send: applied by honest workers to their gradients, such as
         `byzjax.per_worker(optax.ema(0.9, debias=False), num_workers=n)`; None sends the gradient.
-      attack: what the liars make of all that, as `byzjax.attack(attacks.sign_flip, byzantine)`.
-      mix: what the server does before the rule; None does nothing.
+      attack: the attack, such as `byzjax.attack(attacks.sign_flip, byzantine)`.
+      mix: applied by the server before the rule; None for nothing.
       num_workers: n, a Python int; needed with `per_round`, and for `traffic`.
-      per_round: how many workers take part in a step, drawn by its key; the others compute nothing
-        and keep their state. Mixing and rule see so many rows. None for all.
+      per_round: how many workers participate in a step, drawn from its key; the others compute
+        nothing and keep their state. Mixing and rule see this many rows. None for all.
       local_steps: k, a Python int that divides the batch.
       local_rate: gamma, the step size of the local steps, which need it; may be traced.
-      workers_at_once: how many workers' gradients are computed side by side, a Python int; None for
-        all of them. One by one saves memory, and convolutional models time on CPU.
-      workers_axis: a mapped axis (`jax.shard_map`, `jax.pmap`) over whose devices the gradients are
-        spread; the step, its arguments and all else are the same on each. None for one device.
+      workers_at_once: how many workers' gradients are computed at once, a Python int; None for all.
+        1 saves memory, and for convolutional models time on CPU.
+      workers_axis: a mapped axis (`jax.shard_map`, `jax.pmap`) whose devices share the gradient
+        computation; all else, arguments included, is replicated. None for one device.
 
     Returns:
-      A `Protocol`. Its `step` draws worker i's loss key as `fold_in(key, i)`; a `trusted` batch
-      becomes the extra argument `trusted`, its gradient. Its `models` holds one model.
+      A `Protocol`. Worker i's loss key is `fold_in(key, i)`; the gradient of a `trusted` batch
+      becomes the extra argument `trusted`. `models` returns one model.
 
     Raises:
-      TypeError: a number that must be a Python int is not.
-      ValueError: one is not positive, more workers take part than there are, local steps have no
-        rate, or, at a step, do not divide the batch.
+      TypeError: an argument that must be a Python int is not.
+      ValueError: an argument is not positive, per_round > num_workers, local steps have no rate,
+        or, at a step, local_steps does not divide the batch.
 
     Example:
       >>> import byzjax, jax, jax.numpy as jnp, optax
@@ -110,7 +110,7 @@ def parameter_server(
     local_steps = static_int("local_steps", local_steps, at_least=1)
     if (local_rate is None) != (local_steps == 1):
         raise ValueError(
-            "local_rate belongs to local_steps > 1; "
+            "local_rate is required if and only if local_steps > 1; "
             f"got local_steps={local_steps}, local_rate={local_rate}."
         )
     positive("local_rate", local_rate)
@@ -141,7 +141,7 @@ def parameter_server(
 
 @dataclasses.dataclass(frozen=True)
 class _ParameterServer:
-    """The functions of the protocol, by the arguments of `parameter_server`, which are checked.
+    """The functions of `parameter_server`, bound to its checked arguments.
 
     Attributes:
       stages: send, attack, mix, rule and server.
@@ -160,11 +160,13 @@ class _ParameterServer:
 
     def init(self, params: PyTree, key: jax.Array) -> ServerState:
         """The state before the first step."""
-        del key  # transformations that draw numbers were given their keys when they were made
+        del key  # random transformations received their keys when they were created
         return copied(ServerState(params, tuple(stage.init(params) for stage in self.stages)))
 
-    def learnt(self, params: PyTree, key: jax.Array, batch: PyTree, workers: jax.Array) -> PyTree:
-        """What each worker learns from its batch: a gradient, or the mean of several."""
+    def local_updates(
+        self, params: PyTree, key: jax.Array, batch: PyTree, workers: jax.Array
+    ) -> PyTree:
+        """The update of each worker from its batch: a gradient, or the mean of several."""
         options = {"at_once": self.workers_at_once, "workers": workers}
         if self.local_rate is None:
             return _workers.gradients(self.loss_fn, params, batch, key, **options)
@@ -198,8 +200,8 @@ class _ParameterServer:
             drawn = jax.random.permutation(jax.random.fold_in(key, n + 1), n)[: self.per_round]
             senders = jnp.sort(drawn)
             of_workers = stacked.take(of_workers, senders)
-        learning = functools.partial(self.learnt, params, key)
-        updates = _workers.shard_workers(learning, of_workers, senders, axis=self.workers_axis)
+        compute = functools.partial(self.local_updates, params, key)
+        updates = _workers.shard_workers(compute, of_workers, senders, axis=self.workers_axis)
         send, *rest = self.stages
         sending, *states = state.stages
         if self.per_round is None:
@@ -210,7 +212,7 @@ class _ParameterServer:
         seen, new_states = [updates], [sending]
         for stage, stage_state in zip(rest, states):
             updates, stage_state = stage.update(updates, stage_state, params, **extra_args)
-            # Both the rule and who looks at `Info` read what was sent, which is then made once.
+            # The rule and `Info` both read what was sent; the barrier keeps it computed once.
             seen.append(fusion_barrier(updates) if len(seen) == 1 and self.attacked else updates)
             updates = seen[-1]
             new_states.append(stage_state)
@@ -223,7 +225,7 @@ class _ParameterServer:
         return jax.tree.map(lambda leaf: leaf[None], state.params)
 
     def traffic(self, params: PyTree) -> Traffic:
-        """What a step sends."""
+        """Communication of one step."""
         if self.num_workers is None:
             raise ValueError("traffic needs num_workers, which parameter_server was not given.")
         messages = 2 * (self.per_round or self.num_workers)
@@ -239,7 +241,7 @@ def _parts(leaf: jax.Array, count: int) -> jax.Array:
 
 
 def _of_some(send, updates, state, senders, n, params, extra_args) -> tuple[PyTree, PyTree]:
-    """`send` for those who take part: all else keeps the state that it has, one for each worker."""
+    """`send` for participating workers; the others keep their per-worker state."""
     everyone = jax.tree.map(
         lambda x: jnp.zeros((n, *x.shape[1:]), x.dtype).at[senders].set(x), updates
     )

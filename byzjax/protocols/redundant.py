@@ -1,4 +1,4 @@
-"""Nodes that compute each other's gradients again, so that a server can tell who lied."""
+"""Redundant computation of gradients, from which a server detects Byzantine nodes."""
 
 import dataclasses
 from collections.abc import Callable
@@ -39,9 +39,9 @@ def vote(updates: PyTree, *, r: int, axis_name: str | None = None) -> PyTree:
        i^* = \arg\max_{i \in G_k} \, \bigl|\{ j \in G_k : x_j = x_i \}\bigr|,
        \quad G_k = \{kr, \dots, kr + r - 1\} $$
 
-    for each leaf by itself, ties to the lower index. Two rows are equal if all their bits are: NaN
-    may be voted for, and 0 is not -0. A leaf that more than r / 2 rows of the group have in common
-    comes out bitwise, whatever the others sent.
+    for each leaf separately; ties go to the lower index. Rows are compared bitwise: NaN may win the
+    vote, and 0 is not -0. A leaf that more than r / 2 rows of the group share is returned bitwise,
+    whatever the others sent.
 
     Requirement: r divides n. Cost: O(n r d).
 
@@ -98,63 +98,63 @@ def redundant(
     workers_at_once: int | None = None,
     workers_axis: str | None = None,
 ) -> Protocol:
-    r"""Every batch goes to r nodes, and what they have to agree on tells who lied (DRACO, DETOX).
+    r"""Every batch goes to r nodes, whose redundancy reveals Byzantine nodes (DRACO, DETOX).
 
-    With the repetition code the P nodes stand in P / r groups of neighbours. All nodes of a group
-    send the same, the mean over the group's r batches, and the server takes of each group what most
-    of its nodes sent:
+    With the repetition code, the P nodes form P / r groups of consecutive nodes. All nodes of a
+    group send the same value, the mean over the group's r batches, and the server takes the
+    majority of each group:
 
     $$ x_i = \frac{1}{r} \sum_{j \in G_k} \nabla \ell_j(x), \quad i \in G_k, \qquad
        y_k = \mathrm{vote}\{x_i : i \in G_k\} $$
 
-    With at most s liars in a group, y_k is bitwise what it would be without any. The step goes
-    along the mean of all y_k (DRACO), or along what a robust rule makes of them (DETOX): then a few
-    groups may have more liars than s.
+    With at most s Byzantine nodes in a group, y_k is bitwise what it would be without any. The step
+    follows the mean of all y_k (DRACO), or a robust rule of them (DETOX): then a few groups may
+    have more than s Byzantine nodes.
 
-    With the cyclic code node i sends one combination of the gradients of the batches i, ..., i + 2s
-    as complex numbers, and the server finds the mean of all P gradients, to rounding, whichever s
-    nodes lie: `codes.encode` and `codes.decode`.
+    With the cyclic code, node i sends one complex combination of the gradients of the batches i,
+    ..., i + 2s, and the server decodes the mean of all P gradients, up to rounding, whichever s
+    nodes are Byzantine: `codes.encode` and `codes.decode`.
 
     Requirement: r >= 2s + 1 and r divides P; for the cyclic code P >= 2s + 1, and at most 5000
-    sets of s nodes. Cost: every node computes r gradients; here each batch's is computed once, and
+    sets of s nodes. Cost: every node computes r gradients; here each is computed once and
     copied. The vote takes O(P r d).
 
     Args:
       loss_fn: `loss_fn(params, batch, key=None) -> scalar`, of one batch.
       num_workers: P, the number of nodes and of batches, a Python int.
-      s: liars to tolerate, a Python int: in each group for the repetition code, and of all nodes
-        for the cyclic one.
-      server: the server's optimizer, as `optax.sgd(0.1)`.
-      r: how many nodes compute each gradient, a Python int; None for 2s + 1, which the cyclic code
-        always has.
+      s: number of Byzantine nodes to tolerate, a Python int: in each group for the repetition
+        code, in total for the cyclic code.
+      server: the server's optimizer, such as `optax.sgd(0.1)`.
+      r: how many nodes compute each gradient, a Python int; None for 2s + 1, the only value for the
+        cyclic code.
       code: `"repetition"` or `"cyclic"`.
-      rule: what the groups' votes become, stacked `[P / r, ...]` -> one update, as
-        `byzjax.aggregate(byzjax.geometric_median)`; None for their mean. The cyclic code has none.
-      attack: what the liars make of the messages, as `byzjax.attack(attacks.constant, byzantine)`.
-        Those of the cyclic code are a dict of two trees, `re` and `im`.
-      workers_at_once: how many batches' gradients are computed side by side, a Python int; None for
-        all of them.
-      workers_axis: a mapped axis (`jax.shard_map`, `jax.pmap`) over whose devices the gradients are
-        spread; the step, its arguments and all else are the same on each. None for one device.
+      rule: aggregates the groups' votes, stacked `[P / r, ...]` -> one update, such as
+        `byzjax.aggregate(byzjax.geometric_median)`; None for their mean. Not for the cyclic code.
+      attack: the attack on the messages, such as `byzjax.attack(attacks.constant, byzantine)`.
+        Messages of the cyclic code are a dict of two trees, `re` and `im`.
+      workers_at_once: how many batches' gradients are computed at once, a Python int; None for all
+        of them.
+      workers_axis: a mapped axis (`jax.shard_map`, `jax.pmap`) whose devices share the gradient
+        computation; all else, arguments included, is replicated. None for one device.
 
     Returns:
-      A `Protocol`; `batch["workers"]` holds one batch for each node. Its `step` draws batch i's
-      loss key as `fold_in(key, i)`; a `trusted` batch becomes the extra argument `trusted`, its
-      gradient. Of the cyclic code `honest` and `sent` are real parts. Its `models` holds one model.
+      A `Protocol`; `batch["workers"]` holds one batch for each node. Batch i's loss key is
+      `fold_in(key, i)`; the gradient of a `trusted` batch becomes the extra argument `trusted`. For
+      the cyclic code, `honest` and `sent` are real parts. `models` returns one model.
 
     Raises:
-      TypeError: a number that must be a Python int is not.
-      ValueError: a requirement is not met, the code is unknown, the cyclic one was given a rule or
-        another r, or, at a step, the batches are not P.
+      TypeError: an argument that must be a Python int is not.
+      ValueError: a requirement is not met, the code is unknown, the cyclic code is given a rule or
+        another r, or, at a step, there are not P batches.
 
     Example:
       >>> import byzjax, jax, jax.numpy as jnp, optax
       >>> from byzjax import attacks, protocols
       >>> def loss_fn(params, batch, key=None):
       ...     return jnp.mean((params - batch["x"]) ** 2)
-      >>> lie = byzjax.attack(attacks.constant, jnp.array([0, 1, 0, 0, 0, 1], bool))
+      >>> attack = byzjax.attack(attacks.constant, jnp.array([0, 1, 0, 0, 0, 1], bool))
       >>> draco = protocols.redundant(
-      ...     loss_fn, num_workers=6, s=1, attack=lie, server=optax.sgd(0.5))
+      ...     loss_fn, num_workers=6, s=1, attack=attack, server=optax.sgd(0.5))
       >>> key = jax.random.key(0)
       >>> batch = {"workers": {"x": jnp.arange(6.0)[:, None]}}
       >>> state, info = draco.step(draco.init(jnp.zeros(()), key), batch, key)
@@ -163,11 +163,11 @@ def redundant(
       >>> draco.models(state)
       Array([2.5], dtype=float32)
 
-      DETOX, where the last of five groups is lost:
+      DETOX, where the last of five groups is Byzantine:
 
-      >>> lie = byzjax.attack(attacks.constant, jnp.arange(15) >= 12)
+      >>> attack = byzjax.attack(attacks.constant, jnp.arange(15) >= 12)
       >>> detox = protocols.redundant(
-      ...     loss_fn, num_workers=15, s=1, attack=lie, server=optax.sgd(0.5),
+      ...     loss_fn, num_workers=15, s=1, attack=attack, server=optax.sgd(0.5),
       ...     rule=byzjax.aggregate(byzjax.median))
       >>> batch = {"workers": {"x": jnp.arange(15.0)[:, None]}}
       >>> state, info = detox.step(detox.init(jnp.zeros(()), key), batch, key)
@@ -192,7 +192,7 @@ def redundant(
         if r != 2 * s + 1:
             raise ValueError(f"the cyclic code has r = 2s + 1; got r={r}, s={s}.")
         if rule is not None:
-            raise ValueError("the cyclic code takes no rule: all that it decodes is one mean.")
+            raise ValueError("the cyclic code takes no rule: it decodes one mean.")
     elif r < 2 * s + 1:
         raise ValueError(f"redundant needs r >= 2s + 1; got r={r}, s={s}.")
     elif nodes % r:
@@ -209,7 +209,7 @@ def redundant(
 
 @dataclasses.dataclass(frozen=True)
 class _Redundant:
-    """The functions of `redundant`, by its arguments, which are checked."""
+    """The functions of `redundant`, bound to its checked arguments."""
 
     loss_fn: Callable
     s: int
@@ -224,15 +224,15 @@ class _Redundant:
     stages: tuple
 
     def message(self, params: PyTree) -> PyTree:
-        """A tree as one node's message has it."""
+        """A tree with the structure of one node's message."""
         return {"re": params, "im": params} if self.cyclic else params
 
     def shown(self, messages: PyTree) -> PyTree:
-        """What `Info` has of messages."""
+        """The part of the messages that `Info` holds."""
         return messages["re"] if self.cyclic else messages
 
     def init(self, params: PyTree, key: jax.Array) -> RedundantState:
-        del key  # transformations that draw numbers were given their keys when they were made
+        del key  # random transformations received their keys when they were created
         trees = (self.message(params), params, params)
         return copied(
             RedundantState(params, tuple(x.init(tree) for x, tree in zip(self.stages, trees)))
@@ -274,10 +274,10 @@ class _Redundant:
 
 
 def _of_groups(updates: PyTree, r: int) -> PyTree:
-    """Of each row the mean of its group of r neighbours.
+    """For each row the mean of its group of r consecutive rows.
 
-    Computed once and then copied behind a barrier, and on CPU behind a product of matrices, which
-    nothing is fused with: were it computed anew for each row, equal rows might differ in a bit.
+    Computed once and then copied behind a barrier, and on CPU behind a matrix product, which is not
+    fused with anything: recomputed for each row, equal rows might differ in a bit.
     """
     n = stacked.num_workers(updates)
     group = jnp.arange(n) // r

@@ -1,4 +1,4 @@
-"""Several servers of which some lie; their honest models differ and are drawn together."""
+"""Several servers, some Byzantine; honest models differ and are contracted."""
 
 import dataclasses
 from collections.abc import Callable
@@ -23,8 +23,8 @@ class ReplicatedState(NamedTuple):
     """The servers' models, and the state of each stage.
 
     Attributes:
-      params: the models, stacked `[num_servers, ...]`; a liar's row is what it would hold if it
-        followed the protocol.
+      params: the models, stacked `[num_servers, ...]`; a Byzantine server's row is what it
+        would hold if it followed the protocol.
       step: `int32[]`, number of steps so far.
       stages: states of attack_models, pull, send, attack, rule, server and contract, in this order;
         those of pull are stacked by worker, of rule, server and contract by server.
@@ -63,64 +63,64 @@ def replicated_servers(
     $$ y_i = \operatorname{pull}(x_q : q \in Q_i), \qquad g_i = \nabla \ell_i(y_i), \qquad
        x_p \leftarrow x_p - \gamma \operatorname{rule}(g_j : j \in Q_p), $$
 
-    and after every T of them servers exchange models,
+    and after every T steps servers exchange models,
 
     $$ x_p \leftarrow \operatorname{contract}(x_q : q \in Q'_p), \qquad p \in Q'_p. $$
 
-    Nobody waits for more messages than honest senders are sure to send. Each quorum Q holds the
-    first that arrive, and every receiver draws its own at every step.
+    Receivers wait for at most as many messages as there are honest senders. Each quorum Q holds the
+    first messages that arrive, and is drawn for every receiver at every step.
 
-    A liar among the servers takes the steps, too; `attack_models` replaces what it sends, the same
-    for all who hear it. For lies that differ by receiver put an attack before `pull`, `rule` or
-    `contract`, as `optax.chain(byzjax.attack(...), byzjax.aggregate(...))`: it acts on what one
-    receiver hears.
+    Byzantine servers take the steps, too; `attack_models` replaces what they send, the same for all
+    receivers. For an attack that differs by receiver, put it before `pull`, `rule` or `contract`,
+    as in `optax.chain(byzjax.attack(...), byzjax.aggregate(...))`: it acts on what one receiver
+    hears.
 
-    Requirement, of n servers and m workers: n >= 3 f_servers + 2 (n >= 1 without a fault),
+    Requirement, for n servers and m workers: n >= 3 f_servers + 2 (n >= 1 without a fault),
     m >= 3 f_workers + 1; quorums from 2 f_servers + 2 to n - f_servers (from 1 without a fault)
-    and from 2 f_workers + 1 to m - f_workers. Cost of a step: m gradients, m times `pull` and n
-    times `rule`; with a stateless aggregate and a quorum of all, once.
+    and from 2 f_workers + 1 to m - f_workers. Cost of a step: m gradients, m calls of `pull` and n
+    calls of `rule`; one call with a stateless aggregate and a quorum of all.
 
     The exchange is computed only at the steps that have one, by a conditional on the step. Under a
-    `vmap` of the whole run, scan and `init` included, it stays one; under a `vmap` of `step` over
-    states it becomes a selection, and is computed at every step.
+    `vmap` of the whole run, scan and `init` included, it stays a conditional; under a `vmap` of
+    `step` over states it becomes a select, and is computed at every step.
 
     Args:
       loss_fn: `loss_fn(params, batch, key=None) -> scalar`, of one worker's batch.
       num_servers: n, a Python int.
       num_workers: m, a Python int.
-      f_servers: number of lying servers to tolerate, a Python int.
-      f_workers: number of lying workers to tolerate, a Python int.
-      pull: stacked models -> one model, at each worker, as `byzjax.aggregate(byzjax.median)`.
-      rule: stacked updates -> one update, at each server, as `byzjax.aggregate(byzjax.aksel, f=f)`.
-      server: the optimizer of each server, as `optax.sgd(0.1)`.
-      contract: stacked models -> one model, at each server; the coordinate-wise median for None.
+      f_servers: number of Byzantine servers to tolerate, a Python int.
+      f_workers: number of Byzantine workers to tolerate, a Python int.
+      pull: stacked models -> one model, at each worker, such as `byzjax.aggregate(byzjax.median)`.
+      rule: stacked updates -> one update, at each server, such as
+        `byzjax.aggregate(byzjax.aksel, f=f)`.
+      server: the optimizer of each server, such as `optax.sgd(0.1)`.
+      contract: stacked models -> one model, at each server; None for the coordinate-wise median.
         The server's own model is the first row, `params`, and the extra argument `center`.
-      send: what an honest worker makes of its gradient, as
+      send: applied by honest workers to their gradients, such as
         `byzjax.per_worker(optax.ema(0.9, debias=False), num_workers=m)`; None sends the gradient.
-        Workers have models of their own, so that it and `attack` are given no `params`.
-      attack: what the lying workers make of all that, as
-        `byzjax.attack(attacks.sign_flip, byzantine)`.
-      attack_models: what the lying servers make of the models, `[n, ...]`, whenever they are sent.
-      byzantine_servers: `bool[n]`, the servers whose models are not honest, for `models`; may be
-        traced. None for nobody.
+        Each worker has its own model, so `send` and `attack` receive no `params`.
+      attack: the attack on the gradients, such as `byzjax.attack(attacks.sign_flip, byzantine)`.
+      attack_models: the attack on the models, `[n, ...]`, whenever they are sent.
+      byzantine_servers: `bool[n]`, the Byzantine servers, which `models` leaves out; may be traced.
+        None for none.
       every: T, a Python int; the exchange follows the last of T steps.
-      quorum_servers: how many models a receiver waits for, a Python int; None for the most that it
-        may, n - f_servers. In the exchange the own model counts as one.
+      quorum_servers: how many models a receiver waits for, a Python int; None for the maximum,
+        n - f_servers. In the exchange the server's own model counts as one.
       quorum_workers: how many gradients a server waits for, a Python int; None for m - f_workers.
-      workers_at_once: how many receivers and gradients are computed side by side, a Python int;
-        None for all of them.
-      workers_axis: a mapped axis (`jax.shard_map`, `jax.pmap`) over whose devices the gradients are
-        spread; the step, its arguments and all else are the same on each. None for one device.
+      workers_at_once: how many receivers and gradients are computed at once, a Python int; None
+        for all of them.
+      workers_axis: a mapped axis (`jax.shard_map`, `jax.pmap`) whose devices share the gradient
+        computation; all else, arguments included, is replicated. None for one device.
 
     Returns:
-      A `Protocol`. `pull`, `rule` and `contract` get the extra argument `senders`, `int32[q]`,
-      whose messages their rows are, and have a state, and keys, for each receiver. Its `step` draws
-      worker i's loss key as `fold_in(key, i)`; a `trusted` batch becomes the extra argument
-      `trusted` of `rule` and `server`, its gradient at the server's model. `info.aggregate` is that
-      of the first honest server. Its `models` holds the first n - f_servers honest models.
+      A `Protocol`. `pull`, `rule` and `contract` receive the extra argument `senders`, `int32[q]`,
+      the senders of their rows, and have a separate state, and keys, for each receiver. Worker i's
+      loss key is `fold_in(key, i)`; the gradient of a `trusted` batch at the server's model becomes
+      the extra argument `trusted` of `rule` and `server`. `info.aggregate` is that of the first
+      honest server. `models` returns the first n - f_servers honest models.
 
     Raises:
-      TypeError: a number that must be a Python int is not.
+      TypeError: an argument that must be a Python int is not.
       ValueError: there are too few servers or workers, a quorum is out of its range, or
         `byzantine_servers` is not `bool[n]`.
 
@@ -129,12 +129,12 @@ def replicated_servers(
       >>> from byzjax import attacks, protocols
       >>> def loss_fn(params, batch, key=None):
       ...     return jnp.mean((params - batch["x"]) ** 2)
-      >>> liars = jnp.arange(5) == 0
+      >>> byzantine = jnp.arange(5) == 0
       >>> servers = protocols.replicated_servers(
       ...     loss_fn, num_servers=5, num_workers=4, f_servers=1, f_workers=1,
       ...     pull=byzjax.aggregate(byzjax.median), rule=byzjax.aggregate(byzjax.median),
-      ...     server=optax.sgd(0.5), byzantine_servers=liars,
-      ...     attack_models=byzjax.attack(attacks.constant, liars, value=1e30))
+      ...     server=optax.sgd(0.5), byzantine_servers=byzantine,
+      ...     attack_models=byzjax.attack(attacks.constant, byzantine, value=1e30))
       >>> key = jax.random.key(0)
       >>> batch = {"workers": {"x": jnp.array([[2.0], [2.0], [2.0], [99.0]])}}
       >>> state, info = servers.step(servers.init(jnp.zeros(()), key), batch, key)
@@ -179,7 +179,7 @@ def replicated_servers(
 
 @dataclasses.dataclass(frozen=True)
 class _ReplicatedServers:
-    """The functions of `replicated_servers`, by its arguments, which are checked."""
+    """The functions of `replicated_servers`, bound to its checked arguments."""
 
     loss_fn: Callable
     stages: list
@@ -191,7 +191,7 @@ class _ReplicatedServers:
     workers_axis: str | None
 
     def init(self, params: PyTree, key: jax.Array) -> ReplicatedState:
-        del key  # transformations that draw numbers were given their keys when they were made
+        del key  # random transformations received their keys when they were created
         (n, m), (attack_models, pull, send, attack, *of_servers) = self.sizes, self.stages
         once = [stage.init(params) for stage in (attack_models, send, attack)]
         pulls = per_worker(pull, m).init(params)
@@ -206,12 +206,14 @@ class _ReplicatedServers:
         attack_models, pull, send, attack, rule, server, _ = self.stages
         of_workers = batch["workers"]
         if stacked.num_workers(of_workers) != m:
-            found = stacked.num_workers(of_workers)
-            raise ValueError(f"expected batches of {m} workers; got {found}.")
+            count = stacked.num_workers(of_workers)
+            raise ValueError(f"expected batches of {m} workers; got {count}.")
         to_workers, to_servers, between = [jax.random.fold_in(key, m + k) for k in (1, 2, 3)]
-        lying, pulling, sending, attacking, ruling, serving, contracting = state.stages
+        attacking_models, pulling, sending, attacking, ruling, serving, contracting = state.stages
 
-        models, lying = attack_models.update(state.params, lying, step=state.step)
+        models, attacking_models = attack_models.update(
+            state.params, attacking_models, step=state.step
+        )
 
         def pulled(quorum: jax.Array, pulling: PyTree) -> tuple[PyTree, PyTree]:
             return pull.update(_heard(models, quorum), pulling, senders=quorum)
@@ -239,35 +241,40 @@ class _ReplicatedServers:
             served, quorums, state.params, ruling, serving, at_once=self.workers_at_once
         )
 
-        def exchanged(params: PyTree, lying: PyTree, contracting: PyTree) -> tuple:
-            return self._exchanged(params, lying, contracting, state.step, between)
+        def exchanged(params: PyTree, attacking_models: PyTree, contracting: PyTree) -> tuple:
+            return self._exchanged(params, attacking_models, contracting, state.step, between)
 
-        def kept(*as_they_are: PyTree) -> tuple:
-            return as_they_are
+        def kept(*unchanged: PyTree) -> tuple:
+            return unchanged
 
         if self.every == 1:
-            params, lying, contracting = exchanged(params, lying, contracting)
+            params, attacking_models, contracting = exchanged(params, attacking_models, contracting)
         else:
-            params, lying, contracting = lax.cond(
-                (state.step + 1) % self.every == 0, exchanged, kept, params, lying, contracting
+            params, attacking_models, contracting = lax.cond(
+                (state.step + 1) % self.every == 0,
+                exchanged,
+                kept,
+                params,
+                attacking_models,
+                contracting,
             )
         first = stacked.take(aggregates, jnp.argmin(self.mask))
-        stages = (lying, pulling, sending, attacking, ruling, serving, contracting)
+        stages = (attacking_models, pulling, sending, attacking, ruling, serving, contracting)
         info = Info(honest, sent, first, jnp.arange(m))
         return ReplicatedState(params, state.step + 1, stages), info
 
     def _exchanged(
         self,
         params: PyTree,
-        lying: PyTree,
+        attacking_models: PyTree,
         contracting: PyTree,
         step: jax.Array,
         key: jax.Array,
     ) -> tuple[PyTree, PyTree, PyTree]:
-        """The models after the servers have heard each other, and the states of that."""
+        """The models after the servers have exchanged them, and the new states."""
         (n, _), (q_servers, _) = self.sizes, self.quorums
         attack_models, contract = self.stages[0], self.stages[-1]
-        models, lying = attack_models.update(params, lying, step=step)
+        models, attacking_models = attack_models.update(params, attacking_models, step=step)
 
         def contracted(quorum: jax.Array, own: PyTree, contracting: PyTree) -> tuple:
             others = stacked.take(models, quorum[1:])
@@ -281,7 +288,7 @@ class _ReplicatedServers:
         params, contracting = _workers.each(
             contracted, quorums, params, contracting, at_once=self.workers_at_once
         )
-        return params, lying, contracting
+        return params, attacking_models, contracting
 
     def traffic(self, params: PyTree) -> Traffic:
         n, m = self.sizes
@@ -290,7 +297,7 @@ class _ReplicatedServers:
 
 
 def _quorum(whose: str, quorum: int | None, n: int, f: int, least: int) -> int:
-    """The quorum, checked; the most that may be waited for if None is given."""
+    """The quorum, checked; the maximum for None."""
     if quorum is None:
         return n - f
     name, least = f"quorum_{whose}", 2 * f + least
@@ -304,6 +311,6 @@ def _quorum(whose: str, quorum: int | None, n: int, f: int, least: int) -> int:
 
 
 def _heard(messages: PyTree, quorum: jax.Array) -> PyTree:
-    """The messages of a quorum; nothing is copied for one of all."""
-    everyone = len(quorum) == stacked.num_workers(messages)
-    return messages if everyone else stacked.take(messages, quorum)
+    """The messages of a quorum, without a copy if it contains all senders."""
+    all_senders = len(quorum) == stacked.num_workers(messages)
+    return messages if all_senders else stacked.take(messages, quorum)

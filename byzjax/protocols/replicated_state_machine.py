@@ -1,4 +1,4 @@
-"""Several servers of which some lie; the honest ones are bitwise the same machine."""
+"""Several servers, some Byzantine; the honest ones are bitwise identical machines."""
 
 import dataclasses
 from collections.abc import Callable
@@ -22,8 +22,8 @@ class MachineState(NamedTuple):
     """The replicas' models, and the state of each stage.
 
     Attributes:
-      params: the models, stacked `[num_servers, ...]`; a liar's row is what it would hold if it
-        followed the protocol.
+      params: the models, stacked `[num_servers, ...]`; a Byzantine server's row is what it
+        would hold if it followed the protocol.
       stages: states of attack_models, send, attack, mix, rule and server, in this order; those of
         mix, rule and server are stacked by replica.
     """
@@ -38,11 +38,11 @@ def agreed(updates: PyTree, *, votes: int) -> PyTree:
 
     $$ F = x_{i^*}, \qquad i^* = \min \{ i : | \{ j : x_j = x_i \} | \geq v \} $$
 
-    Two updates are equal if all their bits are: 0 is not -0, and a NaN equals itself. NaN in every
-    coordinate if nobody has the votes.
+    Updates are compared bitwise: 0 is not -0, and a NaN equals itself. NaN in every coordinate if
+    no update has enough votes.
 
-    Requirement: n >= v. Of at most v - 1 liars and at least v honest senders of one update, it
-    returns that update. Cost: O(n^2 d).
+    Requirement: n >= v. With at most v - 1 Byzantine senders and at least v honest senders of one
+    update, it returns that update. Cost: O(n^2 d).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]` and a float type.
@@ -97,54 +97,52 @@ def replicated_state_machine(
     workers_at_once: int | None = None,
     workers_axis: str | None = None,
 ) -> Protocol:
-    r"""Replicas of one deterministic server; workers take the model that enough of them sent.
+    r"""Replicas of one deterministic server; workers take the model that enough replicas sent.
 
     One step, for every worker i and every replica p,
 
     $$ y = \operatorname{agreed}(x_1, \dots, x_n; f + 1), \qquad g_i = \nabla \ell_i(y), \qquad
        x_p \leftarrow x_p - \gamma \operatorname{rule}(g_1, \dots, g_m). $$
 
-    All replicas begin with the same bits and receive the same gradients in the same order. Reliable
-    broadcast with a common order is assumed, not simulated: it is what needs n >= 3 f + 1, while
-    the votes alone need 2 f + 1. A replica is a deterministic machine, so the honest ones hold the
-    same bits after every step, and training is that of one server that is trusted. Where a stage
-    draws numbers, all replicas have the same key.
+    All replicas start bitwise equal and receive the same gradients in the same order. Totally
+    ordered reliable broadcast is assumed, not simulated: it needs n >= 3 f + 1, while the votes
+    alone need 2 f + 1. Replicas are deterministic, so the honest ones are bitwise equal after every
+    step, and training is that of one trusted server. Stages that draw random numbers have the same
+    key on all replicas.
 
-    Replicas are computed one after another, each the whole server's step on its own state. If no
-    value has f + 1 votes, there are more liars than f, and the workers get NaN.
+    Replicas are computed one after another, each the whole server step on its own state. If no
+    value has f + 1 votes, more than f servers are Byzantine, and the workers receive NaN.
 
-    Requirement: n >= 3 f_servers + 1; of the workers that of `rule`. Cost of a step: m gradients,
-    n times `mix`, `rule` and `server`, and O(n^2 d) for the votes.
+    Requirement: n >= 3 f_servers + 1; for the workers, that of `rule`. Cost of a step: m gradients,
+    n calls of `mix`, `rule` and `server`, and O(n^2 d) for the votes.
 
     Args:
       loss_fn: `loss_fn(params, batch, key=None) -> scalar`, of one worker's batch.
       num_servers: n, a Python int.
       num_workers: m, a Python int.
-      f_servers: f, number of lying servers to tolerate, a Python int.
-      rule: stacked updates -> one update, as `byzjax.aggregate(byzjax.aksel, f=f)`.
-      server: the server's optimizer, as `optax.sgd(0.1)`.
-      send: what an honest worker makes of its gradient, as
+      f_servers: f, number of Byzantine servers to tolerate, a Python int.
+      rule: stacked updates -> one update, such as `byzjax.aggregate(byzjax.aksel, f=f)`.
+      server: the server's optimizer, such as `optax.sgd(0.1)`.
+      send: applied by honest workers to their gradients, such as
         `byzjax.per_worker(optax.ema(0.9, debias=False), num_workers=m)`; None sends the gradient.
-      mix: what a replica does before the rule; None does nothing.
-      attack: what the lying workers make of all that, as
-        `byzjax.attack(attacks.sign_flip, byzantine)`.
-      attack_models: what the lying servers make of the models, `[n, ...]`.
-      byzantine_servers: `bool[n]`, the servers whose models are not honest, for `models`; may be
-        traced. None for nobody.
-      workers_at_once: how many workers' gradients are computed side by side, a Python int; None for
+      mix: applied by each replica before the rule; None for nothing.
+      attack: the attack on the gradients, such as `byzjax.attack(attacks.sign_flip, byzantine)`.
+      attack_models: the attack on the models, `[n, ...]`.
+      byzantine_servers: `bool[n]`, the Byzantine servers, which `models` leaves out; may be traced.
+        None for none.
+      workers_at_once: how many workers' gradients are computed at once, a Python int; None for
         all of them.
-      workers_axis: a mapped axis (`jax.shard_map`, `jax.pmap`) over whose devices the gradients are
-        spread; the step, its arguments and all else are the same on each. None for one device.
+      workers_axis: a mapped axis (`jax.shard_map`, `jax.pmap`) whose devices share the gradient
+        computation; all else, arguments included, is replicated. None for one device.
 
     Returns:
-      A `Protocol`. Its `step` draws worker i's loss key as `fold_in(key, i)`; a `trusted` batch
-      becomes the extra argument `trusted` of `mix`, `rule` and `server`, its gradient at the
-      replica's model. `info.aggregate` is that of the first honest replica. Its `models` holds the
-      first n - f_servers honest models. Its `traffic` leaves out what the broadcast costs among
-      the replicas.
+      A `Protocol`. Worker i's loss key is `fold_in(key, i)`; the gradient of a `trusted` batch at
+      the replica's model becomes the extra argument `trusted` of `mix`, `rule` and `server`.
+      `info.aggregate` is that of the first honest replica. `models` returns the first
+      n - f_servers honest models. `traffic` leaves out the broadcast among the replicas.
 
     Raises:
-      TypeError: a number that must be a Python int is not.
+      TypeError: an argument that must be a Python int is not.
       ValueError: there are too few servers, or `byzantine_servers` is not `bool[n]`.
 
     Example:
@@ -152,11 +150,11 @@ def replicated_state_machine(
       >>> from byzjax import attacks, protocols
       >>> def loss_fn(params, batch, key=None):
       ...     return jnp.mean((params - batch["x"]) ** 2)
-      >>> liars = jnp.arange(4) == 0
+      >>> byzantine = jnp.arange(4) == 0
       >>> replicas = protocols.replicated_state_machine(
       ...     loss_fn, num_servers=4, num_workers=3, f_servers=1, server=optax.sgd(0.5),
-      ...     rule=byzjax.aggregate(byzjax.median), byzantine_servers=liars,
-      ...     attack_models=byzjax.attack(attacks.sign_flip, liars))
+      ...     rule=byzjax.aggregate(byzjax.median), byzantine_servers=byzantine,
+      ...     attack_models=byzjax.attack(attacks.sign_flip, byzantine))
       >>> key = jax.random.key(0)
       >>> batch = {"workers": {"x": jnp.array([[1.0], [2.0], [99.0]])}}
       >>> state, info = replicas.step(replicas.init(jnp.zeros(()), key), batch, key)
@@ -198,7 +196,7 @@ def replicated_state_machine(
 
 @dataclasses.dataclass(frozen=True)
 class _ReplicatedStateMachine:
-    """The functions of `replicated_state_machine`, by its arguments, which are checked."""
+    """The functions of `replicated_state_machine`, bound to its checked arguments."""
 
     loss_fn: Callable
     rule: optax.GradientTransformationExtraArgs
@@ -215,7 +213,7 @@ class _ReplicatedStateMachine:
     n: int
 
     def init(self, params: PyTree, key: jax.Array) -> MachineState:
-        del key  # transformations that draw numbers were given their keys when they were made
+        del key  # random transformations received their keys when they were created
         once = [stage.init(params) for stage in (self.attack_models, self.send, self.attack)]
         each = [
             _workers.copies(stage.init(params), self.n)
@@ -226,10 +224,10 @@ class _ReplicatedStateMachine:
     def step(self, state: MachineState, batch: dict, key: jax.Array) -> tuple[MachineState, Info]:
         of_workers = batch["workers"]
         if stacked.num_workers(of_workers) != self.m:
-            found = stacked.num_workers(of_workers)
-            raise ValueError(f"expected batches of {self.m} workers; got {found}.")
-        lying, sending, attacking, *replicated = state.stages
-        models, lying = self.attack_models.update(state.params, lying)
+            count = stacked.num_workers(of_workers)
+            raise ValueError(f"expected batches of {self.m} workers; got {count}.")
+        attacking_models, sending, attacking, *replicated = state.stages
+        models, attacking_models = self.attack_models.update(state.params, attacking_models)
         model = agreed(models, votes=self.f + 1)
         options = {"at_once": self.workers_at_once, "axis": self.workers_axis}
         gradients = _workers.gradients(self.loss_fn, model, of_workers, key, **options)
@@ -237,8 +235,8 @@ class _ReplicatedStateMachine:
         sent, attacking = self.attack.update(honest, attacking, model)
 
         def replica(own: tuple) -> tuple:
-            # Without the barrier XLA moves what does not depend on the replica, most of the rule,
-            # out of the loop and computes it once: 14 of 39 instructions stay inside for krum.
+            # Without the barrier XLA hoists what does not depend on the replica, most of the rule,
+            # out of the loop: 14 of 39 instructions stay inside for krum.
             params, mixing, ruling, serving = own
             params, updates = lax.optimization_barrier((params, sent))
             extra_args = {}
@@ -254,7 +252,7 @@ class _ReplicatedStateMachine:
 
         params, aggregates, replicated = lax.map(replica, (state.params, *replicated))
         first = stacked.take(aggregates, jnp.argmin(self.mask))
-        stages = (lying, sending, attacking, *replicated)
+        stages = (attacking_models, sending, attacking, *replicated)
         return MachineState(params, stages), Info(honest, sent, first, jnp.arange(self.m))
 
     def traffic(self, params: PyTree) -> Traffic:

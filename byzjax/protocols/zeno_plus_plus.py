@@ -1,4 +1,4 @@
-"""Zeno++: a judge that compares gradients with one of the server's own data."""
+"""Zeno++: a judge that compares gradients with a gradient of the server's own data."""
 
 import jax
 import jax.numpy as jnp
@@ -15,29 +15,30 @@ def zeno_plus_plus(
     rho: float | jax.Array = 0.0,
     epsilon: float | jax.Array = 0.0,
 ) -> Judge:
-    r"""Rejects a gradient that points away from a trusted one; others are made as long as that.
+    r"""Rejects a gradient that points away from a trusted one; rescales others to its norm.
 
-    With the trusted gradient g_0 of the server's model and g as long as it,
+    With the trusted gradient g_0 at the server's model, and g rescaled to its norm,
     $\tilde g = \|g_0\| g / \|g\|$, the gradient is accepted, as $\tilde g$, if
 
     $$ \gamma \langle g_0, \tilde g \rangle - \rho \|\tilde g\|^2 + \gamma \epsilon \ge 0. $$
 
-    A gradient that is 0 or not finite is rejected. The paper computes g_0 now and then; here it is
-    the gradient of each step's `trusted` batch.
+    A gradient that is 0 or non-finite is rejected. The paper recomputes g_0 only occasionally; here
+    it is the gradient of each step's `trusted` batch.
 
-    Requirement: n >= 1. Breakdown: any number of liars, as long as `trusted` is right. Cost: O(d).
+    Requirement: n >= 1. Breakdown: any number of Byzantine workers, if `trusted` is right. Cost:
+    O(d).
 
     Args:
       learning_rate: gamma, the step size; may be traced.
       rho: weight of the squared norm; may be traced.
-      epsilon: how much of a rise is forgiven, in the unit of a squared gradient; may be traced.
+      epsilon: tolerated increase, in the unit of a squared gradient; may be traced.
 
     Returns:
       A `Judge` for `asynchronous`.
 
     Raises:
       ValueError: learning_rate is not positive, or rho or epsilon is negative.
-      TypeError: at a step, there is no trusted batch.
+      TypeError: a step has no trusted batch.
 
     Example:
       >>> import jax.numpy as jnp
@@ -59,7 +60,7 @@ def zeno_plus_plus(
 
     def judge(state: tuple, arrival: Arrival) -> tuple[jax.Array, tuple]:
         if arrival.trusted is None:
-            raise TypeError("zeno_plus_plus needs trusted; give each step a batch of that name.")
+            raise TypeError("zeno_plus_plus needs trusted; each step needs a batch of that name.")
         row = _workers.copies(arrival.gradient, 1)
         (product,) = stacked.inner_products(row, arrival.trusted)
         norm, length = _norm(arrival.gradient), _norm(arrival.trusted)

@@ -1,4 +1,4 @@
-"""Clipping about a centre: what the rule and its transformation share."""
+"""Clipping about a centre, shared by `centered_clip` and `centered_clipping`."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from byzjax.stacked import PyTree
 def clipped_about(
     updates: PyTree, center: PyTree, radius: Any, iterations: int, axis_name: str | None
 ) -> PyTree:
-    """`centered_clip` in the dtype in which sums are taken."""
+    """`centered_clip` in the accumulation dtype."""
     n = stacked.num_workers(updates)
     if static_int("iterations", iterations, at_least=1) == 1:
         distances = stacked.squared_distances(updates, center, axis_name=axis_name)
@@ -31,7 +31,7 @@ def clipped_about(
 
 
 def _clip_factors(squared_distances: jax.Array, radius: jax.Array | float) -> jax.Array:
-    """`min(1, tau / r)`, with a slope of 0 where r is 0 or not finite."""
+    """`min(1, tau / r)`, with zero gradient where r is 0 or not finite."""
     radius = jnp.asarray(radius, squared_distances.dtype)
     finite = jnp.isfinite(squared_distances)
     longer = finite & (squared_distances > radius**2)
@@ -40,7 +40,7 @@ def _clip_factors(squared_distances: jax.Array, radius: jax.Array | float) -> ja
 
 
 def _weights_in_span(span: Span, radius: jax.Array | float, iterations: int) -> jax.Array:
-    """The weights of v after the iterations; no x_i - center enters with more than the radius."""
+    """The weights of v after the iterations; no x_i - center contributes more than the radius."""
     weights = jnp.zeros_like(span.gram[0])
     for _ in range(iterations):
         factors = _clip_factors(span.squared_distances(weights), radius) / len(weights)

@@ -1,4 +1,4 @@
-"""Aksel: average the updates that are nearest to the coordinate-wise median."""
+"""Aksel: the average of the updates nearest to the coordinate-wise median."""
 
 from jax import lax
 
@@ -23,16 +23,16 @@ def aksel(updates: PyTree, *, f: int, mode: str = "mid", axis_name: str | None =
     * `"n-f"`: the n - f rows with the smallest s_i, ties to the lower index;
     * `"radius"`: every row with s_i <= median(s_1, ..., s_n), all ties included.
 
-    A row whose distance is not finite has s_i = +inf. If fewer rows are finite than A has to hold,
-    more than f of them are bad and the result is NaN.
+    A row whose distance is not finite has s_i = +inf. If fewer rows are finite than A must hold,
+    more than f rows are bad and the result is NaN.
 
-    Requirement: n >= 2f + 1. Breakdown: n > 2f, the best that is possible.
+    Requirement: n >= 2f + 1. Breakdown: n > 2f, the best possible.
     Promise: the distance to the honest mean is bounded by the honest diameter times a constant.
     Cost: O(nd).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
-      f: number of faults to tolerate, a Python int; only `"n-f"` computes with it.
+      f: number of faults to tolerate, a Python int; affects the selection only for `"n-f"`.
       mode: `"mid"`, `"n-f"` or `"radius"`.
       axis_name: mesh axis over which the coordinates are sliced, if they are.
 

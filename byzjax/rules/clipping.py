@@ -1,4 +1,4 @@
-"""Centered clipping: a few short steps from a centre, each as long as the updates agree."""
+"""Centered clipping: steps from a centre by the mean of the clipped differences."""
 
 import jax
 
@@ -22,12 +22,13 @@ def centered_clip(
     $$ v_{l+1} = v_l + \frac{1}{n} \sum_{i=1}^{n} (x_i - v_l)
        \min\Bigl(1, \frac{\tau}{\|x_i - v_l\|}\Bigr), \qquad F = v_L $$
 
-    from v_0 the centre. `centered_clipping` is the transformation whose centre is its last result.
-    A row whose distance is not finite contributes nothing.
+    starting from the centre v_0. The transformation `centered_clipping` uses its previous result as
+    the centre. A row whose distance is not finite contributes nothing.
 
-    Requirement: n >= 1. Breakdown: it moves by at most L tau. Promise: finite, if the centre is.
-    Cost: O(nd) for one iteration; O(n^2 d) for more, which are steps in the span of the rows and
-    cost O(n^2) each.
+    Requirement: n >= 1. Breakdown: the result stays within L tau of the centre.
+    Promise: finite, if the centre is.
+    Cost: O(nd) for one iteration; O(n^2 d) for more, which run in the span of the rows at
+    O(n^2) each.
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
@@ -40,8 +41,8 @@ def centered_clip(
       One update; every leaf has shape `[...]` and keeps its dtype.
 
     Raises:
-      ValueError: the leaves disagree on n, or on the shape of one update with `center`; radius is
-        not positive.
+      ValueError: the leaves disagree on n, `center` does not have the shape of one update, or
+        radius is not positive.
       TypeError: iterations is not a Python int.
 
     Example:

@@ -1,4 +1,4 @@
-"""Rules that treat every coordinate by itself, and the mean that they replace."""
+"""Coordinate-wise rules, and the mean that they replace."""
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,12 @@ from byzjax.stacked import PyTree
 
 @compiled
 def mean(updates: PyTree, *, axis_name: str | None = None) -> PyTree:
-    r"""Average of all updates, what a server without a defence computes.
+    r"""Average of all updates, as computed by a server without a defence.
 
     $$ F(x_1, \dots, x_n) = \frac{1}{n} \sum_{i=1}^{n} x_i $$
 
-    Requirement: n >= 1. Breakdown: one liar moves it anywhere. Promise: none. Cost: O(nd).
+    Requirement: n >= 1. Breakdown: one Byzantine worker moves it arbitrarily. Promise: none.
+    Cost: O(nd).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
@@ -44,12 +45,12 @@ def median(updates: PyTree, *, axis_name: str | None = None) -> PyTree:
 
     $$ F_j = \operatorname{median}(x_{1j}, \dots, x_{nj}) $$
 
-    NaN counts as an end of the column (above +inf, below -inf with its sign bit set).
+    NaN sorts above +inf, or below -inf with its sign bit set.
 
     Requirement: n >= 1; it withstands any f with n >= 2f + 1.
     Breakdown: n > 2f. Promise: every coordinate stays within the honest range.
-    Cost: O(nd) by selection; here a sorting network, O(n log^2 n d), which runs at the speed of the
-    memory for small n.
+    Cost: O(nd) by selection; here a sorting network, O(n log^2 n d), which is memory-bound for
+    small n.
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
@@ -80,12 +81,12 @@ def trimmed_mean(updates: PyTree, *, f: int, axis_name: str | None = None) -> Py
 
     $$ F_j = \frac{1}{n - 2f} \sum_{i=f+1}^{n-f} x_{(i)j} $$
 
-    where $x_{(1)j} \le \dots \le x_{(n)j}$. NaN counts as an end of the column.
+    where $x_{(1)j} \le \dots \le x_{(n)j}$. NaN sorts as an extreme value.
 
     Requirement: n >= 2f + 1. Breakdown: n > 2f.
     Promise: every coordinate stays within the honest range.
-    Cost: O(nd) by selection; here a sorting network, O(n log^2 n d), which runs at the speed of the
-    memory for small n.
+    Cost: O(nd) by selection; here a sorting network, O(n log^2 n d), which is memory-bound for
+    small n.
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
@@ -118,7 +119,7 @@ def mean_around_median(updates: PyTree, *, f: int, axis_name: str | None = None)
     $$ F_j = \frac{1}{n - f} \sum_{i \in N_j} x_{ij} $$
 
     where N_j holds the n - f values of coordinate j nearest to their median, the lower one on a
-    tie. After sorting they stand side by side. NaN counts as an end of the column.
+    tie. After sorting they are adjacent. NaN sorts as an extreme value.
 
     Requirement: n >= 2f + 1. Breakdown: n > 2f.
     Promise: the distance to the honest mean is bounded by the honest diameter times a constant.
@@ -156,7 +157,7 @@ def phocas(updates: PyTree, *, f: int, axis_name: str | None = None) -> PyTree:
     $$ F_j = \frac{1}{n - f} \sum_{i \in N_j} x_{ij} $$
 
     where N_j holds the n - f values of coordinate j nearest to their trimmed mean, the lower one on
-    a tie. NaN counts as an end of the column.
+    a tie. NaN sorts as an extreme value.
 
     Requirement: n >= 2f + 1. Breakdown: n > 2f.
     Promise: the distance to the honest mean is bounded by the honest diameter times a constant.
@@ -189,16 +190,15 @@ def phocas(updates: PyTree, *, f: int, axis_name: str | None = None) -> PyTree:
 
 @compiled
 def mean_of_finite(updates: PyTree, *, axis_name: str | None = None) -> PyTree:
-    r"""Coordinate-wise mean of what is finite, for links that lose coordinates.
+    r"""Coordinate-wise mean of the finite values, for links that lose coordinates.
 
     $$ F_j = \frac{1}{|A_j|} \sum_{i \in A_j} x_{ij} $$
 
-    where A_j holds the workers whose coordinate j is finite,
-    and 0 where nothing is finite. Lost coordinates arrive as NaN. Values are divided before they
-    are added, so that large ones do not overflow.
+    where A_j holds the workers whose coordinate j is finite; 0 where A_j is empty. Lost coordinates
+    arrive as NaN. Values are divided before they are added, so that large ones do not overflow.
 
-    Requirement: n >= 1. Breakdown: one liar that sends finite values moves it anywhere.
-    Promise: finite. Cost: O(nd).
+    Requirement: n >= 1. Breakdown: one Byzantine worker that sends finite values moves it
+    arbitrarily. Promise: finite. Cost: O(nd).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
@@ -228,17 +228,18 @@ def majority_sign(updates: PyTree, *, axis_name: str | None = None) -> PyTree:
 
     $$ F_j = \operatorname{sign} \sum_i \operatorname{sign} x_{ij} $$
 
-    0 where as many vote for 1 as for -1; NaN does not vote, infinities do.
+    A tie gives 0; NaN does not vote, infinities do.
 
-    Requirement: n >= 1; f liars do not turn a vote that honest workers decide by more than f.
-    Breakdown: n > 2f, coordinate by coordinate. Promise: finite. Cost: O(nd).
+    Requirement: n >= 1; f attackers cannot overturn a vote that honest workers win by more than
+    f.
+    Breakdown: n > 2f, per coordinate. Promise: finite. Cost: O(nd).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
       axis_name: mesh axis over which the coordinates are sliced; makes no difference here.
 
     Returns:
-      One update, of entries -1, 0 and 1; every leaf has shape `[...]` and keeps its dtype.
+      One update with entries -1, 0 and 1; every leaf has shape `[...]` and keeps its dtype.
 
     Raises:
       ValueError: the leaves disagree on n.

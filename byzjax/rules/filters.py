@@ -17,12 +17,13 @@ _FAR = 2.0**20
 
 @compiled
 def comparative_elimination(updates: PyTree, *, f: int, axis_name: str | None = None) -> PyTree:
-    r"""Average of the n - f updates of the smallest norm (CGE).
+    r"""Average of the n - f updates with the smallest norms (CGE).
 
     $$ F = \frac{1}{n - f} \sum_{i \in A} x_i $$
 
-    where A holds the n - f rows of the smallest norm, ties to the lower index. A norm that is not
-    finite is +inf; if one has to be averaged, more than f rows are bad and the result is NaN.
+    where A holds the n - f rows with the smallest norms, ties to the lower index. A norm that is
+    not finite counts as +inf; if such a row must be averaged, more than f rows are bad and the
+    result is NaN.
 
     Requirement: n >= 2f + 1. Breakdown: n > 2f.
     Promise: finite; no longer than the longest honest update. Cost: O(nd).
@@ -57,11 +58,11 @@ def comparative_elimination(updates: PyTree, *, f: int, axis_name: str | None = 
 def nearest_to_pivot(
     updates: PyTree, *, f: int, pivot: Any = 0, axis_name: str | None = None
 ) -> PyTree:
-    r"""Average of the n - f updates nearest to that of one trusted worker (MoNNA).
+    r"""Average of the n - f updates nearest to the update of one trusted worker (MoNNA).
 
     $$ F = \frac{1}{n - f} \sum_{i \in A} x_i $$
 
-    where A holds the n - f rows with the smallest distance to row p, the pivot itself among them,
+    where A holds the n - f rows with the smallest distance to row p, the pivot itself included,
     ties to the lower index. In peer-to-peer learning the pivot is the worker's own update.
 
     Requirement: n >= 2f + 1. Breakdown: n > 2f, if the pivot is honest.
@@ -105,11 +106,11 @@ def medoid(updates: PyTree, *, axis_name: str | None = None) -> PyTree:
 
     $$ F = x_{i^*}, \qquad i^* = \arg\min_i \sum_j \|x_i - x_j\| $$
 
-    ties to the lower index. A distance that is not finite counts more than all finite ones
-    together: sums are compared by the number of infinite terms first. So does the distance to a row
-    that is 2^20 times as far from most others as some row is: in a sum with it, distances between
-    the others would have no digits left. If the best row is infinitely far from half of all rows,
-    too many are bad and the result is NaN.
+    ties to the lower index. A distance that is not finite outweighs all finite ones: sums are
+    compared first by their number of infinite terms. The same holds for the distance to a row that
+    is 2^20 times as far from most others as the closest row is: a sum with it would have no digits
+    left for the other distances. If the best row is infinitely far from half of all rows, too many
+    are bad and the result is NaN.
 
     Requirement: n >= 1; it withstands any f with n >= 2f + 1. Breakdown: n > 2f.
     Promise: the distance to the honest mean is bounded by the honest diameter times a constant.
@@ -131,13 +132,13 @@ def medoid(updates: PyTree, *, axis_name: str | None = None) -> PyTree:
       Array([1.], dtype=float32)
 
     Reference: Xie, Koyejo and Gupta, Generalized Byzantine-tolerant SGD, 2018 (arXiv:1802.10116),
-    where the geometric median is sought among the updates.
+    where the geometric median is restricted to the updates.
     """
     n = stacked.num_workers(updates)
     distances = jnp.sqrt(
         stacked.pairwise_squared_distances(lax.stop_gradient(updates), axis_name=axis_name)
     )
-    # How far it is to so many rows that one of them is honest.
+    # The radius within which n // 2 + 1 rows lie, at least one of them honest.
     near = order.kth_of_rows(distances, n // 2 + 1)[:, 0]
     beyond = near > _FAR * jnp.min(near)
     distances = jnp.where(beyond[:, None] | beyond[None], jnp.inf, distances)

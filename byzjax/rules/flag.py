@@ -21,21 +21,21 @@ def flag(
     smoothing: float = 1e-7,
     axis_name: str | None = None,
 ) -> PyTree:
-    r"""Sum of the unit updates, projected on the subspace of dimension r that fits them best.
+    r"""Sum of the unit updates, projected onto the subspace of dimension r that fits them best.
 
     $$ F = \frac{1}{r} \sum_i Y Y^\top \hat x_i, \qquad \hat x_i = \frac{x_i}{\|x_i\|} $$
 
     where Y holds the top r left singular vectors of the matrix with the columns `w_i x_i / |x_i|`
     and, for lambda > 0, `w_ij (x_i / |x_i| - x_j / |x_j|)` for all pairs i, j. Weights are 1 (and
-    lambda / (n (n-1)) for pairs) in the first iteration; each further one takes those of the sine
-    loss at the last Y,
+    lambda / (n (n-1)) for pairs) in the first iteration; each further one uses those of the sine
+    loss at the previous Y,
 
     $$ w_i = \bigl(1 - \|Y^\top \hat x_i\|^2 + \epsilon\bigr)^{-1/4} $$
 
     (iteratively reweighted least squares). The public code does one iteration from a random Y,
-    which in high dimension is orthogonal to all updates, and so gives them equal weights as well.
-    F does not depend on how long the updates are: its length is between 0 and n / r. Rows that are
-    not finite, and rows of 0, are left out; if nothing is left, the result is 0.
+    which in high dimension is orthogonal to all updates and thus gives them equal weights as well.
+    F does not depend on the norms of the updates; its own norm is between 0 and n / r. Rows that
+    are not finite, and rows of 0, are left out; if no row remains, the result is 0.
 
     Requirement: n >= 1. Breakdown: none proved. Promise: finite.
     Cost: O(n^2 d), and an eigendecomposition of n x n for each iteration.
@@ -83,9 +83,9 @@ def flag(
     projector = _projector(cosines, counted, share * pairs, r)
     for _ in range(iterations - 1):
         inside = matmul(cosines, matmul(projector, cosines))
-        own = jnp.diagonal(inside)
-        row_weights = counted * _sine_weights(own, smoothing)
-        between = own[:, None] + own[None] - inside - inside.T
+        projected = jnp.diagonal(inside)
+        row_weights = counted * _sine_weights(projected, smoothing)
+        between = projected[:, None] + projected[None] - inside - inside.T
         pair_weights = share * pairs * _sine_weights(between, smoothing)
         projector = _projector(cosines, row_weights, pair_weights, r)
     coefficients = matmul(projector, matmul(cosines, counted)) / r
@@ -107,7 +107,7 @@ def _projector(
     """
     squares = pair_weights**2 + pair_weights.T**2
     moment = jnp.diag(row_weights**2 + jnp.sum(squares, axis=1)) - squares
-    # Laplacian and diagonal: positive definite but for the rows that are left out.
+    # Laplacian and diagonal: positive definite except for the rows that are left out.
     present = row_weights > 0
     root = cholesky(moment + jnp.diag((~present).astype(moment.dtype)))
     root = jnp.where(present[:, None] & present[None], root, 0)

@@ -1,4 +1,4 @@
-"""Geometric medians: points that minimise a sum of distances, or of Huber losses of distances."""
+"""Geometric medians: minimisers of a sum of distances, or of Huber losses of distances."""
 
 import jax
 import jax.numpy as jnp
@@ -27,25 +27,25 @@ def geometric_median(
     $$ z \leftarrow \frac{\sum_i \beta_i x_i}{\sum_i \beta_i}, \qquad
        \beta_i = \frac{1}{\max(\nu, \|z - x_i\|)} $$
 
-    until it stands still, or a given number of times: RFA takes `iterations=3` from the mean, and
+    until convergence, or a given number of times: RFA takes `iterations=3` from the mean, and
     public code often starts from zero, which is biased after few iterations. Rows without a finite
     distance have weight 0.
 
-    The fixed point does not depend on where the search starts. It is found in the span of the rows
-    and polished by a Newton step, which carries the derivative of the fixed point (implicit
-    differentiation). Where the median is not unique, as for two rows, it is the point between that
-    is nearest to the coordinate-wise median's Weiszfeld path.
+    The fixed point does not depend on the start. It is computed in the span of the rows and refined
+    by a Newton step, which carries the derivative of the fixed point (implicit differentiation).
+    Where the median is not unique, as for two rows, the result is the minimiser nearest to the
+    Weiszfeld path from the coordinate-wise median.
 
-    Requirement: n >= 1; it withstands any f with n >= 2f + 1. Breakdown: n > 2f; if half of the
-    rows or more are not finite, the result is NaN.
+    Requirement: n >= 1; it withstands any f with n >= 2f + 1. Breakdown: n > 2f; if at least
+    half of the rows are not finite, the result is NaN.
     Promise: the distance to the honest mean is bounded by the honest diameter times a constant (and
-    the smoothing); with few iterations, finite only.
-    Cost: O(n^2 d), whatever the number of steps; O(nd) each with `iterations`.
+    the smoothing); with few iterations, only finite.
+    Cost: O(n^2 d) for any number of steps; with `iterations`, O(nd) per step.
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
       iterations: number of Weiszfeld steps, a Python int; None for the fixed point.
-      start: `"mean"` (of the finite rows), `"median"` (coordinate-wise) or `"zero"`; only matters
+      start: `"mean"` (of the finite rows), `"median"` (coordinate-wise) or `"zero"`; only used
         with `iterations`.
       smoothing: nu, in the unit of the updates' norm; may be traced.
       axis_name: mesh axis over which the coordinates are sliced, if they are.
@@ -96,11 +96,11 @@ def geometric_median_of_means(
     $$ Z_l = \frac{1}{|G_l|} \sum_{i \in G_l} x_i, \qquad
        F = \operatorname{geomed}(Z_1, \dots, Z_k) $$
 
-    Groups are consecutive workers, of equal size or, where k does not divide n, the first ones one
-    larger. k = 1 is the mean, k = n the geometric median. A group with a row that is not finite is
+    Groups are consecutive workers of equal size; if k does not divide n, the first ones have one
+    more. k = 1 is the mean, k = n the geometric median. A group with a row that is not finite is
     left out.
 
-    Requirement: 1 <= k <= n; it withstands f liars if k >= 2f + 1. Breakdown: k > 2f.
+    Requirement: 1 <= k <= n; it withstands f attackers if k >= 2f + 1. Breakdown: k > 2f.
     Promise: finite. Cost: O(nd + k^2 d).
 
     Args:
@@ -154,8 +154,8 @@ def huber(updates: PyTree, *, threshold: float, axis_name: str | None = None) ->
     $$ F = \arg\min_z \sum_i \phi(\|z - x_i\|), \qquad
        \phi(r) = \begin{cases} r^2 / 2 & r \le T \\ T (r - T/2) & r > T \end{cases} $$
 
-    which is the fixed point of a mean with the weights min(1, T / r_i): for T to 0 the geometric
-    median, for T to infinity the mean. Rows without a finite distance have weight 0.
+    the fixed point of the mean with weights min(1, T / r_i): the geometric median as T tends to 0,
+    the mean as T tends to infinity. Rows without a finite distance have weight 0.
 
     Requirement: n >= 1; it withstands any f with n >= 2f + 1. Breakdown: n > 2f.
     Promise: finite; the distance to the honest mean is bounded by the honest diameter and T.

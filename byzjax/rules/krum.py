@@ -83,7 +83,7 @@ def krum(
     return mean_of_lowest(updates, sums, m)
 
 
-MOST_WORKERS = 64  # of `bulyan` with an inner rule
+MOST_WORKERS = 64  # limit of `bulyan` with an inner rule
 
 
 @compiled
@@ -95,24 +95,24 @@ def bulyan(
     $$ F_j = \frac{1}{n - 4f} \sum_{i \in N_j} x_{ij} $$
 
     where S collects n - 2f updates: n - 2f times, the inner rule runs on the updates that remain,
-    and the one nearest to its output moves to S. N_j holds the n - 4f values of coordinate j among
-    S nearest to their median.
+    and the one nearest to its output moves to S. N_j holds the n - 4f values of coordinate j in S
+    nearest to their median.
 
     The inner rule is Krum, rescored after every pick with max(1, n' - f - 2) neighbours for the n'
-    updates that remain, since at the end fewer than Krum's 2f + 3 do; the update with the lowest
-    score is the one nearest to Krum's output. If a pick has to be a row that is not finite, more
-    than f rows are bad and the result is NaN.
+    updates that remain, since in the end fewer than Krum's 2f + 3 do; the update with the lowest
+    score is the one nearest to Krum's output. If a row that is not finite must be picked, more than
+    f rows are bad and the result is NaN.
 
     Requirement: n >= 4f + 3. Breakdown: n > 4f + 2.
     Promise: the distance to the honest mean is bounded by the honest diameter times a constant.
-    Cost: O(n^2 d); with another inner rule n - 2f calls of it, each compiled for its own n'.
+    Cost: O(n^2 d); another inner rule is called n - 2f times, each compiled for its own n'.
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
       f: number of faults to tolerate, a Python int.
       rule: the inner rule, `rule(updates, f=f) -> update`, for as few as 2f + 1 updates; Krum by
         default.
-      axis_name: mesh axis over which the coordinates are sliced, if they are; handed on to `rule`.
+      axis_name: mesh axis over which the coordinates are sliced, if they are; passed on to `rule`.
 
     Returns:
       One update; every leaf has shape `[...]` and keeps its dtype.
@@ -148,13 +148,13 @@ def bulyan(
 
 
 def _distances(updates: PyTree, axis_name: str | None) -> jax.Array:
-    """Squared distances to the others; +inf to itself."""
+    """Squared distances between rows; +inf on the diagonal."""
     distances = stacked.pairwise_squared_distances(lax.stop_gradient(updates), axis_name=axis_name)
     return jnp.where(jnp.eye(distances.shape[0], dtype=bool), jnp.inf, distances)
 
 
 def _picks_by_krum(distances: jax.Array, f: int, count: int) -> tuple[jax.Array, jax.Array]:
-    """The rows of the lowest score, one after another, and whether one has no finite score."""
+    """Rows picked by lowest score, one after another, and whether one has no finite score."""
     n = distances.shape[0]
     order = jnp.argsort(distances, axis=1, stable=True)[:, : n - 1]
     in_order = jnp.take_along_axis(distances, order, axis=1)
@@ -182,9 +182,9 @@ def _picks_by_krum(distances: jax.Array, f: int, count: int) -> tuple[jax.Array,
 def _picks_by_rule(
     updates: PyTree, f: int, count: int, rule: Callable, axis_name: str | None
 ) -> tuple[jax.Array, jax.Array]:
-    """The rows nearest to the rule's output, one after another; and whether one is infinitely far.
+    """Rows picked as nearest to the rule's output, and whether one is infinitely far.
 
-    Each pick leaves one row less, so this is a loop of Python.
+    A Python loop, since each pick leaves one row fewer.
     """
     detached = lax.stop_gradient(updates)
     remain = jnp.arange(stacked.num_workers(updates))

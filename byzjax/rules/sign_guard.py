@@ -1,4 +1,4 @@
-"""SignGuard: honest updates have alike norms and alike shares of positive coordinates."""
+"""SignGuard: honest updates have similar norms and similar shares of positive coordinates."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from byzjax._numerics.signs import signs_between
 from byzjax.stacked import PyTree
 
 _QUANTILE = 0.5  # of the public code; scikit-learn's own default is 0.3
-_NEARER = 1e-6  # what is nearer by less is as near
+_NEARER = 1e-6  # smaller differences of distances are ties
 _MOST_SHIFTS = 300  # as in scikit-learn
 
 
@@ -27,28 +27,28 @@ def sign_guard(
     upper: float = 3.0,
     axis_name: str | None = None,
 ) -> PyTree:
-    r"""Mean of the clipped updates that are about as long as the others, with about as many signs.
+    r"""Mean of the clipped updates with typical norms and typical shares of signs.
 
     $$ F = \frac{1}{|A \cap B|} \sum_{i \in A \cap B} x_i \min\Bigl(1, \frac{M}{\|x_i\|}\Bigr),
        \qquad A = \{i : l M < \|x_i\| < u M\} $$
 
-    where M is the median norm, and B the largest cluster of the points (share of positive, of zero,
-    of negative coordinates), counted in a window of consecutive coordinates that is drawn at
-    random. Clusters are those of mean shift with a flat kernel, from every point; the bandwidth is
-    the mean distance of a point to its int(n / 2)-th nearest, itself included. If A and B have no
-    worker in common, B is ignored; if A is empty, the result is 0. Rows that are not finite have an
-    infinite norm and no signs.
+    where M is the median norm and B the largest cluster of the points (share of positive, zero,
+    negative coordinates), counted in a randomly drawn window of consecutive coordinates. Clusters
+    come from mean shift with a flat kernel, started at every point; the bandwidth is the mean
+    distance of a point to its int(n / 2)-th nearest, itself included. If A and B are disjoint, B is
+    ignored; if A is empty, the result is 0. Rows that are not finite have an infinite norm and no
+    signs.
 
     Requirement: n >= 1. Breakdown: none proved. Promise: finite. Cost: O(nd + n^3).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
-      key: draws the window; without effect where `share` is 1.
-      share: which part of the coordinates the window holds; a Python number.
+      key: PRNG key that draws the window; unused if `share` is 1.
+      share: fraction of the coordinates in the window; a Python number.
       lower: l; may be traced.
       upper: u; may be traced.
       axis_name: mesh axis over which the coordinates are sliced, if they are; each device then
-        looks through a window of its own.
+        draws its own window.
 
     Returns:
       One update; every leaf has shape `[...]` and keeps its dtype.
@@ -76,10 +76,10 @@ def sign_guard(
     norms = jnp.where(good, roots, jnp.inf)
     middle = order.median(norms[:, None])[0]
 
-    alike = (norms > lower * middle) & (norms < upper * middle)
+    typical = (norms > lower * middle) & (norms < upper * middle)
     points = _sign_shares(lax.stop_gradient(updates), key, share, axis_name)
-    both = alike & _largest_cluster(points, good)
-    selected = jnp.where(jnp.any(both), both, alike)
+    both = typical & _largest_cluster(points, good)
+    selected = jnp.where(jnp.any(both), both, typical)
 
     clipped = long & (norms > middle)
     factors = jnp.where(clipped, middle / jnp.where(clipped, roots, 1), 1)
@@ -107,7 +107,7 @@ def _sign_shares(updates: PyTree, key: jax.Array, share: float, axis_name: str |
 
 
 def _largest_cluster(points: jax.Array, good: jax.Array) -> jax.Array:
-    """`bool[n]`: the largest of the clusters that mean shift finds among the good points."""
+    """`bool[n]`: the largest cluster that mean shift finds among the good points."""
     n = len(points)
     pairs = good[:, None] & good[None]
     distances = jnp.where(pairs, _distances(points, points), jnp.inf)
@@ -135,7 +135,7 @@ def _largest_cluster(points: jax.Array, good: jax.Array) -> jax.Array:
     start = (points, jnp.any(good), 0)
     centers = lax.while_loop(going, shift, start)[0]
 
-    # Centres by how many points are near them; those near an earlier one are the same cluster.
+    # Centres, those with most near points first; one near an earlier centre is the same cluster.
     sizes = jnp.where(good, jnp.sum(near(centers), axis=1, dtype=jnp.int32), -1)
     order = jnp.argsort(-sizes, stable=True)
     centers, real = centers[order], good[order]

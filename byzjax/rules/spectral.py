@@ -1,4 +1,4 @@
-"""Rules that look for the direction in which the updates vary most."""
+"""Rules that filter along the direction in which the updates vary most."""
 
 import jax
 import jax.numpy as jnp
@@ -12,23 +12,23 @@ from byzjax.rules._select import mean_of_selected
 from byzjax.solvers.span import Span, median_of, span_about
 from byzjax.stacked import PyTree
 
-_ROUNDING = 4e-6  # of a projection of float32
+_ROUNDING = 4e-6  # of a float32 projection
 
 
 @compiled
 def covariance_filter(updates: PyTree, *, f: int, axis_name: str | None = None) -> PyTree:
-    r"""Weighted mean whose weights a filter lowers along the top direction of the covariance (CAF).
+    r"""Mean with weights that are lowered along the top direction of the covariance (CAF).
 
-    From c_i = 1, as long as the sum of c exceeds n - 2f,
+    Starting from c_i = 1, while the sum of c exceeds n - 2f,
 
     $$ \mu_c = \frac{\sum_i c_i x_i}{\sum_i c_i}, \quad (\lambda, v) = \text{top eigenpair of }
        \frac{1}{\sum_i c_i} \sum_i c_i (x_i - \mu_c)(x_i - \mu_c)^\top, \quad
        c_i \leftarrow c_i \Bigl(1 - \frac{\langle x_i - \mu_c, v \rangle^2}
        {\max_{j: c_j > 0} \langle x_j - \mu_c, v \rangle^2}\Bigr) $$
 
-    and the result is the mu_c of the smallest lambda. Eigenpairs come from the n x n Gram matrix,
-    and are exact. Rows that are not finite begin with c_i = 0; if that leaves fewer than n - f,
-    more than f rows are bad and the result is NaN.
+    The result is the mu_c with the smallest lambda. Eigenpairs are computed exactly, from the n x n
+    Gram matrix. Rows that are not finite start with c_i = 0; if that leaves fewer than n - f, more
+    than f rows are bad and the result is NaN.
 
     Requirement: n >= 2f + 1. Breakdown: n > 2f. Promise: finite.
     Cost: O(n^2 d), and at most 2f eigendecompositions of n x n.
@@ -62,7 +62,7 @@ def covariance_filter(updates: PyTree, *, f: int, axis_name: str | None = None) 
 
 
 def _filtered_weights(span: Span, f: int) -> jax.Array:
-    """The weights c of the smallest top eigenvalue."""
+    """The weights c with the smallest top eigenvalue."""
     n, all_good = span.gram.shape[0], jnp.where(span.bad, 0, jnp.ones_like(span.gram[0]))
 
     def step(state, _):
@@ -73,7 +73,7 @@ def _filtered_weights(span: Span, f: int) -> jax.Array:
             best, least = jnp.where(better, weights, best), jnp.where(better, top, least)
             most = jnp.max(jnp.where(weights > 0, spread, 0))
             share = spread / jnp.where(most > 0, most, 1)
-            # Less than rounding is nothing: it may be the weight of a row that is very far away.
+            # A weight within rounding of 0 becomes 0: its row may be very far away.
             share = jnp.where(share > 1 - _ROUNDING, 1, share)
             weights = jnp.where(weights > 0, weights * (1 - share), 0)
             return weights, best, least, (most > 0) & (jnp.sum(weights) > n - 2 * f)
@@ -88,17 +88,17 @@ def _filtered_weights(span: Span, f: int) -> jax.Array:
 
 
 def _top_direction(span: Span, shares: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(lambda, <x_i - mu, v>^2 in some unit) of the covariance with these shares, of sum 1.
+    """(lambda, <x_i - mu, v>^2 up to a factor) of the covariance with these shares, of sum 1.
 
-    Computed in about the unit of the longest row that has a share: sums of squares of rows that are
-    1e19 long would overflow, and where such a row has lost its share, others must not be measured
-    by it. Rows without a share have 0.
+    Scaled by about the norm of the longest row with a share: squares of rows of norm 1e19 would
+    overflow, and once such a row has lost its share it must not set the scale. Rows without a share
+    get 0.
     """
     present = shares > 0
     roots = jnp.where(present, jnp.sqrt(jnp.where(present, shares, 1)), 0)
     most = lax.stop_gradient(jnp.max(jnp.where(present, jnp.diagonal(span.gram), 0)))
-    # A power of two, so that no digit is lost. Once for rows and once for columns: XLA would turn
-    # two divisions into one by the product, and that into one with a reciprocal, which underflows.
+    # A power of two loses no digits. Rows and columns are multiplied separately: XLA would merge
+    # two divisions into one by the product, and multiply by its reciprocal, which underflows.
     half = jnp.frexp(jnp.where(most > 0, most, 1))[1] // 2
     factor = jnp.where(present, jnp.ldexp(jnp.ones_like(most), -half), 0)
     scaled = factor[:, None] * span.gram * factor[None]
@@ -120,30 +120,30 @@ def spectral_filter(
     remove: float = 1.0,
     axis_name: str | None = None,
 ) -> PyTree:
-    r"""Average of the updates that lie least along the top singular direction (DnC).
+    r"""Average of the updates with the smallest projections on the top singular direction (DnC).
 
-    A number of times, on some coordinates drawn at random, with the mean mu of the sampled rows and
-    the top right singular vector v of the centred rows,
+    Each iteration samples coordinates at random. With the mean mu of the sampled rows and the top
+    right singular vector v of the centred rows,
 
     $$ s_i = \langle x_i - \mu, v \rangle^2 $$
 
     and the int(c f) rows with the largest s_i are dropped, ties from the higher index down. The
-    result is the mean of the rows that were never dropped; if there is none, of the one that
-    survived most often, the lowest index on a tie. Singular vectors come from the n x n Gram matrix
-    of the sampled coordinates and are exact. Rows that are not finite, in any coordinate, are
-    dropped first and not counted in mu.
+    result is the mean of the rows that were never dropped; if there is none, the row that survived
+    most often, the lowest index on a tie. Singular vectors are computed exactly, from the n x n
+    Gram matrix of the sampled coordinates. Rows with a coordinate that is not finite, sampled or
+    not, are dropped first and not counted in mu.
 
-    Requirement: n >= 2f + 1 and c f < n. Breakdown: none proved; two liars in two directions, one
-    of them farther off than the other, carry it away, since only the top direction is looked at.
-    Promise: finite, no more.
-    Cost: O(nd) to look for what is not finite, O(n^2 b) for each sample of b coordinates.
+    Requirement: n >= 2f + 1 and c f < n. Breakdown: none proved; two attackers in two directions,
+    one farther away than the other, move it arbitrarily, since only the top direction is inspected.
+    Promise: only finite.
+    Cost: O(nd) to detect rows that are not finite, O(n^2 b) for each sample of b coordinates.
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
       f: number of faults to tolerate, a Python int.
-      key: draws the coordinates; without effect where `coordinates` are all.
+      key: PRNG key that draws the coordinates; unused if `coordinates` >= d.
       coordinates: b, how many coordinates are drawn, without replacement; a Python int.
-      iterations: how often, a Python int; once is enough where `coordinates` are all.
+      iterations: number of samples, a Python int; one suffices if `coordinates` >= d.
       remove: c, how many rows each iteration drops, in multiples of f; a Python number.
       axis_name: mesh axis over which the coordinates are sliced, if they are; each device then
         draws its share.

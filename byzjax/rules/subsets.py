@@ -16,7 +16,7 @@ from byzjax.stacked import PyTree
 
 # --- the subset of least diameter ----------------------------------------------------------------
 
-MOST_FAULTS = 32  # of `minimum_diameter`; see its docstring
+MOST_FAULTS = 32  # limit of `minimum_diameter`; see its docstring
 
 
 @compiled
@@ -29,15 +29,15 @@ def minimum_diameter(updates: PyTree, *, f: int, axis_name: str | None = None) -
     the lexicographically first S on a tie. Exact, without enumeration (the search is ours): the
     least diameter is found by bisection over the sorted distances. Pairs that are farther apart
     than a candidate are the edges of a graph, and a subset exists if f vertices cover them all. A
-    branching search decides that: a vertex of the highest degree, or all of its neighbours, are in
-    the cover; vertices of degree above what is left must be, neighbours of leaves may be, and a
-    graph with more edges than that many vertices can have is given up. At the least diameter, rows
-    join S in order as long as a subset with them exists. Subsets with an infinite distance do not
-    count; if there is no other, more than f rows are bad and the result is NaN.
+    branching search decides this: the cover holds a vertex of the highest degree or all of its
+    neighbours; it must hold vertices of degree above the remaining budget, it may hold neighbours
+    of leaves, and a graph with more edges than the budget can cover is abandoned. At the least
+    diameter, rows join S in order as long as a subset with them exists. Subsets with an infinite
+    distance are excluded; if no other exists, more than f rows are bad and the result is NaN.
 
-    Requirement: n >= 2f + 1, and f <= 32: the search takes time exponential in f at worst. Of the
-    graphs tried, the worst takes 0.03 s at f = 24, 1.2 s at f = 32 and 5 s at f = 40 on a CPU core,
-    but distances of Gaussian updates 3 ms at f = 24. Breakdown: n > 2f.
+    Requirement: n >= 2f + 1, and f <= 32: the search takes time exponential in f at worst. The
+    worst graph tried takes 0.03 s at f = 24, 1.2 s at f = 32 and 5 s at f = 40 on a CPU core;
+    distances of Gaussian updates take 3 ms at f = 24. Breakdown: n > 2f.
     Promise: the distance to the honest mean is at most 2f / (n - f) times the honest diameter.
     Cost: O(n^2 d), and a search that is exponential in f at worst.
 
@@ -73,7 +73,7 @@ def minimum_diameter(updates: PyTree, *, f: int, axis_name: str | None = None) -
 
 # --- the subset of least variance in its worst direction -----------------------------------------
 
-MOST_SUBSETS = 100_000  # of `minimum_eigenvalue`
+MOST_SUBSETS = 100_000  # limit of `minimum_eigenvalue`
 
 
 @compiled
@@ -85,10 +85,9 @@ def minimum_eigenvalue(updates: PyTree, *, f: int, axis_name: str | None = None)
        \sum_{i \in S} (x_i - \bar x_S)(x_i - \bar x_S)^\top\Bigr) $$
 
     the lexicographically first S on a tie (to 4e-6). Exact: each subset gets a lower bound from a
-    few steps of Lanczos' iteration, and eigenvalues are computed in the order of these bounds,
-    until no bound is below the least of them. They are those of the Gram matrix, of size n - f.
-    Subsets with a row that is not finite do not count; if there is no other, more than f rows are
-    bad and the result is NaN.
+    few Lanczos steps, and eigenvalues of the Gram matrix, of size n - f, are computed in the order
+    of these bounds until no bound is below the least eigenvalue. Subsets with a row that is not
+    finite are excluded; if no other exists, more than f rows are bad and the result is NaN.
 
     Requirement: n >= 2f + 1, and at most 100,000 subsets of n - f. Breakdown: n > 2f.
     Promise: the squared distance to the honest mean is at most 4f / (n - 2f) times the largest

@@ -1,4 +1,4 @@
-"""Rules that trust an update, or a loss, of the server's own."""
+"""Rules that use a trusted update or a trusted loss of the server."""
 
 from collections.abc import Callable
 
@@ -17,14 +17,14 @@ from byzjax.stacked import PyTree
 
 @compiled
 def fl_trust(updates: PyTree, trusted: PyTree, *, axis_name: str | None = None) -> PyTree:
-    r"""Average of the updates, as long as the trusted one, weighted by their cosine with it.
+    r"""Mean of the updates, scaled to a trusted one's norm and weighted by their cosine with it.
 
     $$ F = \frac{1}{\sum_i t_i} \sum_i t_i \frac{\|g_0\|}{\|x_i\|} x_i, \qquad
        t_i = \max\Bigl(0, \frac{\langle x_i, g_0 \rangle}{\|x_i\| \|g_0\|}\Bigr) $$
 
-    A row that is not finite, or 0, has t_i = 0. If nobody is trusted the result is 0.
+    A row that is not finite, or 0, has t_i = 0. If no row is trusted the result is 0.
 
-    Requirement: n >= 1. Breakdown: any number of liars, as long as `trusted` is right.
+    Requirement: n >= 1. Breakdown: any number of attackers, provided `trusted` is correct.
     Promise: finite, and no longer than `trusted`. Cost: O(nd).
 
     Args:
@@ -36,7 +36,7 @@ def fl_trust(updates: PyTree, trusted: PyTree, *, axis_name: str | None = None) 
       One update; every leaf has shape `[...]` and keeps its dtype.
 
     Raises:
-      ValueError: the leaves disagree on n, or on the shape of one update with `trusted`.
+      ValueError: the leaves disagree on n, or `trusted` does not have the shape of one update.
 
     Example:
       >>> import byzjax, jax.numpy as jnp
@@ -49,11 +49,11 @@ def fl_trust(updates: PyTree, trusted: PyTree, *, axis_name: str | None = None) 
     """
     products = stacked.inner_products(updates, trusted, axis_name=axis_name)
     squares = stacked.squared_norms(updates, axis_name=axis_name)
-    own = jax.tree.map(
+    trusted_row = jax.tree.map(
         lambda leaf, x: jnp.asarray(leaf).astype(stacked.sum_dtype(x.dtype))[None],
         *(trusted, updates),
     )
-    length = root(stacked.squared_norms(own, axis_name=axis_name)[0])
+    length = root(stacked.squared_norms(trusted_row, axis_name=axis_name)[0])
     known = jnp.isfinite(squares) & (squares > 0) & (length > 0)
     lengths = root(jnp.where(known, squares, 1))
     cosines = jnp.where(known, products, 0) / (lengths * jnp.where(length > 0, length, 1))
@@ -71,7 +71,7 @@ def loss_decreases(
     *,
     learning_rate: float,
 ) -> jax.Array:
-    """How much a step with each update lowers a loss, `L(w) - L(w - gamma x_i)`, without a slope.
+    """How much a step with each update lowers a loss, `L(w) - L(w - gamma x_i)`; no derivative.
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
@@ -120,12 +120,12 @@ def zeno(
        F = \frac{1}{n - f} \sum_{i \in A} x_i $$
 
     where A holds the n - f rows with the highest score, ties to the lower index. A score that is
-    not finite counts as -inf; if one has to be averaged, the result is NaN.
+    not finite counts as -inf; if such a row must be averaged, the result is NaN.
 
-    In a chain, `params` are those that optax is given, and `trusted_loss` comes with each update:
+    In a chain, `params` are those passed to optax, and `trusted_loss` is passed with each update:
     `tx.update(updates, state, params, trusted_loss=lambda params: loss(params, batch))`.
 
-    Requirement: n >= f + 1. Breakdown: n > f, as long as the loss is right. Promise: finite.
+    Requirement: n >= f + 1. Breakdown: n > f, provided the loss is correct. Promise: finite.
     Cost: O(nd), and n + 1 evaluations of the loss.
 
     Args:
@@ -133,12 +133,12 @@ def zeno(
       params: w; every leaf has shape `[...]`.
       trusted_loss: L, a function of the parameters alone.
       f: number of faults to tolerate, a Python int.
-      learning_rate: gamma, the step with which an update is tried; may be traced.
+      learning_rate: gamma, the step size with which updates are tried; may be traced.
       rho: weight of the squared norm; may be traced.
-      decreases: L(w) - L(w - gamma x_i), `[n]`, where they are known already; `trusted_loss` is not
-        called then.
+      decreases: L(w) - L(w - gamma x_i), `[n]`, if already known; then `trusted_loss` is not
+        called.
       axis_name: mesh axis over which the coordinates are sliced, if they are; `trusted_loss` then
-        sees slices and has to return the whole loss.
+        sees slices and must return the whole loss.
 
     Returns:
       One update; every leaf has shape `[...]` and keeps its dtype.

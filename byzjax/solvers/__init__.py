@@ -1,1 +1,1 @@
-"""Algorithms that rules are made of: fixed points, searches over subsets, the span of the rows."""
+"""Algorithms used by the rules: fixed points, searches over subsets, the span of the rows."""

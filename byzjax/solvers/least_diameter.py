@@ -12,7 +12,7 @@ def least_diameter(distances: jax.Array, f: int) -> tuple[jax.Array, jax.Array]:
     """The subset of n - f rows with the least diameter, the lexicographically first on a tie.
 
     Args:
-      distances: `[n, n]`, symmetric, 0 on the diagonal; squared ones will do.
+      distances: `[n, n]`, symmetric, 0 on the diagonal; may be squared.
       f: how many rows are left out, a Python int.
 
     Returns:
@@ -36,52 +36,52 @@ def least_diameter(distances: jax.Array, f: int) -> tuple[jax.Array, jax.Array]:
     all_rows = ball | True
 
     def narrower(state):
-        low, high, found = state
+        low, high, best = state
         middle = (low + high) // 2
         exists, subset = _independent(distances > candidates[middle], all_rows, True, f)
         reached = jnp.searchsorted(candidates, _diameter(distances, subset))
         high = jnp.where(exists, reached, high)
-        return jnp.where(exists, low, middle + 1), high, jnp.where(exists, subset, found)
+        return jnp.where(exists, low, middle + 1), high, jnp.where(exists, subset, best)
 
-    _, high, found = lax.while_loop(lambda state: state[0] < state[1], narrower, (low, high, ball))
+    _, high, best = lax.while_loop(lambda state: state[0] < state[1], narrower, (low, high, ball))
     least = candidates[jnp.minimum(high, n * n - 1)]
-    return _first_subset(distances > least, found, f), least
+    return _first_subset(distances > least, best, f), least
 
 
 def _diameter(distances: jax.Array, rows: jax.Array) -> jax.Array:
     return jnp.max(jnp.where(rows[:, None] & rows[None], distances, 0))
 
 
-def _first_subset(edges: jax.Array, found: jax.Array, f: int) -> jax.Array:
+def _first_subset(edges: jax.Array, members: jax.Array, f: int) -> jax.Array:
     """The lexicographically first n - f rows without an edge, given some that have none.
 
-    Row by row: one that is in the subset at hand stays, another one joins if a subset with it and
-    all rows before it exists.
+    Row by row: a row of the current subset stays; another one joins if a subset with it and all
+    members before it exists.
     """
     n = edges.shape[0]
     places = jnp.arange(n)
 
     def next_row(state):
-        found, refused = state
-        return jnp.argmax(~found & ~refused)
+        members, refused = state
+        return jnp.argmax(~members & ~refused)
 
     def going(state):
-        found, refused = state
-        before = jnp.sum(found & (places < next_row(state)), dtype=jnp.int32)
-        return jnp.any(~found & ~refused) & (before < n - f)
+        members, refused = state
+        before = jnp.sum(members & (places < next_row(state)), dtype=jnp.int32)
+        return jnp.any(~members & ~refused) & (before < n - f)
 
     def try_next(state):
-        found, refused = state
+        members, refused = state
         i = next_row(state)
-        joined = (found & (places < i)) | (places == i)
+        joined = (members & (places < i)) | (places == i)
         clashing = jnp.any(edges & joined[None], axis=1)
         out = refused | clashing
         exists, subset = _independent(edges, ~out, ~jnp.any(clashing & joined), f)
         refused = jnp.where(exists, out, refused | (places == i))
-        return jnp.where(exists, subset, found), refused
+        return jnp.where(exists, subset, members), refused
 
-    found, _ = lax.while_loop(going, try_next, (found, found & False))
-    return found & (jnp.cumsum(found, dtype=jnp.int32) <= n - f)
+    members, _ = lax.while_loop(going, try_next, (members, members & False))
+    return members & (jnp.cumsum(members, dtype=jnp.int32) <= n - f)
 
 
 def _independent(
@@ -89,7 +89,7 @@ def _independent(
 ) -> tuple[jax.Array, jax.Array]:
     """(whether n - f of these rows have no edge between them, such rows).
 
-    Depth first over a stack of the rows that are left, each level of which takes one of them away.
+    Depth-first search over a stack of the remaining rows; each level removes one of them.
     """
     n = edges.shape[0]
     matrix = edges.astype(jnp.float32)  # counts of rows are exact
@@ -99,21 +99,21 @@ def _independent(
         stack, size, _, _ = state
         left = stack[size - 1]
         degrees = left * matmul(left, matrix)
-        spare = jnp.sum(left) - (n - f)  # so many may still be taken away
+        spare = jnp.sum(left) - (n - f)  # how many may still be removed
         most = jnp.max(degrees)
         done = (most == 0) & (spare >= 0)
         alive = (most > 0) & (spare > 0)
 
-        # More neighbours than may be taken away: the row itself has to go.
+        # More neighbours than may be removed: the row itself must go.
         crowded = degrees > spare
-        # Each leaf's neighbour goes, of two leaves on one edge the later.
+        # Each leaf's neighbour goes; of two leaves on one edge, the later one.
         leaves = (degrees == 1).astype(jnp.float32)
         by_leaf = matmul(leaves, matrix) > 0
         pruned = (left > 0) & by_leaf & ((leaves == 0) | (matmul(leaves, first_of_pair.T) > 0))
         fullest = jnp.arange(n) == jnp.argmax(degrees)
         take = jnp.where(jnp.any(leaves > 0), pruned, fullest)
         take = jnp.where(jnp.any(crowded), crowded, take)
-        # Without leaves and with degrees of 2 all are cycles, of which any row may go.
+        # Without leaves, degrees of at most 2 mean cycles, of which any row may go.
         branches = alive & ~jnp.any(crowded) & ~jnp.any(leaves > 0) & (most > 2)
         enough = jnp.sum(degrees) <= 2 * spare * most
         alive = alive & (enough | jnp.any(crowded))
@@ -131,5 +131,5 @@ def _independent(
     stack = jnp.zeros((f + 3, n), jnp.float32).at[0].set(start)
     size = jnp.where(possible, 1, 0).astype(jnp.int32)
     state = varying_as(edges, (stack, size, jnp.zeros((), bool), start))
-    _, _, found, left = lax.while_loop(lambda state: state[1] > 0, explore, state)
-    return found, left > 0
+    _, _, exists, left = lax.while_loop(lambda state: state[1] > 0, explore, state)
+    return exists, left > 0

@@ -14,11 +14,11 @@ _BLOCK = 1024  # subsets whose bounds are computed together
 
 _CHUNK = 16  # subsets that are decomposed together
 
-_KRYLOV = 6  # steps of Lanczos' iteration
+_KRYLOV = 6  # Lanczos steps
 
-_TIE = 4e-6  # eigenvalues this near, relatively, are equal
+_TIE = 4e-6  # eigenvalues with a smaller relative difference are equal
 
-_FAR = 1e9  # a row this much farther than n - f others, squared, is in no best subset
+_FAR = 1e9  # a row farther than n - f others by this factor, squared, is in no best subset
 
 
 def least_eigenvalue(gram: jax.Array, bad: jax.Array, f: int) -> tuple[jax.Array, jax.Array]:
@@ -65,12 +65,13 @@ def least_eigenvalue(gram: jax.Array, bad: jax.Array, f: int) -> tuple[jax.Array
     def decompose(state):
         start, values, least = state
         subsets = lax.dynamic_slice(order, (start,), (_CHUNK,))
-        found = jnp.where(
+        eigenvalues = jnp.where(
             jnp.isfinite(bounds[subsets]),
             _eigenvalues(gram, _rows_in(left_out[subsets], n)),
             jnp.inf,
         )
-        return start + _CHUNK, values.at[subsets].set(found), jnp.minimum(least, jnp.min(found))
+        values = values.at[subsets].set(eigenvalues)
+        return start + _CHUNK, values, jnp.minimum(least, jnp.min(eigenvalues))
 
     values = jnp.full(count, jnp.inf, gram.dtype)
     begun = varying_as(gram, (jnp.int32(0), values, values[0]))
@@ -100,8 +101,8 @@ def _eigenvalues(gram: jax.Array, rows: jax.Array) -> jax.Array:
 def _lower_bounds(gram: jax.Array, bad: jax.Array, left_out: jax.Array) -> jax.Array:
     """A lower bound of each subset's largest eigenvalue, +inf if it has a bad row.
 
-    The largest Ritz value of some steps of Lanczos' iteration with the centred Gram matrix, for all
-    subsets side by side: vectors are columns `[n, b]`, 0 in the rows left out.
+    The largest Ritz value after a few Lanczos steps with the centred Gram matrix, for all subsets
+    at once: vectors are columns `[n, b]`, 0 in the rows left out.
     """
     n, f = gram.shape[0], left_out.shape[1]
     inside = jnp.all(jnp.arange(n, dtype=jnp.int32)[:, None, None] != left_out.T[None], axis=1)
@@ -117,7 +118,7 @@ def _lower_bounds(gram: jax.Array, bad: jax.Array, left_out: jax.Array) -> jax.A
             some[None], x / jnp.where(some, length, 1)[None], 0
         )
 
-    start = jnp.sin(1.0 + jnp.arange(n, dtype=gram.dtype) ** 2)  # along no particular direction
+    start = jnp.sin(1.0 + jnp.arange(n, dtype=gram.dtype) ** 2)  # in no particular direction
     _, vector = unit(centered(centered(start[:, None] * inside)), 0.0)
     before, beta, top = jnp.zeros_like(vector), jnp.zeros_like(vector[0]), jnp.zeros_like(vector[0])
     alphas, betas = [], []
@@ -134,7 +135,7 @@ def _lower_bounds(gram: jax.Array, bad: jax.Array, left_out: jax.Array) -> jax.A
 
 
 def _largest_ritz_value(alphas: list[jax.Array], betas: list[jax.Array]) -> jax.Array:
-    """Just below the largest eigenvalue of tridiagonal matrices, by bisection.
+    """A value just below the largest eigenvalue of tridiagonal matrices, by bisection.
 
     All pivots of x - T are positive where x is above it.
     """

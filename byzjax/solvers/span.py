@@ -1,8 +1,8 @@
 """Working in the span of the rows: points `c + sum_i a_i (x_i - c)` by their weights a.
 
-With the Gram matrix about a centre that lies among the good rows, distances to such a point do not
-cancel, however far away the other rows are: a rule gives a far row a weight that makes up for its
-length. So an iteration costs O(n^2) instead of O(nd).
+With the Gram matrix about a centre among the good rows, distances to such a point do not cancel,
+however far away the other rows are: the weight that a rule gives a far row offsets its length.
+An iteration thus costs O(n^2) instead of O(nd).
 """
 
 from typing import NamedTuple
@@ -29,13 +29,13 @@ class Span(NamedTuple):
     bad: jax.Array
 
     def squared_distances(self, weights: jax.Array) -> jax.Array:
-        """`||x_i - v||^2` of all rows to the point v of these weights; +inf for bad rows."""
+        """`||x_i - v||^2` of all rows to the point v with these weights; +inf for bad rows."""
         products = matmul(self.gram, weights)
         squares = jnp.diagonal(self.gram) - 2 * products + jnp.sum(weights * products)
         return jnp.where(self.bad, jnp.inf, squares)
 
     def moved_to(self, weights: jax.Array) -> "Span":
-        """The span about the point of these weights."""
+        """The span about the point with these weights."""
         products = matmul(self.gram, weights)
         gram = self.gram - products[:, None] - products[None] + jnp.sum(weights * products)
         return Span(jnp.where(self.bad[:, None] | self.bad[None], 0, gram), self.bad)

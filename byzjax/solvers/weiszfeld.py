@@ -13,19 +13,19 @@ from byzjax._numerics.linalg import matmul, one_by_one
 from byzjax.solvers.span import Span, median_of, span_about
 from byzjax.stacked import PyTree
 
-# Iterations in the span of the rows end when a step is this short, in units of rounding and
-# relative to the radius; the derivative of the fixed point is as exact.
+# Iterations in the span of the rows stop when a step is this short, in units of rounding and
+# relative to the radius; the derivative of the fixed point is as accurate.
 _TOLERANCE = 8
 
 _MOST_ITERATIONS = 500
 
-# A row that lies this close to the point, relative to its distance from the centre, squared, has
-# lost digits: the iterations start again from a Gram matrix about the point itself.
+# Distances to a row this close to the point, relative to its distance from the centre, squared,
+# have lost digits: the iterations restart from a Gram matrix about the point itself.
 _CANCELLED = 5e-2
 
 
 def weiszfeld_weights(squares: jax.Array, smoothing: Any) -> jax.Array:
-    """`1 / max(nu, r)`, and 0 without a derivative where r is not finite.
+    """`1 / max(nu, r)`; 0, with zero gradient, where r is not finite.
 
     Args:
       squares: `[n]`, squared distances r^2.
@@ -53,14 +53,14 @@ def minimizer(
 ) -> PyTree:
     """The fixed point of the mean with the weights `1 / max(smoothing, distance)`.
 
-    With its derivative, forward and backward. On the columns, so that nothing between is cut into
-    leaves: of 65 leaves, 2.6 s of compiling instead of 3.7.
+    Differentiable in forward and reverse mode. Works on the columns, so that intermediate results
+    are not split into leaves: with 65 leaves, 2.6 s to compile instead of 3.7.
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
       smoothing: in the unit of the updates' norm; may be traced.
       axis_name: mesh axis over which the coordinates are sliced, if they are.
-      rows_of: what is done with each matrix `[n, c]` first, to `[k, c]`.
+      rows_of: maps each matrix `[n, c]` to `[k, c]` first.
 
     Returns:
       One update; every leaf has shape `[...]` and keeps its dtype. Cost: O(n^2 d).
@@ -79,8 +79,8 @@ def minimizer(
 def _search(rows: PyTree, smoothing: Any, axis_name: str | None) -> tuple[PyTree, Span]:
     """The fixed point to about four digits (a Newton step doubles them), and the span about it.
 
-    From the median on and, where that lies too far from the point for distances to have so many
-    digits, once more from the point. As a loop, so that its kernels are compiled once.
+    Starts from the median and, if that is too far from the point for distances with so many digits,
+    once more from the point. A loop, so that its kernels are compiled once.
     """
 
     def search(first: jax.Array, point: PyTree) -> tuple[PyTree, Span, jax.Array]:
@@ -105,11 +105,11 @@ def _search(rows: PyTree, smoothing: Any, axis_name: str | None) -> tuple[PyTree
 
 
 def _at_a_row(span: Span, smoothing: Any) -> jax.Array:
-    """Weights of the row that is the minimiser, up to the smoothing; of the centre if none is.
+    """Weights of the row that is the minimiser up to the smoothing; of the centre if none is.
 
-    Row j is, if m_j rows lie within the smoothing radius of it and the others together pull less:
-    |sum_i beta_ij (x_i - x_j)| < m_j. Weiszfeld steps come to such a row ever more slowly the less
-    is missing, as where half of the rows coincide and the others lie in one direction.
+    Row j is the minimiser if m_j rows lie within its smoothing radius and the others together pull
+    less: |sum_i beta_ij (x_i - x_j)| < m_j. The smaller this margin, the more slowly Weiszfeld
+    steps approach the row, as when half of the rows coincide and the others lie in one direction.
     """
     lengths = jnp.diagonal(span.gram)
     squares = jnp.maximum(lengths[:, None] + lengths[None] - 2 * span.gram, 0)
@@ -120,14 +120,14 @@ def _at_a_row(span: Span, smoothing: Any) -> jax.Array:
     force = jnp.sqrt(jnp.maximum(jnp.sum(pull * matmul(pull, span.gram), axis=1), 0))
     count = jnp.sum(near, axis=1, dtype=jnp.int32).astype(force.dtype)
     rounding = 64 * float(jnp.finfo(force.dtype).eps)
-    missing = jnp.where(span.bad, -1, (1 - rounding) * count - force)
-    best = jnp.argmax(missing)
-    chosen = (jnp.arange(len(missing)) == best) & (missing[best] > 0)
+    margin = jnp.where(span.bad, -1, (1 - rounding) * count - force)
+    best = jnp.argmax(margin)
+    chosen = (jnp.arange(len(margin)) == best) & (margin[best] > 0)
     return chosen.astype(span.gram.dtype)
 
 
 def _iterate(span: Span, smoothing: Any, start: jax.Array) -> jax.Array:
-    """Weights of the point that Weiszfeld steps from these lead to, until they are short."""
+    """The weights after Weiszfeld steps from `start`, until the steps are short."""
     tolerance = _TOLERANCE * float(jnp.finfo(span.gram.dtype).eps)
 
     def step(state):
@@ -151,7 +151,7 @@ def _iterate(span: Span, smoothing: Any, start: jax.Array) -> jax.Array:
 def _newton_step(
     rows: PyTree, point: PyTree, span: Span, smoothing: Any, axis_name: str | None
 ) -> PyTree:
-    r"""One Newton step from a point without a slope to the zero of G(z) = sum_i beta_i (z - x_i).
+    r"""One Newton step from a constant point towards the zero of G(z) = sum_i beta_i (z - x_i).
 
     Its Jacobian is A = s I - U U^T, with s = sum_i beta_i and the columns of U the vectors
     (z - x_i) sqrt(beta_i) / r_i of the rows outside the smoothing radius. It is held fixed, so that
@@ -160,10 +160,10 @@ def _newton_step(
     A^-1 G = (z - t) + U (s I - U^T U)^-1 U^T (z - t).
     """
     squares = stacked.squared_distances(rows, point, axis_name=axis_name)
-    # Lengths as the Gram matrix has them, so that U's columns are exactly as long as sqrt(beta_i):
-    # where one row is near, s - mu is a small difference.
+    # Lengths from the Gram matrix, so that U's columns have norms of exactly sqrt(beta_i): where
+    # one row is near, s - mu is a small difference.
     lengths = jnp.diagonal(span.gram)
-    # Closer than the rounding of the point is at the point, where weights have no slope.
+    # Rows within rounding of the point count as equal to it; there weights have zero gradient.
     size = stacked.squared_norms(jax.tree.map(lambda z: z[None], point), axis_name=axis_name)[0]
     least = jnp.maximum(
         jnp.asarray(smoothing, size.dtype), 8 * jnp.finfo(size.dtype).eps * size**0.5
@@ -185,7 +185,7 @@ def _newton_step(
     reached = jax.tree.map(
         lambda t, c, z: t - (c - rest.astype(z.dtype) * z), target, correction, point
     )
-    # Where the search did not come to an end, the step may lead anywhere; its slope is kept.
+    # If the search did not converge, the step may lead anywhere; only its derivative is kept.
     there = span.squared_distances(lax.stop_gradient(pull / total - weights))
     rounding = 1 + 64 * float(jnp.finfo(lengths.dtype).eps)
     worse = _loss(there, smoothing) > rounding * _loss(lengths, smoothing)
@@ -206,8 +206,8 @@ def _loss(squares: jax.Array, smoothing: Any) -> jax.Array:
 def _inverse(total: jax.Array, columns: jax.Array) -> jax.Array:
     """`(s I - U^T U)^-1`, without the directions in which the minimiser is not unique.
 
-    There s I - U^T U is singular; only then is it worth an eigendecomposition, which takes 8 ms at
-    n = 64 on a CPU core where the Cholesky factor takes 0.1.
+    There s I - U^T U is singular, which requires an eigendecomposition: 8 ms at n = 64 on a CPU
+    core, where the Cholesky factor takes 0.1.
     """
     identity = jnp.eye(len(columns), dtype=columns.dtype)
     factor = jnp.linalg.cholesky(total * identity - columns)

@@ -1,16 +1,16 @@
-"""The algebra of stacked trees: all that a rule needs to know of a model.
+"""The algebra of stacked trees: all that a rule needs to know about a model.
 
 A *stacked* tree holds what n workers sent: every leaf has shape `[n, *param_shape]`, and row i of
 all leaves together is the update of worker i. Norms, distances and means below treat such a row as
-one flat vector without making one: the largest leaves are read where they lie, and the others, in
-most models a small part, share a buffer.
+one flat vector without building it: the largest leaves are read in place, and the others, in most
+models a small part, share a buffer.
 
 * Sums are taken in `promote_types(dtype, float32)`.
 * Distances come from differences, never from the Gram matrix alone, whose cancellation turned a
   true squared distance of 0.2 into -16384 (common mean 1e3, spread 1e-3). A distance that is not
-  finite, because of NaN, infinity or overflow, is +inf: that worker is simply far away.
-* `axis_name` says that the leaves are this device's slice of the coordinates, as inside
-  `jax.shard_map`: inner products are then summed over that axis.
+  finite, because of NaN, infinity or overflow, counts as +inf: that worker is infinitely far away.
+* With `axis_name` the leaves are this device's slice of the coordinates, as inside
+  `jax.shard_map`, and inner products are summed over that axis.
 """
 
 from byzjax._deprecated import renamed as _renamed

@@ -35,17 +35,17 @@ def mean(updates: PyTree) -> PyTree:
 def weighted_mean(updates: PyTree, weights: jax.Array) -> PyTree:
     """Weighted average `sum_i w_i x_i / sum_i w_i`.
 
-    A worker of weight 0 is left out whatever it sent: 0 times NaN does not count.
+    A worker of weight 0 is ignored, whatever it sent: 0 times NaN adds 0.
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
-      weights: `[n]`; its sum must not be 0, or the result is NaN.
+      weights: `[n]`; if they sum to 0, the result is NaN.
 
     Returns:
       One update; every leaf has shape `[...]` and keeps its dtype. Cost: O(nd).
 
     Raises:
-      ValueError: `weights` has not one entry for each worker.
+      ValueError: `weights` does not have one entry per worker.
 
     Example:
       >>> import jax.numpy as jnp
@@ -63,7 +63,7 @@ def weighted_mean(updates: PyTree, weights: jax.Array) -> PyTree:
 def mean_selected(updates: PyTree, selected: jax.Array) -> PyTree:
     """Average of the selected workers' updates.
 
-    What the others sent is not looked at. NaN where nobody is selected.
+    The other rows are ignored. NaN if no worker is selected.
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
@@ -87,7 +87,7 @@ def mean_selected(updates: PyTree, selected: jax.Array) -> PyTree:
 def weighted_sum(updates: PyTree, weights: jax.Array) -> PyTree:
     """Weighted sum `sum_i w_i x_i`.
 
-    A worker of weight 0 is left out whatever it sent: 0 times NaN does not count.
+    A worker of weight 0 is ignored, whatever it sent: 0 times NaN adds 0.
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
@@ -97,7 +97,7 @@ def weighted_sum(updates: PyTree, weights: jax.Array) -> PyTree:
       One update; every leaf has shape `[...]` and keeps its dtype. Cost: O(nd).
 
     Raises:
-      ValueError: `weights` has not one entry for each worker.
+      ValueError: `weights` does not have one entry per worker.
 
     Example:
       >>> import jax.numpy as jnp
@@ -115,8 +115,8 @@ def weighted_sum(updates: PyTree, weights: jax.Array) -> PyTree:
 def combine(updates: PyTree, weights: jax.Array) -> PyTree:
     """Several weighted sums at once, `y_k = sum_i w_ki x_i`.
 
-    A worker of weight 0 is left out whatever it sent. A sum in which a row that is not finite has
-    another weight is +inf in the leaves where that row is not finite.
+    A worker of weight 0 is ignored, whatever it sent. A sum in which a row that is not finite has
+    nonzero weight is +inf in the leaves where that row is not finite.
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
@@ -127,7 +127,7 @@ def combine(updates: PyTree, weights: jax.Array) -> PyTree:
       Cost: O(k n d).
 
     Raises:
-      ValueError: `weights` has not one column for each worker.
+      ValueError: `weights` does not have one column per worker.
 
     Example:
       >>> import jax.numpy as jnp
@@ -156,7 +156,7 @@ def group_means(updates: PyTree, group: jax.Array, count: int) -> PyTree:
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
       group: `int[n]`, the group of each worker, from 0 to count - 1; may be traced.
-      count: how many groups there are, a Python int.
+      count: number of groups, a Python int.
 
     Returns:
       Stacked updates of `count` rows; every leaf keeps its dtype. Cost: O(count n d).
@@ -178,7 +178,7 @@ def group_means(updates: PyTree, group: jax.Array, count: int) -> PyTree:
 
 @compiled
 def scale(updates: PyTree, factors: jax.Array) -> PyTree:
-    """Each worker's update times a factor of its own, `c_i x_i`.
+    """Multiplies each worker's update by its own factor, `c_i x_i`.
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
@@ -188,7 +188,7 @@ def scale(updates: PyTree, factors: jax.Array) -> PyTree:
       Stacked updates of the same shapes and dtypes. Cost: O(nd).
 
     Raises:
-      ValueError: `factors` has not one entry for each worker.
+      ValueError: `factors` does not have one entry per worker.
 
     Example:
       >>> import jax.numpy as jnp
@@ -211,7 +211,7 @@ def scale(updates: PyTree, factors: jax.Array) -> PyTree:
 
 @compiled
 def widened(updates: PyTree) -> PyTree:
-    """The same values in the dtype in which they are summed, at least float32.
+    """The same values in their accumulation dtype, at least float32.
 
     Args:
       updates: any tree of arrays.

@@ -1,4 +1,4 @@
-"""The leaves of a tree as few matrices `[n, c]`, a row for each worker."""
+"""The leaves of a tree as a few matrices `[n, c]`, one row per worker."""
 
 import math
 from collections.abc import Callable
@@ -16,28 +16,28 @@ from byzjax.stacked.workers import PyTree, check, num_workers
 
 
 def _layout(updates: PyTree) -> list[list[int]]:
-    """Which leaves, by their places, stand side by side in one matrix: one dtype in each."""
+    """The indices of the leaves that share each matrix; all of one dtype."""
     n = num_workers(updates)
     leaves = jax.tree.leaves(updates)
     largest = sorted(range(len(leaves)), key=lambda i: -leaves[i].size)[: thresholds.MAX_OWN_LEAVES]
     groups: dict[Any, list[int]] = {}
     for i, leaf in enumerate(leaves):
         size = leaf.size // n
-        own = size >= thresholds.OWN_LEAF and (i in largest or size >= thresholds.ALWAYS_OWN_LEAF)
-        groups.setdefault(i if own else jnp.dtype(leaf.dtype).name, []).append(i)
+        alone = size >= thresholds.OWN_LEAF and (i in largest or size >= thresholds.ALWAYS_OWN_LEAF)
+        groups.setdefault(i if alone else jnp.dtype(leaf.dtype).name, []).append(i)
     return list(groups.values())
 
 
 @compiled
 def columns(updates: PyTree) -> list[jax.Array]:
-    """The coordinates of all workers as few matrices, in an order that only the shapes decide.
+    """The coordinates of all workers as a few matrices, in an order that depends only on shapes.
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
 
     Returns:
       Matrices `[n, c]`, each of one dtype; the c add up to d. Cost: a copy of the leaves that
-      share one.
+      share a matrix.
 
     Raises:
       ValueError: the leaves disagree on n.
@@ -64,7 +64,7 @@ def from_columns(vectors: list[jax.Array], updates: PyTree) -> PyTree:
 
     Args:
       vectors: as `columns(updates)` without the workers' axis.
-      updates: stacked updates; only shapes and dtypes are looked at.
+      updates: stacked updates; only shapes and dtypes are used.
 
     Returns:
       One update; every leaf has shape `[...]`, with the dtype of its vector.
@@ -91,7 +91,7 @@ def coordinatewise(fn: Callable[[jax.Array], jax.Array], updates: PyTree) -> PyT
     """Applies a function of one coordinate's n values to every coordinate.
 
     Args:
-      fn: maps a matrix `[n, c]` to a vector `[c]`, each column by itself.
+      fn: maps a matrix `[n, c]` to a vector `[c]`, each column independently.
       updates: stacked updates; every leaf has shape `[n, ...]`.
 
     Returns:
@@ -116,10 +116,10 @@ def beside(point: PyTree, updates: PyTree) -> list[jax.Array]:
       updates: stacked updates; every leaf has shape `[n, ...]`.
 
     Returns:
-      Vectors, in the dtypes in which their matrices are summed.
+      Vectors, in the accumulation dtypes of their matrices.
 
     Raises:
-      ValueError: `point` has not the shape of one update.
+      ValueError: `point` does not have the shape of one update.
 
     Example:
       >>> import jax.numpy as jnp

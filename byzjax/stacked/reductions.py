@@ -14,7 +14,7 @@ from byzjax.stacked.workers import PyTree
 
 
 def _add(parts: list[jax.Array], axis_name: str | None) -> jax.Array:
-    """Adds what the matrices and devices found."""
+    """Sums the parts over matrices and devices."""
     with jax.numpy_dtype_promotion("standard"):
         dtype = functools.reduce(jnp.promote_types, [part.dtype for part in parts])
     total = functools.reduce(jnp.add, [part.astype(dtype) for part in parts])
@@ -22,7 +22,7 @@ def _add(parts: list[jax.Array], axis_name: str | None) -> jax.Array:
 
 
 def _finish(parts: list[jax.Array], axis_name: str | None) -> jax.Array:
-    """Adds what the matrices and devices found; what is not finite becomes +inf."""
+    """Sums the parts over matrices and devices; NaN becomes +inf."""
     total = _add(parts, axis_name)
     return jnp.where(jnp.isnan(total), jnp.inf, total)
 
@@ -31,7 +31,7 @@ def _finish(parts: list[jax.Array], axis_name: str | None) -> jax.Array:
 def rowwise(
     fn: Callable[[jax.Array], jax.Array], updates: PyTree, *, axis_name: str | None = None
 ) -> jax.Array:
-    """Adds up over all coordinates what a function finds of each worker's row.
+    """Sums a function of each worker's row over all coordinates.
 
     Args:
       fn: maps a matrix `[n, c]` to `[n]`, a sum over its columns.
@@ -89,7 +89,7 @@ def squared_distances(updates: PyTree, point: PyTree, *, axis_name: str | None =
       `[n]`, at least float32; +inf where it is not finite. Cost: O(nd).
 
     Raises:
-      ValueError: `point` has not the shape of one update.
+      ValueError: `point` does not have the shape of one update.
 
     Example:
       >>> import jax.numpy as jnp
@@ -106,17 +106,17 @@ def squared_distances(updates: PyTree, point: PyTree, *, axis_name: str | None =
 def pairwise_squared_distances(updates: PyTree, *, axis_name: str | None = None) -> jax.Array:
     """Squared Euclidean distances of all pairs of workers, `||x_i - x_j||^2`.
 
-    Sums of squared differences or, for many or large rows, of products about a centre, wherever
-    those neither cancel nor overflow: neither a common offset nor rows that are far away do harm to
-    the distances between others. Squares below the least number of the dtype are 0: in float32,
-    distances below 1e-22 or so. A row that is not finite is infinitely far from all others.
+    Sums of squared differences or, for many or large rows, of products about a centre where those
+    neither cancel nor overflow: neither a common offset nor rows that are far away affect the
+    accuracy of other distances. Squares below the smallest number of the dtype are 0: in float32,
+    distances below about 1e-22. A row that is not finite is infinitely far from all others.
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
       axis_name: mesh axis over which the coordinates are sliced, if they are.
 
     Returns:
-      `[n, n]`, symmetric, at least float32; 0 on the diagonal, +inf elsewhere where it is not
+      `[n, n]`, symmetric, at least float32; 0 on the diagonal; elsewhere +inf where it is not
       finite. Cost: O(n^2 d).
 
     Raises:
@@ -147,14 +147,14 @@ def inner_products(
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
       point: one update; every leaf has shape `[...]`.
-      center: c, one update, which is subtracted coordinate by coordinate; 0 by default.
+      center: c, one update, which is subtracted from each row; 0 by default.
       axis_name: mesh axis over which the coordinates are sliced, if they are.
 
     Returns:
       `[n]`, at least float32; not finite for a row that is not. Cost: O(nd).
 
     Raises:
-      ValueError: `point` or `center` has not the shape of one update.
+      ValueError: `point` or `center` does not have the shape of one update.
 
     Example:
       >>> import jax.numpy as jnp
@@ -171,8 +171,8 @@ def inner_products(
 def gram(updates: PyTree, center: PyTree, *, axis_name: str | None = None) -> jax.Array:
     """Inner products of all pairs of workers about a centre, `<x_i - c, x_j - c>`.
 
-    The centre should lie among the good rows, as the coordinate-wise median does: then what is
-    computed from the products does not cancel, however far away the bad rows are.
+    The centre should lie among the good rows, as the coordinate-wise median does: then results
+    computed from the products do not cancel, however far away the bad rows are.
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
@@ -184,7 +184,7 @@ def gram(updates: PyTree, center: PyTree, *, axis_name: str | None = None) -> ja
       +inf on the diagonal and 0 elsewhere. Cost: O(n^2 d).
 
     Raises:
-      ValueError: `center` has not the shape of one update.
+      ValueError: `center` does not have the shape of one update.
 
     Example:
       >>> import jax.numpy as jnp

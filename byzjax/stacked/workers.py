@@ -1,4 +1,4 @@
-"""Trees whose leading axis is that of the workers."""
+"""Trees with a leading worker axis."""
 
 import functools
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ def num_workers(updates: PyTree) -> int:
     leaves = jax.tree_util.tree_leaves_with_path(updates)
     expected = "stacked updates have leaves of shape [n, ...]"
     if not leaves:
-        raise ValueError(f"updates without a leaf; {expected}.")
+        raise ValueError(f"updates have no leaves; {expected}.")
     named = [(jax.tree_util.keystr(path) or "the array", jnp.shape(leaf)) for path, leaf in leaves]
     for name, shape in named:
         if not shape:
@@ -45,15 +45,15 @@ def num_workers(updates: PyTree) -> int:
             raise ValueError(
                 f"leaves disagree on the number of workers: {first} has {shape[0]} "
                 f"(shape {shape}), {name} has {other[0]} (shape {other}); {expected}, as "
-                "byzjax.stack makes them of one update for each worker."
+                "byzjax.stack builds them from one update per worker."
             )
     if shape[0] == 0:
-        raise ValueError(f"no worker: {first} has shape {shape}; {expected} with n >= 1.")
+        raise ValueError(f"no workers: {first} has shape {shape}; {expected} with n >= 1.")
     return shape[0]
 
 
 def check(updates: PyTree) -> None:
-    """Raises where a tree cannot be stacked updates: what every rule and attack looks at first.
+    """Raises if a tree cannot be stacked updates; every rule and attack checks this first.
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
@@ -89,11 +89,11 @@ def check(updates: PyTree) -> None:
 
 
 def stack(updates: Sequence[PyTree]) -> PyTree:
-    """Stacks updates that come one by one, each worker's a tree of the same structure.
+    """Stacks one update per worker, all trees of the same structure.
 
     Args:
-      updates: one update for each worker; leaves are arrays of JAX, of NumPy, or what
-        `jnp.asarray` takes, such as tensors of PyTorch on CPU.
+      updates: one update per worker; leaves are JAX or NumPy arrays, or anything that
+        `jnp.asarray` accepts, such as PyTorch tensors on CPU.
 
     Returns:
       Stacked updates; every leaf has shape `[n, ...]`. Cost: one copy.
@@ -205,9 +205,9 @@ def sample(
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
       count: how many, a Python int, at most d.
-      key: draws them.
+      key: PRNG key.
       axis_name: mesh axis over which the coordinates are sliced, if they are. Each device then
-        draws its share of the count, rounded up, among its own.
+        draws its share of the count, rounded up, from its own coordinates.
 
     Returns:
       `[n, count]`, at least float32. Cost: O(n count) for each leaf.
@@ -231,14 +231,14 @@ def sample(
         size = leaf.size // n
         if size:
             here = (places >= start) & (places < start + size)
-            found = jnp.take(leaf.reshape(n, size), jnp.clip(places - start, 0, size - 1), axis=1)
-            drawn = jnp.where(here[None], found.astype(dtype), drawn)
+            values = jnp.take(leaf.reshape(n, size), jnp.clip(places - start, 0, size - 1), axis=1)
+            drawn = jnp.where(here[None], values.astype(dtype), drawn)
         start += size
     return drawn
 
 
 def widest(updates: PyTree) -> jnp.dtype:
-    """The dtype in which sums over all leaves are taken.
+    """The accumulation dtype of sums over all leaves.
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
@@ -258,11 +258,10 @@ def widest(updates: PyTree) -> jnp.dtype:
 
 
 def _distinct(key: jax.Array, count: int, d: int) -> jax.Array:
-    """`count` different places among d, all sets alike.
+    """`count` distinct indices below d, all sets equally likely.
 
-    Of few among many, the first different ones in twice as many independent draws; it would take
-    count collisions among them to run short. A permutation of all takes 70 times as long for
-    10,000 among 1e6.
+    For few among many: the first distinct ones of twice as many independent draws, which run short
+    only after `count` collisions. A permutation of all takes 70 times as long for 10,000 among 1e6.
     """
     if d < 4 * count or count < 1000:
         return jax.random.permutation(key, d)[:count]

@@ -1,4 +1,4 @@
-"""How a clause of a contract is tried, and what is said when it is broken."""
+"""Helpers that check a clause of a contract and report its violation."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,18 +12,18 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 @contextlib.contextmanager
 def clause(name: str, words: str) -> Iterator[None]:
-    """Who fails inside is told by which rule and in which clause."""
+    """Reports any failure inside with the rule's name and the clause."""
     try:
         yield
     except Exception as error:
-        said = str(error).partition("\n")[0]  # JAX goes on for a page
+        message = str(error).partition("\n")[0]  # JAX's messages may fill a page
         if not isinstance(error, AssertionError):
-            said = f"{type(error).__name__}: {said}"
-        raise AssertionError(f"{name} breaks its contract, {words}: {said}") from error
+            message = f"{type(error).__name__}: {message}"
+        raise AssertionError(f"{name} breaks its contract, {words}: {message}") from error
 
 
 def close(actual: Any, expected: Any, largest: float, eps: float, *, alike: bool = False) -> None:
-    """Equal up to rounding and, if `alike`, not finite in the same way."""
+    """Checks equality up to rounding; with `alike`, equal non-finite values pass too."""
     actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
     with np.errstate(invalid="ignore"):
         near = np.abs(actual - expected) <= eps * (largest + np.abs(expected))
@@ -39,8 +39,8 @@ def text(x: Any) -> str:
 
 
 def same(actual: Any, expected: Any, rows: jax.Array) -> None:
-    """Bit for bit, in these rows of every leaf."""
+    """Checks that these rows of every leaf are bitwise equal."""
     for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected)):
         for i in np.flatnonzero(rows):
             if np.asarray(a[i]).tobytes() != np.asarray(b[i]).tobytes():
-                raise AssertionError(f"worker {i} sent {text(b[i])}, out came {text(a[i])}.")
+                raise AssertionError(f"worker {i} sent {text(b[i])}; got {text(a[i])}.")

@@ -1,4 +1,4 @@
-"""The small corners of a rule's contract: the fewest workers, no fault, small kinds of leaves."""
+"""Edge cases of a rule's contract: the fewest workers, no faults, small leaves."""
 
 from collections.abc import Callable
 
@@ -19,9 +19,9 @@ def check_corners(
     eps: float,
     otherwise: int | None = None,
 ) -> list[str]:
-    """Equal rows give that row or, where the facts do not claim it, something finite.
+    """Checks that equal rows give that row or, if the facts do not claim it, a finite result.
 
-    `otherwise` is n where the rule's hyperparameters need more workers than its facts say.
+    `otherwise` is n if the rule's hyperparameters need more workers than its facts state.
     """
     n = max(1, facts.needs[1]) if facts.takes_f else 1
     with clause_of(f"n={n}, f=0"):

@@ -22,23 +22,23 @@ def check_attack(
     seed: int = 0,
     **hyperparameters: Any,
 ) -> tuple[str, ...]:
-    """Holds an attack to what every attack keeps.
+    """Checks the contract that every attack keeps.
 
-    Honest rows come out bit for bit as they came in; without a liar nothing changes; who lies may
-    be traced; two calls give the same; trees and dtypes are kept; it lowers for every platform and
-    stands in a chain.
+    Honest rows are bitwise unchanged; without attackers nothing changes; the mask may be traced;
+    two calls give equal results; trees and dtypes are kept; it lowers for every platform and works
+    in a chain.
 
     Args:
       attack: `attack(updates, byzantine, **hyperparameters) -> updates`.
-      sizes: pairs (n, s) of workers and liars to try.
-      seed: decides what is random.
-      **hyperparameters: the attack's own; a key where it draws numbers, a rule where it takes one.
+      sizes: pairs (n, s) of workers and attackers to try.
+      seed: seeds all random inputs.
+      **hyperparameters: those of the attack, with a key or a rule if it takes one.
 
     Returns:
-      The clauses that were tried, in words. Cost: seconds; four programs for each size.
+      The clauses that were checked. Cost: seconds; four programs for each size.
 
     Raises:
-      AssertionError: the attack breaks one of them.
+      AssertionError: the attack violates one of them.
 
     Example:
       >>> from byzjax import attacks
@@ -55,7 +55,7 @@ def check_attack(
     for n, s in sizes:
         x = jnp.asarray(grid(rng, n, 8), jnp.float32)
         tree = {"b": x[:, 0], "w": (x[:, 1:5].reshape(n, 2, 1, 2), x[:, 5:].astype(jnp.bfloat16))}
-        nobody = jnp.zeros(n, bool)
+        none = jnp.zeros(n, bool)
         traces = []
 
         @jax.jit
@@ -75,25 +75,25 @@ def check_attack(
             with clause_of(f"honest rows are kept, n={n}, s={s}"):
                 same(sent, tree, ~byzantine)
             with clause_of("two calls give the same"):
-                same(compiled(tree, byzantine), sent, ~nobody)
+                same(compiled(tree, byzantine), sent, ~none)
         with clause_of("no liar, no change"):
-            same(compiled(tree, nobody), tree, ~nobody)
+            same(compiled(tree, none), tree, ~none)
         with clause_of("who lies may be traced"):
             if len(traces) != 1:
-                raise AssertionError(f"{len(traces)} traces for 4 sets of liars.")
-            together = jax.vmap(call, in_axes=(None, 0))(tree, jnp.stack([nobody, byzantine]))
-            same(jax.tree.map(lambda leaf: leaf[0], together), tree, ~nobody)
+                raise AssertionError(f"{len(traces)} traces for 4 masks.")
+            together = jax.vmap(call, in_axes=(None, 0))(tree, jnp.stack([none, byzantine]))
+            same(jax.tree.map(lambda leaf: leaf[0], together), tree, ~none)
             same(jax.tree.map(lambda leaf: leaf[1], together), tree, ~byzantine)
         with clause_of("two calls give the same"):
-            # Traced anew: an attack that draws numbers while it is traced is found here.
-            same(jax.jit(lambda *given: call(*given))(tree, byzantine), sent, ~nobody)
+            # Traced again, which detects an attack that draws numbers while it is traced.
+            same(jax.jit(lambda *given: call(*given))(tree, byzantine), sent, ~none)
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
         with clause_of(f"lowers for {', '.join(PLATFORMS)}"):
             jax.export.export(jax.jit(call), platforms=PLATFORMS)(
                 shapes, jax.ShapeDtypeStruct((n,), bool)
             )
         with clause_of("stands in a chain"):
-            tx = transforms.attack(call, nobody)
+            tx = transforms.attack(call, none)
             jax.eval_shape(lambda u, tx=tx: tx.update(u, tx.init({}))[0], shapes)
     kept = ("honest rows are kept", "no liar, no change", "who lies may be traced")
     return (*kept, "two calls give the same", "trees and dtypes", "lowers", "stands in a chain")

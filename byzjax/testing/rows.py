@@ -1,4 +1,4 @@
-"""What workers and liars may send in a test, and whether an aggregate keeps its promise."""
+"""Honest and malicious rows for tests, and a check of an aggregate's promise."""
 
 import math
 from collections.abc import Iterator
@@ -22,12 +22,12 @@ _CONSTANT_LIES = (
 
 
 def lies(rng: np.random.Generator, good: np.ndarray, f: int) -> Iterator[np.ndarray]:
-    """What f liars may send, who know the honest rows: NaN, infinities, overflow, ties, edges.
+    """Malicious rows that depend on the honest ones: NaN, infinities, overflow, ties, edges.
 
     Args:
-      rng: where what is random comes from.
+      rng: source of randomness.
       good: the honest rows, `[n - f, d]`.
-      f: number of liars.
+      f: number of attackers.
 
     Returns:
       An iterator of matrices `[f, d]`, in float64.
@@ -44,7 +44,7 @@ def lies(rng: np.random.Generator, good: np.ndarray, f: int) -> Iterator[np.ndar
     signs = rng.choice([-1.0, 1.0], size=shape)
     yield signs * math.inf
     yield signs * LARGEST
-    yield signs * 7e18 / 10.0 ** np.arange(f)[:, None]  # squares just below and far below that
+    yield signs * 7e18 / 10.0 ** np.arange(f)[:, None]  # squares just below overflow and far below
     for value in (math.nan, -math.nan, -math.inf):  # one bad coordinate in an otherwise good row
         almost = good[rng.integers(len(good), size=f)] + 1 / 1024
         almost[np.arange(f), rng.integers(shape[1], size=f)] = value
@@ -58,16 +58,16 @@ def lies(rng: np.random.Generator, good: np.ndarray, f: int) -> Iterator[np.ndar
 def attacked(
     rng: np.random.Generator, n: int, f: int, *, trusted: int = 0
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Honest rows with all of `lies` among them: the liars first, last and scattered.
+    """Honest rows combined with all of `lies`: attackers first, last and scattered.
 
     Args:
-      rng: where what is random comes from.
+      rng: source of randomness.
       n: number of workers.
-      f: number of liars.
-      trusted: so many of the first rows never lie.
+      f: number of attackers.
+      trusted: number of leading rows that are never Byzantine.
 
     Returns:
-      An iterator of (`[n, d]`, `bool[n]`): what is sent, and who lies.
+      An iterator of (`[n, d]`, `bool[n]`): the rows and the mask of Byzantine workers.
 
     Example:
       >>> import numpy as np
@@ -86,10 +86,10 @@ def attacked(
 
 
 def grid(rng: np.random.Generator, n: int, d: int = DIM) -> np.ndarray:
-    """Values in steps of 1/1024, normal with a standard deviation of 2, of some common mean.
+    """Normal values in multiples of 1/1024, with standard deviation 2 and a random common mean.
 
     Args:
-      rng: where they come from.
+      rng: source of randomness.
       n: number of rows.
       d: number of coordinates.
 
@@ -115,19 +115,19 @@ def broken_promise(
     kappa: float | None = None,
     rounding: float = 2e-6,
 ) -> str:
-    """Whether a result breaks the promise, or a bound, that is made for its rule.
+    """Checks a result against the promise, or a bound, of its rule.
 
     Args:
       promise: a key of `byzjax.facts.PROMISES`.
-      x: what was sent, `[n, d]`.
-      byzantine: `bool[n]`, who lies; as many as f.
+      x: the rows sent, `[n, d]`.
+      byzantine: `bool[n]`, mask of the f Byzantine workers.
       out: the aggregate, `[d]`.
       bound: its largest distance to the honest mean, in honest diameters.
       kappa: its largest squared distance to the honest mean, in units of the honest variance.
-      rounding: what is forgiven, as a share of the largest honest value.
+      rounding: tolerance, as a fraction of the largest honest value.
 
     Returns:
-      What is broken, in words, and an empty text if nothing is.
+      A description of the violation, or an empty string.
 
     Raises:
       ValueError: `"bounded"` without a bound and without a kappa.
@@ -141,7 +141,7 @@ def broken_promise(
       'it is not within the honest range'
     """
     if promise == "bounded" and bound is None and kappa is None:
-        raise ValueError("a promise of bounded needs a bound or a kappa.")
+        raise ValueError("the promise bounded needs a bound or a kappa.")
     if promise == "none":
         return ""
     if not np.isfinite(out).all():

@@ -18,7 +18,7 @@ from byzjax.testing._clauses import PLATFORMS, clause, close, text
 from byzjax.testing._corners import check_corners
 from byzjax.testing.rows import DIM, attacked, broken_promise, grid
 
-_STEP = 2.0**-10  # of differences, in float32
+_STEP = 2.0**-10  # step of finite differences, in float32
 
 
 def check_rule(
@@ -35,42 +35,41 @@ def check_rule(
     seed: int = 0,
     **hyperparameters: Any,
 ) -> tuple[str, ...]:
-    r"""Holds a rule to its facts, and to what every rule keeps.
+    r"""Checks a rule against its facts and against the contract of all rules.
 
-    The laws that the facts claim, each to rounding:
+    The laws that the facts claim, each up to rounding:
 
     $$ F(x_{\pi}) = F(x), \qquad F(x + v) = F(x) + v, \qquad F(c\,x) = c\,F(x), \qquad
        F(y, \dots, y) = y $$
 
-    and the promise, against all of `lies` wherever the liars stand. Without a fault it has to take
-    the fewest workers that the facts allow (as many as in the last size, if its hyperparameters
-    need more), and leaves that are small, empty or of bfloat16. A rule that takes data besides the
-    updates is wrapped in a function that gives it.
+    and the promise, against all of `lies` at any position of the attackers. Without faults the rule
+    must accept the fewest workers that the facts allow (as many as in the last size, if its
+    hyperparameters need more), and leaves that are small, empty or of bfloat16. Wrap a rule that
+    takes data besides the updates in a function that supplies them.
 
     Args:
       rule: `rule(updates, *, f, axis_name=None, **hyperparameters) -> update`; without `f` if the
-        facts say that it takes none.
-      facts: what is claimed of it.
+        facts state that it takes none.
+      facts: the claims to check.
       bound: C(n, f) of the promise `"bounded"`: the largest distance to the honest mean, in honest
         diameters.
       kappa: kappa(n, f), the largest squared distance to it, in units of the honest variance; may
-        stand in the place of `bound`.
+        replace `bound`.
       sizes: pairs (n, f) to try; by default the fewest workers for one fault, and 12 workers with
         the most faults. Where whole rows may tie, the order of the workers matters: choose others.
-      loop: the same mathematics as a plain loop over NumPy arrays in float64,
-        `loop(x, f, **hyperparameters) -> [d]`; must give the same, also for rows that are not
-        finite.
+      loop: a plain NumPy implementation in float64, `loop(x, f, **hyperparameters) -> [d]`; results
+        must agree, also for non-finite rows.
       units: hyperparameters in the unit of the updates, which are scaled with them.
-      trusted: so many of the first workers never lie.
-      eps: largest error, as a share of the largest value.
-      seed: decides what is random.
-      **hyperparameters: the rule's own; a key where it draws numbers.
+      trusted: number of leading workers that are never Byzantine.
+      eps: tolerance, as a fraction of the largest value.
+      seed: seeds all random inputs.
+      **hyperparameters: those of the rule, with a key if it takes one.
 
     Returns:
-      The clauses that were tried, in words. Cost: seconds; four programs for each size.
+      The clauses that were checked. Cost: seconds; four programs for each size.
 
     Raises:
-      AssertionError: the rule breaks one of them.
+      AssertionError: the rule violates one of them.
       ValueError: there is no size to try, or `"bounded"` is claimed without a bound or a kappa.
 
     Example:
@@ -93,13 +92,13 @@ def check_rule(
     sizes = _sizes(facts) if sizes is None else sizes
     if not sizes:
         raise ValueError("check_rule needs at least one size (n, f).")
-    found: list[str] = []
+    clauses: list[str] = []
     for n, f in sizes:
         bounds = {name: c and c(n, f) for name, c in (("bound", bound), ("kappa", kappa))}
-        found += _check_values(
+        clauses += _check_values(
             clause_of, call, facts, n, f, rng, bounds, of_loop, trusted, eps, bool(units)
         )
-    tried = list(dict.fromkeys(found))
+    tried = list(dict.fromkeys(clauses))
     tried += _check_forms(clause_of, rule, call, *sizes[-1], rng, eps)
     otherwise = sizes[-1][0] if hyperparameters or getattr(rule, "keywords", None) else None
     tried += check_corners(clause_of, call, facts, rng, eps, otherwise)
@@ -128,8 +127,8 @@ def _check_values(
     rows = jnp.asarray(np.stack([*laws, *(m for m, _ in sent)]), jnp.float32)
     mapped = jax.jit(jax.vmap(lambda x: call(x, f)))
     with clause_of("under jit and vmap"):
-        found = np.asarray(mapped(rows), np.float64)
-    (out, permuted, shifted, scaled, repeated), of_attacked = found[:5], found[5:]
+        results = np.asarray(mapped(rows), np.float64)
+    (out, permuted, shifted, scaled, repeated), of_attacked = results[:5], results[5:]
     if in_units:
         scaled = jax.jit(lambda x: call(x, f, scale))(scale * rows[0])
     largest, tried, at = np.abs(x).max(), [], f"n={n}, f={f}"
@@ -157,7 +156,7 @@ def _check_values(
             for matrix, result in zip([x, *(m for m, _ in sent)], [out, *of_attacked]):
                 single = np.asarray(matrix, np.float32).astype(np.float64)
                 if facts.promise == "none" and _is_large(single):
-                    continue  # sums of such lies overflow in float32, and not in the loop
+                    continue  # sums of such rows overflow in float32 but not in the loop
                 with np.errstate(invalid="ignore"):
                     close(result, loop(single, f), largest, eps, alike=facts.promise == "none")
         tried.append("equals its loop")
@@ -171,7 +170,7 @@ def _is_large(matrix: np.ndarray) -> bool:
 
 
 def _check_derivatives(rule, mapped, rows, facts, rng, eps) -> None:
-    """Those of differences, finite everywhere, forward as backward, 0 for what is not finite."""
+    """Equal to differences and in both modes, finite everywhere, 0 for non-finite values."""
 
     def both(x, dx, dy):
         _, forward = jax.jvp(rule, (x,), (dx,))
@@ -188,21 +187,21 @@ def _check_derivatives(rule, mapped, rows, facts, rng, eps) -> None:
             raise AssertionError(f"it is not finite at {text(rows[i])}.")
     there = np.isfinite(rows) | np.isin(np.arange(len(rows)), kept, invert=True)[:, None, None]
     if (np.where(there, 0, backward) != 0).any():
-        raise AssertionError("the slope at a value that is not finite is not 0.")
+        raise AssertionError("the derivative at a non-finite value is not 0.")
     one = np.sum(np.asarray(forward[0], np.float64) * dy[0])
     other = np.sum(np.asarray(backward[0], np.float64) * dx[0])
     close(one, other, 1.0, 10 * eps)
     ahead, behind = (np.asarray(mapped(rows + h * dx), np.float64) for h in (_STEP, -_STEP))
     tangents = (ahead[:3] - behind[:3]) / (2 * _STEP)  # of random matrices
     apart = np.abs(tangents - forward[:3]).max(axis=1)
-    # One of the three may lie where the rule has a kink, or the choice of a row changes.
+    # One of the three may be at a kink of the rule, or where the selection changes.
     if sum(apart <= 0.02 * (1 + np.abs(tangents).max(axis=1))) < 2:
         worst = int(np.argmax(apart))
         raise AssertionError(f"{text(forward[worst])} instead of {text(tangents[worst])}.")
 
 
 def _check_forms(clause_of, rule, call, n, f, rng, eps) -> list[str]:
-    """The same numbers in every form in which a model may bring them."""
+    """Checks that the result does not depend on the form of the updates."""
     x = jnp.asarray(grid(rng, n, 8), jnp.float32)
     low = x.astype(jnp.bfloat16).astype(jnp.float32)
     tree = {"b": x[:, 0], "w": (x[:, 1:5].reshape(n, 2, 1, 2), low[:, 5:].astype(jnp.bfloat16))}
@@ -219,7 +218,7 @@ def _check_forms(clause_of, rule, call, n, f, rng, eps) -> list[str]:
         if len(traces) != 1:
             raise AssertionError(f"{len(traces)} traces.")
     flat = compiled(x.at[:, 5:].set(low[:, 5:]))
-    with clause_of("plain as under jit"):
+    with clause_of("the same with and without jit"):
         close(call(x, f), compiled(x), largest, eps)
     with clause_of("a tree gives what its flat vector gives"):
         out = call(tree, f)
@@ -233,17 +232,17 @@ def _check_forms(clause_of, rule, call, n, f, rng, eps) -> list[str]:
         close(out["w"][1].astype(jnp.float32), flat[5:], largest, 2**-7)
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
-    def value_and_slope(updates):
+    def value_and_gradient(updates):
         out, backward = jax.vjp(lambda u: call(u, f), updates)
         return out, backward(out)
 
     strict = jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict")
     with clause_of("strict promotion"), strict[0], strict[1]:
-        jax.eval_shape(value_and_slope, shapes)
+        jax.eval_shape(value_and_gradient, shapes)
     with clause_of(f"lowers for {', '.join(PLATFORMS)}"):
-        jax.export.export(jax.jit(value_and_slope), platforms=PLATFORMS)(shapes)
+        jax.export.export(jax.jit(value_and_gradient), platforms=PLATFORMS)(shapes)
     with clause_of("stands in a chain"):
-        # `call` has given the hyperparameters already.
+        # `call` has already bound the hyperparameters.
         tx = transforms.aggregate(lambda updates: call(updates, f))
         jax.eval_shape(lambda u: tx.update(u, tx.init({}))[0], shapes)
     tried = ["jit", "trees and dtypes", "strict promotion", "lowers", "stands in a chain"]
@@ -269,11 +268,11 @@ def _check_errors(name: str, call: Callable, facts: Facts) -> None:
     a, b = facts.needs
     n = a + b - 1
     expected = f"{name} needs {inequality(facts.needs)}; got n={n}, f=1."
-    for f, error, words in ((1, ValueError, expected), (1.0, TypeError, "f must be a Python int")):
+    for f, kind, words in ((1, ValueError, expected), (1.0, TypeError, "f must be a Python int")):
         try:
             call(jnp.ones((n, 2)), f)
-        except error as found:
-            if words in str(found):
+        except kind as error:
+            if words in str(error):
                 continue
-            raise AssertionError(f"it says {str(found)!r}, expected {words!r}.") from found
-        raise AssertionError(f"{n} updates with f={f} do not raise {error.__name__}: {words!r}.")
+            raise AssertionError(f"it says {str(error)!r}, expected {words!r}.") from error
+        raise AssertionError(f"{n} updates with f={f} do not raise {kind.__name__}: {words!r}.")

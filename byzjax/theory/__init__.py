@@ -1,4 +1,4 @@
-"""What is proved of rules, beside what is measured: constants, errors and searches."""
+"""Proved constants of rules, errors by Monte Carlo, and searches for worst cases."""
 
 from byzjax.theory.breakdown import Breakdown, breakdown_search
 from byzjax.theory.constants import (

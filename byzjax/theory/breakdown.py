@@ -1,4 +1,4 @@
-"""How many liars a rule withstands: the number from which they carry it as far as they like."""
+"""Breakdown points: the number of attackers that can move a rule arbitrarily far."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,20 +11,21 @@ from byzjax._checks import static_int
 from byzjax._compiled import compiled
 from byzjax.theory._float64 import float64
 
-FAR = 1e9  # how far lies go, in deviations of an honest coordinate
-# Damage from which a rule counts as carried away. No constant that is proved comes near it for less
-# than 10^4 workers, and rules that follow the lies are at FAR / n.
+FAR = 1e9  # size of malicious rows, in deviations of an honest coordinate
+# Damage above which a rule counts as broken. No proved constant comes near it for fewer than 10^4
+# workers, and rules that follow the malicious rows are at FAR / n.
 UNBOUNDED = 1e4
 
 
 class Breakdown(NamedTuple):
-    """What `breakdown_search` found.
+    """The result of `breakdown_search`.
 
     Attributes:
-      liars: the smallest number of liars that carries the aggregate away, or makes it not finite;
-        None if none does.
-      damage: `[n]`, for s = 0 to n - 1 liars the largest distance of the aggregate to the honest
-        mean, in root mean squared distances of the honest rows to it; inf where it is not finite.
+      liars: the smallest number of attackers that moves the aggregate arbitrarily far or makes it
+        non-finite; None if none does.
+      damage: `[n]`, for s = 0 to n - 1 attackers the largest distance of the aggregate to the
+        honest mean, in root mean squared distances of the honest rows to it; inf if it is not
+        finite.
     """
 
     liars: int | None
@@ -34,25 +35,26 @@ class Breakdown(NamedTuple):
 def breakdown_search(
     rule: Callable, *, n: int, d: int = 10, restarts: int = 64, key: jax.Array | None = None
 ) -> Breakdown:
-    r"""The smallest number of liars for which a search carries the aggregate away.
+    r"""The smallest number of attackers for which a search moves the aggregate arbitrarily far.
 
     $$ \min \Bigl\{ s : \sup_{b_1, \dots, b_s} \|F(x_1, \dots, x_{n-s}, b_1, \dots, b_s) - \mu\|
        = \infty \Bigr\} $$
 
-    for Gaussian honest rows. Lies go 10^9 deviations far: all to one place, to two opposite places,
-    each in its own direction, in two orthogonal groups, at lengths of all orders, or not finite at
-    all; and everybody else's mean is made up for, so that sums of lies cancel. In float64.
+    for Gaussian honest rows. Malicious rows are 10^9 deviations away: all at one point, at two
+    opposite points, each in its own direction, in two orthogonal groups, at lengths of all orders,
+    or non-finite. Finite ones are also tried with one attacker that cancels the sum of the others.
+    In float64.
 
     Args:
-      rule: `rule(updates) -> update`; the f that it is declared to tolerate stays as it is.
+      rule: `rule(updates) -> update`; its declared f stays fixed.
       n: number of workers, a Python int.
       d: number of coordinates, a Python int, at least 2.
-      restarts: number of random draws of each kind of lie, a Python int.
-      key: draws them; `jax.random.key(0)` by default.
+      restarts: number of random draws of each kind of attack, a Python int.
+      key: PRNG key; `jax.random.key(0)` by default.
 
     Returns:
-      A `Breakdown`. A search may overlook a lie: the true number is at most the one found. Cost:
-      for each s below n, one call of the rule for each of `restarts` draws of each kind of lie.
+      A `Breakdown`. A search may miss an attack: the true number is at most the one found. Cost:
+      for each s below n, one call of the rule for each of `restarts` draws of each kind.
 
     Raises:
       TypeError: one of the numbers is not a Python int.
@@ -80,7 +82,7 @@ def _worst(rule: Callable, n: int, d: int, s: jax.Array, keys: jax.Array) -> jax
 
 
 def _damage(rule: Callable, n: int, d: int, s: jax.Array, key: jax.Array) -> jax.Array:
-    """The damage of the worst kind of lie, from one draw; the last s rows lie."""
+    """The damage of the worst kind of attack in one draw; the last s rows are Byzantine."""
     honest_key, lies_key = jax.random.split(key)
     x = jax.random.normal(honest_key, (n, d))
     byzantine = jnp.arange(n) >= n - s
@@ -98,12 +100,12 @@ def _damage(rule: Callable, n: int, d: int, s: jax.Array, key: jax.Array) -> jax
 
 
 def _lies(key: jax.Array, n: int, d: int, byzantine: jax.Array) -> jax.Array:
-    """`[kinds, n, d]`; the rows of honest workers are not read."""
-    one, two, own, length, sign, near = jax.random.split(key, 6)
+    """`[kinds, n, d]`; the rows of honest workers are ignored."""
+    one, two, each, length, sign, near = jax.random.split(key, 6)
     unit = _unit(jax.random.normal(one, (1, d)))
     across = jax.random.normal(two, (1, d))
     across = _unit(across - jnp.sum(across * unit) * unit)
-    own = _unit(jax.random.normal(own, (n, d)))
+    each = _unit(jax.random.normal(each, (n, d)))
     lengths = FAR ** jax.random.uniform(length, (n, 1))
     signs = jnp.where(jax.random.bernoulli(sign, 0.5, (n, 1)), 1.0, -1.0)
     even = jnp.arange(n)[:, None] % 2 == 0
@@ -113,16 +115,16 @@ def _lies(key: jax.Array, n: int, d: int, byzantine: jax.Array) -> jax.Array:
         jnp.broadcast_to(FAR * unit, shape),
         FAR * unit + noise,
         FAR * signs * unit,
-        FAR * own,
+        FAR * each,
         FAR * jnp.where(even, unit, across),
         lengths * unit,
-        lengths * own,
+        lengths * each,
         lengths * signs * unit + noise,
         jnp.full(shape, jnp.inf),
         jnp.full(shape, jnp.nan),
     ]
     rows = jnp.stack(kinds)
-    # The first liar alone makes up for the others: their mean is that of nobody.
+    # The first attacker alone cancels the sum of the others.
     first = (jnp.cumsum(byzantine) == 1) & byzantine
     others = jnp.sum(jnp.where((byzantine & ~first)[:, None], rows[:8], 0), axis=1, keepdims=True)
     return jnp.concatenate([rows, jnp.where(first[:, None], -others, rows[:8])])

@@ -1,4 +1,4 @@
-"""Rules side by side, and all constants: the page docs/comparison.md."""
+"""The page docs/comparison.md: rules side by side, and all constants."""
 
 from byzjax.facts import FACTS, Facts, inequality
 from byzjax.theory.constants import (
@@ -12,12 +12,12 @@ from byzjax.theory.constants import (
 )
 from byzjax.theory.table import TAGS, Constant
 
-AT = ((25, 5), (25, 11))  # where formulas are given as numbers
-SHOWN = ("derived", "read", "known")  # what is from memory alone is not for quoting
+AT = ((25, 5), (25, 11))  # (n, f) at which formulas are evaluated
+SHOWN = ("derived", "read", "known")  # constants known only from memory are not quoted
 
 
 def eta(rule: str, n: int, f: int) -> float | None:
-    r"""The best angular error that is proved for a rule in its default form.
+    r"""The best proved angular error of a rule in its default form.
 
     $$ \eta = \min\bigl(\eta_{\text{proved}}, \sqrt{\kappa} + 1 / \sqrt{n - f}\bigr) $$
 
@@ -36,10 +36,10 @@ def eta(rule: str, n: int, f: int) -> float | None:
       >>> round(eta("trimmed_mean", 25, 5), 3), eta("sign_guard", 25, 5)
       (0.801, None)
     """
-    found = [proved("eta", rule, n, f)]
+    values = [proved("eta", rule, n, f)]
     kappa = proved("kappa", rule, n, f)
-    found.append(None if kappa is None else eta_of_kappa(kappa, n, f))
-    return min((value for value in found if value is not None), default=None)
+    values.append(None if kappa is None else eta_of_kappa(kappa, n, f))
+    return min((value for value in values if value is not None), default=None)
 
 
 def page() -> str:
@@ -58,29 +58,29 @@ def page() -> str:
     hidden = sum(c.tag not in SHOWN for kind in TABLES for c in TABLES[kind])
     return f"""# Rules side by side
 
-Made from `byzjax.facts` and `byzjax.theory`, which tests read as well: `python -m byzjax.theory`.
+Generated from `byzjax.facts` and `byzjax.theory`, which tests also use: `python -m byzjax.theory`.
 
 n workers, f faults to tolerate, d coordinates. *Whole updates*: the result is a combination of
 whole updates, not one coordinate at a time. κ: ‖F - x̄‖² <= κ V for any n - f rows of mean x̄ and
-variance V, whatever the f others are. η, the angular error: E ‖F - g‖ <= η √v for independent
+variance V, whatever the others are. η, the angular error: E ‖F - g‖ <= η √v for independent
 honest rows of mean g and total variance v, so that the sine of alpha is η √v / ‖g‖; it follows from
-κ as √κ + 1/√(n-f). Numbers are the best that is proved or read for a rule as it is without options,
-and an empty cell says that nothing is. What is measured and what a search finds stands in
+κ as √κ + 1/√(n-f). Numbers are the best values proved or read for a rule with its default options;
+an empty cell means that there is none. Measurements and results of searches are in
 [theory.md](theory.md), speed in [benchmarks.md](benchmarks.md) and [published.md](published.md).
 
 {_table([_any_rule(), *(_cells(name, FACTS[name]) for name in names)])}
 
 ## Constants
 
-{tags}. Tests fail on constants that are {" or ".join(HELD)}. {hidden} more are only from memory;
-they stand in `byzjax.theory.table` and are not quoted here. T1 to T13 are proved in
+{tags}. Tests enforce constants that are {" or ".join(HELD)}. {hidden} more are only from memory;
+they are in `byzjax.theory.table` and are not quoted here. T1 to T13 are proved in
 [bounds.md](bounds.md).
 
 {sections}
-### Behind a mixing
+### After a mixing
 
-* `nearest_neighbors`: (8f/(n-f)) (κ + 1) with κ of the rule behind it; T9.
-* `adaptive_clipping`: κ + 2f/(n-2f); read in a text that quotes Allouah, Guerraoui, Gupta,
+* `nearest_neighbors`: (8f/(n-f)) (κ + 1) with κ of the rule after it; T9.
+* `adaptive_clipping`: κ + 2f/(n-2f); read in a text that cites Allouah, Guerraoui, Gupta,
   Jellouli, Rizk, Stephan 2025.
 """
 

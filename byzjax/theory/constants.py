@@ -1,4 +1,4 @@
-"""What is proved of each rule, looked up; what no rule can do better; what follows from what."""
+"""Proved constants of each rule, lower bounds for every rule, and relations of constants."""
 
 import inspect
 import math
@@ -11,11 +11,11 @@ from byzjax.theory import table
 from byzjax.theory.table import Constant
 
 KINDS = {
-    "kappa": "‖F - x̄‖² <= κ V for any n - f rows of mean x̄ and variance V, whatever f others are",
-    "lambda": "‖F - x̄‖ <= λ D for any n - f rows of mean x̄ and diameter D, whatever f others are",
-    "epsilon": "‖F - x̄‖² <= ε V for all n rows, of mean x̄ and variance V: nobody lies",
+    "kappa": "‖F - x̄‖² <= κ V for any n - f rows of mean x̄ and variance V, whatever the others are",
+    "lambda": "‖F - x̄‖ <= λ D for any n - f rows of mean x̄ and diameter D, whatever the others are",
+    "epsilon": "‖F - x̄‖² <= ε V for all n rows, of mean x̄ and variance V: no attackers",
     "eta": "‖E F - g‖ <= η √v for n - f independent rows of mean g and total variance v",
-    "threshold": "the largest √v / ‖g‖ for which the rule's authors count on its resilience",
+    "threshold": "the largest √v / ‖g‖ for which the rule's authors assume resilience",
 }
 TABLES = {
     "kappa": table.KAPPA,
@@ -24,7 +24,7 @@ TABLES = {
     "eta": table.ETA,
     "threshold": table.THRESHOLD,
 }
-HELD = ("derived", "read")  # what a test may fail on
+HELD = ("derived", "read")  # tags that tests enforce
 
 
 def constants(
@@ -37,11 +37,11 @@ def constants(
       rule: the rule's name.
       n: number of workers.
       f: number of faults.
-      tags: which sources count; by default those that a test may fail on.
-      **options: the rule's hyperparameters where they are not its defaults.
+      tags: which tags count; by default those that tests enforce.
+      **options: hyperparameters that differ from the rule's defaults.
 
     Returns:
-      Those whose form is this one and whose requirement (n, f) meets, in the order of the table.
+      Those of this form whose requirement (n, f) meets, in the order of the table.
 
     Raises:
       ValueError: there is no such kind or rule, or n or f is out of range.
@@ -83,11 +83,11 @@ def proved(
       rule: the rule's name.
       n: number of workers.
       f: number of faults.
-      tags: which sources count; by default those that a test may fail on.
-      **options: the rule's hyperparameters where they are not its defaults.
+      tags: which tags count; by default those that tests enforce.
+      **options: hyperparameters that differ from the rule's defaults.
 
     Returns:
-      The smallest; of thresholds the largest. None if there is none.
+      The smallest, or the largest threshold; None if there is none.
 
     Raises:
       ValueError: there is no such kind or rule, or n or f is out of range.
@@ -99,16 +99,16 @@ def proved(
       >>> proved("kappa", "comparative_elimination", 7, 3) is None
       True
     """
-    found = [c.value(n, f) for c in constants(kind, rule, n, f, tags=tags, **options)]
+    values = [c.value(n, f) for c in constants(kind, rule, n, f, tags=tags, **options)]
     best = max if kind == "threshold" else min
-    return best(found) if found else None
+    return best(values) if values else None
 
 
-# --- what no rule can do better, and what follows from what --------------------------------------
+# --- lower bounds for every rule, and relations of constants --------------------------------------
 
 
 def lower_bound(kind: str, n: int, f: int) -> float:
-    """What no rule can do better, for `"kappa"`, `"lambda"` and `"epsilon"`.
+    """A lower bound for every rule, for `"kappa"`, `"lambda"` and `"epsilon"`.
 
     Args:
       kind: the kind of constant.
@@ -141,12 +141,12 @@ def lower_bound(kind: str, n: int, f: int) -> float:
 def eta_of_kappa(kappa: float, n: int, f: int) -> float:
     r"""The angular error that (f, kappa)-robustness guarantees, $\sqrt\kappa + 1 / \sqrt{n - f}$.
 
-    For independent honest rows of mean g and variance sigma^2 a coordinate, the honest mean lies
+    For independent honest rows of mean g and variance sigma^2 per coordinate, the honest mean lies
     within $\sqrt{d / (n-f)} \sigma$ of g on average and the aggregate within
     $\sqrt{\kappa d} \sigma$ of that: $E \|F - g\| \le \eta \sqrt d \sigma$.
 
     Args:
-      kappa: of the rule, at (n, f).
+      kappa: that of the rule, at (n, f).
       n: number of workers.
       f: number of faults.
 
@@ -169,7 +169,7 @@ def lambda_of_kappa(kappa: float, n: int, f: int) -> float:
        V = \frac{1}{2 m^2} \sum_{i, j} \|x_i - x_j\|^2 \le \frac{m - 1}{2 m} D^2, \quad m = n - f $$
 
     Args:
-      kappa: of the rule, at (n, f).
+      kappa: that of the rule, at (n, f).
       n: number of workers.
       f: number of faults.
 
@@ -199,7 +199,7 @@ def sine_of_alpha(eta: float, *, d: int, sigma: float, norm: float) -> float:
       norm: of the true gradient g.
 
     Returns:
-      The sine; 1 or more says that nothing is promised: the updates vary too much.
+      The sine; 1 or more means no guarantee: the updates vary too much.
 
     Example:
       >>> sine_of_alpha(2.0, d=100, sigma=0.1, norm=4.0)
@@ -212,10 +212,10 @@ def sine_of_alpha(eta: float, *, d: int, sigma: float, norm: float) -> float:
 
 
 def after_nearest_neighbors(kappa: float, n: int, f: int) -> float:
-    r"""The kappa of a rule behind `nearest_neighbors`, $\frac{8 f}{n - f} (\kappa + 1)$.
+    r"""The kappa of a rule after `nearest_neighbors`, $\frac{8 f}{n - f} (\kappa + 1)$.
 
     Args:
-      kappa: of the rule alone, at (n, f).
+      kappa: that of the rule alone, at (n, f).
       n: number of workers.
       f: number of faults.
 
@@ -232,10 +232,10 @@ def after_nearest_neighbors(kappa: float, n: int, f: int) -> float:
 
 
 def after_adaptive_clipping(kappa: float, n: int, f: int) -> float:
-    r"""The kappa of a rule behind `adaptive_clipping`, $\kappa + 2 f / (n - 2 f)$.
+    r"""The kappa of a rule after `adaptive_clipping`, $\kappa + 2 f / (n - 2 f)$.
 
     Args:
-      kappa: of the rule alone, at (n, f).
+      kappa: that of the rule alone, at (n, f).
       n: number of workers.
       f: number of faults.
 

@@ -1,4 +1,4 @@
-"""What honest updates look like: functions `(key, shape) -> values` of mean 0 and variance 1."""
+"""Distributions of honest updates: `(key, shape) -> values` of mean 0 and variance 1."""
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +8,8 @@ def gaussian(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     r"""Independent standard normal values, $x \sim N(0, 1)$.
 
     Args:
-      key: draws them.
-      shape: theirs.
+      key: PRNG key.
+      shape: shape of the values.
 
     Returns:
       The values.
@@ -26,8 +26,8 @@ def exponential(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     r"""Independent skewed values, $x + 1 \sim \mathrm{Exp}(1)$: the median is $\ln 2 - 1$.
 
     Args:
-      key: draws them.
-      shape: theirs.
+      key: PRNG key.
+      shape: shape of the values.
 
     Returns:
       The values.
@@ -41,15 +41,15 @@ def exponential(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def sparse(key: jax.Array, shape: tuple[int, ...], *, density: float = 0.1) -> jax.Array:
-    r"""Independent values of which most agree: few workers touch the coordinate.
+    r"""Independent values, most of which are equal: few workers touch the coordinate.
 
     $$ x = \frac{b - p}{\sqrt{p (1 - p)}}, \qquad b \sim \mathrm{Bernoulli}(p) $$
 
-    Skewed on purpose: of sparse values that are symmetric about 0 the median is exact.
+    Skewed on purpose: for sparse values symmetric about 0 the median is exact.
 
     Args:
-      key: draws them.
-      shape: theirs.
+      key: PRNG key.
+      shape: shape of the values.
       density: p, the share of workers that touch a coordinate; may be traced.
 
     Returns:
@@ -66,7 +66,7 @@ def sparse(key: jax.Array, shape: tuple[int, ...], *, density: float = 0.1) -> j
 
 
 def heavy_tailed(key: jax.Array, shape: tuple[int, ...], *, freedom: int = 5) -> jax.Array:
-    r"""Independent values of Student's t distribution, divided by their deviation.
+    r"""Independent values of Student's t distribution, divided by their standard deviation.
 
     $$ x = \sqrt{\frac{\nu - 2}{\nu}} \, \frac{z_0}{\sqrt{(z_1^2 + \dots + z_\nu^2) / \nu}} $$
 
@@ -74,8 +74,8 @@ def heavy_tailed(key: jax.Array, shape: tuple[int, ...], *, freedom: int = 5) ->
     of squared errors need.
 
     Args:
-      key: draws them.
-      shape: theirs.
+      key: PRNG key.
+      shape: shape of the values.
       freedom: degrees of freedom nu, a Python int above 2.
 
     Returns:

@@ -31,7 +31,7 @@ class Estimate(NamedTuple):
 
 
 class AngularError(NamedTuple):
-    r"""What `angular_error` found.
+    r"""The result of `angular_error`.
 
     Attributes:
       error: $E \|F - g\| / (\sqrt d \sigma)$.
@@ -54,50 +54,51 @@ def angular_error(
     trials: int = 100,
     key: jax.Array | None = None,
 ) -> AngularError:
-    r"""How far a rule ends from the true gradient, in units of $\sqrt d \sigma$.
+    r"""The distance of an aggregate to the true gradient, in units of $\sqrt d \sigma$.
 
     $$ \frac{E \|F - g\|}{\sqrt d \sigma}, \qquad F = F(x_1, \dots, x_{n-s}, b_1, \dots, b_s) $$
 
     with independent honest updates of mean g and variance sigma^2 in each coordinate. In these
-    units the sine of alpha is the error's bias times $\sqrt d \sigma / \|g\|$. The last s rows lie,
-    so that ties go to the honest. Trials run one after another.
+    units the sine of alpha is the error's bias times $\sqrt d \sigma / \|g\|$. The last s rows are
+    Byzantine, so that ties go to honest workers. Trials run one after another.
 
     Args:
-      rule: all that the server does, `rule(updates) -> update`.
+      rule: the server's aggregation, `rule(updates) -> update`.
       n: number of workers, a Python int.
       d: number of coordinates, a Python int.
-      s: how many lie, a Python int.
-      attack: `attack(updates, byzantine) -> updates`; needed if somebody lies.
+      s: number of attackers, a Python int.
+      attack: `attack(updates, byzantine) -> updates`; required if s > 0.
       distribution: `(key, shape) -> values` of mean 0 and variance 1, see `gaussian`.
-      mean: every coordinate of g, in units of sigma; matters to rules that do not shift.
+      mean: every coordinate of g, in units of sigma; matters for rules that do not shift.
       trials: number of draws, a Python int, at least 2.
-      key: draws them; `jax.random.key(0)` by default.
+      key: PRNG key; `jax.random.key(0)` by default.
 
     Returns:
-      An `AngularError`. The bias is estimated without its own bias, and is 0 where that is
-      negative; both are NaN where an aggregate is not finite. Cost: `trials` calls of the rule.
+      An `AngularError`. The squared bias is estimated without bias; if that is negative, the bias
+      is 0. Both are NaN if an aggregate is not finite. Cost: `trials` calls of the rule.
 
     Raises:
-      ValueError: not 0 <= s < n, s and attack do not go together, or there are fewer than 2 trials.
+      ValueError: not 0 <= s < n, s > 0 without an attack or vice versa, or there are fewer than 2
+        trials.
       TypeError: one of the numbers is not a Python int.
 
     Example:
       >>> import byzjax
-      >>> found = angular_error(byzjax.mean, n=25, d=1000, trials=20)
-      >>> abs(found.error.value - 0.2) < 0.01  # 1 / sqrt(n)
+      >>> result = angular_error(byzjax.mean, n=25, d=1000, trials=20)
+      >>> abs(result.error.value - 0.2) < 0.01  # 1 / sqrt(n)
       True
 
     Reference: Blanchard, El-Mhamdi, Guerraoui and Stainer, NeurIPS 2017 (arXiv:1703.02757), whose
-    eta this is; the expected error is what the abstract of the AKSEL paper speaks of.
+    eta this is; the abstract of the AKSEL paper refers to the expected error.
     """
     errors, _, total = _trials(
         rule, n, d, s, attack, distribution, mean, static_int("trials", trials, at_least=2), key
     )
-    found = estimate(jnp.sqrt(errors / d))
+    error = estimate(jnp.sqrt(errors / d))
     # sum_{t != u} <F_t - g, F_u - g> / (T (T - 1)), an unbiased estimate of the squared bias.
     square = (jnp.sum(total**2) - jnp.sum(errors)) / (trials * (trials - 1))
     bias = float(square) / d
-    return AngularError(found, math.sqrt(bias) if bias > 0 else 0.0 * bias)
+    return AngularError(error, math.sqrt(bias) if bias > 0 else 0.0 * bias)
 
 
 def efficiency(
@@ -110,7 +111,7 @@ def efficiency(
     trials: int = 100,
     key: jax.Array | None = None,
 ) -> Estimate:
-    r"""The squared error of a rule where nobody lies, relative to that of the mean.
+    r"""The squared error of a rule without attackers, relative to that of the mean.
 
     $$ \frac{E \|F - g\|^2}{E \|\bar x - g\|^2} $$
 
@@ -119,13 +120,13 @@ def efficiency(
       n: number of workers, a Python int.
       d: number of coordinates, a Python int.
       distribution: `(key, shape) -> values` of mean 0 and variance 1, see `gaussian`.
-      mean: every coordinate of g, in units of sigma; matters to rules that do not shift.
+      mean: every coordinate of g, in units of sigma; matters for rules that do not shift.
       trials: number of draws, a Python int, at least 2.
-      key: draws them; `jax.random.key(0)` by default.
+      key: PRNG key; `jax.random.key(0)` by default.
 
     Returns:
-      The ratio of both means over the same draws, 1 for the mean itself; its interval by the delta
-      method. Cost: `trials` calls of the rule.
+      The ratio of both means over the same draws, 1 for the mean itself; the interval is by the
+      delta method. Cost: `trials` calls of the rule.
 
     Raises:
       ValueError: there are fewer than 2 trials.
@@ -156,7 +157,7 @@ def selection_probability(
     trials: int = 100,
     key: jax.Array | None = None,
 ) -> tuple[Estimate, Estimate]:
-    r"""How likely it is that a liar, and an honest worker, has a part in the aggregate.
+    r"""The probabilities that an attacker, and an honest worker, influence the aggregate.
 
     $$ P(\text{influence}_i \ne 0) $$
 
@@ -164,16 +165,16 @@ def selection_probability(
       rule: `rule(updates) -> update`, differentiable.
       n: number of workers, a Python int.
       d: number of coordinates, a Python int.
-      s: how many lie, a Python int; the last s rows.
+      s: number of attackers, a Python int; the last s rows.
       attack: `attack(updates, byzantine) -> updates`.
       distribution: `(key, shape) -> values` of mean 0 and variance 1, see `gaussian`.
       mean: every coordinate of g, in units of sigma.
       trials: number of draws, a Python int, at least 2.
-      key: draws them; `jax.random.key(0)` by default.
+      key: PRNG key; `jax.random.key(0)` by default.
 
     Returns:
-      The probability for liars, and for honest workers, by `byzjax.influence`. An influence that
-      is not finite is not 0. Cost: `trials` calls of the rule and of its derivative.
+      The probability for attackers, and for honest workers, by `byzjax.influence`. A non-finite
+      influence counts as nonzero. Cost: `trials` calls of the rule and of its derivative.
 
     Raises:
       ValueError: s is not between 1 and n - 1, or there are fewer than 2 trials.
@@ -208,7 +209,7 @@ def _chosen(
     mean: float,
     keys: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """Which share of the liars and of the honest has a part, each `[trials]`."""
+    """Fractions of attackers and of honest workers with influence, each `[trials]`."""
     byzantine = jnp.arange(n) >= n - s
 
     def one(k: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -233,10 +234,10 @@ def _trials(
     """Squared errors `[trials]` of the rule and of the honest mean, and the sum of F - g, `[d]`."""
     n, d, s = static_int("n", n, at_least=1), static_int("d", d, at_least=1), static_int("s", s)
     if not 0 <= s < n:
-        raise ValueError(f"somebody has to be honest, 0 <= s < n; got s={s}, n={n}.")
+        raise ValueError(f"at least one worker must be honest, 0 <= s < n; got s={s}, n={n}.")
     if (s > 0) != (attack is not None):
         given = "no attack" if attack is None else "an attack"
-        raise ValueError(f"an attack needs liars, and liars an attack; got s={s} and {given}.")
+        raise ValueError(f"s > 0 needs an attack, and an attack s > 0; got s={s} and {given}.")
     keys = jax.random.split(jax.random.key(0) if key is None else key, trials)
     return _run(rule, n, d, s, attack, distribution, mean, keys)
 

@@ -1,4 +1,4 @@
-"""The worst input of a rule, found by a search: how large its kappa is at least."""
+"""A search for the worst input of a rule: a lower bound on its kappa."""
 
 import functools
 import itertools
@@ -14,22 +14,22 @@ from byzjax._checks import static_int
 from byzjax._compiled import compiled
 from byzjax.theory._float64 import float64
 
-# Subsets of n - f rows that are looked at in every step; of more, only the last n - f rows, which
-# loses nothing where the order of the rows does not matter, since all rows are moved.
+# Limit on the subsets of n - f rows that are evaluated in every step; beyond it, only the last such
+# subset, which loses nothing if the order of the rows does not matter, since all rows are moved.
 _MOST_SUBSETS = 1000
-# A variance below this share of the largest squared row is rounding: the search would climb on it.
+# A variance below this fraction of the largest squared row is rounding error, and is ignored.
 _FLAT = 1e-12
 _SHORTEST, _LONGEST = 1e-9, 1e3
 
 
 class Worst(NamedTuple):
-    """What `kappa_search` found.
+    """The result of `kappa_search`.
 
     Attributes:
       kappa: the largest ratio.
-      updates: `[n, d]`, the rows that have it.
+      updates: `[n, d]`, the rows that attain it.
       subset: `bool[n]`, the n - f rows S among them.
-      found: `[restarts]`, what each restart ended with.
+      found: `[restarts]`, the final ratio of each restart.
     """
 
     kappa: float
@@ -54,19 +54,19 @@ def kappa_search(
        \frac{\|F(x) - \bar x_S\|^2}{V_S}, \qquad
        V_S = \frac{1}{n - f} \sum_{i \in S} \|x_i - \bar x_S\|^2 $$
 
-    A lower bound on the kappa for which the rule is (f, kappa)-robust. All rows are moved, by turns
-    uphill along the gradient, along random directions, one row alone, and one row onto another; a
-    move is kept if it is better, and then the next of its kind is twice as long, else half as long.
-    In float64. Restarts are climbed side by side.
+    A lower bound on the kappa for which the rule is (f, kappa)-robust. Moves alternate: all rows
+    along the gradient, all rows along a random direction, one row alone, and one row onto another.
+    A move that raises the ratio is kept, and the step length of its kind doubles; otherwise it
+    halves. In float64. Restarts run in parallel.
 
     Args:
       rule: `rule(updates) -> update`, differentiable, such as `functools.partial(krum, f=f)`.
       n: number of rows, a Python int.
-      f: how many of them may be bad, a Python int.
-      d: number of coordinates, a Python int; two show more than one where whole rows are selected.
+      f: number of rows that may be Byzantine, a Python int.
+      d: number of coordinates, a Python int; 2 may give more than 1 if whole rows are selected.
       restarts: number of starts, a Python int.
-      steps: number of moves from each, a Python int.
-      key: draws starts and moves; `jax.random.key(0)` by default.
+      steps: number of moves from each start, a Python int.
+      key: PRNG key for starts and moves; `jax.random.key(0)` by default.
 
     Returns:
       A `Worst`. Cost: `restarts * steps` calls of the rule and its gradient.
@@ -92,11 +92,11 @@ def kappa_search(
     with float64():
         key = jax.random.key(0) if key is None else key
         subsets = _subsets(n, f)
-        rows, found = _climbed(rule, subsets / (n - f), *_drawn(key, restarts, steps, n, d))
-        best = rows[jnp.argmax(found)]
+        rows, final = _climbed(rule, subsets / (n - f), *_drawn(key, restarts, steps, n, d))
+        best = rows[jnp.argmax(final)]
         ratios = _ratios(rule(best), subsets / (n - f), best)
         subset = subsets[jnp.argmax(ratios)] > 0
-        return Worst(float(jnp.max(found)), *jax.device_get((best, subset, found)))
+        return Worst(float(jnp.max(final)), *jax.device_get((best, subset, final)))
 
 
 def _subsets(n: int, f: int) -> jax.Array:
@@ -128,8 +128,8 @@ def _drawn(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Starts `[restarts, n, d]`, directions `[restarts, steps, n, d]`, rows `[restarts, steps, 2]`.
 
-    Starts lie in one to four clusters, more or less tight, as the rows of worst cases do. All is
-    drawn apart from the climb: it takes longer to compile than most rules.
+    Starts form one to four clusters of varying tightness, as the rows of worst cases do. Drawing is
+    a program of its own, since it takes longer to compile than most rules.
     """
     centers, which, count, tight, noise, pairs = jax.random.split(key, 6)
     places = jax.random.normal(centers, (restarts, 4, d))
@@ -145,7 +145,7 @@ def _drawn(
 def _climbed(
     rule: Callable, weights: jax.Array, starts: jax.Array, directions: jax.Array, pairs: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """`_climb` from all starts side by side."""
+    """`_climb` from all starts in parallel."""
     ratio = functools.partial(_largest_ratio, rule, weights)
     return jax.vmap(functools.partial(_climb, ratio))(starts, directions, pairs)
 
@@ -153,8 +153,8 @@ def _climbed(
 def _climb(
     ratio: Callable, x: jax.Array, directions: jax.Array, pairs: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The rows of the largest ratio seen on the way up from these, and that ratio."""
-    ratio_and_slope = jax.value_and_grad(ratio)  # of every move: the rule is compiled once
+    """The rows of the largest ratio seen in one ascent from these, and that ratio."""
+    ratio_and_gradient = jax.value_and_grad(ratio)  # of every move: the rule is compiled once
 
     def step(state, inputs):
         x, value, tangent, lengths = state
@@ -169,12 +169,12 @@ def _climb(
             (x[j] - x[i]) * alone,  # one row exactly onto another
         )
         there = x + jnp.where(index > 0, lax.select_n(kind, *moves), 0)
-        reached, there_slope = ratio_and_slope(there)
+        reached, gradient = ratio_and_gradient(there)
         better = reached > value
         x, value = jnp.where(better, there, x), jnp.where(better, reached, value)
-        tangent = jnp.where(better, there_slope, tangent)
+        tangent = jnp.where(better, gradient, tangent)
         lengths = lengths.at[kind].multiply(jnp.where(better, 2.0, 0.5))
-        # Now and then long again: the way on may lie behind an edge.
+        # Reset now and then: a larger ratio may be beyond a change of selection.
         lengths = jnp.where(index % 97 == 0, 1.0, jnp.clip(lengths, _SHORTEST, _LONGEST))
         return (x, value, tangent, lengths), None
 

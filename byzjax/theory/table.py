@@ -1,4 +1,4 @@
-"""The constants of all rules, each written down once: kappa, lambda, epsilon, eta, thresholds."""
+"""The constants of all rules: kappa, lambda, epsilon, eta, thresholds."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -14,10 +14,10 @@ class Constant(NamedTuple):
       value: the formula as a function of (n, f).
       tag: a key of `TAGS`.
       source: where it is proved or printed; T1 to T13 are those of docs/bounds.md.
-      options: hyperparameters that make the form it is proved for; others may be anything.
+      options: hyperparameters of the form it is proved for; others are arbitrary.
       needs: (a, b) of the requirement n >= a f + b.
-      attained: (n, f) where an input is known that has it; None for nowhere.
-      note: what else the proof asks for.
+      attained: whether some known input attains it at (n, f); None for nowhere.
+      note: further conditions of the proof.
     """
 
     rule: str
@@ -120,13 +120,13 @@ def _eta_krum(n: int, f: int) -> float:
 
 TAGS = {
     "derived": "proved in docs/bounds.md",
-    "read": "read in the source that is named",
-    "known": "common knowledge of the field, not read again",
-    "unchecked": "from memory; a second source is wanted",
+    "read": "read in the cited source",
+    "known": "common knowledge in the field, not checked again",
+    "unchecked": "from memory; needs a second source",
 }
 
 BLANCHARD = "Blanchard, El-Mhamdi, Guerraoui, Stainer 2017"
-MIXING = "Allouah, Farhadkhani, Guerraoui, Gupta, Pinot, Stephan 2023, as others quote it"
+MIXING = "Allouah, Farhadkhani, Guerraoui, Gupta, Pinot, Stephan 2023, as quoted by others"
 RESAM = "Farhadkhani, Guerraoui, Gupta, Pinot, Stephan 2022"
 TENSION = "On the Tension between Byzantine Robustness and No-Attack Accuracy, 2025"
 CODE = "code of El-Mhamdi, Guerraoui, Rouault 2021 (Distributed Momentum)"
@@ -449,7 +449,7 @@ THRESHOLD = (
         CODE,
         options={**_OF_PAPER, "m": 1},
         needs=(2, 3),
-        note="the eta is of this form; the code checks it for a form of its own",
+        note="the eta is of this form; the code checks it for its own form",
     ),
     Constant(
         "bulyan",
@@ -473,9 +473,9 @@ THRESHOLD = (
         lambda n, f: (n - f) / (math.sqrt(8) * f) if f else math.inf,
         "read",
         CODE,
-        note="what the authors check, not a bound for every distribution of finite variance",
+        note="the authors' check, not a bound for every distribution of finite variance",
     ),
 )
 
-# What no rule can do better; epsilon, no rule that is robust for some kappa.
+# Bounds on every rule; for epsilon, on every rule that is robust for some kappa.
 LOWER_BOUNDS = {"kappa": _least, "lambda": _epsilon_n_minus_f, "epsilon": _epsilon_n_minus_f}

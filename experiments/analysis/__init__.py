@@ -1,1 +1,1 @@
-"""What is found in finished studies, and measurements beside training."""
+"""Analysis of finished studies, and measurements without training."""

@@ -1,4 +1,4 @@
-"""Choosing settings by the worst case on samples that were held out, never on the test set."""
+"""Selects settings by the worst case on held-out samples, never on the test set."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,30 +7,30 @@ import pandas as pd
 
 from experiments.grid import config as configs
 
-# What a choice is made for, and not among.
+# Settings that a selection is made for, separately for each combination.
 _GIVEN = ("rule", "mixing", "f", "n", "dataset", "model", "partition")
-# What may be chosen: everything else that decides a run.
+# Settings that may be selected: all others that determine a run.
 SETTINGS = tuple(name for name in configs.IDENTITY if name not in _GIVEN)
 
 
 def best_settings(blocks: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """For each rule the setting whose worst validation accuracy over attacks and s is the best.
+    """For each rule, the setting with the best worst validation accuracy over attacks and s.
 
-    The accuracy of a cell (attack, s) is the mean over the seeds at the end; a run that diverged
-    counts with what its model is worth. Ties go to the setting that comes first.
+    The accuracy of a cell (attack, s) is the mean over the seeds at the end; a diverged run counts
+    with the accuracy of its model. Ties go to the setting that comes first.
 
     Args:
       blocks: finished blocks of one or more grids.
 
     Returns:
-      One line for each (rule, mixing, f, and what else differs): the chosen setting, its worst
-      validation accuracy, the cell where that is, and the test accuracy there.
+      One line per (rule, mixing, f, and other settings that differ): the selected setting, its
+      worst validation accuracy, the cell where it occurs, and the test accuracy there.
 
     Raises:
       ValueError: the blocks have no validation samples.
     """
     if not blocks or any(not block["validation"] for block in blocks):
-        raise ValueError("nothing to choose by: run the study with --validation, such as 5000.")
+        raise ValueError("no validation samples: run the study with --validation, such as 5000.")
     lines = []
     for block in blocks:
         for run in block["runs"]:
@@ -43,7 +43,7 @@ def best_settings(blocks: Sequence[dict[str, Any]]) -> pd.DataFrame:
                 }
             )
     data = pd.DataFrame(lines)
-    # Among settings that all have the same cells; what does not differ is not worth a column.
+    # All settings are assumed to have the same cells; those that do not differ get no column.
     varying = [name for name in SETTINGS if data[name].nunique() > 1]
     given = [name for name in _GIVEN if name == "rule" or data[name].nunique() > 1]
     cells = data.groupby([*given, *varying, "attack", "s"], sort=False)[["held out", "test"]]

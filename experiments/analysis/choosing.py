@@ -1,8 +1,8 @@
-"""The table of docs/choosing.md: what each rule has been measured to do, one file a column.
+"""The table of docs/choosing.md: measurements of each rule, one file per column.
 
     python -m experiments.analysis.choosing docs
 
-What stands between the marks is written anew; a test holds that it is what the files say.
+Rewrites the text between the markers; a test checks that it agrees with the files.
 """
 
 import pathlib
@@ -19,13 +19,13 @@ RULES = (
 
 
 def table(docs: Folder) -> str:
-    """Rules against what was measured, in the order of `RULES`.
+    """Measurements of each rule, in the order of `RULES`.
 
     Args:
       docs: the folder `docs`.
 
     Returns:
-      The table as Markdown; `-` where nothing was measured.
+      The table as Markdown; `-` for no measurement.
     """
     columns = {
         **{f"f = {f}": _worst_of_aksel(docs, f) for f in (12, 24)},
@@ -44,50 +44,51 @@ MIXINGS = {"unlike": "none", "+ NNM": "nearest_neighbors", "+ buckets": "bucketi
 
 
 def _worst_of_aksel(docs: Folder, f: int) -> dict[str, str]:
-    """Least final accuracy over the attacks, s = f liars, in per cent."""
-    found = pd.read_csv(docs / "studies" / "aksel-cpu" / "table.csv")
-    return _least(found[(found["f"] == f) & (found["s"] == f)])
+    """Lowest final accuracy over the attacks, s = f, in per cent."""
+    results = pd.read_csv(docs / "studies" / "aksel-cpu" / "table.csv")
+    return _least(results[(results["f"] == f) & (results["s"] == f)])
 
 
 def _worst_of_attacks(docs: Folder) -> dict[str, str]:
-    """The same over all attacks that are shipped, n = 25, s = f = 11."""
-    found = pd.read_csv(docs / "studies" / "attacks-cpu" / "table.csv")
-    return _least(found[found["s"] == 11])
+    """Lowest final accuracy over the attacks of the study `attacks`, n = 25, s = f = 11."""
+    results = pd.read_csv(docs / "studies" / "attacks-cpu" / "table.csv")
+    return _least(results[results["s"] == 11])
 
 
 def _of_unlike_data(docs: Folder, mixing: str) -> dict[str, str]:
-    """The same of the least alike data, f = 6 of 25, behind a mixing."""
-    found = pd.read_csv(docs / "studies" / "heterogeneity-cpu" / "table.csv")
-    found = found[(found["f"] == 6) & (found["s"] == 6) & (found["partition"] == "dirichlet(0.1)")]
-    return _least(found[found["mixing"] == mixing])
+    """Lowest final accuracy on the most heterogeneous data, f = 6 of 25, after a mixing."""
+    results = pd.read_csv(docs / "studies" / "heterogeneity-cpu" / "table.csv")
+    results = results[(results["f"] == 6) & (results["s"] == 6)]
+    results = results[results["partition"] == "dirichlet(0.1)"]
+    return _least(results[results["mixing"] == mixing])
 
 
-def _least(found: pd.DataFrame) -> dict[str, str]:
-    return {str(rule): f"{100 * part['mean'].min():.1f}" for rule, part in found.groupby("rule")}
+def _least(results: pd.DataFrame) -> dict[str, str]:
+    return {str(rule): f"{100 * part['mean'].min():.1f}" for rule, part in results.groupby("rule")}
 
 
 def _white_box(docs: Folder, at: str) -> dict[str, str]:
-    """Damage in errors of the honest mean, gradients of MNIST, n = 25, f at or half the limit."""
-    found = pd.read_csv(docs / "worst-case" / "damage.csv")
-    found = found[(found["data"] == "mnist") & (found["n"] == 25) & (found["d"] == 10_000)]
-    found = found[(found["at"] == at) & (found["attack"] == "gradient_attack")]
+    """Damage in errors of the honest mean, MNIST gradients, n = 25, f at or half the limit."""
+    damage = pd.read_csv(docs / "worst-case" / "damage.csv")
+    damage = damage[(damage["data"] == "mnist") & (damage["n"] == 25) & (damage["d"] == 10_000)]
+    damage = damage[(damage["at"] == at) & (damage["attack"] == "gradient_attack")]
     return {
         str(line.rule): "unbounded"
         if line.damage == float("inf")
         else f"{line.damage:.1f} (f = {line.f})"
-        for line in found.itertuples()
+        for line in damage.itertuples()
     }
 
 
 def _milliseconds(docs: Folder) -> dict[str, str]:
-    """A call on n = 25, d = 1e6."""
-    found = pd.read_csv(docs / "benchmarks" / "every_rule.csv")
-    found = found[(found["n"] == 25) & (found["d"] == 1_000_000)]
-    return {str(rule): f"{ms:.1f}" for rule, ms in zip(found["rule"], found["ms"])}
+    """The time of a call with n = 25, d = 1e6."""
+    times = pd.read_csv(docs / "benchmarks" / "every_rule.csv")
+    times = times[(times["n"] == 25) & (times["d"] == 1_000_000)]
+    return {str(rule): f"{ms:.1f}" for rule, ms in zip(times["rule"], times["ms"])}
 
 
 def written(page: str, docs: Folder) -> str:
-    """The page with its table as the files say."""
+    """The page with its table regenerated from the files."""
     before, _, rest = page.partition("<!-- measured -->")
     _, _, after = rest.partition("<!-- end of measured -->")
     return f"{before}<!-- measured -->\n\n{table(docs)}\n\n<!-- end of measured -->{after}"

@@ -23,7 +23,7 @@ mpl.use("Agg")
 
 
 def run(config: WorstCase) -> pd.DataFrame:
-    """Measures what is missing, and returns one line for each setting and attack."""
+    """Measures what is missing, and returns one line per setting and attack."""
     folder = pathlib.Path(config.results) / "worst-case"
     lines = []
     for setting in tqdm(settings(config), unit="rule"):
@@ -38,13 +38,13 @@ def run(config: WorstCase) -> pd.DataFrame:
             **({"code": code} if (code := calls.code([setting.rule])) else {}),
         }
         path = store.block_path(folder, described)
-        found = store.read_block(path)
-        if found is None:
-            found = described | measure(setting, config)
-            found["environment"] = store.environment()
-            store.write_json(path, found)
-            jax.clear_caches()  # every rule is a program of its own
-        for attack, damage in found["damage"].items():
+        content = store.read_block(path)
+        if content is None:
+            content = described | measure(setting, config)
+            content["environment"] = store.environment()
+            store.write_json(path, content)
+            jax.clear_caches()  # every rule is a separate program
+        for attack, damage in content["damage"].items():
             lines.append(
                 {
                     "data": setting.data,
@@ -55,18 +55,18 @@ def run(config: WorstCase) -> pd.DataFrame:
                     "rule": setting.label,
                     "attack": attack,
                     "damage": math.inf if damage is None else damage,
-                    "bound": found["bound"],
+                    "bound": content["bound"],
                 }
             )
     return pd.DataFrame(lines)
 
 
 def write(config: WorstCase, table: pd.DataFrame) -> list[pathlib.Path]:
-    """The table as CSV and one heatmap for each set of updates; returns the paths."""
+    """Writes the table as CSV and one heatmap per set of updates; returns the paths."""
     folder = pathlib.Path(config.results) / "worst-case"
     paths = [folder / "damage.csv", folder / "summary.md"]
     table.to_csv(paths[0], index=False, float_format="%.5g")
-    paths[1].write_text(summary(pd.read_csv(paths[0])))  # of the digits that are kept
+    paths[1].write_text(summary(pd.read_csv(paths[0])))  # from the rounded numbers
     for (kind, n, d, at), part in table.groupby(["data", "n", "d", "at"], sort=False):
         path = folder / f"{kind}-{n}x{d}-{at}.png"
         half = "" if at == "limit" else "half "
@@ -76,7 +76,7 @@ def write(config: WorstCase, table: pd.DataFrame) -> list[pathlib.Path]:
 
 
 def summary(table: pd.DataFrame) -> str:
-    """For each rule the worst of the listed attacks, and the white box, as Markdown."""
+    """For each rule, the worst of the listed attacks, and the white-box attack, as Markdown."""
     parts = []
     for (kind, n, d), part in table.groupby(["data", "n", "d"], sort=False):
         lines = []
@@ -101,13 +101,13 @@ def summary(table: pd.DataFrame) -> str:
 
 
 def heatmap(part: pd.DataFrame, title: str) -> Figure:
-    """Attacks against rules; colour by the logarithm, the number in every cell, grey for none."""
+    """Attacks against rules; colours by the logarithm, numbers in the cells, grey for missing."""
     wide = part.pivot(index="attack", columns="rule", values="damage")
     wide = wide.loc[part["attack"].unique(), part["rule"].unique()]
     figure = Figure(figsize=(0.34 * wide.shape[1] + 2.5, 0.24 * wide.shape[0] + 2), layout="tight")
     axes = figure.subplots()
     sns.heatmap(
-        np.log10(wide.clip(0.1, 1000)),  # what is unbounded has the darkest colour
+        np.log10(wide.clip(0.1, 1000)),  # unbounded damage has the darkest colour
         ax=axes,
         annot=wide.map(_label),
         fmt="",

@@ -1,9 +1,9 @@
-"""The tables of docs/studies/README.md, made from the blocks that lie beside it.
+"""The tables of docs/studies/README.md, generated from the blocks next to it.
 
     python -m experiments.analysis.findings docs/studies
 
-What stands between `<!-- name -->` and `<!-- end of name -->` is written anew; a test holds that it
-is what the files say.
+Rewrites the text between `<!-- name -->` and `<!-- end of name -->`; a test checks that it agrees
+with the files.
 """
 
 import pathlib
@@ -27,7 +27,7 @@ def interval(line: pd.Series) -> str:
 
 
 def _intervals(results: pd.DataFrame, index: list[str], columns: list[str]) -> pd.DataFrame:
-    """Rows by `index` and columns by `columns`, in the order in which they stand."""
+    """Intervals with rows by `index` and columns by `columns`, in order of appearance."""
     cells = results.assign(cell=results.apply(interval, axis=1))
     rows = pd.MultiIndex.from_frame(cells[index].drop_duplicates())
     names = pd.MultiIndex.from_frame(cells[columns].drop_duplicates())
@@ -41,7 +41,7 @@ def _intervals(results: pd.DataFrame, index: list[str], columns: list[str]) -> p
 
 
 def momentum(folder: Folder) -> str:
-    """Where momentum stands, for the largest number of liars."""
+    """Accuracy by where momentum is kept, for the largest number of Byzantine workers."""
     results = pd.read_csv(folder / "table.csv")
     attacked = results[results["s"] > 0]
     table = _intervals(attacked, ["f", "rule"], ["attack", "momentum_at"])
@@ -49,7 +49,7 @@ def momentum(folder: Folder) -> str:
 
 
 def aksel(folder: Folder) -> str:
-    """Rules without liars and with f of them."""
+    """Accuracy of each rule with s = 0 and s = f."""
     results = pd.read_csv(folder / "table.csv")
     chosen = results[(results["s"] == 0) | (results["s"] == results["f"])]
     parts = []
@@ -60,7 +60,7 @@ def aksel(folder: Folder) -> str:
 
 
 def few_liars(folder: Folder) -> str:
-    """Accuracy as the number of liars grows, where a grid has more than s = 0 and s = f."""
+    """Accuracy for 0 < s < f, in grids that have such s."""
     results = pd.read_csv(folder / "table.csv")
     some = results[(results["s"] > 0) & (results["s"] < results["f"])]
     tables = []
@@ -71,7 +71,7 @@ def few_liars(folder: Folder) -> str:
 
 
 def convex(folder: Folder) -> str:
-    """How far from the optimum training ends, and what the rule does to unlike honest updates."""
+    """Final distance to the optimum, and the rule's error on heterogeneous honest updates."""
     data = tables.curves(export.read(folder))
     last = scenes.final(data)
     variance = (last["variance_to_norm"] * last["honest_norm"]) ** 2
@@ -101,7 +101,7 @@ def _spread(values: pd.Series, digits: int = 2) -> str:
 
 
 def heterogeneity(folder: Folder) -> str:
-    """What is left under the worst attack and s, by f and partition."""
+    """Accuracy under the worst attack and s, by f and partition."""
     results = pd.read_csv(folder / "table.csv")
     results["defence"] = [scenes.defence(*p) for p in zip(results["rule"], results["mixing"])]
     keys = ["defence", "f", "partition"]
@@ -109,7 +109,7 @@ def heterogeneity(folder: Folder) -> str:
     return _intervals(worst, ["f", "defence"], ["partition"]).to_markdown(index=False)
 
 
-# What Karimireddy, He and Jaggi (ICLR 2022) print for n = 25, f = 5, beta = 0.9, no bucketing.
+# Results of Karimireddy, He and Jaggi (ICLR 2022) for n = 25, f = 5, beta = 0.9, no bucketing.
 PUBLISHED = {
     ("centered_clipping", "little_is_enough"): 98.0,
     ("centered_clipping", "inner_product_manipulation"): 97.6,
@@ -119,7 +119,7 @@ PUBLISHED = {
 
 
 def bucketing(folder: Folder) -> str:
-    """Measured beside published, both the mean of the last five evaluations."""
+    """Measured and published accuracies, both the mean of the last five evaluations."""
     lines = []
     data = tables.curves(export.read(folder))
     for (rule, attack), part in data.groupby(["rule", "attack"], sort=False):
@@ -139,26 +139,26 @@ def bucketing(folder: Folder) -> str:
 
 
 def steps_to(data: pd.DataFrame, level: float) -> pd.Series:
-    """Steps that each protocol takes without liars until the mean accuracy reaches a level.
+    """Steps until the mean accuracy of each protocol reaches a level without Byzantine workers.
 
-    By straight lines between evaluations; NaN where it never does. What comes before the first
-    evaluation is not known, so that a level must not be met there.
+    Interpolates linearly between evaluations; NaN if the level is never reached, or already at the
+    first evaluation.
     """
     quiet = data[data["s"] == 0]
     means = quiet.groupby(["protocol", "step"], sort=False)["accuracy"].mean()
-    found = {}
+    reached = {}
     for protocol, curve in means.groupby("protocol", sort=False):
         steps, accuracy = curve.index.get_level_values("step"), curve.to_numpy()
         above = np.flatnonzero(accuracy >= level)
-        found[protocol] = np.nan
+        reached[protocol] = np.nan
         if len(above) and above[0]:
             ends = slice(above[0] - 1, above[0] + 1)
-            found[protocol] = np.interp(level, accuracy[ends], steps[ends])
-    return pd.Series(found)
+            reached[protocol] = np.interp(level, accuracy[ends], steps[ends])
+    return pd.Series(reached)
 
 
 def protocols(folder: Folder) -> str:
-    """Accuracy under each attack, and what a step sends and takes."""
+    """Accuracy under each attack, and the messages and time of a step."""
     data = tables.curves(export.read(folder))
     costs = pd.read_csv(folder.parents[1] / "benchmarks" / "protocols.csv").set_index("protocol")
     needed = steps_to(data, 0.92)
@@ -179,7 +179,7 @@ def protocols(folder: Folder) -> str:
     return pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)
 
 
-# Each part of the page: the folder that it is made from, and how.
+# Each part of the page: the folder of its data, and the function that generates it.
 PARTS: dict[str, tuple[str, Callable[[Folder], str]]] = {
     "momentum": ("momentum-cpu", momentum),
     "aksel": ("aksel-cpu", aksel),
@@ -194,10 +194,10 @@ PARTS: dict[str, tuple[str, Callable[[Folder], str]]] = {
 def written(
     page: str, folder: Folder, parts: dict[str, tuple[str, Callable[[Folder], str]]] = PARTS
 ) -> str:
-    """The page with its tables as the files in the folder say; parts that it lacks stay out.
+    """The page with its tables regenerated from the folder; parts not on the page are skipped.
 
     Raises:
-      FileNotFoundError: the page has a part whose study is not there.
+      FileNotFoundError: the page has a part whose study is missing.
     """
     for name, (study, table) in parts.items():
         begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"

@@ -1,4 +1,4 @@
-"""How far every attack moves every rule, on the same honest updates."""
+"""The damage of every attack to every rule, on the same honest updates."""
 
 import dataclasses
 import functools
@@ -25,10 +25,11 @@ from experiments.models import zoo
 class WorstCase:
     """Every attack against every rule, once, on the same honest updates.
 
-    Damage is the distance from the aggregate to the honest mean, in units of that mean's own error,
-    the root of sum_i |x_i - mean|^2 / (h (h - 1)) for h honest updates. f is the rule's limit for n
-    workers and half of it, and as many lie. The white box begins from all other attacks and can
-    only be stronger. Results go to <results>/worst-case/, and a second start continues.
+    Damage is the distance from the aggregate to the honest mean, in units of that mean's standard
+    error, the root of sum_i |x_i - mean|^2 / (h (h - 1)) for h honest updates. f is the rule's
+    limit for n workers and half of it, with f Byzantine workers. The white-box attack starts from
+    all other attacks, so it is at least as strong. Results go to <results>/worst-case/; running the
+    command again resumes.
     """
 
     results: str = "results"
@@ -37,16 +38,16 @@ class WorstCase:
         *(name for name in catalogue.RULES if name not in ("multi_krum", *catalogue.REMEMBERING)),
         *("centered_clip", "fl_trust", "zeno"),
     )
-    """Rules by name, with hyperparameters where wanted."""
+    """Rules by name, with optional hyperparameters."""
     data: tuple[str, ...] = ("gaussian", "mnist")
-    """gaussian (mean 0.3 in every coordinate, deviation 1), mnist (gradients of the mlp at its
-    start, 16 images a worker, random coordinates)."""
+    """gaussian (mean 0.3 in every coordinate, standard deviation 1), mnist (gradients of the
+    initial mlp, 16 images per worker, random coordinates)."""
     size: tuple[str, ...] = ("11x100", "25x100", "25x10000")
     """Numbers of workers and coordinates."""
     steps: int = 100
-    """Steps of each ascent of the white box."""
+    """Steps of each ascent of the white-box attack."""
     data_dir: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
-    """TFDS folder of prepared data sets; default $TFDS_DATA_DIR, then TFDS's own."""
+    """TFDS folder of prepared data sets; default $TFDS_DATA_DIR, then that of TFDS."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +64,8 @@ class Setting:
     limit: str
 
 
-# What rules need that only they know, where it is not the default; `radius` tells how far an honest
-# update is from their mean.
+# Non-default hyperparameters of some rules; `radius` returns the typical distance of an honest
+# update from the honest mean.
 _GIVEN: dict[str, Callable[[int, int, Callable[[], float]], dict[str, Any]]] = {
     "huber": lambda n, f, radius: {"threshold": radius()},
     "geometric_median_of_means": lambda n, f, radius: {"k": min(n, 2 * f + 1)},
@@ -74,7 +75,7 @@ _GIVEN: dict[str, Callable[[int, int, Callable[[], float]], dict[str, Any]]] = {
 
 
 def _zeno(updates: Any, own: jax.Array, *, f: int, learning_rate: float, rho: float) -> Any:
-    """Zeno by a loss whose gradient here is the server's own update."""
+    """Zeno with a loss whose gradient at 0 is the server's own update."""
 
     def loss(params: jax.Array) -> jax.Array:
         return jnp.sum(own * params) + jnp.sum(params**2) / 2
@@ -83,7 +84,7 @@ def _zeno(updates: Any, own: jax.Array, *, f: int, learning_rate: float, rho: fl
     return byzjax.zeno(updates, params, loss, f=f, learning_rate=learning_rate, rho=rho)
 
 
-# Rules that the server gives something of its own besides: here one honest update more.
+# Rules that also take a trusted update of the server: here an additional honest update.
 WITH_OWN: dict[str, Callable] = {
     "fl_trust": byzjax.fl_trust,
     "zeno": _zeno,
@@ -98,10 +99,10 @@ SEARCHED = {
 
 
 def fixed(key: jax.Array, byzantine: jax.Array, own: jax.Array) -> dict[str, Callable]:
-    """The attacks that know no rule, `(updates, byzantine) -> updates`."""
+    """The attacks that do not use the rule, `(updates, byzantine) -> updates`."""
 
     def mimic(updates: jax.Array, byzantine: jax.Array) -> jax.Array:
-        """After a warm-up in which the honest workers always sent this."""
+        """`mimic` after a warm-up of 10 steps with the same honest updates."""
         tx = attacks.mimic(byzantine, key=key, warmup=10)
 
         def again(state, _):
@@ -140,13 +141,13 @@ def fixed(key: jax.Array, byzantine: jax.Array, own: jax.Array) -> dict[str, Cal
 
 @functools.cache
 def fixed_rows(kind: str, n: int, d: int, f: int, data_dir: str | None) -> dict[str, np.ndarray]:
-    """What is sent under each of the attacks that know no rule."""
+    """The rows sent under each of the attacks that do not use the rule."""
     x, own = updates_of(kind, n, d, data_dir)
     byzantine = jnp.arange(n) >= n - f
     table = fixed(jax.random.key(1), byzantine, jnp.asarray(own))
     sent = jax.jit(lambda x: {name: attack(x, byzantine) for name, attack in table.items()})
     rows = sent(jnp.asarray(x))
-    return {name: np.asarray(rows[name]) for name in table}  # a compiled function sorts its names
+    return {name: np.asarray(rows[name]) for name in table}  # jit sorts the keys
 
 
 def deployed(setting: Setting, own: jax.Array) -> Callable:
@@ -172,23 +173,21 @@ def settings(config: WorstCase) -> list[Setting]:
     for kind, size, text in itertools.product(config.data, config.size, config.rule):
         n, _, d = size.partition("x")
         if not (n.isdigit() and d.isdigit()):
-            raise ValueError(f"a size reads as 25x100, workers and coordinates; got {size!r}.")
+            raise ValueError(f"size must be WORKERSxCOORDINATES, such as 25x100; got {size!r}.")
         n, d = int(n), int(d)
         name, options = calls.parse_call(text)
         if "f" in options:
-            raise ValueError(
-                f"f is the rule's limit here, and half of it; leave it out of {text!r}."
-            )
+            raise ValueError(f"f is set to the rule's limit and half of it; omit it from {text!r}.")
         facts = specs.facts_of(name)
         if facts is None and ":" in name:
             raise ValueError(
-                f"{name} has no facts, so its limit is not known; expected a dict FACTS with "
+                f"{name} has no facts, so its limit is unknown; expected a dict FACTS with "
                 f"{name.partition(':')[2]!r} in its module."
             )
         a, b = (2, 1) if facts is None else facts.needs
         most = (n - b) // a if a > 1 else (n - 1) // 2
         if name == "minimum_eigenvalue" and n > 16:
-            most = min(most, 3)  # of 25 workers: 2,300 subsets at every step; f = 5 has 53,130
+            most = min(most, 3)  # with 25 workers 2,300 subsets per step; f = 5 has 53,130
         for limit, f in (("limit", most), ("half", max(1, most // 2))):
             if f >= 1:
                 radius = partial(_radius, kind, n, d, config.data_dir)
@@ -215,7 +214,7 @@ def _with(text: str, given: dict[str, Any]) -> str:
 
 @functools.cache
 def updates_of(kind: str, n: int, d: int, data_dir: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """`[n, d]`, what honest workers would send, and `[d]`, one more, the server's own."""
+    """The honest updates `[n, d]`, and a further one `[d]`, the server's own."""
     rng = np.random.default_rng(n * d)
     if kind == "gaussian":
         rows = (0.3 + rng.normal(size=(n + 1, d))).astype(np.float32)
@@ -229,13 +228,13 @@ def updates_of(kind: str, n: int, d: int, data_dir: str | None) -> tuple[np.ndar
     rows = np.concatenate(
         [np.asarray(leaf).reshape(n + 1, -1) for leaf in jax.tree.leaves(gradients)], axis=1
     )
-    alive = np.flatnonzero(rows.std(axis=0) > 0)  # most pixels at the rim are never lit
+    alive = np.flatnonzero(rows.std(axis=0) > 0)  # most border pixels are always 0
     rows = rows[:, rng.choice(alive, d, replace=False)].astype(np.float32)
     return rows[:n], rows[n]
 
 
 def measure(setting: Setting, config: WorstCase) -> dict[str, Any]:
-    """The damage of every attack, None where the aggregate is not finite."""
+    """The damage of every attack, None if the aggregate is not finite, and the proved bound."""
     n, f, d = setting.n, setting.f, setting.d
     x, own = updates_of(setting.data, n, d, config.data_dir)
     rule, liars = deployed(setting, jnp.asarray(own)), np.arange(n) >= n - f
@@ -243,7 +242,7 @@ def measure(setting: Setting, config: WorstCase) -> dict[str, Any]:
 
     @jax.jit
     def searched(x: jax.Array) -> jax.Array:
-        """One program for all attacks whose strength is searched for: the rule is compiled once."""
+        """One program for all attacks with a strength search, so the rule is compiled once."""
 
         def search(kind: jax.Array) -> jax.Array:
             def lie(updates, byzantine, *, strength):

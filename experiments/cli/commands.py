@@ -23,9 +23,9 @@ from experiments.grid.config import Config
 from experiments.models import zoo
 from experiments.training import assemble
 
-# What a user can do wrong; anything else is a bug and shows its traceback.
+# Errors that a user can cause; any other is a bug and shows its traceback.
 USER_ERRORS = (ValueError, TypeError, OSError, ImportError)
-# Results that are committed, each study in a folder of its name and edition.
+# Committed results, each study in a folder of its name and edition.
 STUDIES = pathlib.Path(__file__).parents[2] / "docs" / "studies"
 
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """A grid that is written on the command line."""
+    """Runs a grid given on the command line."""
     begin = time.perf_counter()
     command = tyro.cli(options.RunCommand, prog="python -m experiments", args=arguments)
     command.machines.join()
@@ -69,7 +69,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def study(arguments: Sequence[str]) -> int:
-    """A study of `experiments/studies`."""
+    """Runs a study of `experiments/studies`."""
     begin = time.perf_counter()
     command = tyro.cli(options.StudyCommand, prog="python -m experiments study", args=arguments)
     command.machines.join()
@@ -84,7 +84,7 @@ def study(arguments: Sequence[str]) -> int:
     over = command.machines.mesh(grids)
     shipped = not command.fresh and hosts.leads()
     if shipped and (new := export.bring_in(STUDIES / folder.name, folder)):
-        print(f"{new} blocks come from {STUDIES / folder.name}; --fresh computes them anew.")
+        print(f"{new} blocks come from {STUDIES / folder.name}; --fresh recomputes them.")
     tasks = sweep.tasks(grids, folder, load)
     runs = sum(len(task.block.runs) for task in tasks)
     programs = len({planning.program(task.config, task.block) for task in tasks})
@@ -108,7 +108,7 @@ def study(arguments: Sequence[str]) -> int:
 
 
 def _run(grids, tasks, folder: pathlib.Path, load, over: Mesh | None, **more: str) -> list | None:
-    """The finished blocks; None where another process has them."""
+    """The finished blocks; None on processes other than the first."""
     if hosts.leads():
         store.write_config(grids, folder, over, **more)
     with hosts.together():
@@ -133,15 +133,15 @@ def _run_and_report(
 def _write_report(
     folder: pathlib.Path, finished: list, grids: Sequence[Config], **more: str
 ) -> str:
-    """Writes it, and returns the tables as they are printed."""
-    from experiments.report import tables  # only here: matplotlib takes a second to import
+    """Writes the report, and returns the tables as text."""
+    from experiments.report import tables  # imported here: matplotlib takes a second
 
     command, title = "python -m experiments", str(folder.name)
     about = Config.__doc__ or ""
     if "study" in more:
-        found = studies.load(more["study"])
-        title, about = found.title, found.about
-        command += f" study {found.name} --edition {more['edition']}"
+        loaded = studies.load(more["study"])
+        title, about = loaded.title, loaded.about
+        command += f" study {loaded.name} --edition {more['edition']}"
     else:
         command += f" {configs.options(grids[0])}".rstrip()
     described = tables.About(title=title, claim=about, command=command)
@@ -151,7 +151,7 @@ def _write_report(
 
 
 def report(arguments: Sequence[str]) -> int:
-    """Tables, figures and the page of a study."""
+    """Writes tables, figures and the page of a study."""
     command = tyro.cli(options.ReportCommand, prog="python -m experiments report", args=arguments)
     folder = pathlib.Path(command.folder)
     described, grids, finished = _finished(folder)
@@ -166,9 +166,9 @@ def report(arguments: Sequence[str]) -> int:
 
 
 def choose(arguments: Sequence[str]) -> int:
-    """The best setting of each rule, by the worst case on held-out samples."""
+    """Prints the best setting of each rule, by the worst case on held-out samples."""
     command = tyro.cli(options.ChooseCommand, prog="python -m experiments choose", args=arguments)
-    from experiments.analysis import choose  # only here: pandas takes a second to import
+    from experiments.analysis import choose  # imported here: pandas takes a second
 
     table = choose.best_settings(_finished(pathlib.Path(command.folder))[-1])
     print(table.to_string(index=False, float_format="%.3f"))
@@ -176,7 +176,7 @@ def choose(arguments: Sequence[str]) -> int:
 
 
 def _finished(folder: pathlib.Path) -> tuple[dict, list[Config], list[dict]]:
-    """What config.json says, its grids, and their finished blocks."""
+    """The content of config.json, its grids, and their finished blocks."""
     described = store.read_block(folder / "config.json")
     if described is None or "grids" not in described:
         raise FileNotFoundError(f"{folder} has no config.json; expected the folder of a study.")
@@ -193,21 +193,21 @@ def _as_tuples(grid: dict) -> dict:
 
 
 def worst_case(arguments: Sequence[str]) -> int:
-    """Every attack against every rule."""
-    from experiments.analysis import damage  # only here: matplotlib takes a second to import
+    """Measures every attack against every rule."""
+    from experiments.analysis import damage  # imported here: matplotlib takes a second
 
     return damage.main(list(arguments))
 
 
 def theory(arguments: Sequence[str]) -> int:
-    """Proved constants beside measured errors and the worst inputs that are found."""
-    from experiments.analysis.theory import run  # only here: matplotlib takes a second to import
+    """Compares proved constants with measured errors and the worst inputs of a search."""
+    from experiments.analysis.theory import run  # imported here: matplotlib takes a second
 
     return run.main(arguments)
 
 
 def names(arguments: Sequence[str]) -> int:
-    """What there is, by name, one line each."""
+    """Lists rules, mixings, attacks, protocols, data sets, models and studies, one per line."""
     if arguments:
         raise ValueError(f"list takes no options; got {' '.join(arguments)}.")
 
@@ -232,7 +232,7 @@ def names(arguments: Sequence[str]) -> int:
 
 
 def show_data(arguments: Sequence[str]) -> int:
-    """Labels of the workers."""
+    """Shows the labels that each worker holds."""
     command = tyro.cli(options.DataCommand, prog="python -m experiments data", args=arguments)
     dataset = datasets.load(command.dataset, data_dir=command.data_dir, download=command.download)
     parts = partitions.partition(dataset.train_y, command.n, command.partition, seed=command.seed)
@@ -258,7 +258,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 
 
 def _checked(grids: Sequence[Config]) -> Callable[[Config], datasets.Dataset]:
-    """Tries all grids without running anything; returns how to load their data, each set once."""
+    """Checks all grids without running anything; returns a cached loader of their data."""
 
     @functools.cache
     def load(name: str, folder: str | None, download: bool) -> datasets.Dataset:
@@ -279,12 +279,12 @@ def _checked(grids: Sequence[Config]) -> Callable[[Config], datasets.Dataset]:
 def _shard(text: str) -> tuple[int, int]:
     i, _, count = text.partition("/")
     if not (i.isdigit() and count.isdigit() and 1 <= int(i) <= int(count)):
-        raise ValueError(f"a shard reads as i/N with 1 <= i <= N; got {text!r}.")
+        raise ValueError(f"shard must be i/N with 1 <= i <= N; got {text!r}.")
     return int(i), int(count)
 
 
 def _keep_compiled_programs() -> None:
-    """A second start finds its programs compiled; each host has its own, for its own processor."""
+    """Enables JAX's persistent compilation cache, with a folder per host (and so per CPU type)."""
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = cache / "byzjax" / "xla" / platform.node()

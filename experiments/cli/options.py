@@ -20,21 +20,21 @@ class Machines:
     """Devices and hosts (docs/scaling.md)."""
 
     devices: int = 1
-    """Devices of each process that the workers' gradients are spread over; 0 for all."""
+    """Devices per process over which the workers' gradients are distributed; 0 for all."""
     coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT|auto")] = None
-    """Of several processes that train together: where the first of them is. auto finds this and the
-    next two under SLURM, on TPU pods and on Kubernetes (GKE)."""
+    """Address of the first of several processes that train together. auto detects this and the next
+    two under SLURM, on TPU pods and on Kubernetes (GKE)."""
     num_processes: int | None = None
-    """How many they are."""
+    """Number of processes."""
     process_id: int | None = None
-    """Which of them this is, from 0; 0 writes the results."""
+    """Index of this process, from 0; process 0 writes the results."""
 
     def join(self) -> None:
-        """Before anything is computed: makes this process one of several, if it is."""
+        """Joins this process with the others, if any; to be called before any computation."""
         hosts.join(self.coordinator, self.num_processes, self.process_id)
 
     def mesh(self, grids: Sequence[Config]) -> Mesh | None:
-        """The devices to spread the workers of these grids over; None for one."""
+        """The devices to distribute the workers of these grids over; None for one."""
         over = devices.mesh(self.devices)
         for grid in grids:
             protocols.check_devices(grid, devices.size(over))
@@ -43,7 +43,7 @@ class Machines:
 
 @dataclasses.dataclass(frozen=True)
 class RunCommand:
-    """Run the grid that the options describe, or continue it."""
+    """Run the grid that the options describe, or resume it."""
 
     grid: tyro.conf.OmitArgPrefixes[Config]
     machines: tyro.conf.OmitArgPrefixes[Machines]
@@ -51,22 +51,22 @@ class RunCommand:
 
 @dataclasses.dataclass(frozen=True)
 class StudyCommand:
-    """Run a study that is shipped, or continue it.
+    """Run a predefined study, or resume it.
 
-    Finished blocks lie in <results>/<name>-<edition>/, which an index.html shows.
+    Finished blocks and the report (index.html) go to <results>/<name>-<edition>/.
     """
 
     name: Command
-    """Which one; `python -m experiments list` names them."""
+    """Name of the study; `python -m experiments list` lists them."""
     edition: str = "cpu"
     """full (the published setting; needs an accelerator or a cluster) or cpu (two cores)."""
     dry_run: bool = False
-    """Only tell what is missing, in how many programs, and about how long it would take."""
+    """Only print what is missing, in how many programs, and the estimated time."""
     machines: tyro.conf.OmitArgPrefixes[Machines] = Machines()
     shard: str = "1/1"
-    """i/N: run the i-th of N parts, for arrays of jobs; report puts them together."""
+    """i/N: run the i-th of N parts, for job arrays; report combines them."""
     fresh: bool = False
-    """Compute all of it here, without the finished blocks that are shipped in docs/studies."""
+    """Recompute everything, ignoring the finished blocks in docs/studies."""
     results: str = "results"
     """Folder of all studies."""
     data_dir: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
@@ -82,13 +82,13 @@ class ReportCommand:
     folder: Command
     """A study's folder, such as results/momentum-cpu."""
     export: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
-    """Also write its blocks, tables and figures there, small enough to be committed; such as
-    docs/studies. A study that is shipped goes on from what it finds in docs/studies."""
+    """Also write its blocks, tables and figures to this folder, small enough to be committed, such
+    as docs/studies. A predefined study resumes from the blocks in docs/studies."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ChooseCommand:
-    """Print the best setting of each rule: that of the best worst case on held-out samples."""
+    """Print the best setting of each rule, by the worst case on held-out samples."""
 
     folder: Command
     """A study's folder; the study must have been run with --validation."""
@@ -96,18 +96,18 @@ class ChooseCommand:
 
 @dataclasses.dataclass(frozen=True)
 class DataCommand:
-    """Show how a data set's labels are dealt out to the workers."""
+    """Show how a data set's labels are partitioned among the workers."""
 
     dataset: str = "digits"
-    """Its name."""
+    """Name of the data set."""
     partition: str = "iid"
-    """How samples are dealt out."""
+    """Kind of partition, as for `run`."""
     n: int = 25
     """Number of workers."""
     seed: int = 0
     """Seed of the partition."""
     figure: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
-    """Where to draw it, as PNG or SVG."""
+    """File for a figure of the partition, PNG or SVG."""
     data_dir: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
     """Folder of prepared data sets, as for `run`."""
     download: bool = False

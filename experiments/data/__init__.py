@@ -1,1 +1,1 @@
-"""Data sets, how they are dealt out, and batches."""
+"""Data sets, their partitions among workers, and batches."""

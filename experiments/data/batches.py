@@ -1,4 +1,4 @@
-"""Batches of each worker's own samples, and samples that are held out."""
+"""Batches of each worker's own samples, and held-out samples."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from experiments.data.datasets import Array, Dataset
 
 
 def hold_out(dataset: Dataset, samples: int) -> tuple[Dataset, np.ndarray, np.ndarray]:
-    """The data set with fewer training samples, and those that were held out, `(x, y)`.
+    """The data set without the held-out training samples, and these samples, `(x, y)`.
 
-    Which ones is the same for all seeds. The checksum stays that of the whole.
+    The split is the same for all seeds. The checksum stays that of the whole data set.
 
     Raises:
-      ValueError: nothing would be left to train on.
+      ValueError: no samples would be left for training.
     """
     size = len(dataset.train_y)
     if not samples:
@@ -30,9 +30,9 @@ def hold_out(dataset: Dataset, samples: int) -> tuple[Dataset, np.ndarray, np.nd
 
 
 def pad_partition(parts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Stacks a partition as `(indices int32 [n, max], sizes int32 [n])`, to live on the device.
+    """Stacks a partition as `(indices int32 [n, max], sizes int32 [n])`, to be kept on the device.
 
-    A shorter row is filled up with its own samples, over again.
+    A shorter row is padded by repeating its own samples.
     """
     sizes = np.array([len(part) for part in parts], np.int32)
     if not sizes.size or not sizes.all():

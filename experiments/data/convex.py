@@ -1,6 +1,6 @@
-"""Two-class data sets of plain features, read from the text files that their hosts offer.
+"""Two-class data sets of plain features, read from the text files of their original hosts.
 
-They are what convex experiments use: softmax regression on them is a convex problem.
+They are used in convex experiments: softmax regression on them is a convex problem.
 """
 
 import bisect
@@ -19,14 +19,14 @@ _LIBSVM_PAGE = "https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/binary.h
 
 
 class _Source(NamedTuple):
-    """What the files of a set hold.
+    """The files of a data set.
 
     Attributes:
       files: one file, which is split, or two: training and test set.
       width: d, the number of features.
-      labels: as written; they become 0 and 1.
+      labels: the labels in the file, which become 0 and 1.
       host: where the files come from.
-      csv: commas and the label last, instead of LIBSVM's form.
+      csv: comma-separated with the label last, instead of the LIBSVM format.
     """
 
     files: tuple[str, ...]
@@ -55,8 +55,8 @@ def read(name: str, data_dir: str | Path | None = None) -> Arrays:
     """Reads one of `NAMES` from its files, plain or compressed as .gz; nothing is downloaded.
 
     The files are looked for in `data_dir`, else in `$BYZJAX_DATA_DIR`, else in
-    `~/.cache/byzjax/convex` (below `$XDG_CACHE_HOME` where that is set). a9a has a test file; of
-    the others 80 % of the samples, drawn once and for all, are for training.
+    `~/.cache/byzjax/convex` (below `$XDG_CACHE_HOME` if it is set). a9a has a test file; of the
+    others, a fixed random 80 % of the samples are for training.
 
     Returns:
       `train_x`, `test_x`: float32 `[N, d]` as in the file; `train_y`, `test_y`: int32 `[N]`, 0 for
@@ -70,7 +70,7 @@ def read(name: str, data_dir: str | Path | None = None) -> Arrays:
     parts = [_read_file(path, source) for path in _find(name, source, folder)]
     if len(parts) == 1:
         ((x, y),) = parts
-        # The legacy generator, since its stream is frozen: the split is the same in every NumPy.
+        # The legacy generator has a frozen stream: the split is the same in every NumPy version.
         order = np.random.RandomState(0).permutation(len(y))
         train, test = np.split(order, [len(y) * 4 // 5])
         parts = [(x[train], y[train]), (x[test], y[test])]
@@ -86,11 +86,11 @@ def read(name: str, data_dir: str | Path | None = None) -> Arrays:
 def standardize(raw: Arrays) -> None:
     """Subtracts each feature's training mean and divides by its training standard deviation.
 
-    In place of the entries of `raw`. A feature that is constant in training is only shifted.
+    Modifies `raw` in place. A feature that is constant in training is only shifted.
     """
     train = raw["train_x"]
     mean, std = train.mean(0, dtype=np.float64), train.std(0, dtype=np.float64)
-    std[np.ptp(train, axis=0) == 0] = 1  # not where std is 0: rounding may leave 1e-17 there
+    std[np.ptp(train, axis=0) == 0] = 1  # not `std == 0`: rounding may leave 1e-17
     for field in ("train_x", "test_x"):
         raw[field] = ((raw[field] - mean) / std).astype(np.float32)
 
@@ -101,18 +101,18 @@ def _folder(data_dir: str | Path | None) -> Path:
 
 
 def _find(name: str, source: _Source, folder: Path) -> list[Path]:
-    """Returns the path of each file, the plain one if there are both."""
-    found = {}
+    """Returns the path of each file, the uncompressed one if both exist."""
+    paths = {}
     for file in source.files:
         candidates = (folder / file, folder / f"{file}.gz")
-        found[file] = next((path for path in candidates if path.is_file()), None)
-    missing = [f"{file} (or {file}.gz)" for file, path in found.items() if path is None]
+        paths[file] = next((path for path in candidates if path.is_file()), None)
+    missing = [f"{file} (or {file}.gz)" for file, path in paths.items() if path is None]
     if missing:
         raise FileNotFoundError(
             f"{name}: no {' and no '.join(missing)} in {folder}; get it from {source.host} and"
             " put it there, or set BYZJAX_DATA_DIR to the folder that has it."
         )
-    return [path for path in found.values() if path is not None]
+    return [path for path in paths.values() if path is not None]
 
 
 def _read_file(path: Path, source: _Source) -> tuple[np.ndarray, np.ndarray]:
@@ -121,7 +121,7 @@ def _read_file(path: Path, source: _Source) -> tuple[np.ndarray, np.ndarray]:
         try:
             content = gzip.decompress(content)
         except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{path} is damaged or no gzip file: {error}.") from error
+            raise ValueError(f"{path} is damaged or not a gzip file: {error}.") from error
     lines = content.splitlines()
     parse = _parse_csv if source.csv else _parse_libsvm
 
@@ -135,8 +135,7 @@ def _read_file(path: Path, source: _Source) -> tuple[np.ndarray, np.ndarray]:
     try:
         return parse(lines, source)
     except (ValueError, OverflowError):
-        # A parser of a whole file does not tell the line: it is where the shortest failing
-        # beginning ends.
+        # The parser does not report the line: it is the last one of the shortest prefix that fails.
         number = 1 + bisect.bisect_left(range(1, len(lines)), True, key=fails)
     labels = " or ".join(map(str, source.labels))
     expected = (
@@ -173,8 +172,8 @@ def _parse_csv(lines: list[bytes], source: _Source) -> tuple[np.ndarray, np.ndar
 
 def _checked(x: np.ndarray, labels: np.ndarray, source: _Source) -> tuple[np.ndarray, np.ndarray]:
     """Features as float32, labels as 0 and 1."""
-    with np.errstate(over="ignore"):  # seen in the next line
+    with np.errstate(over="ignore"):  # overflow is detected in the next line
         x = x.astype(np.float32)
     if not np.isfinite(x).all() or not np.isin(labels, source.labels).all():
-        raise ValueError("a feature that is not finite, or a label that is none of the two.")
+        raise ValueError("a feature is not finite, or a label is neither of the two.")
     return x, (labels == source.labels[1]).astype(np.int32)

@@ -37,10 +37,10 @@ Array = jax.Array | np.ndarray
 class Dataset:
     """A classification data set in memory.
 
-    Images are float32 `[N, H, W, C]`, less the mean and divided by the standard deviation of the
-    training pixels: one scalar for a data set of grey images, one per channel for cifar10.
-    Features are float32 `[N, d]`: those of a9a, mushrooms and w8a are 0 and 1 and stay so, those
-    of spambase are standardised, each by its training mean and standard deviation.
+    Images are float32 `[N, H, W, C]`, normalised by the mean and standard deviation of the training
+    pixels: one scalar for greyscale images, one per channel for cifar10.
+    Features are float32 `[N, d]`: those of a9a, mushrooms and w8a are 0 and 1 and stay unchanged,
+    those of spambase are standardised, each by its training mean and standard deviation.
     Labels are int32 `[N]`.
     `checksum` is the start of the sha256 of the raw arrays (before the normalisation).
     """
@@ -57,9 +57,9 @@ class Dataset:
 def load(name: str, *, data_dir: str | Path | None = None, download: bool = False) -> Dataset:
     """Returns the data set `name`, one of `NAMES`.
 
-    TFDS's prepared data are looked for in `data_dir`, else in `$TFDS_DATA_DIR`, else in TFDS's own
-    default, `~/tensorflow_datasets`. If they are missing, `download` fetches and prepares them,
-    which needs TensorFlow.
+    Data prepared by TFDS are looked for in `data_dir`, else in `$TFDS_DATA_DIR`, else in the
+    default of TFDS, `~/tensorflow_datasets`. If they are missing, `download` fetches and prepares
+    them, which needs TensorFlow.
 
     The files of a9a, mushrooms, spambase and w8a are looked for in `data_dir`, else in
     `$BYZJAX_DATA_DIR`, else in `~/.cache/byzjax/convex`; they are never downloaded.
@@ -93,7 +93,7 @@ def _checksum(raw: Arrays) -> str:
 
 def _finish(name: str, raw: Arrays) -> Dataset:
     checksum = _checksum(raw)
-    # Integer sums: exact, and without a float64 copy of the images (255**2 fits in uint16).
+    # Integer sums are exact and need no float64 copy of the images (255**2 fits in uint16).
     train, axes = raw["train_x"], (0, 1, 2)
     count = train[..., 0].size
     mean = train.sum(axes, dtype=np.int64) / count
@@ -107,12 +107,12 @@ def _finish(name: str, raw: Arrays) -> Dataset:
 
 
 def _read_digits() -> Arrays:
-    """The 1,797 images of 8 x 8 that scikit-learn carries: 1,437 to train, 360 to test."""
+    """The 1,797 images of 8 x 8 in scikit-learn: 1,437 for training, 360 for testing."""
     from sklearn.datasets import load_digits
 
     bunch: Any = load_digits()
     x, y = bunch["images"].astype(np.uint8)[..., None], bunch["target"].astype(np.int32)
-    # The legacy generator, since its stream is frozen: the split is the same in every NumPy.
+    # The legacy generator has a frozen stream: the split is the same in every NumPy version.
     order = np.random.RandomState(0).permutation(len(y))
     train, test = order[:1437], order[1437:]
     return {"train_x": x[train], "train_y": y[train], "test_x": x[test], "test_y": y[test]}

@@ -1,4 +1,4 @@
-"""What labels the workers hold: counts, a table and a figure."""
+"""The labels that workers hold: counts, a table and a figure."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ _MAX_LINES = 30  # workers in a printed table
 def label_histogram(
     labels: np.ndarray, parts: Sequence[np.ndarray], num_classes: int
 ) -> np.ndarray:
-    """Counts the labels that each worker holds.
+    """Counts the labels of each worker's samples.
 
     Args:
       labels: `int[N]`, each in 0 .. `num_classes` - 1.
@@ -42,7 +42,7 @@ def label_histogram(
 def describe(dataset: Dataset, parts: Sequence[np.ndarray]) -> str:
     """Returns a text table of the training labels that each worker holds, and their sums.
 
-    One line for each of the first 30 workers; a line says how many more there are.
+    Shows the first 30 workers, and the number of further ones.
     """
     histogram = label_histogram(dataset.train_y, parts, dataset.num_classes)
     header = ["worker", *map(str, range(dataset.num_classes)), "total"]
@@ -60,7 +60,7 @@ def describe(dataset: Dataset, parts: Sequence[np.ndarray]) -> str:
 
 def histogram_figure(histogram: np.ndarray, title: str) -> "Figure":
     """Draws a histogram of labels `[n, C]` as a heatmap, workers from left to right."""
-    from matplotlib.figure import Figure  # only here: it takes a second to import
+    from matplotlib.figure import Figure  # imported here: it takes a second
     from matplotlib.ticker import MaxNLocator
 
     n, classes = histogram.shape

@@ -1,4 +1,4 @@
-"""How the samples of a data set are dealt out to the workers, as functions of their labels."""
+"""Partitions of a data set's samples among the workers, as functions of their labels."""
 
 import ast
 from collections.abc import Callable
@@ -17,7 +17,7 @@ class Kind(NamedTuple):
 
 
 class _Form(NamedTuple):
-    """How a kind is written, and which values it takes; `accepts` is None without a value."""
+    """How a kind is written, and which values it accepts; `accepts` is None without a value."""
 
     usage: str
     accepts: Callable[[float], bool] | None = None
@@ -44,10 +44,10 @@ NAMES = tuple(_FORMS)
 
 
 def parse_partition(kind: str) -> Kind:
-    """Reads a kind of partition as it is written on the command line; needs no data.
+    """Parses a kind of partition as written on the command line; needs no data.
 
     Raises:
-      ValueError: the kind is unknown, or its value is missing, too many or out of range.
+      ValueError: the kind is unknown, or its value is missing, superfluous or out of range.
     """
     try:
         match ast.parse(kind, mode="eval").body:
@@ -70,39 +70,40 @@ def parse_partition(kind: str) -> Kind:
 def partition(
     labels: np.ndarray, num_workers: int, kind: str, *, seed: int
 ) -> tuple[np.ndarray, ...]:
-    """Deals the samples out to the workers: one array of indices each, no sample twice.
+    """Partitions the samples among the workers: one array of indices each, no sample twice.
 
-    With N samples and n workers, each kind but `long_tail` deals out all samples. Where nothing
-    else is said, sizes differ by at most one; every worker has at least one sample.
+    With N samples and n workers, each kind but `long_tail` uses all samples. Unless stated
+    otherwise, sizes differ by at most one; every worker has at least one sample.
 
-    * `iid`: a random permutation, cut.
-    * `sorted`: by label, cut; no use of the seed.
-    * `dirichlet(alpha)`: each class shared out by weights ~ Dirichlet(alpha); a small alpha makes
-      unlike workers, of unlike sizes (Yurochkin et al. 2019).
-    * `pathological(k)`: sorted by label, cut into n k shards, k of them at random to each worker
-      (McMahan et al. 2017, k = 2). A worker has at most k labels where no shard straddles two;
+    * `iid`: a random permutation, split evenly.
+    * `sorted`: sorted by label, split evenly; the seed is unused.
+    * `dirichlet(alpha)`: each class is divided by weights ~ Dirichlet(alpha); a small alpha makes
+      workers heterogeneous in labels and sizes (Yurochkin et al. 2019).
+    * `pathological(k)`: sorted by label, split into n k shards, k random ones for each worker
+      (McMahan et al. 2017, k = 2). A worker has at most k labels if no shard straddles two;
       the C - 1 borders between classes add at most C - 1 labels, over all workers. Sizes differ
       by at most k.
-    * `gamma_similarity(gamma)`: a share gamma of the samples is dealt out iid, the rest sorted by
-      label; each worker has its part of both (Karimireddy et al. 2020). At gamma = 1 this is
+    * `gamma_similarity(gamma)`: a share gamma of the samples is distributed iid, the rest sorted by
+      label; each worker gets a part of both (Karimireddy et al. 2020). At gamma = 1 this is
       `iid`, at gamma = 0 `sorted`.
     * `long_tail(beta)`: of class c = 0, 1, ... (by label) a random share beta**c is kept, rounded
-      down but at least one sample; what is kept is dealt out sorted by label. The exact form is
-      our reading of the long-tail sets of Karimireddy, He, Jaggi 2022, who also deal them out iid.
-    * `unequal(alpha)`: like `iid`, but all samples beyond everybody's first are shared out by
-      weights ~ Dirichlet(alpha); a small alpha makes unlike sizes.
+      down but at least one sample; the kept samples are distributed sorted by label. The exact form
+      is our reading of the long-tail sets of Karimireddy, He, Jaggi 2022, who also use them iid.
+    * `unequal(alpha)`: like `iid`, but all samples beyond each worker's first are divided by
+      weights ~ Dirichlet(alpha); a small alpha makes sizes unequal.
 
     Args:
       labels: `int[N]`.
       num_workers: n.
-      kind: one of the above, with a number in the place of the letter.
-      seed: decides every random choice.
+      kind: one of the above, with a number in place of the letter.
+      seed: determines every random choice.
 
     Returns:
       n arrays of indices into `labels`.
 
     Raises:
-      ValueError: an unknown kind, too few samples, or no Dirichlet draw that serves everyone.
+      ValueError: the kind is unknown, there are too few samples, or no Dirichlet draw gives every
+        worker a sample.
     """
     labels = np.asarray(labels)
     name, value = parse_partition(kind)
@@ -113,14 +114,14 @@ def partition(
         )
     rng = np.random.default_rng(seed)
     if value is None:
-        everyone = np.arange(len(labels))
-        order = rng.permutation(everyone) if name == "iid" else _by_label(labels, everyone)
+        indices = np.arange(len(labels))
+        order = rng.permutation(indices) if name == "iid" else _by_label(labels, indices)
         return tuple(np.array_split(order, num_workers))
     return _DEALERS[name](labels, num_workers, value, rng)
 
 
 def _by_label(labels: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """Sorts indices by their labels and, in a class, by themselves."""
+    """Sorts indices by their labels, then by index."""
     return indices[np.lexsort((indices, labels[indices]))]
 
 
@@ -161,7 +162,7 @@ def _gamma_similarity(
 ) -> tuple[np.ndarray, ...]:
     order = rng.permutation(len(labels))
     shared = round(gamma * len(labels))
-    # The sorted part fills up what the iid part leaves open, so that whole sizes are even.
+    # The sorted part fills each worker up to its even share of all samples.
     filled = _even_sizes(shared, num_workers)
     left = _even_sizes(len(labels), num_workers) - filled
     pieces = zip(_cut(order[:shared], filled), _cut(_by_label(labels, order[shared:]), left))
@@ -194,7 +195,7 @@ def _unequal(
 
 
 def _even_sizes(samples: int, num_workers: int) -> np.ndarray:
-    """The sizes of `np.array_split`: the first workers have one more."""
+    """The sizes of `np.array_split`: the first workers get one more."""
     return samples // num_workers + (np.arange(num_workers) < samples % num_workers)
 
 

@@ -1,4 +1,4 @@
-"""Image data sets that TensorFlow Datasets (TFDS) has prepared, as arrays."""
+"""Image data sets prepared by TensorFlow Datasets (TFDS), as arrays."""
 
 import hashlib
 import importlib
@@ -20,7 +20,7 @@ _CHUNK = 5000  # examples decoded at a time
 
 
 def prepared_folder(name: str, data_dir: str | Path | None, download: bool) -> Path:
-    """Returns `data_dir/name/version`, after downloading if it is missing and that is allowed."""
+    """Returns `data_dir/name/version`, downloading it first if it is missing and `download`."""
     data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     root = Path(data_dir).expanduser() / name
 
@@ -53,7 +53,7 @@ def _require_tensorflow(what: str) -> None:
 
 
 def read_cached(name: str, folder: Path) -> Arrays:
-    """Reads a prepared folder, or the arrays that an earlier call kept of it."""
+    """Reads a prepared folder, or the arrays that an earlier call cached."""
     info = (folder / "dataset_info.json").read_bytes()
     key = f"{name}-{folder.name}-{hashlib.sha256(info).hexdigest()[:16]}.npz"
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "byzjax" / key
@@ -76,7 +76,7 @@ def read_cached(name: str, folder: Path) -> Arrays:
 def _read_array_record(folder: Path, split: str) -> list[tuple[np.ndarray, np.ndarray]]:
     import tensorflow_datasets as tfds
 
-    # From the folder itself: unlike `tfds.data_source`, this has no way to the network.
+    # Read from the folder: unlike `tfds.data_source`, this cannot access the network.
     source: Any = tfds.builder_from_directory(str(folder)).as_data_source(split=split)
     chunks = []
     for start in range(0, len(source), _CHUNK):
@@ -86,10 +86,10 @@ def _read_array_record(folder: Path, split: str) -> list[tuple[np.ndarray, np.nd
 
 
 def _read_tfrecord(folder: Path, split: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    _require_tensorflow(f"reading {folder}, which is in TFRecord form,")
+    _require_tensorflow(f"reading {folder}, which is in TFRecord format,")
     import tensorflow_datasets as tfds
 
-    # One file at a time, so that the order is that of the files, as in array_record form.
+    # One file at a time keeps the order of the files, as for array_record.
     dataset = tfds.builder_from_directory(str(folder)).as_dataset(
         split=split, batch_size=_CHUNK, read_config=tfds.ReadConfig(interleave_cycle_length=1)
     )
@@ -97,7 +97,7 @@ def _read_tfrecord(folder: Path, split: str) -> list[tuple[np.ndarray, np.ndarra
 
 
 def _write_cache(path: Path, raw: Arrays) -> None:
-    """Writes the arrays in one step; a cache that cannot be written is no error."""
+    """Writes the arrays atomically; a cache that cannot be written is not an error."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:

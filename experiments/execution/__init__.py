@@ -1,1 +1,1 @@
-"""Blocks that run, are kept on disk, and go on after an interruption."""
+"""Runs blocks, stores their results, and resumes them after an interruption."""

@@ -1,4 +1,4 @@
-"""Trains the runs of one block, from its checkpoint if there is one."""
+"""Trains the runs of one block, resuming from its checkpoint if there is one."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ from experiments.training import devices, diagnostics
 from experiments.training import program as programs
 from experiments.training.runs import block_runs
 
-# A block that takes longer is kept half-way, as often as this.
+# Seconds between checkpoints of a block.
 CHECKPOINT_SECONDS = 300.0
 
 
@@ -29,9 +29,9 @@ class Place(NamedTuple):
     """Where a block is trained.
 
     Attributes:
-      folder: of the study.
-      checkpoints: of the block.
-      over: the devices that the workers are spread over; None for one.
+      folder: the folder of the study.
+      checkpoints: the checkpoints of the block.
+      over: the devices that the workers are distributed over; None for one.
     """
 
     folder: pathlib.Path
@@ -40,7 +40,7 @@ class Place(NamedTuple):
 
 
 def checkpoints(task: Task, folder: pathlib.Path, over: Mesh | None) -> Checkpoints:
-    """Those of a block; one of other versions is not resumed, so that all digits come from one."""
+    """The checkpoints of a block; they are not resumed under different versions or devices."""
     here = store.environment(over)
     decisive = "".join(here[name] for name in store.DECISIVE)
     versions = hashlib.sha256(decisive.encode()).hexdigest()[:8]
@@ -60,13 +60,13 @@ def train(
     Args:
       task: the block.
       dataset: its data.
-      program: its rule's.
-      attack: which of the program's attacks it is.
+      program: the program of its rule.
+      attack: index of its attack in the program.
       place: folder, checkpoints and devices.
-      advance: told how many steps are done since the last call.
+      advance: called with the number of steps since the last call.
 
     Returns:
-      The curves of its runs, and the seconds; nothing where another process leads.
+      The curves of its runs, and the seconds; empty on processes other than the first.
     """
     config, block, lead = task.config, task.block, hosts.leads()
     folder, kept, over = place
@@ -99,7 +99,7 @@ def train(
 
 
 def _run(config: Config, seed: int, s: int, place: int, curves: list) -> dict[str, Any]:
-    """What is kept of one run."""
+    """The stored results of one run."""
     finite = [bool(metrics.finite[place]) for metrics, _ in curves]
     steps = list(range(config.eval_every, config.steps + 1, config.eval_every))
     asked = {}
@@ -115,7 +115,7 @@ def _run(config: Config, seed: int, s: int, place: int, curves: list) -> dict[st
         "s": s,
         "step": steps,
         "accuracy": [round(float(metrics.accuracy[place]), 6) for metrics, _ in curves],
-        # JSON knows no NaN: a model that is not finite has no loss.
+        # JSON has no NaN: a model that is not finite has no loss.
         "loss": [_number(metrics.loss[place]) for metrics, _ in curves],
         "finite": finite,
         **asked,
@@ -128,7 +128,7 @@ def _run(config: Config, seed: int, s: int, place: int, curves: list) -> dict[st
 def _log(
     task: Task, step: int, metrics: programs.Metrics, seconds: float, folder: pathlib.Path
 ) -> None:
-    """One line for each evaluation."""
+    """Appends one line per evaluation to the log."""
     line = {
         "block": task.path.stem,
         "rule": str(task.block.rule),

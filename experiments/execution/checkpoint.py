@@ -1,4 +1,4 @@
-"""Half-way states of long blocks, by Orbax; a block that is finished needs none."""
+"""Checkpoints of unfinished blocks, by Orbax."""
 
 import pathlib
 import shutil
@@ -15,17 +15,17 @@ from experiments.training import program as programs
 
 
 class Checkpoints:
-    """The newest state of one block, and its evaluations so far, in the hands of one process.
+    """The latest state of one block and its evaluations so far, managed by one process.
 
     Args:
-      folder: of this block alone.
+      folder: the folder of this block only.
     """
 
     def __init__(self, folder: pathlib.Path):
         self.folder = folder.absolute()
 
     def _manager(self) -> Any:
-        import orbax.checkpoint as ocp  # only here: it takes a second to import
+        import orbax.checkpoint as ocp  # imported here: it takes a second
 
         alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
         options = ocp.CheckpointManagerOptions(
@@ -34,10 +34,10 @@ class Checkpoints:
         return ocp.CheckpointManager(self.folder, options=options)
 
     def save(self, step: int, states: Any, curves: list) -> None:
-        """Keeps what there is after so many steps, in the place of what was kept before."""
+        """Saves the states and curves after `step` steps, replacing the previous checkpoint."""
         import orbax.checkpoint as ocp
 
-        flat = [_flat(metrics, found) for metrics, found in curves]
+        flat = [_flat(metrics, seen) for metrics, seen in curves]
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._manager() as manager:
             manager.save(
@@ -50,24 +50,24 @@ class Checkpoints:
             manager.wait_until_finished()
 
     def restore(self, like: Any) -> tuple[int, Any, list] | None:
-        """(step, states, curves), or None if there is nothing to go on from.
+        """(step, states, curves), or None without a checkpoint.
 
-        Of several processes the first reads, and tells the others all but the curves.
+        With several processes, only the first one reads; it broadcasts everything but the curves.
 
         Args:
-          like: states of the same structure, as the block begins with.
+          like: states of the same structure, such as the initial ones.
         """
         arrays = _arrays(like)
-        found = self._whole(arrays) if hosts.leads() else None
-        step, arrays, curves = found or (0, arrays, [])
+        kept = self._whole(arrays) if hosts.leads() else None
+        step, arrays, curves = kept or (0, arrays, [])
         step, arrays = hosts.told((np.int32(step), arrays))
         return (int(step), _as_states(arrays, like), curves) if step else None
 
     def _whole(self, arrays: Any) -> tuple[int, Any, list] | None:
-        """What was kept; where it cannot be read it is set aside, and the block starts again."""
+        """Reads the checkpoint; one that cannot be read is set aside, and the block restarts."""
         try:
             return self._read(arrays)
-        except Exception as error:  # whatever a part that is missing or cut makes of Orbax
+        except Exception as error:  # whatever Orbax raises for a missing or truncated part
             aside = self.folder.with_name(f"{self.folder.name}.damaged")
             shutil.rmtree(aside, ignore_errors=True)
             self.folder.rename(aside)
@@ -87,21 +87,21 @@ class Checkpoints:
             step = manager.latest_step()
             if step is None:
                 return None
-            found = manager.restore(
+            kept = manager.restore(
                 step,
                 args=ocp.args.Composite(
                     states=ocp.args.StandardRestore(arrays), curves=ocp.args.JsonRestore()
                 ),
             )
-        return step, found["states"], [_whole(each) for each in found["curves"]["all"]]
+        return step, kept["states"], [_whole(each) for each in kept["curves"]["all"]]
 
     def forget(self) -> None:
-        """Removes all of it."""
+        """Removes the checkpoint."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _arrays(states: Any) -> Any:
-    """NumPy's arrays; of keys their data."""
+    """The leaves as NumPy arrays; of PRNG keys, their data."""
     return jax.tree.map(
         lambda x: np.asarray(jax.random.key_data(x) if devices.is_key(x) else x), states
     )
@@ -116,9 +116,9 @@ def _as_states(arrays: Any, like: Any) -> Any:
     return jax.tree.map(leaf, arrays, like)
 
 
-def _flat(metrics: programs.Metrics, found: dict[str, np.ndarray]) -> dict[str, list]:
-    """An evaluation as JSON, which writes a float32 with all digits that tell it from others."""
-    arrays = metrics._asdict() | found
+def _flat(metrics: programs.Metrics, seen: dict[str, np.ndarray]) -> dict[str, list]:
+    """An evaluation as JSON, which represents float32 values exactly."""
+    arrays = metrics._asdict() | seen
     return {name: np.asarray(a).tolist() for name, a in arrays.items()}
 
 

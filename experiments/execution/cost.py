@@ -1,4 +1,4 @@
-"""What a study would cost, told before anything runs."""
+"""Estimates the cost of a study before it runs."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,15 +11,15 @@ from experiments.grid import planning, protocols
 from experiments.grid.config import Config
 from experiments.models import zoo
 
-# Sustained rates of whole studies (an MLP on MNIST, batch 16, the rest of the step included, on 2
-# cores of an AMD EPYC, JAX 0.10.2); for a GPU by its maker's order of magnitude and never tried.
-# Besides, seconds to compile one program.
+# Sustained rates of whole studies (an MLP on MNIST, batch 16, all parts of a step included, on 2
+# cores of an AMD EPYC, JAX 0.10.2); for the GPU from the vendor's figure, not measured. Then the
+# seconds to compile one program.
 GFLOPS = {"2 CPU cores": 30.0, "one H100 at a third of its float32 peak": 20_000.0}
 COMPILE_SECONDS = 9.0
 
 
 def gradient_flops(config: Config, dataset: datasets.Dataset) -> float:
-    """Floating point operations of one worker's gradient, by XLA's count."""
+    """Floating-point operations of one worker's gradient, as counted by XLA."""
     model = zoo.build(config.model, dataset.train_x.shape[1:], dataset.num_classes)
     params = jax.eval_shape(model.init, jax.random.key(0))
     shape = (config.batch_size, *dataset.train_x.shape[1:])
@@ -32,9 +32,9 @@ def gradient_flops(config: Config, dataset: datasets.Dataset) -> float:
 
 
 def estimate(tasks: Sequence[Task], load: Callable[[Config], datasets.Dataset]) -> str:
-    """One line for each grid and their sum: runs, operations, and minutes on some machines.
+    """One line per grid and their sum: runs, operations, and minutes on some machines.
 
-    Operations are those of the gradients; what attacks that search try comes on top.
+    Counts the operations of the gradients only, not those of attacks that search.
     """
     flops: dict[Config, float] = {}
     runs: dict[Config, int] = {}

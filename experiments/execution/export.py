@@ -1,4 +1,4 @@
-"""Finished blocks as one small CSV file, from which a study goes on elsewhere."""
+"""Finished blocks as one small CSV file, from which a study can be continued elsewhere."""
 
 import csv
 import json
@@ -12,7 +12,7 @@ from experiments.execution import store
 
 FILE = "blocks.csv"
 _SHOWN = ("rule", "mixing", "attack", "seconds")
-# What is kept beside the blocks: small files that people read.
+# Files copied along with the blocks: small ones for readers.
 _KEPT = (
     *("table.csv", "table.md", "config.json", "accuracy_heatmap*.png"),
     *("distance_to_optimum*.png", "worst_accuracy*.png"),
@@ -20,7 +20,7 @@ _KEPT = (
 
 
 def write(folder: pathlib.Path, blocks: Sequence[dict[str, Any]], target: pathlib.Path) -> None:
-    """Writes the blocks, and copies the tables and figures of a study's folder beside them."""
+    """Writes the blocks, and copies the tables and figures of the study next to them."""
     target.mkdir(parents=True, exist_ok=True)
     temporary = target / f".{FILE}.tmp"
     with temporary.open("w", newline="") as file:
@@ -37,7 +37,7 @@ def write(folder: pathlib.Path, blocks: Sequence[dict[str, Any]], target: pathli
 
 
 def read(target: pathlib.Path) -> list[dict[str, Any]]:
-    """The blocks of such a file; none if there is no file.
+    """Reads exported blocks; an empty list if there is no file.
 
     Raises:
       ValueError: a line is damaged.
@@ -57,7 +57,7 @@ def read(target: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def bring_in(target: pathlib.Path, folder: pathlib.Path) -> int:
-    """Puts exported blocks where a study looks for finished ones; returns how many are new."""
+    """Copies exported blocks into the folder of a study; returns the number of new ones."""
     new = 0
     for block in read(target):
         path = store.block_path(folder, _described(block))

@@ -1,8 +1,8 @@
-"""Many hosts: processes that train together by `jax.distributed`, of which the first one writes.
+"""Multiple hosts: processes that train together by `jax.distributed`; only the first one writes.
 
-All processes run the same command. Each loads its own data and computes its own workers' gradients;
-the first alone reads and writes the study's folder, and tells the others what they need of it, so
-that hosts need not share one.
+All processes run the same command. Each loads the data and computes the gradients of its own
+workers; only the first one reads and writes the study's folder, and broadcasts what the others
+need, so hosts need no shared file system.
 """
 
 import contextlib
@@ -17,28 +17,28 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-# How long the processes wait for the last of them to start.
+# Timeout for all processes to start.
 START_SECONDS = 300
-# A process that has not been heard of for so long counts as dead, and the others stop.
+# A process without a heartbeat for this long counts as dead, and the others stop.
 HEARTBEAT_SECONDS = 100
 
 
 class StoppedError(Exception):
-    """A process could not go on, perhaps because another one has died."""
+    """A process cannot continue, possibly because another one has died."""
 
 
 def join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Makes this process one of several, of which the first one speaks; nothing if all are None.
+    """Joins this process with others, of which only the first prints; no-op if all are None.
 
     Args:
       coordinator: `host:port` of the first process, or `auto`.
-      num_processes: how many there are.
-      process_id: which this is, from 0.
+      num_processes: number of processes.
+      process_id: index of this process, from 0.
 
-    `auto` and None are found out where SLURM, a TPU pod or Kubernetes says it.
+    `auto` and None are detected under SLURM, on TPU pods and on Kubernetes.
 
     Raises:
-      ValueError: they do not fit together, or cannot be found out.
+      ValueError: the arguments are inconsistent, or cannot be detected.
     """
     given = f"coordinator={coordinator}, num_processes={num_processes}, process_id={process_id}"
     if coordinator is None:
@@ -51,7 +51,7 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
         raise ValueError(f"num_processes must be at least 1; got {num_processes}.")
     if process_id is not None and not 0 <= process_id < (num_processes or process_id + 1):
         raise ValueError(f"process_id must lie in 0 .. num_processes - 1; got {given}.")
-    # Said beforehand: if one does not come, JAX ends this process without coming back here.
+    # Printed first: if a process is missing, JAX terminates this one without returning.
     print(f"Waiting at most {START_SECONDS} s for all processes; {given}.", file=sys.stderr)
     try:
         address = None if coordinator == "auto" else coordinator
@@ -64,10 +64,10 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
         )
     except ValueError as error:
         raise ValueError(
-            f"found no SLURM, TPU pod or Kubernetes that says more; got {given}. {error}"
+            f"no SLURM, TPU pod or Kubernetes environment detected; got {given}. {error}"
         ) from error
     sys.excepthook = _end_with_traceback
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which JAX catches: it would not end a process
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # JAX catches it without terminating the process
     if not leads():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
 
@@ -78,16 +78,16 @@ def several() -> bool:
 
 
 def leads() -> bool:
-    """Whether this is the process that reads, writes and speaks."""
+    """Whether this is the process that reads, writes and prints."""
     return not several() or jax.process_index() == 0
 
 
 def told(tree: Any) -> Any:
-    """The arrays that the first process has, bit for bit; of the others only shapes count."""
+    """Broadcasts the arrays of the first process bit for bit; of the others only shapes matter."""
     if not several():
         return tree
     leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, tree))
-    # As bytes, since they are sent as a sum, in which -0 would become 0.
+    # As bytes: the broadcast is a sum, in which -0 would become 0.
     sent = multihost_utils.broadcast_one_to_all(
         [np.frombuffer(leaf.tobytes(), np.uint8) for leaf in leaves]
     )
@@ -98,10 +98,10 @@ def told(tree: Any) -> Any:
 
 
 def check_same(lines: Sequence[str]) -> None:
-    """That all processes have the same.
+    """Checks that all processes have the same lines.
 
     Raises:
-      ValueError: they have not.
+      ValueError: they do not.
     """
     if not several():
         return
@@ -110,28 +110,29 @@ def check_same(lines: Sequence[str]) -> None:
     others = [i for i, other in enumerate(digests) if (other != digests[0]).any()]
     if others:
         raise ValueError(
-            f"processes {', '.join(map(str, others))} plan other blocks than process 0; expected "
-            "the same options, data and version everywhere."
+            f"processes {', '.join(map(str, others))} plan different blocks than process 0; "
+            "expected the same options, data and version everywhere."
         )
 
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """What stops one of several processes stops all: none waits for another that is gone.
+    """An error in one of several processes stops all, so that none waits for another.
 
     Raises:
-      StoppedError: in the place of any error, where there are several processes.
+      StoppedError: in place of any error, with several processes.
     """
     try:
         yield
     except Exception as error:
         if not several():
             raise
-        first_line = (str(error).strip() or "no more is known").splitlines()[0]
+        first_line = (str(error).strip() or "no message").splitlines()[0]
         raise StoppedError(
             f"process {jax.process_index()} of {jax.process_count()} stopped: "
-            f"{type(error).__name__}: {first_line.rstrip('.')}. If another process has died, that "
-            "is why. Start all of them again: finished blocks and the last checkpoint are kept."
+            f"{type(error).__name__}: {first_line.rstrip('.')}. The cause may be that another "
+            "process has died. Restart all of them: finished blocks and the last checkpoint are "
+            "kept."
         ) from error
 
 
@@ -141,7 +142,7 @@ def _end_with_traceback(*error: Any) -> NoReturn:
 
 
 def end(status: int) -> NoReturn:
-    """Ends this process; if it failed, without waiting for others that may wait for it."""
+    """Ends this process; if it failed, without waiting for others, which may wait for it."""
     if status and jax.distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()

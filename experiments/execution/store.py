@@ -1,9 +1,9 @@
 """The folder of a study.
 
-It holds `blocks/<hash>.json` (finished, each written under another name, flushed and renamed),
-`failed/<hash>.json` (what could not be run, and why), `checkpoints/` (of blocks that take long),
-`locks/` (so that two processes do not train one block), `log.jsonl` (one line for each evaluation,
-to look at while it runs) and `config.json`.
+It holds `blocks/<hash>.json` (finished blocks, each written to a temporary file and renamed),
+`failed/<hash>.json` (failed blocks, with the error), `checkpoints/` (of long blocks), `locks/` (so
+that two processes do not train the same block), `log.jsonl` (one line per evaluation, to follow a
+run) and `config.json`.
 """
 
 import dataclasses
@@ -30,22 +30,22 @@ from experiments.grid.config import Config
 from experiments.grid.planning import Block
 from experiments.training import devices
 
-# What a block holds beside its identity.
+# Keys of a block besides its identity.
 RESULTS = ("runs", "seconds", "environment")
-# Versions and device that decide the bits of a result; another one is worth a warning.
+# Versions and device that determine the bits of a result; a difference causes a warning.
 DECISIVE = ("byzjax", "jax", "jaxlib", "flax", "optax", "device", "commit")
-# What every finished block has.
+# Keys that every finished block has.
 PARTS = ("rule", "mixing", "attack", "members", "environment", "byzjax")
 
 
 class Task(NamedTuple):
-    """A block of a grid, and where its results lie.
+    """A block of a grid, and the file of its results.
 
     Attributes:
-      config: the grid that it is of.
+      config: the grid of the block.
       block: the runs.
-      described: all that decides its numbers.
-      path: its file, named by the hash of that.
+      described: everything that determines its numbers.
+      path: its file, named by the hash of `described`.
     """
 
     config: Config
@@ -55,7 +55,7 @@ class Task(NamedTuple):
 
 
 def identity(config: Config, block: Block, checksum: str) -> dict[str, Any]:
-    """Everything that decides the results of a block."""
+    """Everything that determines the results of a block."""
     return {
         **configs.identity(config),
         "rule": str(block.rule),
@@ -68,13 +68,13 @@ def identity(config: Config, block: Block, checksum: str) -> dict[str, Any]:
 
 
 def block_path(folder: pathlib.Path, described: dict[str, Any]) -> pathlib.Path:
-    """Where a block's results lie: its name is the hash of its identity."""
+    """The file of a block's results, named by the hash of its identity."""
     text = json.dumps(described, sort_keys=True)
     return folder / "blocks" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:
-    """Writes to a temporary file, then renames: no half-written file is ever found at `path`."""
+    """Writes atomically, by renaming a temporary file: `path` is never half-written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -89,29 +89,29 @@ def write_json(path: pathlib.Path, content: Any) -> None:
 
 
 def read_block(path: pathlib.Path, parts: Sequence[str] = ()) -> dict[str, Any] | None:
-    """A finished block, or None where there is none; one that is damaged is named on stderr.
+    """A finished block, or None without one; a damaged file is reported on stderr.
 
     Args:
-      path: of the file, in JSON.
-      parts: names that the block must have.
+      path: the JSON file.
+      parts: keys that the block must have.
     """
     try:
-        found = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError):  # a folder, no JSON, no UTF-8, nested too deep
-        found = None
-    if isinstance(found, dict) and found and all(name in found for name in parts):
-        return found
+    except (OSError, ValueError, RecursionError):  # a folder, not JSON, not UTF-8, nested too deep
+        content = None
+    if isinstance(content, dict) and content and all(name in content for name in parts):
+        return content
     print(f"warning: {path} is damaged; it counts as missing.", file=sys.stderr)
     return None
 
 
 def environment(over: Mesh | None = None) -> dict[str, str]:
-    """Versions, machine, date and commit, to stand beside every result.
+    """Versions, machine, date and commit, stored with every result.
 
     Args:
-      over: the devices that the workers are spread over; None for one.
+      over: the devices that the workers are distributed over; None for one.
     """
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
     return {
@@ -127,10 +127,10 @@ def environment(over: Mesh | None = None) -> dict[str, str]:
 
 @functools.cache
 def _commit() -> str:
-    """The commit of this checkout, with a `+` if something is changed; empty outside of one."""
+    """The commit of this checkout, with a `+` for uncommitted changes; empty outside of one."""
     folder = pathlib.Path(__file__).parent
     try:
-        found = [
+        outputs = [
             subprocess.run(
                 ["git", *command],
                 cwd=folder,
@@ -146,14 +146,14 @@ def _commit() -> str:
         ]
     except (OSError, subprocess.SubprocessError):
         return ""
-    return found[0] + ("+" if found[1] else "")
+    return outputs[0] + ("+" if outputs[1] else "")
 
 
 def finished(grids: Sequence[Config], folder: pathlib.Path) -> list[dict[str, Any]]:
-    """The blocks in a folder that are of these grids, each run once.
+    """The blocks in a folder that belong to these grids, each run once.
 
-    A study that was changed leaves blocks of its former grids behind; of two blocks that hold the
-    same runs, as with more seeds than before, the larger one counts.
+    Blocks of former versions of a study are ignored; of two blocks with the same runs, as after
+    adding seeds, the larger one counts.
     """
     wanted: dict[tuple, None] = {}  # in the order of the plan
     for config in grids:
@@ -173,26 +173,26 @@ def finished(grids: Sequence[Config], folder: pathlib.Path) -> list[dict[str, An
 
 
 def _settings(block: dict[str, Any]) -> str:
-    """What two runs of the same seed and s have in common, as text."""
+    """All settings of a block other than seeds and s, as text."""
     names = (*configs.IDENTITY, "rule", "mixing", "attack", "byzjax")
     return json.dumps([block.get(name) for name in names])
 
 
 def warn_of_other_versions(found: Sequence[dict[str, Any]], over: Mesh | None = None) -> None:
-    """Says on stderr what differs between this machine and those that finished blocks come from."""
+    """Warns on stderr if finished blocks come from other versions or devices than these."""
     here = environment(over)
     for name in DECISIVE:
         there = {block["environment"].get(name, "") for block in found} - {here[name]}
         if there:
             print(
                 f"warning: finished blocks have {name} {', '.join(sorted(there))}, here it is "
-                f"{here[name]}; results may differ in digits.",
+                f"{here[name]}; results may differ numerically.",
                 file=sys.stderr,
             )
 
 
 def failures(folder: pathlib.Path) -> Iterator[dict[str, Any]]:
-    """What could not be run."""
+    """The failed blocks."""
     for path in sorted((folder / "failed").glob("*.json")):
         content = read_block(path)
         if content is not None:
@@ -202,6 +202,6 @@ def failures(folder: pathlib.Path) -> Iterator[dict[str, Any]]:
 def write_config(
     grids: Sequence[Config], folder: pathlib.Path, over: Mesh | None = None, **more: Any
 ) -> None:
-    """The grids of a study with versions, device and commit, as `config.json`."""
+    """Writes the grids of a study with versions, device and commit to `config.json`."""
     content = [dataclasses.asdict(config) for config in grids]
     write_json(folder / "config.json", {"grids": content, **more, **environment(over)})

@@ -1,4 +1,4 @@
-"""Runs grids block by block; a block that is finished is on disk and is not run again."""
+"""Runs grids block by block; finished blocks are on disk and are not run again."""
 
 import contextlib
 import fcntl
@@ -28,9 +28,9 @@ from experiments.training import program as programs
 def tasks(
     grids: Sequence[Config], folder: pathlib.Path, load: Callable[[Config], datasets.Dataset]
 ) -> list[Task]:
-    """All blocks of all grids; a block that two grids share is there once.
+    """All blocks of all grids; a block that two grids share appears once.
 
-    Blocks that share a compiled program are neighbours.
+    Blocks that share a compiled program are adjacent.
     """
     by_path: dict[pathlib.Path, Task] = {}
     by_program: dict[tuple, list[Task]] = {}
@@ -46,13 +46,13 @@ def tasks(
 
 
 def stretch(tasks: Sequence[Task], shard: int, shards: int) -> list[Task]:
-    """The tasks of one shard, from 1: neighbours, which share compiled programs."""
+    """The tasks of one shard, from 1: adjacent ones, which share compiled programs."""
     first, last = (len(tasks) * part // shards for part in (shard - 1, shard))
     return list(tasks[first:last])
 
 
 def parameters(config: Config, dataset: datasets.Dataset) -> int:
-    """How many numbers the model has."""
+    """The number of parameters of the model."""
     model = zoo.build(config.model, dataset.train_x.shape[1:], dataset.num_classes)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
@@ -64,16 +64,16 @@ def run(
     load: Callable[[Config], datasets.Dataset],
     over: Mesh | None = None,
 ) -> list[dict[str, Any]]:
-    """Runs what is missing and returns all finished blocks; a failure is written to `failed/`.
+    """Runs the missing blocks and returns all finished ones; failures are written to `failed/`.
 
-    Of several processes the first reads and writes, and the others get no block back. With several
-    processes an error stops all of them, since the others would wait for the one that failed.
+    With several processes, only the first one reads, writes and returns blocks, and an error stops
+    all of them, since the others would wait for the one that failed.
 
     Args:
       todo: the blocks.
-      folder: of the study.
-      load: the data set of a grid.
-      over: the devices that the workers are spread over; None for one.
+      folder: the folder of the study.
+      load: loads the data set of a grid.
+      over: the devices that the workers are distributed over; None for one.
     """
     lead = hosts.leads()
     hosts.check_same([task.path.name for task in todo])
@@ -103,12 +103,12 @@ def _steps(task: Task) -> int:
 
 
 class _Trainer:
-    """Trains blocks one after another, and keeps the program that neighbours share.
+    """Trains blocks one after another, and keeps the program that adjacent ones share.
 
     Args:
-      folder: of the study.
-      load: the data set of a grid.
-      over: the devices that the workers are spread over; None for one.
+      folder: the folder of the study.
+      load: loads the data set of a grid.
+      over: the devices that the workers are distributed over; None for one.
       bar: the progress bar, in steps.
     """
 
@@ -120,7 +120,7 @@ class _Trainer:
         self.compiled = self.failed = 0
 
     def train(self, task: Task) -> dict[str, Any] | None:
-        """The content of a block, which is written; None if it failed, or if another host leads."""
+        """Trains, writes and returns a block; None if it failed or another process writes."""
         lead, before = hosts.leads(), self.bar.n
         self.bar.set_postfix_str(f"{task.block.rule} under {task.block.attack}")
         if not hosts.several() and (content := store.read_block(task.path, store.PARTS)):
@@ -167,7 +167,7 @@ class _Trainer:
         return self.folder / "failed" / task.path.name
 
     def _write_failure(self, task: Task, error: Exception) -> None:
-        first_line = (str(error).strip() or "no more is known").splitlines()[0]
+        first_line = (str(error).strip() or "no message").splitlines()[0]
         failure = {
             "error": f"{type(error).__name__}: {first_line}",
             "traceback": traceback.format_exc(),
@@ -176,24 +176,22 @@ class _Trainer:
         store.write_json(self._failure(task), task.described | failure)
 
     def report(self, missing: Sequence[Task]) -> None:
-        """Prints what was run, and where the time went."""
+        """Prints the number of runs and their times."""
         runs = sum(len(task.block.runs) for task in missing)
         seconds = time.perf_counter() - self.begin
         print(
             f"{runs} runs in {self.compiled} programs and {seconds:.0f} s: {seconds / runs:.2f} s "
-            f"a run, {100 * self.compiling / seconds:.0f} % of the time spent compiling."
+            f"per run, {100 * self.compiling / seconds:.0f} % of the time spent compiling."
         )
         if self.failed:
-            print(
-                f"{self.failed} blocks failed; {self.folder / 'failed'} says why.", file=sys.stderr
-            )
+            print(f"{self.failed} blocks failed; see {self.folder / 'failed'}.", file=sys.stderr)
 
 
 @contextlib.contextmanager
 def _alone(path: pathlib.Path, lead: bool) -> Iterator[None]:
-    """While a block trains, other processes on the same folder wait for it.
+    """A lock: other processes on the same folder wait while a block trains.
 
-    Of several hosts, which share one run, only the first holds the lock; `lead` says which it is.
+    Processes that train together take no lock.
     """
     if not lead or hosts.several():
         yield

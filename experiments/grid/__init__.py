@@ -1,1 +1,1 @@
-"""What a grid of runs is, by name and number; nothing here trains."""
+"""Specification of a grid of runs, by names and numbers; nothing here trains."""

@@ -1,4 +1,4 @@
-"""Names and hyperparameters as they are written: `krum`, `krum(f=4, m=3)`, `my_rules:nearest`."""
+"""Parses names with hyperparameters: `krum`, `krum(f=4, m=3)`, `my_rules:nearest`."""
 
 import ast
 import hashlib
@@ -10,22 +10,22 @@ from typing import Any
 
 
 def code(texts: Iterable[str]) -> str:
-    """The files that functions of one's own come from, by hash: who changes one gets new results.
+    """Hashes of the source files of user-defined functions: a changed file gives new results.
 
-    Files are read and not imported, so that results can be looked at without running anything. What
-    such a file imports is not looked at; `?` stands for one that is not here.
+    Files are read, not imported, so results can be read without running any code. Modules that such
+    a file imports are not hashed; `?` stands for a missing file.
     """
     names = {parse_call(text)[0].partition(":")[0] for text in texts if ":" in parse_call(text)[0]}
-    found = []
+    digests = []
     for name in sorted(names):
         source = _source(name)
         digest = "?" if source is None else hashlib.sha256(source.encode()).hexdigest()[:12]
-        found.append(f"{name}={digest}")
-    return " ".join(found)
+        digests.append(f"{name}={digest}")
+    return " ".join(digests)
 
 
 def _source(module: str) -> str | None:
-    """The text of a module's file, found as an import would find it."""
+    """The source of a module, located as an import would."""
     parts = pathlib.PurePath(*module.split("."))
     for folder in sys.path:
         for path in (parts.with_suffix(".py"), parts / "__init__.py"):
@@ -39,10 +39,10 @@ LONGEST = 2000  # characters of one specification
 
 
 def parse_call(text: str) -> tuple[str, dict[str, Any]]:
-    """`"krum(f=4)"` as `("krum", {"f": 4})`; values are literals, nan and inf.
+    """Parses `"krum(f=4)"` as `("krum", {"f": 4})`; values are literals, nan or inf.
 
     Raises:
-      ValueError: the text is not of this form.
+      ValueError: the text does not have this form.
     """
     expected = 'expected a name or a call with keywords, such as "krum" or "krum(f=4, m=3)"'
     if len(text) > LONGEST:

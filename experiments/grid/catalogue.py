@@ -17,7 +17,7 @@ def multi_krum(updates: Any, *, f: int, axis_name: str | None = None) -> Any:
 
 
 def _strongest(attack: Callable, strength: str, short: str) -> Callable:
-    """An attack of the library at the strength that hurts the deployed rule most."""
+    """An attack of the library at its most damaging strength against the deployed rule."""
 
     def best(
         updates: Any,
@@ -40,18 +40,18 @@ def _strongest(attack: Callable, strength: str, short: str) -> Callable:
         )
 
     best.__name__ = f"strongest_{short}"
-    best.__doc__ = f"`{attack.__name__}` at the strength that hurts the deployed server most."
+    best.__doc__ = f"`{attack.__name__}` at its most damaging strength against the deployed server."
     return best
 
 
 def no_attack(updates: Any, byzantine: jax.Array) -> Any:
-    """Nobody lies, whatever `byzantine` says."""
+    """No attack: all workers are honest, whatever `byzantine` says."""
     del byzantine
     return updates
 
 
 def _honest_updates_of_flipped_labels(updates: Any, byzantine: jax.Array) -> Any:
-    """The lie is in the data: the training step flips the liars' labels."""
+    """Data poisoning: the training step flips the labels of the Byzantine workers."""
     del byzantine
     return updates
 
@@ -74,7 +74,7 @@ def alternating(
     return both(updates, byzantine, step)
 
 
-# Rules that remember: transformations.
+# Stateful rules, which are transformations.
 REMEMBERING: dict[str, Callable] = {
     "centered_clipping": byzjax.centered_clipping,
     "concentration_filter": byzjax.concentration_filter,
@@ -83,7 +83,7 @@ REMEMBERING: dict[str, Callable] = {
 }
 
 
-# All rules that need nothing but what the workers sent.
+# All rules that need only the workers' updates.
 RULES: dict[str, Callable] = {
     "mean": byzjax.mean,
     "median": byzjax.median,
@@ -113,7 +113,7 @@ RULES: dict[str, Callable] = {
 
 
 def no_mixing(updates: Any) -> Any:
-    """Nothing between the workers and the rule."""
+    """No mixing before the rule."""
     return updates
 
 
@@ -126,8 +126,8 @@ MIXINGS: dict[str, Callable] = {
 }
 
 
-# All attacks that need nothing but what the workers send, and the deployed rule; those that
-# remember are transformations.
+# All attacks that need only the workers' updates and the deployed rule; stateful ones are
+# transformations.
 ATTACKS: dict[str, Callable] = {
     "none": no_attack,
     "sign_flip": attacks.sign_flip,
@@ -162,8 +162,8 @@ ATTACKS: dict[str, Callable] = {
 }
 
 
-# Hyperparameters that are known only when a step runs: attacks that differ in nothing else are one
-# branch of a compiled program.
+# Hyperparameters that may be traced: attacks that differ only in these share one branch of a
+# compiled program.
 STRENGTHS: dict[str, tuple[str, ...]] = {
     "alternating": ("epsilon",),
     "anti_cge": ("margin",),

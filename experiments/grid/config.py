@@ -1,4 +1,4 @@
-"""What a grid of runs is: one frozen dataclass, which is also the command line."""
+"""The settings of a grid of runs: one frozen dataclass, which also defines the command line."""
 
 import dataclasses
 import shlex
@@ -13,12 +13,12 @@ DEFAULT_PROTOCOL = "parameter_server"
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Train one model for every (rule, mixing, attack, number of liars, seed) and compare.
+    """Train one model for every (rule, mixing, attack, number of Byzantine workers, seed).
 
-    n workers send what they learnt from their own data to one server; s of them lie; the server
-    aggregates with a rule that tolerates f. Without options this is the main job: digits, 25
-    workers, f = 11. Results go to results/<study>/, and a second start continues with what is
-    missing there.
+    n workers send updates computed on their own data to a server; s of them are Byzantine; the
+    server aggregates with a rule that tolerates f. The defaults are the main job: digits, 25
+    workers, f = 11. Results go to results/<study>/; running the command again computes only what
+    is missing there.
     """
 
     study: str = "main"
@@ -30,11 +30,11 @@ class Config:
     """softmax, logistic (two classes), mlp (100 hidden units), cnn (small), cnn_5x5, cnn_mnist,
     cnn_cifar or resnet20."""
     rule: tuple[str, ...] = ("mean", "median", "trimmed_mean", "krum", "multi_krum", "aksel")
-    """Rules, with hyperparameters where wanted: aksel "krum(f=4, m=3)". The declared
-    f is filled in. A rule of your own: my_rules:nearest, from my_rules.py in this folder; likewise
-    mixings and attacks."""
+    """Rules, with optional hyperparameters: aksel "krum(f=4, m=3)". The declared f is filled in.
+    A rule of your own: my_rules:nearest, from my_rules.py in this folder; likewise mixings and
+    attacks."""
     mixing: tuple[str, ...] = ("none",)
-    """What stands in front of the rule: none, nearest_neighbors, "bucketing(s=2)",
+    """Mixings applied before the rule: none, nearest_neighbors, "bucketing(s=2)",
     "clip_norms(max_norm=1)", adaptive_clipping."""
     attack: tuple[str, ...] = (
         "none",
@@ -45,59 +45,61 @@ class Config:
     )
     """Attacks: none, sign_flip, "little_is_enough(z=1.5)", "inner_product_manipulation(epsilon=2)",
     "gaussian(sigma=1)", "non_finite(value=-inf)", flip_labels, strongest_alie, gradient_attack,
-    mimic and the others of byzjax.attacks. The declared f is filled in where an attack takes one,
-    and mixing and rule where it tries them."""
+    mimic and the others of byzjax.attacks. The declared f, the mixing and the rule are filled in
+    where an attack takes them."""
     protocol: str = DEFAULT_PROTOCOL
-    """Who talks to whom: parameter_server, "parameter_server(per_round=5)",
+    """Communication protocol: parameter_server, "parameter_server(per_round=5)",
     "replicated_servers(num_servers=5)", replicated_state_machine, "gossip(graph='ring')",
     "asynchronous(judge='kardam')" or "redundant(r=3, s=1)"."""
     n: int = 25
     """Number of workers."""
     f: int = 11
-    """Number of faults that the rules are declared to tolerate."""
+    """Declared number of faults that the rules tolerate."""
     s: tuple[int, ...] = (0, 1, 5, 11)
-    """Numbers of workers that really lie, each at most f. With s = 0 there is no attack: that runs
-    once for each rule."""
+    """Actual numbers of Byzantine workers, each at most f. With s = 0 there is no attack, and each
+    rule runs once."""
     seeds: int = 3
-    """Number of seeds; a seed decides the model's start, the liars, the partition and batches."""
+    """Number of seeds; a seed determines the initial model, the Byzantine workers, the partition
+    and the batches."""
     steps: int = 300
     """Training steps."""
     batch_size: int = 16
-    """Samples that a worker draws, with replacement from its own, for each gradient."""
+    """Samples per gradient, drawn with replacement from the worker's own."""
     learning_rate: float = 0.5
-    """The server's step size at first."""
+    """The server's initial step size."""
     schedule: str = "constant"
-    """How the step size goes on: constant, "hyperbolic(k)" (lr / (1 + t / k)), cosine, or
-    "steps(a, b)" (a tenth from step a, a hundredth from step b)."""
+    """Step size schedule: constant, "hyperbolic(k)" (lr / (1 + t / k)), cosine, or "steps(a, b)"
+    (a tenth from step a, a hundredth from step b)."""
     momentum: float = 0.9
-    """beta of the momentum; 0 for none."""
+    """Momentum coefficient beta; 0 for none."""
     momentum_at: str = "worker"
-    """worker (each keeps its own and sends it), server (which keeps one for each worker, of what
-    it received) or update (of what the rule returned)."""
+    """worker (each keeps its own and sends it), server (which keeps one for each worker, of the
+    updates received) or update (of the aggregate)."""
     momentum_kind: str = "damped"
     """damped (m = beta m + (1 - beta) g), undamped (m = beta m + g) or nesterov (undamped)."""
     weight_decay: float = 0.0
-    """lambda: each worker's gradient gains lambda times the parameters."""
+    """lambda: each worker adds lambda times the parameters to its gradient."""
     clip: float = 0.0
-    """Largest norm of a worker's gradient, which is clipped before momentum; 0 for any."""
+    """Norm at which workers clip their gradients, before momentum; 0 for no clipping."""
     average: bool = False
-    """Evaluate the average of all models since the start (Polyak), not the last one."""
+    """Evaluate the average of all models so far (Polyak) instead of the last one."""
     optimum: bool = False
-    """Also measure how far the model is from the minimiser of the training loss, of which weight
-    decay is a part; for the model logistic."""
+    """Also measure the distance from the model to the minimiser of the training loss, weight decay
+    included; only for the model logistic."""
     partition: str = "iid"
-    """How samples are dealt out to workers: iid, "dirichlet(0.3)", sorted, "pathological(2)",
-    "gamma_similarity(0.5)", "long_tail(0.5)" or "unequal(1)"."""
+    """How samples are partitioned among the workers: iid, "dirichlet(0.3)", sorted,
+    "pathological(2)", "gamma_similarity(0.5)", "long_tail(0.5)" or "unequal(1)"."""
     dealt_to: str = "all"
-    """Among whom: all n workers, or honest ones only, and the liars draw from all samples."""
+    """Who shares the samples: all (n workers), or honest (the honest workers only; Byzantine
+    workers draw from all samples)."""
     validation: int = 0
-    """Training samples that no worker gets: the accuracy on them is what settings are chosen by
-    (`python -m experiments choose`)."""
+    """Number of training samples held out from all workers; `python -m experiments choose` selects
+    settings by the accuracy on them."""
     eval_every: int = 25
     """Steps between evaluations on the test set; divides the number of steps."""
     eval_samples: int = 0
-    """Test samples of an evaluation before the last, the first ones; 0 for all. The last one is on
-    all of them."""
+    """Number of test samples (the first ones) for evaluations before the last; 0 for all. The last
+    evaluation uses all of them."""
     results: str = "results"
     """Folder of all studies."""
     data_dir: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
@@ -108,11 +110,11 @@ class Config:
 
     @property
     def code(self) -> str:
-        """The files that rules, mixings and attacks of one's own come from; else empty."""
+        """Hashes of the files of user-defined rules, mixings and attacks; empty without any."""
         return calls.code((*self.rule, *self.mixing, *self.attack))
 
 
-# What says where things lie, or which other blocks there are: not what a block's numbers come from.
+# Settings that give locations or select blocks, and do not affect a block's numbers.
 _ELSEWHERE = ("study", "rule", "mixing", "attack", "s", "seeds", "results", "data_dir", "download")
 IDENTITY = (
     *(field.name for field in dataclasses.fields(Config) if field.name not in _ELSEWHERE),
@@ -120,23 +122,23 @@ IDENTITY = (
 )
 
 
-# Settings that came later: a block names them where they are not the only ones that there were.
+# Settings added later: a block names them only if they differ from the former behaviour.
 _LATER = {"protocol": DEFAULT_PROTOCOL, "dealt_to": "all", "code": ""}
 
 
 def setting(block: dict[str, Any], name: str) -> Any:
-    """A setting of a finished block; what it does not name had its default, or had no name yet."""
+    """A setting of a finished block; one that it does not name had its default."""
     return block.get(name, _LATER.get(name))
 
 
 def identity(config: Config) -> dict[str, Any]:
-    """The settings that decide a block's numbers; what came later is named if it is not default."""
+    """The settings that determine a block's numbers; later ones only if not the default."""
     named = {name: getattr(config, name) for name in IDENTITY}
     return {name: value for name, value in named.items() if _LATER.get(name) != value}
 
 
 def options(config: Config) -> str:
-    """What was written on the command line, where it is not the default."""
+    """The command-line options that differ from their defaults."""
     words = []
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)

@@ -1,4 +1,4 @@
-"""What may be written of momentum and step sizes, and its checks."""
+"""Options for momentum and step sizes, and their checks."""
 
 import ast
 import math
@@ -30,7 +30,7 @@ def parse_schedule(text: str) -> tuple[str, tuple[float, ...]]:
     """Name and numbers of a schedule: `"hyperbolic(10)"` is `("hyperbolic", (10,))`.
 
     Raises:
-      ValueError: it cannot be read.
+      ValueError: the text cannot be parsed.
     """
     try:
         match ast.parse(text, mode="eval").body:

@@ -1,4 +1,4 @@
-"""The blocks of a grid: which runs train together, and whether they can."""
+"""The blocks of a grid: which runs train together, and checks of their settings."""
 
 import dataclasses
 import itertools
@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from experiments.grid import optimizers, protocols, specs
 from experiments.grid.config import IDENTITY, Config
 
-# Bytes that the runs of one block may hold at once, by the estimate of `block_bytes`. A number of
-# the plan, not of the machine: which runs train together is part of a block's identity, since the
-# same run in a batch of another size differs in bits.
+# Bytes that the runs of one block may use, as estimated by `run_bytes`. It does not depend on the
+# machine: which runs train together is part of a block's identity, since the same run in a batch
+# of another size differs in bits.
 BUDGET = 2 * 2**30
 
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """Runs that train together in one program: one rule behind one mixing, under one attack.
+    """Runs that train together in one program: one rule after one mixing, under one attack.
 
     Attributes:
       runs: (seed, s) of each run.
@@ -29,9 +29,10 @@ class Block:
 
 
 def program(config: Config, block: Block) -> tuple:
-    """Blocks with the same, of as many runs, are served by one compiled program.
+    """The key of a compiled program: blocks with equal keys and numbers of runs share it.
 
-    Its arguments are the seeds, the liars, the attack's number and strengths, and the step size.
+    Its arguments are the seeds, the Byzantine workers, the attack's index and strengths, and the
+    step size.
     """
     shared = {name: getattr(config, name) for name in IDENTITY if name != "learning_rate"}
     among = tuple(spec.family for spec in choices(config, block))
@@ -39,13 +40,13 @@ def program(config: Config, block: Block) -> tuple:
 
 
 def choices(config: Config, block: Block) -> list[specs.Spec]:
-    """The attacks among which a block's program chooses, one of each family."""
+    """The attacks that a block's program can select, one of each family."""
     if block.attack.name == "none":
         return [block.attack]
-    found: dict[str, specs.Spec] = {}
+    by_family: dict[str, specs.Spec] = {}
     for spec in attacks(config):
-        found.setdefault(spec.family, spec)
-    return list(found.values())
+        by_family.setdefault(spec.family, spec)
+    return list(by_family.values())
 
 
 def plan(config: Config, parameters: int = 0) -> list[Block]:
@@ -53,10 +54,10 @@ def plan(config: Config, parameters: int = 0) -> list[Block]:
 
     Args:
       config: the grid.
-      parameters: numbers in the model, which decide how many runs train together.
+      parameters: number of model parameters, which decides how many runs train together.
 
     Raises:
-      ValueError: a name, a number or a pair (n, f) is impossible.
+      ValueError: a name, a number or a pair (n, f) is invalid.
       TypeError: a hyperparameter is unknown or missing.
     """
     _check_numbers(config)
@@ -81,7 +82,7 @@ def plan(config: Config, parameters: int = 0) -> list[Block]:
 
 
 def recorded(config: Config) -> Iterator[Block]:
-    """The blocks of a grid whose results are read: nothing is imported, called or checked."""
+    """The blocks of a grid, for reading results: nothing is imported, called or checked."""
     kinds = {"rule": config.rule, "mixing": config.mixing, "attack": config.attack}
     rules, mixings, wanted = (
         [specs.read(kind, text) for text in texts] for kind, texts in kinds.items()
@@ -97,7 +98,7 @@ def recorded(config: Config) -> Iterator[Block]:
 
 
 def combinations(config: Config) -> list[tuple[specs.Spec, specs.Spec, specs.Spec]]:
-    """What is tried together: each rule behind each mixing, and each attack."""
+    """Combinations to check: each rule after each mixing, and each attack."""
     rules, mixings, attacks = (
         _parsed(kind, getattr(config, kind), config.f) for kind in ("rule", "mixing", "attack")
     )
@@ -106,7 +107,7 @@ def combinations(config: Config) -> list[tuple[specs.Spec, specs.Spec, specs.Spe
 
 
 def _check_together(config: Config, rules: list, mixings: list, wanted: list) -> None:
-    """Each rule behind each mixing, and each attack, in this protocol."""
+    """Checks each rule after each mixing, and each attack, in this protocol."""
     if not protocols.is_default(config):
         for rule, mixing, attack in combinations(config):
             protocols.check(config, rule, mixing, attack)
@@ -125,9 +126,9 @@ def attacks(config: Config) -> list[specs.Spec]:
 
 
 def run_bytes(config: Config, parameters: int) -> int:
-    """About what one run holds: momenta, gradients, lies and some copies, in float32.
+    """Approximate memory of one run: momenta, gradients, malicious updates and copies, in float32.
 
-    What searching attacks try at once, and what layers of convolutions hold, is not in it.
+    Excludes the candidates of searching attacks and the activations of convolutions.
     """
     return 4 * parameters * config.n * 5
 
@@ -137,18 +138,18 @@ def _runs(config: Config, liars: tuple[int, ...]) -> list[tuple[int, int]]:
 
 
 def _cut(rule, mixing, attack, runs: list[tuple[int, int]], most: int) -> list[Block]:
-    """Blocks of at most so many runs, of sizes as equal as can be."""
+    """Blocks of at most `most` runs, of sizes as equal as possible."""
     pieces = -(-len(runs) // most)
     ends = [len(runs) * i // pieces for i in range(pieces + 1)]
     return [Block(rule, mixing, attack, tuple(runs[i:j])) for i, j in itertools.pairwise(ends)]
 
 
 def _parsed(kind: str, texts: tuple[str, ...], f: int) -> list[specs.Spec]:
-    found = [specs.parse(kind, text, f=f) for text in texts]
-    names = [str(spec) for spec in found]
+    parsed = [specs.parse(kind, text, f=f) for text in texts]
+    names = [str(spec) for spec in parsed]
     if len(set(names)) < len(names):
         raise ValueError(f"a {kind} is given twice: {', '.join(names)}.")
-    return found
+    return parsed
 
 
 def _check_numbers(config: Config) -> None:

@@ -1,6 +1,6 @@
-"""What is known of a protocol by its name, as on the command line: `gossip(graph='ring')`.
+"""Protocols by name, as on the command line (`gossip(graph='ring')`), and what they support.
 
-How one is put together is in `experiments.training.assemble`.
+They are built in `experiments.training.assemble`.
 """
 
 from typing import Any, NamedTuple
@@ -10,16 +10,16 @@ from experiments.grid.config import DEFAULT_PROTOCOL, Config
 
 
 class Protocol(NamedTuple):
-    """What may be written of a protocol, and what it can be combined with.
+    """The parameters of a protocol, and what it can be combined with.
 
     Attributes:
       parameters: names of its hyperparameters.
-      momentum: where it has momentum, as `--momentum-at` says.
-      one_model: whether one server, or identical ones, hold one model.
+      momentum: values of `--momentum-at` that it supports.
+      one_model: whether all honest parties share one model.
       all_rows: whether the deployed rule sees the updates of all workers.
-      clips: whether a worker's gradient may be clipped.
-      decays: whether it may gain a multiple of the parameters.
-      open_ended: whether other hyperparameters belong to a part of it.
+      clips: whether it supports gradient clipping.
+      decays: whether it supports weight decay.
+      open_ended: whether it takes further hyperparameters, those of one of its parts.
     """
 
     parameters: tuple[str, ...]
@@ -77,7 +77,7 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
     """Name and hyperparameters of a protocol.
 
     Raises:
-      ValueError: the name is unknown or the text cannot be read.
+      ValueError: the name is unknown or the text cannot be parsed.
       TypeError: a hyperparameter is unknown.
     """
     name, given = calls.parse_call(text)
@@ -93,7 +93,7 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def is_default(config: Config) -> bool:
-    """Whether one server hears all workers at every step."""
+    """Whether the protocol is one parameter server that hears all workers at every step."""
     return config.protocol == DEFAULT_PROTOCOL
 
 
@@ -103,7 +103,7 @@ def many_models(config: Config) -> bool:
 
 
 def gradients(config: Config) -> int:
-    """How many gradients one step computes."""
+    """The number of gradients that one step computes."""
     name, given = parse(config.protocol)
     if name == "asynchronous":
         return 1
@@ -111,10 +111,10 @@ def gradients(config: Config) -> int:
 
 
 def check_devices(config: Config, count: int) -> None:
-    """That the gradients of a step can be spread over so many devices.
+    """Checks that the gradients of a step can be distributed over `count` devices.
 
     Raises:
-      ValueError: they are fewer.
+      ValueError: there are fewer gradients than devices.
     """
     if count > 1 and (computed := gradients(config)) < count:
         raise ValueError(
@@ -124,10 +124,10 @@ def check_devices(config: Config, count: int) -> None:
 
 
 def check(config: Config, rule: specs.Spec, mixing: specs.Spec, attack: specs.Spec) -> None:
-    """That the protocol has a place for this rule, mixing, attack and these settings.
+    """Checks that the protocol supports this rule, mixing, attack and these settings.
 
     Raises:
-      ValueError: it has none.
+      ValueError: it does not.
       TypeError: a hyperparameter is unknown.
     """
     name, given = parse(config.protocol)
@@ -154,4 +154,6 @@ def check(config: Config, rule: specs.Spec, mixing: specs.Spec, attack: specs.Sp
     if "rule" in specs.parameters_of(attack) and not known.all_rows:
         raise ValueError(f"{attack.name} tries the deployed rule; {expected}.")
     if attack.name == "flip_labels" and name == "redundant":
-        raise ValueError("flip_labels changes data that redundant nodes share; expected a lie.")
+        raise ValueError(
+            "flip_labels changes data that redundant nodes share; expected another attack."
+        )

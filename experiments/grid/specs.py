@@ -1,6 +1,6 @@
 """Rules, mixings and attacks by name, as on the command line: `krum`, `krum(f=4, m=3)`.
 
-Functions of one's own are named with their module, as Python finds it: `my_rules:nearest(k=3)`.
+User-defined functions are named with their importable module: `my_rules:nearest(k=3)`.
 """
 
 import importlib
@@ -24,8 +24,8 @@ class Spec(NamedTuple):
     Attributes:
       kind: `"rule"`, `"mixing"` or `"attack"`.
       name: its name in the table.
-      given: what was written, `{"m": 3}`.
-      hyperparameters: what it is called with: the given, and the declared f where it takes one.
+      given: the hyperparameters as written, `{"m": 3}`.
+      hyperparameters: those it is called with: the given, and the declared f where it takes one.
     """
 
     kind: str
@@ -40,12 +40,12 @@ class Spec(NamedTuple):
 
     @property
     def remembers(self) -> bool:
-        """Whether it is a transformation with a memory, not a function of the updates."""
+        """Whether it is a stateful transformation, not a function of the updates."""
         return "updates" not in inspect.signature(self.function).parameters
 
     @property
     def strengths(self) -> dict[str, float]:
-        """What was written of the hyperparameters that may be traced."""
+        """The given hyperparameters that may be traced."""
         known = STRENGTHS.get(self.name, ()) if self.kind == "attack" else ()
         return {
             name: float(value)
@@ -55,11 +55,11 @@ class Spec(NamedTuple):
 
     @property
     def family(self) -> str:
-        """The same text for all that differ in nothing but the values of their strengths."""
+        """A text that is equal for specs that differ only in the values of their strengths."""
         return str(self._replace(given=self.given | dict.fromkeys(self.strengths, ...)))
 
     def with_strengths(self, values: Any) -> "Spec":
-        """The same with other strengths, in the order of `strengths`; what is too many is left."""
+        """The spec with other strengths, in the order of `strengths`; extra values are ignored."""
         return self._replace(
             hyperparameters=self.hyperparameters | dict(zip(self.strengths, values))
         )
@@ -72,7 +72,7 @@ class Spec(NamedTuple):
 
 
 def function(kind: str, name: str) -> Callable:
-    """What a name stands for: an entry of the table, or of a module, `my_rules:nearest`.
+    """The function of a name: an entry of the table, or of a module, `my_rules:nearest`.
 
     Raises:
       ValueError: there is no such name.
@@ -83,30 +83,30 @@ def function(kind: str, name: str) -> Callable:
         return TABLES[kind][name]
     module, _, attribute = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        candidate = getattr(importlib.import_module(module), attribute)
     except (ModuleNotFoundError, AttributeError) as error:
         raise ValueError(f"unknown {kind} {name!r}: {error}.") from error
-    if not _takes_updates(found):
+    if not _takes_updates(candidate):
         raise ValueError(
             f"{name} is no {kind}: expected a function with a parameter updates, or one that is "
             "annotated to return an optax.GradientTransformation."
         )
-    return found
+    return candidate
 
 
-def _takes_updates(found: Any) -> bool:
-    """Whether it may be called at all: what is named on a command line need not be a rule."""
+def _takes_updates(candidate: Any) -> bool:
+    """Whether it is safe to call: a name on the command line need not be a rule."""
     try:
-        signature = inspect.signature(found)
+        signature = inspect.signature(candidate)
     except (TypeError, ValueError):  # nothing to call, or a built-in function
         return False
-    made = inspect.get_annotations(found, eval_str=False).get("return")
+    made = inspect.get_annotations(candidate, eval_str=False).get("return")
     made = made if isinstance(made, str) else getattr(made, "__name__", "")
     return "updates" in signature.parameters or "GradientTransformation" in made
 
 
 def facts_of(name: str) -> Facts | None:
-    """What is known of a rule: those of one's own in the `FACTS` of their module."""
+    """The facts of a rule; for a user-defined rule, from `FACTS` of its module."""
     if ":" not in name:
         return FACTS.get(name)
     module, _, attribute = name.partition(":")
@@ -114,20 +114,20 @@ def facts_of(name: str) -> Facts | None:
 
 
 def read(kind: str, text: str) -> Spec:
-    """What was written, of results that may be anybody's: nothing is imported, looked up or called.
+    """A spec from untrusted results: nothing is imported, looked up or called.
 
     Raises:
-      ValueError: the text cannot be read.
+      ValueError: the text cannot be parsed.
     """
     name, given = parse_call(text)
     return Spec(kind, name, given, dict(given))
 
 
 def parse(kind: str, text: str, *, f: int) -> Spec:
-    """A rule, a mixing or an attack by what was written, with the declared f where it takes one.
+    """Parses a rule, a mixing or an attack; the declared f is filled in where it takes one.
 
     Raises:
-      ValueError: the name is unknown or the text cannot be read.
+      ValueError: the name is unknown or the text cannot be parsed.
       TypeError: a hyperparameter is unknown or missing.
     """
     name, given = parse_call(text)
@@ -147,11 +147,11 @@ def parse(kind: str, text: str, *, f: int) -> Spec:
 
 
 def parameters_of(spec: Spec) -> tuple[str, ...]:
-    """The names that its function takes."""
+    """The parameter names of its function."""
     return tuple(inspect.signature(spec.function).parameters)
 
 
-# What functions are given by the run; all else is a hyperparameter.
+# Parameters that the run supplies; all others are hyperparameters.
 _FROM_RUN = ("byzantine", "num_workers", "key", "axis_name", "rule", "updates", "step")
 
 
@@ -174,9 +174,9 @@ def _check_arguments(spec: Spec) -> None:
 
 
 def deployed(rule: Spec, mixing: Spec | None = None) -> Callable:
-    """The mixing and the rule as an attack is given them, `updates -> update`.
+    """The mixing and the rule as an attack sees them, `updates -> update`.
 
-    Of their keys a liar knows none. Of a rule that remembers it knows the first step.
+    Attackers do not know the server's PRNG keys. Of a stateful rule they see the first step.
     """
     stages = [spec for spec in (mixing, rule) if spec is not None]
 
@@ -194,14 +194,14 @@ def deployed(rule: Spec, mixing: Spec | None = None) -> Callable:
 def transformation(
     spec: Spec, *, byzantine: Any, key: Any, rule: Callable = byzjax.mean, n: int | None = None
 ):
-    """What was specified as an optax transformation.
+    """A spec as an optax transformation.
 
     Args:
       spec: a rule, a mixing or an attack.
-      byzantine: who lies, for an attack.
-      key: where numbers are drawn; `jax.random.key(0)` where it is None.
-      rule: what an attack may try, `updates -> update`.
-      n: number of workers, for what remembers each of them.
+      byzantine: mask of the Byzantine workers, for an attack.
+      key: PRNG key of randomized functions; None for `jax.random.key(0)`.
+      rule: the deployed server that an attack may query, `updates -> update`.
+      n: number of workers, for functions that keep state for each of them.
     """
     parameters = parameters_of(spec)
     key = jax.random.key(0) if key is None else key
@@ -222,9 +222,9 @@ def transformation(
 
 
 def check(spec: Spec, n: int, mixing: Spec | None = None) -> None:
-    """Tries the shapes without computing anything: impossible (n, f) raises here.
+    """Traces shapes without computing anything: an invalid (n, f) raises here.
 
-    Behind a mixing a rule sees as many rows as that leaves.
+    After a mixing, a rule sees as many rows as the mixing returns.
     """
 
     def try_it(updates: Any, byzantine: jax.Array) -> Any:

@@ -1,7 +1,7 @@
 """Layers of the convolutional networks, in forms that are fast under per-worker gradients on CPU.
 
-Where a form was chosen by time, its comment says what it was compared with (2 CPU cores, JAX
-0.10.2). Images have the shape `[b, h, w, channels]` throughout.
+Comments give the timings behind each choice (2 CPU cores, JAX 0.10.2). Images have the shape
+`[b, h, w, channels]` throughout.
 """
 
 import jax
@@ -11,32 +11,32 @@ from jax import lax
 
 
 class Conv(nnx.Module):
-    """A square convolution: what `nnx.Conv(cin, cout, (3, 3), strides, padding=padding)` computes.
+    """A square convolution, as `nnx.Conv(cin, cout, (3, 3), strides, padding=padding)`.
 
-    Written as patches times a matrix. Per-worker gradients (vmap over the kernel) turn a
-    convolution proper into a grouped one, which XLA runs slowly on CPU, but this into one
-    batched product. Its kernel starts as flax's does.
+    Computed as patches times a matrix. Per-worker gradients (vmap over the kernel) turn a regular
+    convolution into a grouped one, which XLA runs slowly on CPU, but this into a batched matrix
+    product. The kernel is initialized as in flax.
 
     Args:
       cin: channels of the input.
       cout: channels of the output.
-      size: of the kernel, `size` x `size` pixels.
-      stride: every how many pixels there is an output.
-      padding: zeros around the image, the same on all four sides: of a 3 x 3 kernel 1 keeps its
-        size if the stride is 1 (flax's "SAME"); 0 is flax's "VALID".
+      size: kernel size, `size` x `size` pixels.
+      stride: pixels between outputs.
+      padding: zeros on all four sides of the image: for a 3 x 3 kernel and stride 1, 1 keeps the
+        size (flax's "SAME"); 0 is flax's "VALID".
       use_bias: whether a bias is added.
       rngs: flax's random keys.
     """
 
-    # Gradients of 25 workers with 32 images each, of the CNN of `models.CNNMNIST` without dropout,
-    # where the second convolution does nine tenths of the arithmetic (55 GFLOP in all):
+    # Gradients of 25 workers with 32 images each, of `CNNMNIST` without dropout, whose second
+    # convolution accounts for nine tenths of the arithmetic (55 GFLOP in all):
     #                                                  lax.map over workers    vmap
     #   patches times a matrix, as here                      0.31 s           0.67 s, 1.4 GB
     #   nine shifted products, added                         0.46 s
     #   three products, patches along one axis               0.62 s
     #   Winograd's F(2 x 2, 3 x 3), F(4 x 4, 3 x 3)          0.81 s, 2.6 s    4.5 s
     #   lax.conv_general_dilated                            14.7 s
-    # The last is fast forward (it needs no patches) and slow in the gradient of its kernel.
+    # The last is fast in the forward pass (no patches) and slow in the gradient of its kernel.
 
     def __init__(
         self,
@@ -70,19 +70,19 @@ class Conv(nnx.Module):
 def group_norm(channels: int, *, rngs: nnx.Rngs) -> nnx.GroupNorm:
     """Group normalization with 8 groups of channels (Wu and He, 2018).
 
-    It stands where the papers' networks have batch normalization, whose running statistics belong
-    to no worker's gradient and would be one more thing to aggregate.
+    It replaces the batch normalization of the papers' networks, whose running statistics are not
+    part of a gradient and would have to be aggregated as well.
     """
-    # The variance from differences costs what E[x^2] - E[x]^2 does, and does not cancel.
+    # The variance from differences costs as much as E[x^2] - E[x]^2, without cancellation.
     return nnx.GroupNorm(channels, num_groups=8, use_fast_variance=False, rngs=rngs)
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """Largest of each 2 x 2 block; an odd last row or column is left out.
+    """Maximum of each 2 x 2 block; an odd last row or column is dropped.
 
-    By reshaping, since the gradient of `nnx.max_pool` is a scatter. The gradient goes to the first
-    of the largest, by the comparison that chose it: that of `jnp.max` looks for entries equal to
-    the maximum, and is NaN where XLA has computed them once more and rounded otherwise.
+    Uses reshapes, since the gradient of `nnx.max_pool` is a scatter. The gradient goes to the first
+    maximum, by the comparison that selected it: that of `jnp.max` searches for entries equal to the
+    maximum, and is NaN if XLA recomputes them with different rounding.
     """
     b, h, w, c = x.shape
     blocks = x[:, : h // 2 * 2, : w // 2 * 2].reshape(b, h // 2, 2, w // 2, 2, c)
@@ -95,13 +95,13 @@ def _larger(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None, place: int) -> jax.Array:
-    """Zeroes each entry with probability `rate` and scales the others so that the mean is kept.
+    """Zeroes each entry with probability `rate` and scales the others to keep the mean.
 
     Args:
       x: any array.
-      rate: a multiple of 1/256, to which it is rounded otherwise.
-      key: of the whole network; None leaves `x` as it is.
-      place: which of the network's dropouts this is; each draws anew.
+      rate: rounded to a multiple of 1/256.
+      key: PRNG key of the whole network; None returns `x` unchanged.
+      place: index of this dropout in the network; each draws independently.
 
     Returns:
       An array like `x`.
@@ -109,7 +109,7 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None, place: int) -> jax
     if key is None:
         return x
     threshold = round(256 * rate)
-    # Four entries from each random word: a third of the time that `bernoulli` takes.
+    # Four entries per random word: a third of the time of `bernoulli`.
     words = jax.random.bits(jax.random.fold_in(key, place), (-(-x.size // 4),), jnp.uint32)
     draws = lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)[: x.size].reshape(x.shape)
     return jnp.where(draws >= threshold, x * (256 / (256 - threshold)), jnp.zeros_like(x))

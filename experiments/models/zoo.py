@@ -22,7 +22,7 @@ class Model(NamedTuple):
     `init(key)` returns the parameters, a nested dict of arrays; it may be vmapped over keys.
     `apply(params, x)` maps images or features `[b, ...]` to logits `[b, num_classes]`.
     `loss(params, batch, key=None)` is the mean cross entropy of `batch = {"x", "y"}`; networks with
-    dropout draw it from `key`, and without a key there is none.
+    dropout draw it from `key`, and apply none without a key.
     `accuracy(params, x, y)` is the share of samples whose largest logit is that of their label.
     """
 
@@ -57,7 +57,7 @@ class Logistic(nnx.Module):
 
 
 class MLP(nnx.Module):
-    """One hidden layer of 100 rectified units."""
+    """One hidden layer of 100 ReLU units."""
 
     def __init__(self, input_shape: tuple[int, ...], num_classes: int, *, rngs: nnx.Rngs):
         self.hidden = nnx.Linear(math.prod(input_shape), 100, rngs=rngs)
@@ -69,7 +69,7 @@ class MLP(nnx.Module):
 
 
 class CNN(nnx.Module):
-    """Two 3 x 3 convolutions (16 and 32 channels), each rectified and pooled, and a dense layer."""
+    """Two 3 x 3 convolutions (16 and 32 channels), each with ReLU and pooling; a dense layer."""
 
     smallest: ClassVar[int] = 4
 
@@ -87,10 +87,10 @@ class CNN(nnx.Module):
 
 
 class CNN5x5(nnx.Module):
-    """Two 5 x 5 convolutions (20 and 50 channels), each rectified and pooled, then 500 units.
+    """Two 5 x 5 convolutions (20 and 50 channels), each with ReLU and pooling, then 500 units.
 
     conv 20 - relu - max pool 2 - conv 50 - relu - max pool 2 - dense 500 - relu - dense, no
-    padding: `cnn_mnist` of ByzFL, where speed is compared with it. 431,080 parameters for MNIST.
+    padding: `cnn_mnist` of ByzFL, for speed comparisons with it. 431,080 parameters for MNIST.
     """
 
     smallest: ClassVar[int] = 16
@@ -114,9 +114,8 @@ class CNNMNIST(nnx.Module):
     """Two 3 x 3 convolutions (32 and 64 channels), pooled, then 128 units; with dropout.
 
     conv 32 - relu - conv 64 - relu - max pool 2 - dropout 1/4 - dense 128 - relu - dropout 1/2 -
-    dense, no padding: PyTorch's MNIST example, with which Karimireddy, He and Jaggi (Byzantine-
-    robust learning on heterogeneous datasets via bucketing, 2022) train. 1,199,882 parameters for
-    MNIST.
+    dense, no padding: PyTorch's MNIST example, used by Karimireddy, He and Jaggi (Byzantine-robust
+    learning on heterogeneous datasets via bucketing, 2022). 1,199,882 parameters for MNIST.
     """
 
     smallest: ClassVar[int] = 6
@@ -143,8 +142,8 @@ class CNNCIFAR(nnx.Module):
     (conv 64 - relu - norm) twice - max pool 2 - dropout 1/4 - (conv 128 - relu - norm) twice - max
     pool 2 - dropout 1/4 - dense 128 - relu - dropout 1/4 - dense; the hidden layer has 256 units
     for 100 classes or more. The network of El-Mhamdi, Guerraoui and Rouault (Distributed momentum
-    for Byzantine-resilient stochastic gradient descent, 2021), except that it normalizes by groups
-    of channels where theirs does by batches. 1,310,922 parameters for CIFAR-10.
+    for Byzantine-resilient stochastic gradient descent, 2021), with group normalization in place of
+    batch normalization. 1,310,922 parameters for CIFAR-10.
     """
 
     smallest: ClassVar[int] = 4
@@ -200,11 +199,10 @@ class ResidualBlock(nnx.Module):
 class ResNet20(nnx.Module):
     """ResNet-20 for small images: three stages of 16, 32 and 64 channels, with GroupNorm.
 
-    conv 16 - norm - relu - three residual blocks in each stage, the second and third stage begin
+    conv 16 - norm - relu - three residual blocks per stage, the second and third stages starting
     with stride 2 - mean over pixels - dense. He, Zhang, Ren and Sun (Deep residual learning for
-    image recognition, 2016), section 4.2, with shortcuts without parameters (their option A),
-    except that it normalizes by groups of channels where theirs does by batches. 269,722
-    parameters for CIFAR-10, as theirs.
+    image recognition, 2016), section 4.2, with parameter-free shortcuts (their option A) and group
+    normalization in place of batch normalization. 269,722 parameters for CIFAR-10, as theirs.
     """
 
     smallest: ClassVar[int] = 4
@@ -252,15 +250,16 @@ def build(name: str, input_shape: tuple[int, ...], num_classes: int) -> Model:
     """Returns the model `name`, one of `MODELS`.
 
     Args:
-      name: of the model.
-      input_shape: of one sample: `[h, w, channels]`, or `[d]` for a model that takes features.
-      num_classes: how many logits.
+      name: name of the model.
+      input_shape: shape of one sample: `[h, w, channels]`, or `[d]` for features.
+      num_classes: number of logits.
 
     Returns:
       The four functions.
 
     Raises:
-      ValueError: for an unknown name, and for data that the model cannot take.
+      ValueError: the name is unknown, or the model does not support this shape or number of
+        classes.
     """
     if name not in MODELS:
         raise ValueError(f"unknown model {name!r}; known: {', '.join(MODELS)}.")
@@ -296,7 +295,7 @@ def build(name: str, input_shape: tuple[int, ...], num_classes: int) -> Model:
 
 
 class Evaluation(NamedTuple):
-    """How good a model is on a set.
+    """Metrics of a model on a data set.
 
     Attributes:
       accuracy: share of samples whose largest logit is that of their label.
@@ -312,16 +311,16 @@ class Evaluation(NamedTuple):
 def evaluate(
     model: Model, params: Params, x: jax.Array, y: jax.Array, chunk: int = 100
 ) -> Evaluation:
-    """`model.accuracy` and `model.loss` of a whole set, of which `chunk` samples are in work.
+    """`model.accuracy` and `model.loss` on a whole set, computed in chunks of `chunk` samples.
 
-    All at once would take gigabytes: 1.3 MB a sample for `cnn_mnist`, 5 MB for `cnn_cifar`.
+    All at once would take gigabytes: 1.3 MB per sample for `cnn_mnist`, 5 MB for `cnn_cifar`.
 
     Args:
-      model: what `build` returned.
+      model: a result of `build`.
       params: its parameters.
       x: samples `[size, ...]`.
       y: their labels, `int[size]`.
-      chunk: how many samples at a time; under vmap, for each of what is mapped.
+      chunk: number of samples at a time; under vmap, per mapped element.
 
     Returns:
       Accuracy, loss, and the accuracy on each class.
@@ -337,8 +336,8 @@ def evaluate(
     whole = len(y) // chunk
     end = whole * chunk
     chunks = tuple(a[:end].reshape(whole, chunk, *a.shape[1:]) for a in (x, y))
-    found = jax.tree.map(lambda each: jnp.sum(each, axis=0), lax.map(sums, chunks))
+    totals = jax.tree.map(lambda each: jnp.sum(each, axis=0), lax.map(sums, chunks))
     if end < len(y):
-        found = jax.tree.map(jnp.add, found, sums((x[end:], y[end:])))
-    right, count, losses = found
+        totals = jax.tree.map(jnp.add, totals, sums((x[end:], y[end:])))
+    right, count, losses = totals
     return Evaluation(jnp.sum(right) / len(y), losses / len(y), right / count)

@@ -1,8 +1,8 @@
-"""Who talks to whom: one figure for each protocol.
+"""Communication patterns: one figure per protocol.
 
     python -m experiments.report.drawings docs/protocols
 
-Squares are servers, circles are workers or peers, red ones lie.
+Squares are servers, circles are workers or peers, red ones are Byzantine.
 """
 
 import math
@@ -26,7 +26,7 @@ def _row(count: int, y: float, width: float = 8.0) -> list[Place]:
 
 
 def _nodes(ax: Axes, places: list[Place], liars: int, names: str, server: bool = False) -> None:
-    """Nodes with their names, `w` as w1, w2, ...; the last ones lie."""
+    """Nodes with their names, `w` as w1, w2, ...; the last ones are Byzantine."""
     for i, (x, y) in enumerate(places):
         lies = i >= len(places) - liars
         ax.plot(
@@ -77,7 +77,7 @@ def parameter_server() -> Figure:
 
 
 def replicated_servers() -> Figure:
-    """Servers of which some lie."""
+    """Several servers, some Byzantine."""
     figure, ax = _canvas("replicated_servers: workers pull from several, servers contract", 4.4)
     workers, servers = _row(7, 0.0), _row(5, 2.2)
     for server in servers:
@@ -150,7 +150,7 @@ def gossip() -> Figure:
         for i in range(n):
             for j in range(i):
                 if graph[i][j]:
-                    # What leads round a torus is bent, or it would lie on the edges between.
+                    # Edges that wrap around a torus are bent, or they would overlap others.
                     round_it = name == "torus" and math.dist(places[i], places[j]) > 1
                     bend = f"arc3,rad={0.35 if round_it else 0}"
                     look = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.9}
@@ -212,7 +212,7 @@ def asynchronous() -> Figure:
 
 
 def redundant() -> Figure:
-    """Groups that compute the same."""
+    """Groups that compute the same gradients."""
     figure, ax = _canvas("redundant: groups of r compute the same, their vote counts", 4.0)
     nodes, server = _row(9, 0.0), (4.0, 2.6)
     for group in range(3):
@@ -247,7 +247,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
 
 
 def write(folder: pathlib.Path) -> None:
-    """All of them as PNG."""
+    """Writes all figures as PNG."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, draw in FIGURES.items():
         draw().savefig(folder / f"{name}.png", dpi=110)

@@ -1,4 +1,4 @@
-"""What the curves of a study look like: one function for each kind of figure."""
+"""Figures of a study: one function per kind."""
 
 import contextlib
 import io
@@ -20,17 +20,17 @@ from experiments.report.scenes import Drawing, Scene
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-    """The look of all figures, to be made and rendered inside of it."""
+    """The style of all figures, which are to be drawn and rendered inside this context."""
     look = {**sns.plotting_context("notebook"), **sns.axes_style("whitegrid")}
-    # The same figure has the same bytes: identifiers are hashed with this, not with a random salt.
+    # A fixed salt for identifiers, so that the same figure has the same bytes.
     with mpl.rc_context({**look, "svg.hashsalt": "byzjax", "svg.fonttype": "path"}):
         yield
 
 
 def render(figure: Figure) -> tuple[str, bytes]:
-    """A figure as SVG and as PNG; the same one has the same bytes each time."""
+    """A figure as SVG and as PNG, with reproducible bytes."""
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # as it lies now: once is enough for both
+    figure.set_layout_engine("none")  # the layout is computed once for both
     vector, raster = io.StringIO(), io.BytesIO()
     figure.savefig(vector, format="svg", metadata={"Date": None})
     figure.savefig(raster, format="png", dpi=130)
@@ -39,11 +39,11 @@ def render(figure: Figure) -> tuple[str, bytes]:
 
 
 def make(data: pd.DataFrame, grids: Sequence[Config]) -> dict[str, Drawing]:
-    """All figures of a study by name; one that has nothing to show is not there.
+    """All figures of a study by name; empty ones are omitted.
 
     Args:
       data: the curves.
-      grids: the grids that they are of; they say what does not vary.
+      grids: their grids, which give the settings that do not vary.
     """
     out: dict[str, Drawing] = {}
     if data.empty:
@@ -74,22 +74,22 @@ def _file_name(kind: str, setting: dict[str, Any]) -> str:
 
 
 def _against_s(scene: Scene) -> Drawing | None:
-    found = panels.seed_range(scene.last, "accuracy", "s", ["defence", "attack"])
+    ranges = panels.seed_range(scene.last, "accuracy", "s", ["defence", "attack"])
     every = np.unique(scene.last["s"])
-    names = [attack for attack in scene.attacks if any(attack == key[1] for key in found)]
+    names = [attack for attack in scene.attacks if any(attack == key[1] for key in ranges)]
     if not names or len(every) < 2:
         return None
     columns, width = panels.fitted(len(names))
     figure, axes = panels.grid(
         names, columns, (width, 3.2), xlabel="liars s", ylabel="final test accuracy (%)"
     )
-    # Bars of equal rules stand beside each other and stay visible.
+    # Bars of rules with equal results are shifted so that all stay visible.
     room = min(0.03 * np.ptp(every), 0.5 * np.diff(every).min())
     shifts = room * np.linspace(-0.5, 0.5, len(scene.defences))
     shown = {}
     for ax, attack in zip(axes, names):
         for (name, look), shift in zip(scene.defences.items(), shifts):
-            parts = [found[key] for key in ((name, "none"), (name, attack)) if key in found]
+            parts = [ranges[key] for key in ((name, "none"), (name, attack)) if key in ranges]
             if not parts:
                 continue
             line = 100 * pd.concat(parts)
@@ -112,19 +112,19 @@ def _against_s(scene: Scene) -> Drawing | None:
     panels.head(figure, f"{scene.title}: {scene.seeds('bars span')}")
     panels.below(figure, [shown[name] for name in scene.defences if name in shown])
     caption = (
-        "Final test accuracy against the number of liars s. Points are means over the seeds, "
-        "bars go from the lowest to the highest seed."
+        "Final test accuracy against the number s of Byzantine workers. Points are means over the "
+        "seeds, bars range from the lowest to the highest seed."
     )
     return Drawing(figure, caption, scene.setting)
 
 
 def _against_step(scene: Scene) -> Drawing | None:
-    found = panels.seed_range(scene.data, "accuracy", "step", ["attack", "s", "defence"])
-    if not found or scene.data["step"].nunique() < 2:
+    ranges = panels.seed_range(scene.data, "accuracy", "step", ["attack", "s", "defence"])
+    if not ranges or scene.data["step"].nunique() < 2:
         return None
-    some = sorted({key[1] for key in found if key[1] > 0})
+    some = sorted({key[1] for key in ranges if key[1] > 0})
     lines = [
-        [(a, s) for a in scene.attacks if any(key[:2] == (a, s) for key in found)] for s in some
+        [(a, s) for a in scene.attacks if any(key[:2] == (a, s) for key in ranges)] for s in some
     ]
     lines = lines or [[("none", 0)]]
     columns, width = panels.fitted(max(map(len, lines)))
@@ -132,17 +132,17 @@ def _against_step(scene: Scene) -> Drawing | None:
     figure, axes = panels.grid(
         places, columns, (width, 2.7), xlabel="step", ylabel="test accuracy (%)"
     )
-    panels.along(axes, found, 0, 102)
+    panels.along(axes, ranges, 0, 102)
     for ax, (attack, s) in zip(axes, (place for place in places if place)):
         for name, look in scene.defences.items():
-            if (attack, s, name) in found:
-                panels.line(ax, found[attack, s, name], look, scale=100)
+            if (attack, s, name) in ranges:
+                panels.line(ax, ranges[attack, s, name], look, scale=100)
         panels.name(ax, attack, width, f"s = {s}")
     panels.head(figure, f"{scene.title}: {scene.seeds('lines are means, bands span')}")
     panels.below(figure, [panels.handle(name, look) for name, look in scene.defences.items()])
     caption = (
-        "Test accuracy against the step, for each attack and number of liars s. Lines are means "
-        "over the seeds, bands go from the lowest to the highest seed."
+        "Test accuracy against the step, for each attack and number s of Byzantine workers. Lines "
+        "are means over the seeds, bands range from the lowest to the highest seed."
     )
     return Drawing(figure, caption, scene.setting)
 
@@ -150,29 +150,29 @@ def _against_step(scene: Scene) -> Drawing | None:
 def _to_optimum(scene: Scene) -> Drawing | None:
     if "to_optimum" not in scene.data:
         return None
-    found = panels.seed_range(scene.data, "to_optimum", "step", ["attack", "s", "defence"])
-    names = [("none", 0)] if any(key[:2] == ("none", 0) for key in found) else []
-    most = max((key[1] for key in found), default=0)
-    names += [(a, most) for a in scene.attacks if any(key[:2] == (a, most) for key in found)]
+    ranges = panels.seed_range(scene.data, "to_optimum", "step", ["attack", "s", "defence"])
+    names = [("none", 0)] if any(key[:2] == ("none", 0) for key in ranges) else []
+    most = max((key[1] for key in ranges), default=0)
+    names += [(a, most) for a in scene.attacks if any(key[:2] == (a, most) for key in ranges)]
     if not names or scene.data["step"].nunique() < 2:
         return None
     columns, width = panels.fitted(len(names))
     label = "distance to the optimum"
     figure, axes = panels.grid(names, columns, (width, 2.7), xlabel="step", ylabel=label)
     axes[0].set_yscale("log")
-    every = pd.concat(found.values())
-    panels.along(axes, found, every["min"].min() / 1.4, every["max"].max() * 1.4)
+    every = pd.concat(ranges.values())
+    panels.along(axes, ranges, every["min"].min() / 1.4, every["max"].max() * 1.4)
     for ax, (attack, s) in zip(axes, names):
         for name, look in scene.defences.items():
-            if (attack, s, name) in found:
-                panels.line(ax, found[attack, s, name], look)
+            if (attack, s, name) in ranges:
+                panels.line(ax, ranges[attack, s, name], look)
         panels.name(ax, attack, width, f"s = {s}")
     panels.head(figure, f"{scene.title}: {scene.seeds('lines are means, bands span')}")
     panels.below(figure, [panels.handle(name, look) for name, look in scene.defences.items()])
     caption = (
-        "Distance of the model to the minimiser of the honest workers' mean loss against the step, "
-        "without liars and for each attack of most of them. Lines are means over the seeds, bands "
-        "go from the lowest to the highest seed."
+        "Distance from the model to the minimiser of the honest workers' mean loss against the "
+        "step, without attack and for each attack at the largest s. Lines are means over the "
+        "seeds, bands range from the lowest to the highest seed."
     )
     return Drawing(figure, caption, scene.setting)
 
@@ -192,19 +192,22 @@ def _heatmap(scene: Scene) -> Drawing | None:
     }
     figure = panels.tables(tables, fmt=".1f")
     panels.head(figure, f"{scene.title}: final test accuracy (%), {scene.seeds('mean of')}")
-    caption = "Final test accuracy in per cent, mean over the seeds, for each number of liars s."
+    caption = (
+        "Final test accuracy in per cent, mean over the seeds, for each number s of Byzantine "
+        "workers."
+    )
     return Drawing(figure, caption, scene.setting)
 
 
 def _setting_heatmaps(data: pd.DataFrame, grids: Sequence[Config]) -> dict[str, Drawing]:
-    """Tables of f against partition, where both vary; one figure for each other setting."""
+    """Tables of f against partition, if both vary; one figure per combination of other settings."""
     if not {"f", "partition"} <= set(scenes.settings(data)):
         return {}
     others = [name for name in scenes.settings(data) if name not in ("f", "partition")]
     last = scenes.final(data)
     keys = [*others, "f", "partition", "rule", "mixing", "attack", "s"]
     means = last.groupby(keys, sort=False, dropna=False)["accuracy"].mean()
-    # What is left under the attack and the number of liars that hurt most.
+    # The accuracy under the most damaging attack and s.
     least = means.groupby(level=keys[:-2], sort=False, dropna=False).min().reset_index()
     groups = least.groupby(others, sort=False, dropna=False) if others else [((), least)]
     out = {}
@@ -221,14 +224,14 @@ def _setting_heatmaps(data: pd.DataFrame, grids: Sequence[Config]) -> dict[str, 
             ).reindex(index=faults, columns=partitions)
             for (rule, mixing), chosen in part.groupby(["rule", "mixing"], sort=False)
         }
-        mixings = part["mixing"].nunique()  # side by side, a rule's below each other's
+        mixings = part["mixing"].nunique()  # one column per mixing, one row per rule
         most = mixings if 1 < mixings < len(tables) else None
         figure = panels.tables(tables, fmt=".1f", most=most, ylabel="f", xlabel="partition")
         title = scenes.title(setting, grids, without=("f",))
         panels.head(figure, f"{title}: final test accuracy (%) under the worst attack and s")
         caption = (
-            "Final test accuracy in per cent, mean over the seeds, under the attack and the number "
-            "of liars that leave least of it: declared faults f against how samples are dealt out."
+            "Final test accuracy in per cent, mean over the seeds, under the most damaging attack "
+            "and number of Byzantine workers: declared faults f against the partition."
         )
         out[_file_name("worst_accuracy_f_partition", setting)] = Drawing(figure, caption, setting)
     return out
@@ -239,37 +242,37 @@ def _influence(scene: Scene) -> Drawing | None:
     if attacked.empty or scene.data["step"].nunique() < 2:
         return None
     s = int(attacked["s"].max())
-    found = panels.seed_range(
+    ranges = panels.seed_range(
         attacked[attacked["s"] == s], "liars_influence", "step", ["attack", "defence"]
     )
-    names = [attack for attack in scene.attacks if any(key[0] == attack for key in found)]
+    names = [attack for attack in scene.attacks if any(key[0] == attack for key in ranges)]
     if not names:
         return None
     columns, width = panels.fitted(len(names))
     figure, axes = panels.grid(
         names, columns, (width, 2.7), xlabel="step", ylabel="influence of the liars"
     )
-    # Shares may be any number where they cancel; the axis keeps to what can be read.
-    means = pd.concat(found.values())["mean"]
+    # Shares may be arbitrarily large where they cancel; the axis stays in a readable range.
+    means = pd.concat(ranges.values())["mean"]
     low, high = min(0.0, means.min()), max(1.0, means.max())
-    panels.along(axes, found, max(low, -1) - 0.05, min(high, 2) + 0.05)
+    panels.along(axes, ranges, max(low, -1) - 0.05, min(high, 2) + 0.05)
     for ax, attack in zip(axes, names):
         ax.axhline(s / scene.n, color="0.35", linewidth=1.2, linestyle=(0, (2, 2)))
         for name, look in scene.defences.items():
-            if (attack, name) in found:
-                panels.line(ax, found[attack, name], look)
+            if (attack, name) in ranges:
+                panels.line(ax, ranges[attack, name], look)
         panels.name(ax, attack, width)
     panels.head(
         figure,
         f"{scene.title}, s = {s} liars: {scene.seeds('lines are means, bands span')}",
     )
-    shown = [name for name in scene.defences if any(key[1] == name for key in found)]
+    shown = [name for name in scene.defences if any(key[1] == name for key in ranges)]
     even = Line2D([], [], color="0.35", linewidth=1.2, linestyle=(0, (2, 2)), label="s / n")
     panels.below(figure, [*(panels.handle(name, scene.defences[name]) for name in shown), even])
     caption = (
-        f"The share of the aggregate that comes from the s = {s} liars, against the step, for each "
-        "attack; dotted is s / n, what they have in a mean. Lines are means over the seeds, bands "
-        "go from the lowest to the highest seed."
+        f"The share of the aggregate that comes from the s = {s} Byzantine workers, against the "
+        "step, for each attack; the dotted line is s / n, their share of a mean. Lines are means "
+        "over the seeds, bands range from the lowest to the highest seed."
     )
     return Drawing(figure, caption, scene.setting)
 
@@ -277,8 +280,8 @@ def _influence(scene: Scene) -> Drawing | None:
 def _variance_to_norm(scene: Scene) -> Drawing | None:
     s = int(scene.data["s"].max())
     chosen = scene.data[scene.data["s"].isin([0, s]) & (scene.data["variance_to_norm"] > 0)]
-    found = panels.seed_range(chosen, "variance_to_norm", "step", ["defence", "attack"])
-    names = [name for name in scene.defences if any(key[0] == name for key in found)]
+    ranges = panels.seed_range(chosen, "variance_to_norm", "step", ["defence", "attack"])
+    names = [name for name in scene.defences if any(key[0] == name for key in ranges)]
     if not names or scene.data["step"].nunique() < 2:
         return None
     columns, width = panels.fitted(len(names))
@@ -292,16 +295,16 @@ def _variance_to_norm(scene: Scene) -> Drawing | None:
         else None
         for rule, mixing in set(zip(scene.data["rule"], scene.data["mixing"]))
     }
-    every = pd.concat(found.values())
+    every = pd.concat(ranges.values())
     proved = [bound for name in names if (bound := bounds[name]) is not None]
     axes[0].set_yscale("log")
     low = min([every["min"].min(), *proved])
     high = max([every["max"].max(), *proved])
-    panels.along(axes, found, low / 1.4, high * 1.4)
+    panels.along(axes, ranges, low / 1.4, high * 1.4)
     for ax, name in zip(axes, names):
         for attack, look in looks.items():
-            if (name, attack) in found:
-                panels.line(ax, found[name, attack], look)
+            if (name, attack) in ranges:
+                panels.line(ax, ranges[name, attack], look)
         bound = bounds[name]
         if bound is not None:
             ax.axhline(bound, color="black", linewidth=1.4, linestyle=(0, (2, 2)))
@@ -310,11 +313,11 @@ def _variance_to_norm(scene: Scene) -> Drawing | None:
         figure,
         f"{scene.title}, s = {s} liars: {scene.seeds('lines are means, bands span')}",
     )
-    shown = [attack for attack in looks if any(key[1] == attack for key in found)]
+    shown = [attack for attack in looks if any(key[1] == attack for key in ranges)]
     handles = [panels.handle(attack, looks[attack]) for attack in shown]
     caption = (
-        "Standard deviation of the honest updates over the norm of their mean, against the step, "
-        "for each rule. "
+        "Standard deviation of the honest updates divided by the norm of their mean, against the "
+        "step, for each rule. "
     )
     if proved:
         label = "proved up to here"
@@ -322,9 +325,9 @@ def _variance_to_norm(scene: Scene) -> Drawing | None:
             Line2D([], [], color="black", linewidth=1.4, linestyle=(0, (2, 2)), label=label)
         )
         caption += (
-            "Dotted is the largest ratio up to which the rule's resilience is proved, where one is "
-            "published: above it there is no promise. "
+            "The dotted line is the largest ratio for which the rule's resilience is proved, where "
+            "one is published: above it there is no guarantee. "
         )
     panels.below(figure, handles)
-    caption += "Lines are means over the seeds, bands go from the lowest to the highest seed."
+    caption += "Lines are means over the seeds, bands range from the lowest to the highest seed."
     return Drawing(figure, caption, scene.setting)

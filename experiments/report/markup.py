@@ -1,4 +1,4 @@
-"""Parts of a page as HTML: tables, figures, prose, what can be folded."""
+"""Parts of a page as HTML: tables, figures, prose, collapsible sections."""
 
 import base64
 import html
@@ -12,12 +12,12 @@ import pandas as pd
 
 
 class Picture(NamedTuple):
-    """A figure as it was rendered.
+    """A rendered figure.
 
     Attributes:
-      setting: the part of the study that it is of.
-      svg: as vectors.
-      png: as pixels.
+      setting: the setting of the study that it shows.
+      svg: the vector image.
+      png: the raster image.
     """
 
     name: str
@@ -28,22 +28,22 @@ class Picture(NamedTuple):
 
 
 def escape(value: Any) -> str:
-    """Text as HTML shows it."""
+    """Text escaped for HTML."""
     return html.escape(str(value))
 
 
 def name(value: Any) -> str:
-    """A long name that may be broken where it has joints."""
+    """A long name with optional line breaks after `_` and `,` and before `(`."""
     return re.sub(r"(_|,|(?=\())", r"\1<wbr>", escape(value))
 
 
 def section(title: str, content: str) -> list[str]:
-    """A heading and what is below it; nothing where there is nothing."""
+    """A heading and its content; nothing if the content is empty."""
     return [f"<h2>{title}</h2>", content] if content else []
 
 
 def groups(groups: Sequence[tuple[str, str]]) -> str:
-    """What there is for each setting; of many, only the first is open at first."""
+    """Contents by setting; with more than three, collapsible, and only the first is open."""
     out = []
     for i, (title, content) in enumerate(groups):
         if not title:
@@ -56,13 +56,13 @@ def groups(groups: Sequence[tuple[str, str]]) -> str:
 
 
 def details(title: str, content: str, unfold: bool = False) -> str:
-    """What is folded until it is clicked."""
+    """A collapsible section."""
     start = "<details open>" if unfold else "<details>"
     return f"{start}<summary>{escape(title)}</summary>\n{content}\n</details>"
 
 
 def table(head: Sequence[Any], lines: Iterable[Sequence[str]], kind: str = "") -> str:
-    """A table whose cells are HTML already; the first of each line is its header."""
+    """A table of HTML cells; the first cell of each line is its header."""
     top = "".join(f'<th scope="col">{name(cell)}</th>' for cell in head)
     rows = []
     for first, *cells in lines:
@@ -116,7 +116,7 @@ def percent(value: Any, digits: int = 1) -> str:
 
 
 def image(picture: Picture, place: int) -> str:
-    """The figure inside of the page, as vectors or as pixels, whichever is shorter."""
+    """The figure embedded in the page, as SVG or PNG, whichever is shorter."""
     box = re.search(r'viewBox="0 0 ([\d.]+) ', picture.svg)
     # On a narrow screen a wide figure scrolls rather than becoming illegible.
     width = float(box[1]) if box else 600.0
@@ -127,9 +127,9 @@ def image(picture: Picture, place: int) -> str:
         return f'<img alt="{alt}" {size} src="data:image/png;base64,{pixels}">'
     start = picture.svg.index("<svg")
     vectors = re.sub(r"<metadata>.*?</metadata>", "", picture.svg[start:], flags=re.DOTALL)
-    # Identifiers are unique within a figure, and have to be within the page.
+    # Identifiers are unique within a figure, and must be within the page.
     vectors = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>f{place}-", vectors)
-    # Matplotlib's one rule of style is for the whole document.
+    # Matplotlib's style rule applies to the whole document; restrict it to this figure.
     vectors = vectors.replace('<style type="text/css">*{', f"<style>#f{place}-figure_1 *{{")
     return re.sub(
         r"^<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>",

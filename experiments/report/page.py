@@ -1,4 +1,4 @@
-"""A study as one page that stands by itself: no other file, no script, no address."""
+"""A study as one self-contained page: no other files, scripts or URLs."""
 
 import collections
 import dataclasses
@@ -14,22 +14,22 @@ from experiments.grid import config as configs
 from experiments.grid.config import Config
 from experiments.report import markup, scenes
 
-_WHERE = ("study", "results", "data_dir", "download")  # where things lie: of no interest here
+_WHERE = ("study", "results", "data_dir", "download")  # locations, which are not shown
 _STYLE = "\n" + pathlib.Path(__file__).with_name("page.css").read_text()
 
 
 class Study(NamedTuple):
-    """All that is on a page.
+    """The content of a page.
 
     Attributes:
       title: one line.
-      claim: what it tests, as plain text.
-      command: what starts it.
-      grids: what was planned.
-      blocks: what is finished.
+      claim: what the study tests, as plain text.
+      command: the command that runs it.
+      grids: the planned grids.
+      blocks: the finished blocks.
       results: the table.
       pictures: the figures.
-      failures: what could not be run, and why.
+      failures: the failed blocks, with their errors.
     """
 
     title: str
@@ -81,7 +81,7 @@ def _head(study: Study) -> str:
     parts.append(f'<p class="soft">{" · ".join(facts)}</p>')
     if study.failures:
         failed = markup.count(len(study.failures), "block")
-        parts.append(f'<p class="notice">{failed} could not be run: see Failures.</p>')
+        parts.append(f'<p class="notice">{failed} failed: see Failures.</p>')
     return "\n".join(part for part in [*parts, "</header>"] if part)
 
 
@@ -92,12 +92,12 @@ def _accuracy(study: Study) -> str:
     if not len(study.results):
         return "<p>No run is finished.</p>"
     several = study.results["seeds"].max() > 1
-    spread = "mean ± standard deviation over the seeds, and below them the least and the most"
+    spread = "mean ± standard deviation over the seeds, and below them the minimum and maximum"
     parts = [f"<p>In per cent{f': {spread}' if several else ''}.</p>"]
     if study.results["diverged"].any():
         parts.append(
-            '<p><span class="bad">not finite</span>: the model holds NaN or infinity from that '
-            "step on, by the first evaluation that saw it.</p>"
+            '<p><span class="bad">not finite</span>: the model contains NaN or infinity; the step '
+            "is that of the first evaluation that detects it.</p>"
         )
     groups = []
     for setting, part in scenes.split(study.results):
@@ -146,29 +146,29 @@ def _long(results: pd.DataFrame) -> str:
             interval = f"{markup.percent(line['low'], 2)} to {markup.percent(line['high'], 2)}"
         numbers = [markup.percent(line[name], 2) for name in ("mean", "std", "min", "max")]
         where = [line["attack"], line["s"], *(line[name] for name in names)]
-        lost = str(line["diverged"])
+        not_finite = str(line["diverged"])
         if line["diverged"]:
-            lost += f" at {line['diverged_at']}"
-        cells = [*map(markup.escape, where), *numbers, interval, str(line["seeds"]), lost]
+            not_finite += f" at {line['diverged_at']}"
+        cells = [*map(markup.escape, where), *numbers, interval, str(line["seeds"]), not_finite]
         lines.append([markup.escape(_defence(line)), *cells])
-    note = "<p>In per cent; the interval is that of the mean over the seeds, by Student's t.</p>"
+    note = "<p>In per cent; the interval is for the mean over the seeds, by Student's t.</p>"
     return note + markup.table([*head, "seeds", "not finite"], lines, "long")
 
 
 def _per_class(study: Study) -> str:
     names = scenes.settings(study.results)
-    found: dict[tuple, list] = collections.defaultdict(list)
+    accuracies: dict[tuple, list] = collections.defaultdict(list)
     for block in study.blocks:
         for run in block["runs"]:
             if run.get("per_class"):
                 where = [block["attack"], run["s"], *(block.get(name) for name in names)]
                 key = (scenes.defence(block["rule"], block["mixing"]), *where)
-                found[key].append(np.asarray(run["per_class"], float))
-    if not found:
+                accuracies[key].append(np.asarray(run["per_class"], float))
+    if not accuracies:
         return ""
-    most = max(len(values) for runs in found.values() for values in runs)
+    most = max(len(values) for runs in accuracies.values() for values in runs)
     lines = []
-    for key, runs in found.items():
+    for key, runs in accuracies.items():
         means = np.full(most, np.nan)
         stacked = np.stack(runs)
         known = ~np.isnan(stacked)
@@ -245,16 +245,16 @@ def _say(value: Any) -> str:
 
 
 def _environment(blocks: Sequence[dict[str, Any]]) -> str:
-    """Versions, device, date and commit, and whether all blocks have the same."""
-    found: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
+    """Versions, device, date and commit, and whether they are the same for all blocks."""
+    counts: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     for block in blocks:
         for name, value in block.get("environment", {}).items():
-            found[name][str(value)] += 1
+            counts[name][str(value)] += 1
         data = block.get("data")
         if data:
-            found["data"][f"{block['dataset']} {data}" if "dataset" in block else data] += 1
+            counts["data"][f"{block['dataset']} {data}" if "dataset" in block else data] += 1
     lines, differ = [], []
-    for name, values in found.items():
+    for name, values in counts.items():
         if name == "date":
             first, last = min(values), max(values)
             text = first if first == last else f"{first} to {last}"
@@ -270,7 +270,7 @@ def _environment(blocks: Sequence[dict[str, Any]]) -> str:
         return ""
     if differ:
         names = markup.escape(", ".join(differ))
-        note = f'<p class="notice">The blocks were not all made alike: {names} differ.</p>'
+        note = f'<p class="notice">The blocks come from different environments: {names} differ.</p>'
     else:
-        note = "<p>All blocks were made with the same versions, on the same kind of device.</p>"
+        note = "<p>All blocks come from the same versions and the same kind of device.</p>"
     return note + "\n" + markup.table(["what", "which"], lines, "words")

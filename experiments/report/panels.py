@@ -1,4 +1,4 @@
-"""Panels, lines, legends and coloured tables: what the figures of a study are put together from."""
+"""Panels, lines, legends and coloured tables: the elements of the figures of a study."""
 
 import re
 import textwrap
@@ -11,15 +11,15 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-_WIDTH = 10.5  # inches at most, if the panels allow it: a page shows it small enough as it is
+_WIDTH = 10.5  # target width in inches, which still reads well on a page
 _PALETTE = [sns.color_palette("colorblind")[i] for i in (0, 1, 2, 4, 9, 3, 7, 8, 5, 6)]
 _DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)))
 _MARKERS = "osD^vP*X"
-_EMPTY = "0.85"  # grey of a cell that no run belongs to
+_EMPTY = "0.85"  # grey of a cell without runs
 
 
 class Look(NamedTuple):
-    """How a line looks wherever its defence, or its attack, is drawn."""
+    """The look of a defence's or an attack's line, the same in all figures."""
 
     color: Any
     linestyle: Any
@@ -27,12 +27,12 @@ class Look(NamedTuple):
 
 
 def look(place: int, kind: int = 0, kinds: int = 1) -> Look:
-    """The look of the name at a place: its colour, and dashes once the colours are used up.
+    """The look of a rule or an attack: its colour, and dashes once the colours are used up.
 
     Args:
-      place: of a rule, or of an attack.
-      kind: of a mixing: what differs in nothing else has one colour and other dashes.
-      kinds: how many of them there are.
+      place: index of the rule or the attack.
+      kind: index of the mixing, shown by dashes: one rule has one colour.
+      kinds: number of mixings.
     """
     dashes = kind + kinds * (place // len(_PALETTE))
     return Look(
@@ -43,16 +43,16 @@ def look(place: int, kind: int = 0, kinds: int = 1) -> Look:
 
 
 def grid(panels: Sequence[Any], columns: int, size: tuple[float, float], **labels: str):
-    """A figure with one set of axes for each panel; None leaves a hole at the end of a line.
+    """A figure with one set of axes per panel; None leaves a gap at the end of a row.
 
     Args:
-      panels: line by line.
-      columns: panels in a line.
-      size: of a panel, width and height in inches.
-      **labels: `xlabel` below the lowest panel of each column and `ylabel` left of each line.
+      panels: the panels, row by row.
+      columns: number of panels per row.
+      size: width and height of a panel in inches.
+      **labels: `xlabel` below the lowest panel of each column and `ylabel` left of each row.
 
     Returns:
-      The figure and the axes, one for each panel that is not None.
+      The figure and the axes, one per panel that is not None.
     """
     lines = -(-len(panels) // columns)
     figure = Figure(figsize=(size[0] * columns + 0.6, size[1] * lines), layout="constrained")
@@ -73,9 +73,9 @@ def grid(panels: Sequence[Any], columns: int, size: tuple[float, float], **label
 
 
 def along(axes: Sequence[Any], found: dict[Any, pd.DataFrame], low: float, high: float) -> None:
-    """Sets the limits of all panels, steps across and `low` to `high` upwards, before any line.
+    """Sets the limits of all panels before drawing: steps on x, `low` to `high` on y.
 
-    Each line would look for them anew, in all panels: a third of the time of a large figure.
+    Otherwise each line recomputes them in all panels: a third of the time of a large figure.
     """
     steps = pd.concat(found.values()).index
     margin = 0.04 * max(1, np.ptp(steps))
@@ -83,19 +83,19 @@ def along(axes: Sequence[Any], found: dict[Any, pd.DataFrame], low: float, high:
 
 
 def columns_for(count: int, width: float, beside: float = 0.0) -> int:
-    """How many panels stand side by side: as many as fit, in lines of equal length."""
+    """The number of panels per row: as many as fit, in rows of equal length."""
     lines = -(-count // max(1, int((_WIDTH - beside) / width)))
     return -(-count // lines)
 
 
 def fitted(count: int) -> tuple[int, float]:
-    """Columns for so many panels of curves, and the width of each in inches."""
+    """The number of columns for `count` panels of curves, and the width of each in inches."""
     columns = columns_for(count, 2.6)
     return columns, min(3.6, _WIDTH / columns)
 
 
 def padded(lines: Sequence[Sequence[Any]], columns: int) -> list[Any]:
-    """Each line broken into lines of `columns` panels, the last of them filled up with None."""
+    """Each line split into rows of `columns` panels, the last one padded with None."""
     out = []
     for line in lines:
         out += [*line, *[None] * (-len(line) % columns)]
@@ -103,7 +103,7 @@ def padded(lines: Sequence[Sequence[Any]], columns: int) -> list[Any]:
 
 
 def wrap(text: str, width: int) -> str:
-    """Breaks a long name, with hyperparameters, before `(` or behind `_`, `,` or a space."""
+    """Wraps a long name with hyperparameters before `(` or after `_`, `,` or a space."""
     lines = [""]
     for piece in re.split(r"(?<=[_, ])|(?=[(])", text):
         if lines[-1] and len(lines[-1]) + len(piece.rstrip()) > width:
@@ -113,7 +113,7 @@ def wrap(text: str, width: int) -> str:
 
 
 def name(ax: Any, name: str, width: float, more: str = "") -> None:
-    """The title of a panel so wide: in one line where it fits."""
+    """Sets the title of a panel of this width, in one line if it fits."""
     most = int(11.5 * width)
     whole = f"{name}, {more}" if more else name
     if len(whole) > most:
@@ -122,13 +122,13 @@ def name(ax: Any, name: str, width: float, more: str = "") -> None:
 
 
 def head(figure: Figure, text: str) -> None:
-    """The title of a figure."""
+    """Sets the title of a figure."""
     width = max(20, int(9.5 * figure.get_figwidth()))
     figure.suptitle("\n".join(textwrap.wrap(text, width)), fontsize=13)
 
 
 def below(figure: Figure, handles: Sequence[Any], **kwargs: Any) -> None:
-    """A legend below all panels, in as many columns as its names leave room for; grows down."""
+    """Adds a legend below all panels, in as many columns as fit; the figure grows downwards."""
     widest = max(len(str(handle.get_label())) for handle in handles)
     columns = max(1, int(figure.get_figwidth() / (0.085 * widest + 0.75)))
     columns = -(-len(handles) // -(-len(handles) // columns))
@@ -138,7 +138,7 @@ def below(figure: Figure, handles: Sequence[Any], **kwargs: Any) -> None:
 
 
 def handle(name: str, look: Look, markers: bool = False) -> Line2D:
-    """A name's entry in a legend."""
+    """The legend entry of a name."""
     marker = look.marker if markers else "none"
     return Line2D(
         [], [], color=look.color, linestyle=look.linestyle, marker=marker, markersize=5, label=name
@@ -146,15 +146,15 @@ def handle(name: str, look: Look, markers: bool = False) -> Line2D:
 
 
 def seed_range(data: pd.DataFrame, column: str, along: str, keys: list[str]) -> dict[Any, Any]:
-    """Mean, least and most over the seeds along steps or s, for each combination of keys."""
+    """Mean, minimum and maximum over the seeds along steps or s, per combination of keys."""
     known = data[np.isfinite(data[column].to_numpy(float))]
-    found = known.groupby([*keys, along], sort=False)[column].agg(["mean", "min", "max"])
-    groups = found.reset_index().groupby(keys, sort=False)
+    ranges = known.groupby([*keys, along], sort=False)[column].agg(["mean", "min", "max"])
+    groups = ranges.reset_index().groupby(keys, sort=False)
     return {key: part.set_index(along).sort_index() for key, part in groups}
 
 
 def line(ax: Any, found: pd.DataFrame, look: Look, scale: float = 1.0) -> None:
-    """A mean with a band from the lowest to the highest seed."""
+    """Draws a mean with a band from the lowest to the highest seed."""
     steps = found.index.to_numpy()
     ax.plot(
         steps,
@@ -170,12 +170,12 @@ def line(ax: Any, found: pd.DataFrame, look: Look, scale: float = 1.0) -> None:
 def tables(
     tables: dict[str, pd.DataFrame], fmt: str, most: int | None = None, **labels: str
 ) -> Figure:
-    """Accuracies as coloured tables, one panel each, all with the same lines and columns.
+    """Accuracies as coloured tables, one panel each, all with the same rows and columns.
 
     Args:
-      tables: by title. What has more columns than a page has room for is turned.
-      fmt: of a number.
-      most: panels side by side; None for as many as fit.
+      tables: the tables by title; those that are too wide for a page are transposed.
+      fmt: format of a number.
+      most: maximum number of panels per row; None for as many as fit.
       **labels: `xlabel` and `ylabel`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The parts of a study that its figures are of: one for each setting."""
+"""The parts of a study that its figures show: one per setting."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -12,14 +12,14 @@ from experiments.grid.config import Config
 from experiments.report import panels
 from experiments.training import diagnostics
 
-# Columns of curves and tables that are there in every study; all others are settings that vary.
+# Columns of curves and tables in every study; all others are settings that vary.
 CURVE = ("rule", "mixing", "attack", "s", "seed", "step", "accuracy", "loss", "finite")
 
 
 TABLE = ("mean", "std", "min", "max", "seeds", "diverged", "low", "high", "diverged_at")
 
 
-# Measured where a grid asks for it, or where there are several honest models.
+# Measured if a grid requests it, or if there are several honest models.
 ASKED = ("validation", "to_optimum", "worst_accuracy", "spread")
 
 
@@ -27,10 +27,10 @@ COLUMNS = frozenset((*CURVE, *diagnostics.NAMES, *ASKED, *TABLE))
 
 
 class Drawing(NamedTuple):
-    """A figure, and the sentence below it.
+    """A figure and its caption.
 
     Attributes:
-      setting: the part of the study that it is of, `{"f": 12}`; empty where nothing varies.
+      setting: the setting of the study that it shows, `{"f": 12}`; empty if nothing varies.
     """
 
     figure: Figure
@@ -45,8 +45,8 @@ class Scene(NamedTuple):
       title: model, data, n, f and the setting.
       data: its curves, with a column `defence`.
       last: the last evaluation of each run.
-      defences: their names, in order, with their looks.
-      attacks: those that were tried, likewise; without `none`.
+      defences: the defences in order, with their looks.
+      attacks: the attacks in order, without `none`, with their looks.
     """
 
     title: str
@@ -65,17 +65,17 @@ class Scene(NamedTuple):
 
 
 def defence(rule: str, mixing: str) -> str:
-    """A rule and what stands in front of it, as one name."""
+    """A rule and the mixing before it, as one name."""
     return rule if mixing == "none" else f"{mixing} + {rule}"
 
 
 def settings(data: pd.DataFrame) -> list[str]:
-    """The columns of curves or of a table that say which grid a line is of."""
+    """The columns of curves or of a table that identify the grid of a line."""
     return [name for name in data.columns if name not in COLUMNS]
 
 
 def split(data: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
-    """Curves or a table in parts, one for each setting, which comes first."""
+    """Splits curves or a table by setting into pairs (setting, part)."""
     names = settings(data)
     if not names:
         yield {}, data
@@ -96,17 +96,17 @@ def final(data: pd.DataFrame) -> pd.DataFrame:
 
 
 def threshold(rule: str, n: int, f: int) -> float | None:
-    r"""The largest ratio of deviation to norm for which a rule's authors count on its resilience.
+    r"""The largest ratio of deviation to norm for which a rule's resilience is published.
 
     The ratio is $\sqrt{E \|G - g\|^2} / \|g\|$ of an honest gradient G with mean g.
 
     Args:
-      rule: as it is written in a study; its own f goes before that of the grid.
+      rule: specification of the rule; its own f takes precedence over that of the grid.
       n: number of workers.
-      f: faults that the grid's rules are declared to tolerate.
+      f: declared faults of the grid.
 
     Returns:
-      The threshold of `byzjax.theory`; None where none is known.
+      The threshold of `byzjax.theory`; None if none is known.
     """
     name, given = calls.parse_call(rule)
     f = given.pop("f", f)
@@ -115,7 +115,7 @@ def threshold(rule: str, n: int, f: int) -> float | None:
 
 
 def scenes(data: pd.DataFrame, grids: Sequence[Config]) -> Iterator[Scene]:
-    """One for each setting of a study."""
+    """One scene per setting of a study."""
     names = [defence(rule, mixing) for rule, mixing in zip(data["rule"], data["mixing"])]
     data = data.assign(defence=names)
     rules, mixings = list(dict.fromkeys(data["rule"])), list(dict.fromkeys(data["mixing"]))
@@ -140,7 +140,7 @@ def scenes(data: pd.DataFrame, grids: Sequence[Config]) -> Iterator[Scene]:
 
 
 def title(setting: dict[str, Any], grids: Sequence[Config], without: Sequence[str] = ()) -> str:
-    """`mnist, mlp, n = 25, f = 11, partition = iid`: what is the same, and the setting."""
+    """`mnist, mlp, n = 25, f = 11, partition = iid`: the common settings, then this one."""
     parts = []
     for name in ("dataset", "model", "n", "f"):
         if name not in without:

@@ -1,4 +1,4 @@
-"""What a study found: curves, tables as CSV, Markdown and LaTeX, figures, and a page of it all."""
+"""Results of a study: curves, tables as CSV, Markdown and LaTeX, figures, and an HTML page."""
 
 import pathlib
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ from experiments.training import diagnostics
 
 
 class About(NamedTuple):
-    """What a study is about.
+    """The description of a study.
 
     Attributes:
       title: one line.
-      claim: which claim it tests, as plain text: paragraphs, indented commands, `code`.
-      command: what starts it.
+      claim: the claim it tests, as plain text: paragraphs, indented commands, `code`.
+      command: the command that runs it.
     """
 
     title: str
@@ -30,7 +30,7 @@ class About(NamedTuple):
 
 
 def ordered(blocks: Sequence[dict[str, Any]], grids: Sequence[Config]) -> list[dict[str, Any]]:
-    """Finished blocks in the order in which the grids name them, wherever they were read from."""
+    """Finished blocks in the order of the grids."""
     places = []
     for grid in grids:
         identity = {name: getattr(grid, name) for name in configs.IDENTITY}
@@ -65,8 +65,8 @@ def ordered(blocks: Sequence[dict[str, Any]], grids: Sequence[Config]) -> list[d
 
 
 def _given(block: dict[str, Any], name: str, otherwise: Any) -> Any:
-    found = configs.setting(block, name)
-    return otherwise if found is None else found
+    value = configs.setting(block, name)
+    return otherwise if value is None else value
 
 
 def varied(blocks: Sequence[dict[str, Any]]) -> list[str]:
@@ -79,15 +79,15 @@ def varied(blocks: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def curves(blocks: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """One line for each evaluation of each run.
+    """One line per evaluation of each run.
 
     Args:
-      blocks: finished ones, of one or of more grids.
+      blocks: finished blocks, of one or more grids.
 
     Returns:
       rule, mixing, attack, s, seed, the settings that differ between the blocks, step, accuracy,
-      loss, finite, what a grid asked for (validation, to_optimum), and the diagnostics; NaN where
-      there is no number.
+      loss, finite, optional metrics (such as validation, to_optimum), and the diagnostics; NaN for
+      missing numbers.
     """
     names = varied(blocks)
     asked = [name for name in scenes.ASKED if any(name in b["runs"][0] for b in blocks)]
@@ -122,10 +122,10 @@ def table(data: pd.DataFrame) -> pd.DataFrame:
       data: the curves.
 
     Returns:
-      One line for each rule, mixing (where there is any), attack, s and setting: mean, standard
-      deviation, least and most over the seeds; number of seeds; how many of their models are not
-      finite in the end; `low` and `high`, the 95 % confidence interval of the mean by Student's t,
-      empty for one seed; and the first evaluation at which a model was not finite.
+      One line per rule, mixing (if there is any), attack, s and setting: mean, standard deviation,
+      minimum and maximum over the seeds; number of seeds; number of final models that are not
+      finite; `low` and `high`, the 95 % confidence interval of the mean by Student's t, empty for
+      one seed; and the first evaluation at which a model was not finite.
     """
     mixing = ["mixing"] if (data["mixing"] != "none").any() else []
     keys = ["rule", *mixing, "attack", "s", *scenes.settings(data)]
@@ -152,7 +152,7 @@ def _cell(row: pd.Series) -> str:
 
 
 def wide_table(results: pd.DataFrame, s: int) -> pd.DataFrame:
-    """Rules against attacks for one number of liars, as text in per cent; of one setting."""
+    """Rules against attacks for one s and one setting, as text in per cent."""
     chosen = results[(results["s"] == s) | (results["attack"] == "none")].copy()
     if "mixing" in chosen:
         chosen["rule"] = [scenes.defence(*pair) for pair in zip(chosen["rule"], chosen["mixing"])]
@@ -164,7 +164,7 @@ def wide_table(results: pd.DataFrame, s: int) -> pd.DataFrame:
 
 
 def wide_tables(results: pd.DataFrame) -> list[tuple[dict[str, Any], int, pd.DataFrame]]:
-    """Setting, number of liars and `wide_table` of each part of a study."""
+    """Setting, s and `wide_table` of each part of a study."""
     out = []
     for setting, part in scenes.split(results):
         some = sorted(s for s in part["s"].unique() if s > 0)
@@ -181,7 +181,7 @@ _NOT_FINITE = "(NaN): the model of at least one seed is not finite."
 
 
 def text(results: pd.DataFrame) -> str:
-    """The tables as they are printed: one for each setting and number of liars."""
+    """The tables as Markdown, one per setting and s."""
     parts = []
     for setting, s, wide in wide_tables(results):
         parts += [f"{_heading(setting, s)}:", wide.to_markdown()]
@@ -202,12 +202,12 @@ _SPECIAL = {
 
 
 def latex_escape(value: str) -> str:
-    """Text as LaTeX prints it."""
+    """Text escaped for LaTeX."""
     return "".join(_SPECIAL.get(sign, sign) for sign in value)
 
 
 def latex(results: pd.DataFrame) -> str:
-    r"""The tables as LaTeX floats, one for each setting and s; with `\usepackage{booktabs}`."""
+    r"""The tables as LaTeX floats, one per setting and s; needs `\usepackage{booktabs}`."""
     parts = [r"% needs \usepackage{booktabs}"]
     for setting, s, wide in wide_tables(results):
         lines = [["rule", *wide.columns], *([name, *row] for name, row in wide.iterrows())]
@@ -242,17 +242,17 @@ def write(
     about: About,
     failures: Sequence[dict[str, Any]] = (),
 ) -> pd.DataFrame:
-    """Writes everything that a study found into its folder.
+    """Writes all results of a study into its folder.
 
     These are table.csv, table.md, table.tex, curves.csv, index.html, and the figures as PNG and
     SVG.
 
     Args:
-      folder: where to; it is made where there is none.
-      blocks: the finished ones, in any order.
-      grids: the grids that they are of.
+      folder: the folder; created if missing.
+      blocks: the finished blocks, in any order.
+      grids: their grids.
       about: title, claim and command.
-      failures: what could not be run: the settings of a block and `error`.
+      failures: the failed blocks: their settings and `error`.
 
     Returns:
       The table.

@@ -1,8 +1,8 @@
-"""Studies: each module here is one claim, tested.
+"""Studies: each module tests one claim.
 
-A study's docstring says which claim it tests, the command, the hardware, the run time and the
-number that should come out. `EDITIONS` holds its grids by edition: `full` is the published setting
-and needs an accelerator or a cluster, `cpu` ends on two cores.
+A study's docstring states the claim, the command, the hardware, the run time and the expected
+number. `EDITIONS` holds its grids by edition: `full` is the published setting and needs an
+accelerator or a cluster, `cpu` finishes on two cores.
 """
 
 import importlib
@@ -13,10 +13,10 @@ from experiments.grid.config import Config
 
 
 class Study(NamedTuple):
-    """A study that is shipped.
+    """A predefined study.
 
     Attributes:
-      name: of its module.
+      name: name of its module.
       about: the module's docstring.
       editions: grids by edition.
     """
@@ -27,12 +27,12 @@ class Study(NamedTuple):
 
     @property
     def title(self) -> str:
-        """The first line of what it is about."""
+        """The first line of the docstring."""
         return self.about.partition("\n")[0]
 
 
 def names() -> list[str]:
-    """The studies there are."""
+    """The names of all studies."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
@@ -40,7 +40,7 @@ def load(name: str) -> Study:
     """A study by name.
 
     Raises:
-      ValueError: there is none of this name.
+      ValueError: the name is unknown.
     """
     if name not in names():
         raise ValueError(f"unknown study {name!r}; known: {', '.join(names())}.")

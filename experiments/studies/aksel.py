@@ -1,19 +1,19 @@
-"""Aksel among the rules of its time, with none, few and all of the liars that it tolerates.
+"""Aksel and contemporary rules, with no, few and f Byzantine workers.
 
-Claims (the abstract of AKSEL: Fast Byzantine SGD, OPODIS 2020; no other number of the paper is at
-hand): Aksel is the only rule that reaches top accuracy when there are no or few liars, while it
-keeps a good defence when they are as many as are tolerated (s = f).
+Claims (the abstract of AKSEL: Fast Byzantine SGD, OPODIS 2020; no other number of the paper is
+available to us): Aksel is the only rule that reaches top accuracy with no or few Byzantine workers,
+while it remains a good defence against as many as are tolerated (s = f).
 
     python -m experiments study aksel --edition cpu
 
-The settings are those of code of the same authors and year (Distributed Momentum,
+The settings are those of code by the same authors from the same year (Distributed Momentum,
 arXiv:2003.00010): MNIST and Fashion-MNIST, MLP 784-100-10, n = 51, f in {12, 24}, 300 steps, l2
 1e-4, clipping at 2; in the full edition batch 83, s in {0, 1, f/4, f/2, f}, momentum at worker and
 at update, 5 seeds, and CIFAR-10 with n = 25, f in {5, 11}, 3,000 steps, step size 0.01, GroupNorm
-in the place of BatchNorm; it needs an accelerator. All momentum is undamped; of the two step sizes
-that the code names for each data set the smaller one is taken. The CPU edition has MNIST alone,
-batch 16, worker momentum, s in {0, f/2, f} and for f = 12 four rules also at s in {1, f/4}, 3
-seeds; it is meant to end within an hour on 2 cores.
+in place of BatchNorm; it needs an accelerator. All momentum is undamped; of the two step sizes in
+the code for each data set, the smaller one is used. The CPU edition has MNIST only, batch 16,
+worker momentum, s in {0, f/2, f} and for f = 12 four rules also at s in {1, f/4}, 3 seeds; it is
+expected to take less than an hour on 2 cores.
 """
 
 from typing import Any
@@ -32,7 +32,7 @@ _ATTACKS = (
 
 
 def _grid(f: int, s: tuple[int, ...], rules: tuple[str, ...], **more: Any) -> Config:
-    """One grid; Bulyan joins where n allows."""
+    """One grid; Bulyan is added if n allows."""
     settings: dict[str, Any] = {
         "n": 51,
         "model": "mlp",

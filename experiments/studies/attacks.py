@@ -1,16 +1,16 @@
-"""Which attack hurts which rule most, while it trains.
+"""Which attack is most damaging to which rule in training.
 
-Claim: none beforehand; attacks are ranked by the accuracy that they leave. Single aggregations,
-without training, are what `python -m experiments worst-case` ranks.
+Claim: none beforehand; attacks are ranked by the remaining accuracy. On single aggregations,
+without training, `python -m experiments worst-case` ranks them.
 
     python -m experiments study attacks --edition cpu
 
 MNIST, MLP 784-100-10, n = 25, s = f = 11, damped worker momentum of 0.9, step size 0.5. The CPU
-edition has batch 16, 200 steps and 3 seeds, and is meant to end within an hour on 2 cores, much of
-it to compile. The full edition has nine rules, each also behind nearest_neighbors, batch 83, 600
-steps and 5 seeds, and the white box besides: in every training step `gradient_attack` takes three
-steps, one along the gradient, one at random and one outward, from its best start, from random rows,
-and from rows put together of its starts (3 s a step on 2 cores).
+edition has batch 16, 200 steps and 3 seeds, and is expected to take less than an hour on 2 cores,
+much of it compilation. The full edition has nine rules, each also after nearest_neighbors, batch
+83, 600 steps and 5 seeds, and a white-box attack: in every training step `gradient_attack` takes
+three steps, one along the gradient, one random and one outward, from its best start, from random
+rows, and from combinations of its starts (3 s per step on 2 cores).
 """
 
 from typing import Any

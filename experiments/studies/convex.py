@@ -1,17 +1,17 @@
-"""Logistic regression: how near the optimum training ends, with and without liars.
+"""Logistic regression: how close to the optimum training gets, with and without attackers.
 
 Claim (On the Tension between Byzantine Robustness and No-Attack Accuracy, ICML 2025): a rule that
-withstands f of n liars pays for it when nobody lies. Whatever it is, there are honest updates whose
-mean it misses by a squared distance of f / (n - f) times their variance; so on unlike data training
-ends away from the optimum with s = 0, and no number of steps helps.
+tolerates f of n Byzantine workers has a cost without any. For every such rule there are honest
+updates whose mean it misses by a squared distance of f / (n - f) times their variance; so on
+heterogeneous data training stops away from the optimum with s = 0, whatever the number of steps.
 
     python -m experiments study convex --edition cpu
 
-a9a and mushrooms, dealt out by Dirichlet(0.3), n = 25, f in {5, 11}, s in {0, f}; l2 0.01, batch
-64, step size 0.5 to zero along a cosine, damped worker momentum of 0.9. The optimum is that of the
-mean of the honest workers' losses and the l2 term, each worker counting alike; the column
-`to_optimum` is the distance to it. The CPU edition has 1,000 steps and 3 seeds, and is meant to end
-within ten minutes on 2 cores; the full edition has 10,000 steps, 10 seeds, and spambase too.
+a9a and mushrooms, partitioned by Dirichlet(0.3), n = 25, f in {5, 11}, s in {0, f}; l2 0.01, batch
+64, cosine step size from 0.5 to zero, damped worker momentum of 0.9. The optimum is that of the
+mean of the honest workers' losses and the l2 term, with equal weight per worker; the column
+`to_optimum` is the distance to it. The CPU edition has 1,000 steps and 3 seeds, and is expected to
+take less than ten minutes on 2 cores; the full edition has 10,000 steps, 10 seeds, and spambase.
 """
 
 from typing import Any

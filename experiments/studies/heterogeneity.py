@@ -1,16 +1,16 @@
-"""How unlike the workers' data may be: Dirichlet alpha against f, with and without a mixing.
+"""How heterogeneous the data may be: Dirichlet alpha against f, with and without a mixing.
 
 Claim (Allouah, Farhadkhani, Guerraoui, Gupta, Pinot, Stephan, Fixing by Mixing, AISTATS 2023,
-arXiv:2302.01772): on unlike data robust rules lose accuracy with f, and averaging each update with
-its nearest neighbours before the rule brings most of it back.
+arXiv:2302.01772): on heterogeneous data robust rules lose accuracy as f grows, and averaging each
+update with its nearest neighbours before the rule recovers most of it.
 
     python -m experiments study heterogeneity --edition cpu
 
 MNIST, MLP 784-100-10, n = 25, s = f, damped worker momentum of 0.9, step size 0.5. The CPU edition
 has alpha in {0.1, 1, 10}, f in {2, 4, 6} (13 buckets allow no more), three rules, three mixings,
-two attacks, batch 16, 200 steps and 2 seeds; it is meant to end within half an hour on 2 cores. The
-full edition has six alphas, f in {1, 2, 4, 6}, four rules, four attacks, batch 32, 800 steps and 5
-seeds.
+two attacks, batch 16, 200 steps and 2 seeds; it is expected to take less than half an hour on 2
+cores. The full edition has six alphas, f in {1, 2, 4, 6}, four rules, four attacks, batch 32, 800
+steps and 5 seeds.
 """
 
 from typing import Any

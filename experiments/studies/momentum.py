@@ -1,17 +1,17 @@
-"""Momentum at the workers, against momentum of the update.
+"""Momentum at the workers, compared with momentum of the update.
 
 Claim (El-Mhamdi, Guerraoui, Rouault, Distributed Momentum for Byzantine-resilient SGD, ICLR 2021,
-arXiv:2003.00010): with momentum kept by the workers, which lowers the variance of what they send
-relative to its norm, robust rules withstand little_is_enough and inner product manipulation better
-than with the classical momentum of the update.
+arXiv:2003.00010): with momentum at the workers, which lowers the variance of the updates relative
+to their norm, robust rules withstand little_is_enough and inner product manipulation better than
+with the classical momentum of the update.
 
     python -m experiments study momentum --edition cpu
 
 MNIST, MLP 784-100-10, n = 51, f in {12, 24}, s in {0, f}; undamped momentum of 0.9 (m = 0.9 m + g)
-at both places, so that step sizes mean the same; l2 1e-4, gradients clipped at 2, 300 steps. The
+at both places, so that step sizes are comparable; l2 1e-4, gradients clipped at 2, 300 steps. The
 full edition has the paper's batch of 83, step sizes 0.5 and 0.02, and 5 seeds; Aksel and the
-geometric median are added, Nesterov's momentum and Bulyan are left out. The CPU edition has batch
-16, step size 0.02 and 3 seeds, and is meant to end within half an hour on 2 cores.
+geometric median are added, Nesterov's momentum and Bulyan are omitted. The CPU edition has batch
+16, step size 0.02 and 3 seeds, and is expected to take less than half an hour on 2 cores.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 from experiments.grid.config import Config
 
 _RULES = ("median", "trimmed_mean", "krum", "aksel", "mean_around_median", "phocas")
-# mu - 1.5 sigma, and -0.1 mu: what the paper's commands say.
+# mu - 1.5 sigma, and -0.1 mu, as in the paper's commands.
 _ATTACKS = ("none", "little_is_enough(z=1.5)", "inner_product_manipulation(epsilon=0.1)")
 
 

@@ -1,18 +1,19 @@
-"""Protocols side by side: who talks to whom, under the same attacks.
+"""Comparison of communication protocols under the same attacks.
 
-Claim: replacing the one trusted server costs messages and time, not accuracy. Replicated servers
-and gossip bear lying servers or peers (El-Mhamdi et al., Genuinely Distributed Byzantine Machine
-Learning, PODC 2020: about a third more steps than plain SGD); redundant gradients hide up to s
-liars a group altogether (Chen et al., DRACO, ICML 2018); Kardam bears a third of the workers
-without waiting for any (Damaskinos et al., ICML 2018).
+Claim: replacing the trusted server costs messages and time, not accuracy. Replicated servers and
+gossip tolerate Byzantine servers or peers (El-Mhamdi et al., Genuinely Distributed Byzantine
+Machine Learning, PODC 2020: about a third more steps than plain SGD); redundant gradients correct
+up to s Byzantine workers per group exactly (Chen et al., DRACO, ICML 2018); Kardam tolerates a
+third of the workers without waiting for any (Damaskinos et al., ICML 2018).
 
     python -m experiments study protocols --edition cpu
 
-MNIST, MLP 784-100-10, n = 15 of which 4 lie, and one server in five where there are several; no
-momentum, step size 0.1, batch 16, 450 steps. A step of an asynchronous protocol is one gradient, so
-those take 15 times as many, with the damping 1 / (1 + tau), tau about 14. Aksel aggregates
-everywhere but in Kardam, which judges, and in DRACO, which decodes. The CPU edition has 3 seeds and
-is meant to end within half an hour on 2 cores; the full edition has 10 seeds and twice the steps.
+MNIST, MLP 784-100-10, n = 15, of which 4 are Byzantine, and one server in five if there are
+several; no momentum, step size 0.1, batch 16, 450 steps. A step of an asynchronous protocol is one
+gradient, so those take 15 times as many, with damping 1 / (1 + tau), tau about 14. Aksel aggregates
+everywhere but in Kardam, which filters, and in DRACO, which decodes. The CPU edition has 3 seeds
+and is expected to take less than half an hour on 2 cores; the full edition has 10 seeds and twice
+the steps.
 """
 
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 from experiments.grid.config import Config
 
 N, F = 15, 4
-# Protocol, rule, and how many of its steps use as many gradients as one of the parameter server.
+# Protocol, rule, and its steps per parameter-server step for an equal number of gradients.
 PROTOCOLS = (
     ("parameter_server", "aksel", 1),
     ("replicated_servers(num_servers=5, f_servers=1, pull='aksel', contract='aksel')", "aksel", 1),

@@ -1,1 +1,1 @@
-"""A block of runs as one compiled program."""
+"""Training of a block of runs as one compiled program."""

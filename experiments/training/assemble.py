@@ -1,7 +1,7 @@
-"""How a run is put together from a model, a rule, a mixing, an attack and a protocol.
+"""Builds a run from a model, a rule, a mixing, an attack and a protocol.
 
-Each function here takes the parts of a run, and then its own hyperparameters, which may be written
-in the text; what is left out of a protocol's own parameters comes from the run.
+Each protocol function takes the parts of a run, then its own hyperparameters, which may be given in
+the specification; those that are omitted come from the run.
 """
 
 import inspect
@@ -23,19 +23,19 @@ from experiments.training import optim
 
 
 class Parts(NamedTuple):
-    """What a run is put together from.
+    """The parts of a run.
 
     Attributes:
-      config: its settings.
+      config: the settings of the run.
       loss: `loss_fn(params, batch, key=None)`.
-      rule: how to aggregate.
-      mixing: what stands before.
+      rule: the aggregation rule.
+      mixing: the mixing before the rule.
       attack: `attack(byzantine, place, rule, n)` -> transformation of the stacked updates of n.
       byzantine: `bool[n]`.
-      key: of the run.
-      at_once: workers whose gradients are computed side by side.
-      rate: the step size at first, which may be traced; None for that of the config.
-      axis: the mapped axis over whose devices gradients are spread; None for one device.
+      key: the PRNG key of the run.
+      at_once: number of workers whose gradients are computed in parallel.
+      rate: the initial step size, which may be traced; None for that of the config.
+      axis: the mapped axis over which gradients are distributed; None for one device.
     """
 
     config: Config
@@ -50,16 +50,16 @@ class Parts(NamedTuple):
     axis: str | None = None
 
     def fold(self, place: int) -> jax.Array:
-        """A key of the run's for one purpose."""
+        """A PRNG key derived from the run's for one purpose."""
         return jax.random.fold_in(self.key, place)
 
     def of_workers(self) -> optax.GradientTransformation:
-        """What the liars make of the stacked updates of all workers, where one server listens."""
+        """The attack on the stacked updates of all workers."""
         deployed = specs.deployed(self.rule, self.mixing)
         return self.attack(self.byzantine, 2, deployed, self.config.n)
 
     def aggregate(self, rows: int) -> optax.GradientTransformation:
-        """The mixing and the rule of so many rows."""
+        """The mixing and the rule for `rows` stacked updates."""
         rule = specs.transformation(self.rule, byzantine=None, key=self.fold(3), n=rows)
         if self.mixing.name == "none":
             return rule
@@ -67,12 +67,12 @@ class Parts(NamedTuple):
         return optax.chain(mixing, rule)
 
     def named(self, text: str, f: int, place: int) -> optax.GradientTransformation:
-        """Another rule, by its text."""
+        """Another rule, parsed from its specification."""
         rule = specs.parse("rule", text, f=f)
         return specs.transformation(rule, byzantine=None, key=self.fold(place))
 
     def servers(self, count: int, f: int) -> tuple[jax.Array, optax.GradientTransformation]:
-        """Which f of the servers lie, if any worker does, and what they make of the models."""
+        """The mask of f Byzantine servers (none without Byzantine workers) and their attack."""
         order = jax.random.permutation(self.fold(7), count)
         lying = (order < f) & jnp.any(self.byzantine)
         return lying, self.attack(lying, 8, byzjax.median, count)
@@ -117,7 +117,7 @@ def replicated_servers(
     quorum_servers: int | None = None,
     quorum_workers: int | None = None,
 ) -> protocols.Protocol:
-    """Several servers of which some lie; workers and servers aggregate what they hear (ByzSGD)."""
+    """Several servers, some Byzantine; workers and servers aggregate what arrives (ByzSGD)."""
     stages, config = optim.stages(parts.config, parts.rate), parts.config
     lying, attack_models = parts.servers(num_servers, f_servers)
     return protocols.replicated_servers(
@@ -171,7 +171,7 @@ def gossip(
     per_receiver: bool = False,
     **shape: int | float,
 ) -> protocols.Protocol:
-    """Peer to peer over a graph: each node aggregates what it hears from its neighbours."""
+    """Peer to peer over a graph: each node aggregates what its neighbours send."""
     config = parts.config
     return protocols.gossip(
         parts.loss,
@@ -195,7 +195,7 @@ def asynchronous(
     buffers: int | None = None,
     max_staleness: int | None = None,
 ) -> protocols.Protocol:
-    """A step with each gradient that arrives and that its judges accept, however stale (Kardam)."""
+    """A step for each arriving gradient that the judges accept, however stale (Kardam)."""
     config = parts.config
     judges: dict[str, Callable] = {
         "none": lambda: (),
@@ -227,7 +227,7 @@ def asynchronous(
 def redundant(
     parts: Parts, *, s: int | None = None, r: int | None = None, code: str = "repetition"
 ) -> protocols.Protocol:
-    """Several nodes compute the same, and the server decodes (DRACO), then aggregates (DETOX)."""
+    """Nodes compute redundant gradients; the server decodes (DRACO), then aggregates (DETOX)."""
     config = parts.config
     s = config.f if s is None else s
     repeats = code == "repetition"
@@ -256,10 +256,10 @@ PROTOCOLS: dict[str, Callable] = {
 
 
 def graph_of(name: str, n: int, shape: dict[str, Any]) -> graphs.Graph:
-    """A graph of n nodes by its name; `shape` are the other parameters of its function.
+    """A graph of n nodes by name; `shape` holds the other parameters of its function.
 
     Raises:
-      ValueError: there is no such graph, or it has not n nodes.
+      ValueError: the graph is unknown, or does not have n nodes.
       TypeError: a parameter is unknown or missing.
     """
     known = ("complete", "ring", "torus", "star", "random_regular", "erdos_renyi", "small_world")
@@ -287,14 +287,14 @@ def build(parts: Parts) -> protocols.Protocol:
 
 
 def plan(config: Config, parameters: int = 0) -> list[planning.Block]:
-    """The blocks of a grid, after a step of a small model was tried, without computing anything.
+    """The blocks of a grid, after tracing one step of a small model; nothing is computed.
 
     Args:
       config: the grid.
-      parameters: numbers in the model, which decide how many runs train together.
+      parameters: number of model parameters, which decides how many runs train together.
 
     Raises:
-      ValueError: a setting is impossible, or the protocol cannot be made of these rules, mixings,
+      ValueError: a setting is invalid, or the protocol does not support these rules, mixings,
         attacks, n and f.
       TypeError: a hyperparameter is unknown or missing.
     """

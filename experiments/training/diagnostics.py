@@ -1,4 +1,4 @@
-"""What one step tells beside the model: functions of a protocol's `info`, evaluated inside jit."""
+"""Diagnostics of one step: functions of a protocol's `info`, evaluated inside jit."""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,15 +27,16 @@ def of_step(info: Info, byzantine: jax.Array, deployed: Callable | None) -> dict
     * `honest_norm`: $\|\mu\|$ of the honest mean.
     * `variance_to_norm`: $\sqrt{\sum_i \|x_i - \mu\|^2 / (h - 1)} / \|\mu\|$ over the h honest.
     * `distance`: $\|F - \mu\|$; `angle`: between F and mu, in degrees.
-    * `liars_influence`: the sum of the liars' shares of F, by `byzjax.influence` along F.
-    * `liars_excluded`, `honest_excluded`: the share of either that have no influence at all; NaN
-      for the liars where there are none.
+    * `liars_influence`: the sum of the Byzantine workers' shares of F, by `byzjax.influence`
+      along F.
+    * `liars_excluded`, `honest_excluded`: the share of Byzantine and of honest workers without any
+      influence; NaN if there are none of the kind.
 
     Args:
       info: of one step.
       byzantine: `bool[n]`, all workers.
-      deployed: what the server does with what arrived, `updates -> update`; None where nobody can
-        tell, and then influence and exclusion are NaN.
+      deployed: the server's aggregation, `updates -> update`; None if it is not such a function,
+        and then influence and exclusion are NaN.
     """
     byzantine = byzantine[info.senders]
     honest = ~byzantine

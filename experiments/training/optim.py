@@ -1,4 +1,4 @@
-"""The optimizer of a run: momentum and where it stands, the step size, decay and clipping."""
+"""The optimizer of a run: momentum and where it is kept, the step size, decay and clipping."""
 
 from typing import Any
 
@@ -14,10 +14,10 @@ def schedule(config: Config, rate: Any = None) -> optax.Schedule | float:
 
     Args:
       config: a run.
-      rate: the step size at first, which may be traced; None for that of the config.
+      rate: the initial step size, which may be traced; None for that of the config.
 
     Raises:
-      ValueError: the schedule cannot be read.
+      ValueError: the schedule cannot be parsed.
     """
     rate = config.learning_rate if rate is None else rate
     name, numbers = optimizers.parse_schedule(config.schedule)
@@ -31,10 +31,10 @@ def schedule(config: Config, rate: Any = None) -> optax.Schedule | float:
 
 
 def stages(config: Config, rate: Any = None) -> dict[str, Any]:
-    """What an honest worker, and the server, make of what they get: `send`, `receive`, `server`.
+    """The transformations of the honest workers and of the server: `send`, `receive`, `server`.
 
-    `send` and `receive` map stacked updates to stacked updates (`receive` stands behind the
-    attack), or are None; `server` maps the aggregate to a step.
+    `send` and `receive` map stacked updates to stacked updates (`receive` comes after the attack),
+    or are None; `server` maps the aggregate to a step.
     """
     send, momentum, receive, server = _before(config), _momentum(config), None, []
     if momentum is not None and config.momentum_at == "worker":
@@ -51,14 +51,14 @@ def stages(config: Config, rate: Any = None) -> dict[str, Any]:
 
 
 def of_one(config: Config, rate: Any = None) -> optax.GradientTransformation:
-    """The whole optimizer of a node that trains a model of its own."""
+    """The complete optimizer of a node that trains its own model."""
     momentum = _momentum(config)
     chain = [*_before(config), *([] if momentum is None else [momentum])]
     return optax.chain(*chain, optax.scale_by_learning_rate(schedule(config, rate)))
 
 
 def _before(config: Config) -> list[optax.GradientTransformation]:
-    """What a worker does to its gradient before momentum."""
+    """What a worker applies to its gradient before momentum."""
     out: list[optax.GradientTransformation] = []
     if config.weight_decay:
         out.append(optax.add_decayed_weights(config.weight_decay))

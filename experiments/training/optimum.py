@@ -1,4 +1,4 @@
-"""The minimiser of a logistic regression, to measure how far from it training ends."""
+"""The minimiser of a logistic regression, to measure how far from it training stops."""
 
 from collections.abc import Sequence
 
@@ -16,17 +16,18 @@ def logistic(
        \log(1 + e^{-t_i (\langle w, x_i \rangle + b)})
        + \frac{\lambda}{2} (\|w\|^2 + b^2), \qquad t_i = \pm 1 $$
 
-    Workers count alike, however many samples they have: that is what training by the mean of their
-    gradients minimises. Solved by scikit-learn, with C = 1 / lambda, samples weighted by
-    1 / (h |P_k|), and a column of ones for b, since weight decay shrinks b as well.
+    Workers have equal weight, however many samples they hold: this is the objective of training by
+    the mean of their gradients. Solved by scikit-learn, with C = 1 / lambda, samples weighted by
+    1 / (h |P_k|), and a column of ones for b, since weight decay applies to b as well.
 
     Args:
-      dataset: with two classes.
+      dataset: a data set with two classes.
       weight_decay: lambda.
       workers: indices of the samples of each honest worker.
 
     Raises:
-      ValueError: there is no weight decay (the minimiser may lie at infinity), or not two classes.
+      ValueError: weight decay is 0 (the minimiser may lie at infinity), or there are not two
+        classes.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -40,6 +41,6 @@ def logistic(
     x = dataset.train_x.reshape(len(dataset.train_x), -1)[chosen].astype(np.float64)
     x = np.concatenate([x, np.ones((len(x), 1))], axis=1)
     solver = LogisticRegression(C=1 / weight_decay, fit_intercept=False, tol=1e-10, max_iter=10_000)
-    found = solver.fit(x, dataset.train_y[chosen], sample_weight=weights).coef_[0]
-    found = found.astype(np.float32)
-    return {"linear": {"kernel": found[:-1, None], "bias": found[-1:]}}
+    coefficients = solver.fit(x, dataset.train_y[chosen], sample_weight=weights).coef_[0]
+    coefficients = coefficients.astype(np.float32)
+    return {"linear": {"kernel": coefficients[:-1, None], "bias": coefficients[-1:]}}

@@ -1,8 +1,8 @@
-"""Training as a program: all runs of a block, that is seeds and numbers of liars, at once.
+"""Training as a program: all runs of a block (seeds and numbers of Byzantine workers) at once.
 
-The attack is chosen inside the program by an index that is not vmapped, so that one compiled
-program of a rule serves every attack. A run's outer loop, over evaluations, stays on the host: it
-moves the progress bar, and its boundaries are where a run can be looked at.
+The attack is selected inside the program by an index that is not vmapped, so one compiled program
+of a rule serves every attack. The outer loop over evaluations stays on the host: it updates the
+progress bar, evaluates, and saves checkpoints.
 """
 
 import dataclasses
@@ -32,8 +32,8 @@ class State(NamedTuple):
 
     Attributes:
       protocol: state of the protocol.
-      average: average of the models so far, stacked as they are, or None.
-      count: how many they are.
+      average: average of the models so far, stacked, or None.
+      count: number of models averaged.
     """
 
     protocol: Any
@@ -42,17 +42,17 @@ class State(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """An evaluation, one entry for each run; of several honest models it is their mean.
+    """An evaluation, one entry per run; with several honest models, their mean.
 
     Attributes:
       accuracy: share of samples whose largest logit is that of their label.
       loss: mean cross entropy.
       per_class: the accuracy on each class, `[runs, num_classes]`.
-      finite: whether the model is.
-      to_optimum: distance of the model to the minimiser; NaN where nobody asked for it.
-      validation: accuracy on the samples that were held out; NaN where there are none.
-      worst: accuracy of the worst of several honest models; NaN where there is one.
-      spread: the largest distance between two of them, likewise.
+      finite: whether the model is finite.
+      to_optimum: distance from the model to the minimiser; NaN unless `config.optimum`.
+      validation: accuracy on the held-out samples; NaN without any.
+      worst: accuracy of the worst of several honest models; NaN for a single model.
+      spread: the largest distance between two of them; NaN for a single model.
     """
 
     accuracy: datasets.Array
@@ -66,14 +66,14 @@ class Metrics(NamedTuple):
 
 
 class Program(NamedTuple):
-    """Compiled functions of a rule behind a mixing; states and runs are on each of its devices.
+    """Compiled functions of a rule after a mixing; states and runs are replicated on its devices.
 
     Attributes:
       start: `start(attack, runs) -> states`.
       advance: `advance(states, step, attack, runs) -> (states, diagnostics)`, over `eval_every`
         steps; the diagnostics are of the last.
       evaluate: `evaluate(states, last, runs) -> metrics`, on all test samples if `last`.
-      compiled: seconds spent compiling so far, a list.
+      compiled: seconds spent on each compilation so far.
     """
 
     start: Callable
@@ -94,13 +94,13 @@ def build(
     """The program of one rule and mixing, in which `attack` is an index into `choices`.
 
     Args:
-      config: its grid.
-      dataset: where samples come from.
-      model: what is trained.
-      rule: how to aggregate.
-      mixing: what stands before.
+      config: the grid.
+      dataset: the data set.
+      model: the model to train.
+      rule: the aggregation rule.
+      mixing: the mixing before the rule.
       choices: the attacks.
-      over: the devices that the workers are spread over; None for one.
+      over: the devices that the workers are distributed over; None for one.
     """
     dataset, held_x, held_y = batches.hold_out(dataset, config.validation)
     run = _Run(config, dataset.num_classes, model, rule, mixing, choices, over is not None)
@@ -132,10 +132,10 @@ def build(
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-    """The functions of one run, which are mapped over all runs of a block and compiled.
+    """The functions of one run, to be mapped over all runs of a block and compiled.
 
     Attributes:
-      spread: whether the workers are spread over devices.
+      spread: whether the workers are distributed over devices.
     """
 
     config: Config
@@ -147,15 +147,15 @@ class _Run:
     spread: bool
 
     def protocol(self, run: Runs, attack: jax.Array) -> byzjax.protocols.Protocol:
-        """The protocol, with the attack that has this index."""
+        """The protocol with the attack of this index."""
 
         def chosen(byzantine: jax.Array, place: int, deployed: Callable, n: int) -> Any:
             key = jax.random.fold_in(run.key, place)
             mine = [spec.with_strengths(run.strengths) for spec in self.choices]
             return _one_of(mine, attack, byzantine, key, deployed, n)
 
-        # Under vmap over the weights a convolution is a grouped one: on CPU, one worker after
-        # another takes half of the time and a twentieth of the memory (models/layers.py).
+        # vmap over the weights makes a convolution grouped: on CPU, one worker after another takes
+        # half of the time and a twentieth of the memory (models/layers.py).
         convolutional = self.config.model in zoo.CONVOLUTIONAL
         at_once = 1 if convolutional and jax.default_backend() == "cpu" else None
         parts = assemble.Parts(
@@ -167,9 +167,9 @@ class _Run:
 
     @functools.cached_property
     def observed(self) -> Callable | None:
-        """What the server does with the updates; None where that is not seen from outside.
+        """The server's aggregation as a function of the updates; None if it is not one.
 
-        That is where a rule remembers or draws, or the server keeps momenta.
+        It is not if the rule has state or randomness, or if the server keeps momenta.
         """
         opaque = self.rule.remembers or optim.stages(self.config)["receive"] is not None
         opaque |= takes_key(self.rule) or takes_key(self.mixing)
@@ -200,7 +200,7 @@ class _Run:
             )
             flipped = attacks.flip_labels(batch, run.byzantine, num_classes=self.num_classes)
             batch["y"] = jnp.where(flipping[attack], flipped["y"], batch["y"])
-            # A stream of its own: `key` folded with a worker's number is where batches come from.
+            # A separate stream: `key` folded with a worker's index draws the batches.
             own = jax.random.fold_in(jax.random.fold_in(run.key, 6), step)
             after, info = protocol.step(state.protocol, {"workers": batch}, own)
             count, average = state.count + 1, state.average
@@ -247,12 +247,12 @@ class _Run:
 
 
 def _over_runs(advance: Callable) -> Callable:
-    """`advance` of all runs: side by side, but on CPU one after another.
+    """`advance` mapped over all runs: vmapped, but sequential on CPU.
 
-    There a run keeps all cores busy by itself, its conditionals stay conditionals, and its rows
-    stay in the cache: MNIST, n = 51, little_is_enough, 47 ms a step of one of three runs side by
-    side and 16 ms one after another for aksel, 64 and 33 for the median; digits, nine runs, 1.6 and
-    0.7 ms.
+    On CPU one run keeps all cores busy, its conditionals stay conditionals, and its rows stay in
+    the cache. Per step and run, vmapped against sequential: MNIST, n = 51, little_is_enough, three
+    runs, 47 ms against 16 ms for aksel, 64 against 33 for the median; digits, nine runs, 1.6
+    against 0.7 ms.
     """
     if jax.default_backend() != "cpu":
         return jax.vmap(advance, in_axes=(0, None, None, 0, None, None))
@@ -268,7 +268,7 @@ def _over_runs(advance: Callable) -> Callable:
 
 
 def takes_key(spec: specs.Spec) -> bool:
-    """Whether it draws numbers."""
+    """Whether the function is randomized."""
     return "key" in specs.parameters_of(spec)
 
 
@@ -280,7 +280,7 @@ def _one_of(
     deployed: Callable,
     n: int,
 ) -> optax.GradientTransformationExtraArgs:
-    """The attack with this index, chosen when it runs; the state is that of all of them."""
+    """The attack of this index, selected at run time; the state holds that of every attack."""
     stages = [
         optax.with_extra_args_support(
             specs.transformation(spec, byzantine=byzantine, key=key, rule=deployed, n=n)
@@ -305,7 +305,7 @@ def _one_of(
 
 
 def _timed(function: Callable, compiled: list[float], **options: Any) -> Callable:
-    """The compiled function; what compiling took, for each set of shapes, is appended."""
+    """The compiled function; appends the compilation time for each new set of shapes."""
     jitted, programs = jax.jit(function, **options), {}
 
     def call(*args: Any) -> Any:

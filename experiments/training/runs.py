@@ -1,4 +1,4 @@
-"""The runs of a block: what tells them apart, as arrays."""
+"""The runs of a block: what distinguishes them, as arrays."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,16 +14,16 @@ from experiments.training import optimum
 
 
 class Runs(NamedTuple):
-    """What tells the runs of a block apart; every array has the runs as its leading axis.
+    """What distinguishes the runs of a block; the leading axis of every array is the run.
 
     Attributes:
-      key: one for each run, the same for all rules, attacks and s of one seed.
-      byzantine: `bool[runs, n]`, the liars; those of a small s also lie at a larger one.
+      key: one key per run, the same for all rules, attacks and s of one seed.
+      byzantine: `bool[runs, n]`, the Byzantine workers; a larger s only adds to those of a smaller.
       indices: `int32[runs, n, most]`, the samples of each worker.
-      sizes: `int32[runs, n]`, how many they are.
-      rate: `float32[runs]`, the step size at first.
-      strengths: `float32[runs, MOST_STRENGTHS]`, of the attack; what it has not is not looked at.
-      best: the minimiser of the honest workers' mean loss, a model, or None if nobody asked.
+      sizes: `int32[runs, n]`, the number of samples of each worker.
+      rate: `float32[runs]`, the initial step size.
+      strengths: `float32[runs, MOST_STRENGTHS]`, of the attack; unused entries are ignored.
+      best: the model that minimises the honest workers' mean loss; None unless `config.optimum`.
     """
 
     key: jax.Array
@@ -44,10 +44,10 @@ def block_runs(
     """The runs of a block.
 
     Args:
-      config: its grid.
-      dataset: where samples come from.
+      config: the grid.
+      dataset: the data set.
       members: (seed, s) of each run.
-      attack: whose strengths they have; None where it has none.
+      attack: the attack whose strengths are used; None for no strengths.
     """
     dataset, _, _ = batches.hold_out(dataset, config.validation)
     dealt: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}

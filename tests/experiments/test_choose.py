@@ -45,7 +45,7 @@ def test_each_f_has_a_choice_of_its_own():
 
 
 def test_nothing_to_choose_by():
-    with pytest.raises(ValueError, match=r"^nothing to choose by: run the study with --validation"):
+    with pytest.raises(ValueError, match=r"^no validation samples: run the study with --valid"):
         choose.best_settings([block("median", 0.1, "zero", [0.5], validation=0)])
 
 

@@ -70,11 +70,11 @@ def test_devices_that_part_are_found_out():
     [
         (
             "--devices 9",
-            "devices must lie in 0 .. 8, all there are; JAX_NUM_CPU_DEVICES makes more",
+            "devices must lie in 0 .. 8, the number available; JAX_NUM_CPU_DEVICES makes more",
         ),
         (
             "--devices -1",
-            "devices must lie in 0 .. 8, all there are; JAX_NUM_CPU_DEVICES makes more",
+            "devices must lie in 0 .. 8, the number available; JAX_NUM_CPU_DEVICES makes more",
         ),
         ("--devices 8 --n 7 --f 2 --s 0", "parameter_server computes 7 gradients a step, which "),
         (

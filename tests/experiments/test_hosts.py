@@ -158,7 +158,7 @@ def test_processes_that_would_do_different_things_stop(start, tmp_path):
     assert [process.wait(60) for process in pair] == [2, 2]
     for i in (0, 1):
         last = said(tmp_path, i).strip().splitlines()[-1]
-        assert "processes 1 plan other blocks than process 0; expected the same options" in last
+        assert "processes 1 plan different blocks than process 0; expected the same options" in last
         assert "Traceback" not in said(tmp_path, i)
 
 
@@ -166,4 +166,4 @@ def test_processes_that_would_do_different_things_stop(start, tmp_path):
 def test_a_cluster_that_says_nothing_is_one_line(start, tmp_path, coordinator):
     assert start(0, 1, ("--coordinator", coordinator)).wait(LIMIT) == 2
     last = said(tmp_path, 0).strip().splitlines()[-1]
-    assert last.startswith("error: found no SLURM, TPU pod or Kubernetes that says more; got coord")
+    assert last.startswith("error: no SLURM, TPU pod or Kubernetes environment detected; got coord")

@@ -531,7 +531,7 @@ def test_a_process_ends_with_it(tmp_path):
             ["study", "aksel", "--edition", "gpu"],
             "study aksel has no edition 'gpu'; it has full, cpu.",
         ),
-        (["study", "aksel", "--shard", "3/2"], "a shard reads as i/N with 1 <= i <= N; got '3/2'."),
+        (["study", "aksel", "--shard", "3/2"], "shard must be i/N with 1 <= i <= N; got '3/2'."),
         (["study", "bucketing", "--data-dir", "nowhere"], "mnist is not prepared in nowhere"),
         (["report", "nowhere"], "nowhere has no config.json; expected the folder of a study."),
         (["choose", "nowhere"], "nowhere has no config.json; expected the folder of a study."),

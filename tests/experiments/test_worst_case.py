@@ -37,8 +37,8 @@ def test_f_is_the_rules_limit_and_half_of_it():
     ("change", "message"),
     [
         ({"data": ("digits",)}, "data must be gaussian or mnist; got 'digits'."),
-        ({"size": ("25",)}, "a size reads as 25x100, workers and coordinates; got '25'."),
-        ({"rule": ("krum(f=1)",)}, "f is the rule's limit here, and half of it; leave it out of"),
+        ({"size": ("25",)}, "size must be WORKERSxCOORDINATES, such as 25x100; got '25'."),
+        ({"rule": ("krum(f=1)",)}, "f is set to the rule's limit and half of it; omit it from"),
         ({"rule": ("krumm",)}, "unknown rule 'krumm'; known: mean, median"),
     ],
 )

@@ -48,8 +48,8 @@ MUTANTS = [
     Mutant(
         "kernels: where lengths overflow nothing is looked at again",
         "byzjax/_numerics/pairs.py",
-        "(lost & ~alike) | (unknown & finite[:, None] & finite[None])",
-        "lost & ~alike",
+        "(cancelled & ~equal) | (overflowed & finite[:, None] & finite[None])",
+        "cancelled & ~equal",
         'tests/test_paths.py -k "liars_at_chosen_places and by_products"',
     ),
     Mutant(
@@ -139,8 +139,8 @@ MUTANTS = [
     Mutant(
         "verbs: an empty tree is an error",
         "byzjax/transforms.py",
-        "            if not jax.tree.leaves(updates):  # as of",
-        "            if False:  # as of",
+        "            if not jax.tree.leaves(updates):  # e.g.",
+        "            if False:  # e.g.",
         'tests/test_transformations.py -k "empty_tree and aggregate"',
     ),
     Mutant(
@@ -174,7 +174,7 @@ MUTANTS = [
     Mutant(
         "specs: whatever is named is called",
         "experiments/grid/specs.py",
-        "    if not _takes_updates(found):",
+        "    if not _takes_updates(candidate):",
         "    if False:",
         'tests/experiments/test_safety.py -k "only_rules_are_called"',
     ),
@@ -188,15 +188,15 @@ MUTANTS = [
     Mutant(
         "sweep: a block without its parts counts as finished",
         "experiments/execution/store.py",
-        "isinstance(found, dict) and found and all(name in found for name in parts)",
-        "found is not None",
+        "isinstance(content, dict) and content and all(name in content for name in parts)",
+        "content is not None",
         'tests/experiments/test_safety.py -k "damaged_block"',
     ),
     Mutant(
         "checkpoint: one that is damaged ends the block",
         "experiments/execution/checkpoint.py",
-        "found = self._whole(arrays) if",
-        "found = self._read(arrays) if",
+        "kept = self._whole(arrays) if",
+        "kept = self._read(arrays) if",
         'tests/experiments/test_safety.py -k "damaged_checkpoint"',
     ),
     Mutant(

@@ -42,8 +42,8 @@ MUTANTS = [
     Mutant(
         "partitions: the last sample is lost",
         "experiments/data/partitions.py",
-        "rng.permutation(everyone)",
-        "rng.permutation(everyone[:-1])",
+        "rng.permutation(indices)",
+        "rng.permutation(indices[:-1])",
         'tests/experiments/test_partitions.py -k "dealt_out_once and iid"',
     ),
     Mutant(
@@ -214,8 +214,8 @@ MUTANTS = [
     Mutant(
         "sweep: a damaged block counts as finished",
         "experiments/execution/store.py",
-        "        found = None\n",
-        "        found = dict.fromkeys(parts, {}) or {'half': {}}\n",
+        "        content = None\n",
+        "        content = dict.fromkeys(parts, {}) or {'half': {}}\n",
         'tests/experiments/test_safety.py -k "damaged_block"',
     ),
     Mutant(
@@ -256,8 +256,8 @@ MUTANTS = [
     Mutant(
         "checkpoint: only the last evaluation is kept",
         "experiments/execution/checkpoint.py",
-        "for metrics, found in curves]",
-        "for metrics, found in curves[-1:]]",
+        "for metrics, seen in curves]",
+        "for metrics, seen in curves[-1:]]",
         'tests/experiments/test_laboratory.py -k "goes_on_from"',
     ),
     Mutant(

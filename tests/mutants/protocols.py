@@ -129,8 +129,8 @@ MUTANTS = [
     Mutant(
         "all_aggregate: distances are not summed over devices",
         "byzjax/collective.py",
-        "out = rule(slices, **(arguments | found | cut), axis_name=axis_name)",
-        "out = rule(slices, **(arguments | found | cut), axis_name=None)",
+        "out = rule(slices, **(arguments | inputs | cut), axis_name=axis_name)",
+        "out = rule(slices, **(arguments | inputs | cut), axis_name=None)",
         'tests/test_collective.py -k "sends_as_much and krum"',
     ),
     Mutant(
@@ -345,8 +345,8 @@ MUTANTS = [
     Mutant(
         "cyclic code: what is not finite is summed",
         "byzjax/protocols/codes.py",
-        "weights = jnp.where(finite, sums[found], 0)",
-        "weights = sums[found]",
+        "weights = jnp.where(finite, sums[best], 0)",
+        "weights = sums[best]",
         'tests/test_protocols_redundant.py -k "leave_nothing_to_find"',
     ),
     # --- several servers ---------------------------------------------------------------------

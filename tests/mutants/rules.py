@@ -400,7 +400,7 @@ MUTANTS = [
         "kernels: a row that is not finite has a slope",
         "byzjax/_numerics/rows.py",
         "jnp.where(keep, difference, 0) * jnp.where(keep, tangent, 0)",
-        "difference * slope",
+        "difference * tangent",
         'tests/test_stacked.py -k "gradients_with_coinciding_and_bad_rows"',
     ),
     Mutant(

@@ -9,14 +9,14 @@ where the median is the window of the one or two middle ranks, the trimmed mean 
 f .. n-f-1, and the k nearest values to a centre are a window as well.
 
 Values are compared by integer keys that order floats totally: NaN with its sign bit set sorts below
--inf, every other NaN above +inf. So one worker that sends NaN takes an end of the column, as a
-worker that sends infinity does, and cannot poison it.
+-inf, every other NaN above +inf. So a worker that sends NaN ranks as an extreme value, like one
+that sends infinity, and cannot poison the column.
 
 Up to `NETWORK_MAX` workers the columns go through a pruned sorting network (Batcher's merge
 exchange; Knuth, The Art of Computer Programming 3, 5.2.2, Algorithm M): minima and maxima of whole
 rows, which XLA fuses into one vectorised loop. Beyond it, ranks are found by bisection over the
-bits of the keys. Milliseconds on 2 CPU cores, d = 131,072, f32, median, with the seconds that it
-takes to compile:
+bits of the keys. Milliseconds on 2 CPU cores, d = 131,072, f32, median, with the seconds to
+compile:
 
     n      network       bisection     torch.median
     64     2.5 (0.4)

@@ -1,4 +1,4 @@
-"""Ranks found by bisection over the bits of the keys, for more rows than a network has."""
+"""Selection by bisection over the bits of the keys, for more rows than networks handle."""
 
 import functools
 import itertools
@@ -15,10 +15,10 @@ from byzjax._numerics.order.networks import from_key, share_for, to_key, window_
 
 
 def fold(step: Callable, start: Any, key: jax.Array, *others: jax.Array) -> Any:
-    """`carry = step(carry, *row)` over the rows of `key: [n, c]` and of arrays like it.
+    """`carry = step(carry, *row)` over the rows of `key: [n, c]` and of arrays of its shape.
 
     In chunks of unrolled rows, since XLA's own reduction over a leading axis is many times slower
-    on CPU. The last chunk is filled with rows of the greatest key, of zeros in the others.
+    on CPU. The last chunk is padded with the greatest key, and with zeros in the others.
     """
     fill = [_greatest(key.dtype), *(jnp.zeros((), x.dtype) for x in others)]
     rest = ((0, -key.shape[0] % thresholds.UNROLLED_KEYS), (0, 0))
@@ -36,7 +36,7 @@ def fold(step: Callable, start: Any, key: jax.Array, *others: jax.Array) -> Any:
 def _count(rows: jax.Array, threshold: jax.Array) -> jax.Array:
     """How many of `rows: [n, c]` lie below `threshold: [c]`, as [c].
 
-    The counts are as short as the rows, so that as many fit into a register.
+    Counts have the width of the rows, so that as many fit into a register.
     """
     short = rows.shape[0] <= jnp.iinfo(rows.dtype).max
     dtype = rows.dtype if short else jnp.dtype("int32")
@@ -53,7 +53,7 @@ def _least(shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
 
 
 def _digits(key: jax.Array) -> list[jax.Array]:
-    """Integers of 16 bits, the most significant first, that order as the key does."""
+    """16-bit integers, most significant first, in the order of the keys."""
     bits = jnp.iinfo(key.dtype).bits
     shifts = range(bits - 16, -1, -16)
     digits = [(key >> key.dtype.type(shift)).astype(jnp.int16) for shift in shifts]
@@ -70,22 +70,22 @@ def _from_digits(digits: Sequence[jax.Array], dtype: jnp.dtype) -> jax.Array:
 def kth_key(key: jax.Array, rank: int) -> jax.Array:
     """The key `[c]` of this rank in the columns of `key: [n, c]`.
 
-    Digit by digit, since 16 numbers of 16 bits fit where 8 of 32 do: of the rows that share the
-    digits found so far, the rank among them, by bisection.
+    Digit by digit, since 16 numbers of 16 bits fit where 8 of 32 do: by bisection for the rank
+    among the rows that share the digits so far.
     """
-    found: list[jax.Array] = []
+    chosen: list[jax.Array] = []
     digits = _digits(key)
     alive, rows, left = None, digits[0], rank
     for digit, following in itertools.zip_longest(digits, digits[1:]):
         count = functools.partial(_count, rows)
         here = _bisected(count, left, varying_as(key, _least((key.shape[1],), digit.dtype)))
-        found.append(here)
+        chosen.append(here)
         if following is not None:
             left = left - count(here).astype(jnp.int32)
             same = digit == here[None]
             alive = same if alive is None else alive & same
             rows = jnp.where(alive, following, _greatest(digit.dtype))
-    return _from_digits(found, key.dtype)
+    return _from_digits(chosen, key.dtype)
 
 
 def _next_key(key: jax.Array, low: jax.Array, rank: int) -> jax.Array:
@@ -116,7 +116,7 @@ def _bisected(count_below: Callable, rank: int | jax.Array, least: jax.Array) ->
 
 
 def kth_of_rows(values: jax.Array, k: int) -> jax.Array:
-    """The k-th lowest, from 1, in each row of `values: [..., n]`, as `[..., 1]`; without a slope.
+    """The k-th lowest, from 1, in each row of `values: [..., n]`, as `[..., 1]`; no derivative.
 
     By bisection on CPU: for 196 rows of 196, 0.2 ms instead of 2.9 by a sort.
     """
@@ -140,8 +140,8 @@ def kth_by_bisection(values: jax.Array, k: int) -> jax.Array:
         return jnp.sum(key < trial, axis=-1, keepdims=True, dtype=jnp.int32)
 
     least = _least((*values.shape[:-1], 1), key.dtype)
-    found = _bisected(count_below, k - 1, varying_as(key, least))
-    return from_key(found, values.dtype)
+    kth = _bisected(count_below, k - 1, varying_as(key, least))
+    return from_key(kth, values.dtype)
 
 
 def select(x: jax.Array, start: int, width: int) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -179,8 +179,8 @@ def select(x: jax.Array, start: int, width: int) -> tuple[jax.Array, jax.Array, 
 def select_blocks(fn: Callable, x: jax.Array, *others: jax.Array) -> tuple[jax.Array, ...]:
     """`fn` on blocks of the columns of `x: [n, ...]` and of `others: [...]`, as `[...]` each.
 
-    A block stays in a core's cache. Only one core works: two loops side by side, or blocks that are
-    large enough to be shared, took as long.
+    A block stays in a core's cache. Only one core is used: two parallel loops, or blocks large
+    enough to be shared, took as long.
     """
     n, shape = x.shape[0], x.shape[1:]
     flat, columns = x.reshape(n, -1), [other.reshape(1, -1) for other in others]

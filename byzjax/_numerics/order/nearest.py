@@ -1,8 +1,8 @@
 """The k values of a column that are nearest to a centre: a window of the sorted column.
 
-All rows are held in order, up to 96 of them. With more the loop may not be vectorised; two
-networks, for the centre and for the distance of the k-th nearest, and a pass over the values take
-their place (the mean around the median, k = n/2 and 3n/4, d = 131,072, ms on 2 CPU cores):
+Up to 96 rows are fully sorted. With more the loop may not be vectorised; it is replaced by two
+networks, for the centre and for the distance of the k-th nearest, and one pass over the values (the
+mean around the median, k = n/2 and 3n/4, d = 131,072, ms on 2 CPU cores):
 
     n      96          104          112          128
            5.1, 5.2    90, 6.4      287, 185               in order
@@ -59,7 +59,7 @@ def window_around(x: jax.Array, k: int, start: int, width: int):
 
 
 def _sorted(x: jax.Array) -> list[jax.Array]:
-    """The columns of x in order, NaN as the infinity beside which it sorts."""
+    """The sorted columns of x, NaN replaced by the infinity next to it."""
     keys = apply_network(merge_exchange(x.shape[0]), [to_key(row) for row in x])
     return [_infinite(from_key(key, x.dtype)) for key in keys]
 
@@ -84,16 +84,16 @@ def _window_in_order(ordered: list[jax.Array], center: jax.Array, k: int):
 
 
 class _Near(NamedTuple):
-    """What is known of the values that lie within a radius of a centre."""
+    """Statistics of the values within a radius of a centre."""
 
-    total: jax.Array  # of those nearer than the radius, times the share
-    least: jax.Array  # of those
-    most: jax.Array
-    lowest: jax.Array  # just as far as the radius, and below the centre
-    highest: jax.Array  # just as far, and above
-    inner: jax.Array  # how many are nearer
-    lower: jax.Array  # how many are just as far, and below
-    under: jax.Array  # how many are farther, and below
+    total: jax.Array  # sum of the values inside the radius, times the share
+    least: jax.Array  # smallest value inside
+    most: jax.Array  # largest value inside
+    lowest: jax.Array  # value at the radius, below the centre
+    highest: jax.Array  # value at the radius, above the centre
+    inner: jax.Array  # number of values inside
+    lower: jax.Array  # number of values at the radius, below the centre
+    under: jax.Array  # number of values outside, below the centre
 
     @staticmethod
     def of_none(center: jax.Array) -> "_Near":
@@ -116,7 +116,7 @@ class _Near(NamedTuple):
         )
 
     def window(self, share: jax.Array, center: jax.Array, k: int, dtype: jnp.dtype):
-        """(start, mean, first, last) of the k nearest, of those just as far the lower ones."""
+        """(start, mean, first, last) of the k nearest; at the radius, the lower ones."""
         from_lower = jnp.minimum(self.lower, k - self.inner)
         from_upper = k - self.inner - from_lower
         total = self.total
@@ -137,7 +137,7 @@ def _apart(x: jax.Array, center: jax.Array) -> jax.Array:
 
 
 def _infinite(x: jax.Array) -> jax.Array:
-    """The values, NaN as the infinity beside which it sorts."""
+    """The values, NaN replaced by the infinity next to which it sorts."""
     return jnp.where(jnp.isnan(x), jnp.where(jnp.signbit(x), -jnp.inf, jnp.inf).astype(x.dtype), x)
 
 
@@ -159,15 +159,15 @@ def _select_nearest(x: jax.Array, center: jax.Array, k: int):
 
 
 def _share_within(center: jax.Array, radius: jax.Array, k: int) -> jax.Array:
-    """The share of values that are as near to the centre as the radius, which is a key."""
+    """The share for k values within the radius, a key, of the centre."""
     return share_for(k, jnp.abs(center) + from_key(radius, center.dtype))
 
 
 def _nearest_by_network(x: jax.Array, center: jax.Array, k: int):
     """The same for `x: [n, ...]` and `center: [...]`, the k-th smallest distance by a network.
 
-    Row by row, and the distances anew after a wall: XLA would keep all of them between the loops,
-    which takes four times as long.
+    Row by row, and the distances again after a fusion barrier: XLA would store all of them between
+    the loops, which takes four times as long.
     """
     center = center.astype(sum_dtype(x.dtype))
     keys = [_apart(row, center) for row in x]

@@ -1,4 +1,4 @@
-"""Sorting networks on keys: integers in the order of the floats."""
+"""Sorting networks on keys: integers that order as the floats do."""
 
 import functools
 from collections.abc import Sequence
@@ -56,10 +56,10 @@ def merge_exchange(n: int) -> tuple[tuple[int, int], ...]:
 
 @functools.cache
 def comparators(n: int, start: int, width: int) -> tuple[tuple[int, int], ...]:
-    """The comparators needed to bring the ranks of the window, in any order, to its places.
+    """The comparators that bring the ranks of the window, in any order, to its positions.
 
     Walking back from the outputs, a comparator whose two wires both lead only into the window, or
-    both only out of it, changes nothing that is looked at.
+    both only out of it, has no effect on the window.
     """
     inside, outside, exact = "inside", "outside", "exact"
     wire = [inside if start <= i < start + width else outside for i in range(n)]
@@ -73,41 +73,42 @@ def comparators(n: int, start: int, width: int) -> tuple[tuple[int, int], ...]:
 
 
 def apply_network(network: Sequence[tuple[int, int]], rows: list[jax.Array]) -> list[jax.Array]:
-    """The rows after the comparators, in every column by itself."""
+    """The rows after the comparators, which act on each column independently."""
     for i, j in network:
         rows[i], rows[j] = jnp.minimum(rows[i], rows[j]), jnp.maximum(rows[i], rows[j])
     return rows
 
 
 def share_for(count: int, bound: jax.Array) -> jax.Array:
-    """A factor with which `count` values up to the bound add up without overflow.
+    """A factor with which `count` values up to the bound sum without overflow.
 
-    It is 1 where they do anyway.
+    It is 1 where they do so anyway.
     """
     enough = bound <= float(jnp.finfo(bound.dtype).max) / (2 * count)
     return jnp.where(enough, 1, 0.7 / count).astype(bound.dtype)
 
 
 def window_mean(values: list[jax.Array], dtype: jnp.dtype) -> jax.Array:
-    """The mean of the values of a window, which does not overflow where they are finite."""
+    """The mean of the values of a window, without overflow for finite values."""
     wide = [v.astype(sum_dtype(dtype)) for v in values]
     if len(wide) == 1:
         return values[0].astype(dtype)
     if len(wide) == 2:
-        # The middle of two large values does not overflow. Halves first would do, but XLA makes
-        # one product of two.
+        # The mean of two large values does not overflow. Halving first would do as well, but XLA
+        # merges the two products into one.
         low, high = wide
         total, apart = low + high, high - low
-        too_large = jnp.isinf(total) & (jnp.abs(apart) < jnp.inf)  # is_finite: not in Triton of 0.7
+        # No `isfinite`, which the Triton of JAX 0.7 lacks.
+        too_large = jnp.isinf(total) & (jnp.abs(apart) < jnp.inf)
         return jnp.where(too_large, low + 0.5 * apart, 0.5 * total).astype(dtype)
     total = functools.reduce(jnp.add, wide)
-    # Parts, of which so many do not overflow; a power of two XLA would take out of the sum again.
+    # Scaled so that the sum does not overflow; a power of two XLA would move out of the sum.
     parts = functools.reduce(jnp.add, [0.7 / len(wide) * v for v in wide])
     return jnp.where(jnp.abs(total) < jnp.inf, total / len(wide), parts / 0.7).astype(dtype)
 
 
 def mean_by_network(rows: list[jax.Array], start: int, width: int) -> jax.Array:
-    """The mean of the window, of columns that are given as n rows of any shape."""
+    """The mean of the window, for columns given as n rows of any shape."""
     dtype = rows[0].dtype
     keys = apply_network(comparators(len(rows), start, width), [to_key(row) for row in rows])
     return window_mean([from_key(key, dtype) for key in keys[start : start + width]], dtype)

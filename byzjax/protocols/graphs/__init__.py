@@ -1,7 +1,7 @@
-"""Who hears whom: adjacency matrices as nested tuples of bool, symmetric and without loops.
+"""Communication graphs: symmetric adjacency matrices without loops, as nested tuples of bool.
 
-They are Python values, so that a program that is traced knows every neighbourhood. The nodes are
-0 .. n - 1. Random graphs are drawn by Python's generator from a seed.
+They are Python values, so that every neighbourhood is known at tracing time. The nodes are
+0 .. n - 1. Random graphs are drawn from a seed by Python's generator.
 """
 
 from byzjax.protocols.graphs._structure import Graph, connected, metropolis_weights, neighborhoods

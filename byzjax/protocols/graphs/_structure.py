@@ -1,4 +1,4 @@
-"""What is read off a graph: neighbours, weights, whether it is connected."""
+"""Properties of a graph: neighbours, averaging weights, connectedness."""
 
 import itertools
 from collections.abc import Iterable
@@ -8,20 +8,21 @@ Graph = tuple[tuple[bool, ...], ...]
 
 
 def neighborhoods(graph: Any) -> tuple[tuple[int, ...], ...]:
-    """The neighbours of each node, of any adjacency matrix that is known and sound.
+    """The neighbours of each node, from any concrete and valid adjacency matrix.
 
     Args:
-      graph: `bool[n, n]` or zeros and ones: nested sequences, or an array.
+      graph: `bool[n, n]`, or zeros and ones: nested sequences or an array.
 
     Returns:
-      For each node the numbers of its neighbours in ascending order, without itself.
+      For each node the indices of its neighbours in ascending order, without itself.
 
     Raises:
-      ValueError: the matrix is not square, holds other numbers, is not symmetric, has a loop, or
+      ValueError: the matrix is not square, has other entries, is not symmetric, has a loop, or
         the graph is not connected.
 
     Example:
-      >>> neighborhoods([[0, 1, 0], [1, 0, 1], [0, 1, 0]])
+      >>> from byzjax.protocols import graphs
+      >>> graphs.neighborhoods([[0, 1, 0], [1, 0, 1], [0, 1, 0]])
       ((1,), (0, 2), (1,))
     """
     matrix = _entries(graph)
@@ -54,16 +55,17 @@ def neighborhoods(graph: Any) -> tuple[tuple[int, ...], ...]:
 
 
 def connected(graph: Any) -> bool:
-    """Whether there is a way from every node to every other.
+    """Whether there is a path from every node to every other.
 
     Args:
-      graph: `bool[n, n]`, symmetric: nested sequences, or an array.
+      graph: `bool[n, n]`, symmetric: nested sequences or an array.
 
     Returns:
       A bool.
 
     Example:
-      >>> connected(ring(4)), connected([[0, 1, 0], [1, 0, 0], [0, 0, 0]])
+      >>> from byzjax.protocols import graphs
+      >>> graphs.connected(graphs.ring(4)), graphs.connected([[0, 1, 0], [1, 0, 0], [0, 0, 0]])
       (True, False)
     """
     matrix = _entries(graph)
@@ -71,13 +73,13 @@ def connected(graph: Any) -> bool:
 
 
 def metropolis_weights(graph: Any) -> tuple[tuple[float, ...], ...]:
-    r"""Weights for averaging with neighbours, under which the average of all stays what it is.
+    r"""Weights for averaging with neighbours that preserve the average over all nodes.
 
     $$ w_{ij} = \frac{1}{1 + \max(d_i, d_j)} \;\text{ for neighbours}, \qquad
        w_{ii} = 1 - \sum_{j \ne i} w_{ij} $$
 
-    with the number $d_i$ of neighbours of node i. They are symmetric, positive for i itself, and
-    every row and column adds up to 1.
+    where $d_i$ is the number of neighbours of node i. The weights are symmetric, w_ii is positive,
+    and every row and column sums to 1.
 
     Args:
       graph: `bool[n, n]`, as for `neighborhoods`.
@@ -89,7 +91,8 @@ def metropolis_weights(graph: Any) -> tuple[tuple[float, ...], ...]:
       ValueError: as `neighborhoods`.
 
     Example:
-      >>> metropolis_weights(star(3))[1]
+      >>> from byzjax.protocols import graphs
+      >>> graphs.metropolis_weights(graphs.star(3))[1]
       (0.3333333333333333, 0.6666666666666667, 0.0)
 
     Reference: Xiao, Boyd and Lall, A Scheme for Robust Distributed Sensor Fusion Based on Average
@@ -107,7 +110,7 @@ def metropolis_weights(graph: Any) -> tuple[tuple[float, ...], ...]:
 
 
 def _entries(graph: Any) -> list[list]:
-    """The matrix as lists, of nested sequences or arrays."""
+    """The matrix as nested lists, from nested sequences or arrays."""
     rows = graph.tolist() if hasattr(graph, "tolist") else graph
     return [list(row.tolist() if hasattr(row, "tolist") else row) for row in rows]
 
@@ -118,13 +121,13 @@ def edge(i: int, j: int) -> tuple[int, int]:
 
 
 def graph_of(n: int, edges: Iterable[tuple[int, int]]) -> Graph:
-    """The matrix of a graph from its edges, either way round."""
+    """The matrix of a graph from its edges, in either orientation."""
     joined = {edge(i, j) for i, j in edges}
     return tuple(tuple(edge(i, j) in joined for j in range(n)) for i in range(n))
 
 
 def count_reached(matrix: list[list]) -> int:
-    """How many nodes there are ways to from node 0, itself among them."""
+    """The number of nodes reachable from node 0, itself included."""
     seen = {0} if matrix else set()
     left = list(seen)
     while left:
@@ -136,6 +139,6 @@ def count_reached(matrix: list[list]) -> int:
 
 
 def circulant(n: int, degree: int) -> list[tuple[int, int]]:
-    """The edges of a ring whose nodes hear the nearest `degree`; if odd, also the opposite one."""
+    """Edges that join each node of a ring to the nearest `degree`; if odd, also to the opposite."""
     near = [edge(i, (i + k) % n) for k in range(1, degree // 2 + 1) for i in range(n)]
     return near + [(i, i + n // 2) for i in range(n // 2) if degree % 2]

@@ -1,4 +1,4 @@
-"""Graphs that are drawn by a seed until one is connected."""
+"""Random graphs, drawn from a seed until one is connected."""
 
 import itertools
 import random
@@ -13,19 +13,19 @@ from byzjax.protocols.graphs._structure import (
     graph_of,
 )
 
-DRAWS = 100  # of a random graph, until one is connected
+DRAWS = 100  # largest number of draws until one is connected
 
 
 def random_regular(n: int, degree: int, seed: int) -> Graph:
     """A random graph in which all nodes have the same number of neighbours.
 
-    It begins as a ring with chords. Two edges a-b and c-d that are drawn become a-d and c-b, where
+    It starts as a ring with chords. Two random edges a-b and c-d are replaced by a-d and c-b if
     these are new; after 20 tries for each edge all such graphs are about equally likely.
 
     Args:
       n: number of nodes, a Python int.
-      degree: number of neighbours, a Python int below n; n degree is even.
-      seed: draws the graph, a Python int.
+      degree: number of neighbours, a Python int below n; n degree must be even.
+      seed: seed of the draw, a Python int.
 
     Returns:
       `bool[n, n]`, connected, n degree / 2 edges.
@@ -35,7 +35,8 @@ def random_regular(n: int, degree: int, seed: int) -> Graph:
       ValueError: there is no such graph, or none of 100 draws is connected.
 
     Example:
-      >>> [len(heard) for heard in neighborhoods(random_regular(6, 3, seed=0))]
+      >>> from byzjax.protocols import graphs
+      >>> [len(heard) for heard in graphs.neighborhoods(graphs.random_regular(6, 3, seed=0))]
       [3, 3, 3, 3, 3, 3]
     """
     n, degree = static_int("n", n, at_least=2), static_int("degree", degree, at_least=1)
@@ -63,22 +64,23 @@ def random_regular(n: int, degree: int, seed: int) -> Graph:
 
 
 def erdos_renyi(n: int, probability: float, seed: int) -> Graph:
-    """Every pair of nodes is joined with the same probability; drawn again until connected.
+    """Every pair of nodes is joined with the same probability; redrawn until connected.
 
     Args:
       n: number of nodes, a Python int.
       probability: of each edge, from 0 to 1.
-      seed: draws the graph, a Python int.
+      seed: seed of the draw, a Python int.
 
     Returns:
       `bool[n, n]`, connected.
 
     Raises:
       TypeError: n or seed is not a Python int.
-      ValueError: probability is not one, or none of 100 draws is connected.
+      ValueError: probability is not from 0 to 1, or none of 100 draws is connected.
 
     Example:
-      >>> erdos_renyi(5, 1.0, seed=0) == complete(5)
+      >>> from byzjax.protocols import graphs
+      >>> graphs.erdos_renyi(5, 1.0, seed=0) == graphs.complete(5)
       True
 
     Reference: Gilbert, Random Graphs, Annals of Mathematical Statistics 1959.
@@ -94,16 +96,16 @@ def erdos_renyi(n: int, probability: float, seed: int) -> Graph:
 
 
 def small_world(n: int, neighbors: int, probability: float, seed: int) -> Graph:
-    """A ring whose nodes hear the nearest few, of whose edges some are led elsewhere.
+    """A ring lattice with some edges rewired at random.
 
-    One end of an edge stays. With the given probability the other moves to a node that is drawn
-    among those to which there is no edge yet. Drawn again until connected.
+    One end of an edge is kept. With the given probability the other end moves to a random node not
+    yet joined to the first. Redrawn until connected.
 
     Args:
       n: number of nodes, a Python int.
-      neighbors: of each node before, a Python int, even and below n.
-      probability: that an edge is led elsewhere, from 0 to 1.
-      seed: draws the graph, a Python int.
+      neighbors: neighbours of each node before rewiring, a Python int, even and below n.
+      probability: that an edge is rewired, from 0 to 1.
+      seed: seed of the draw, a Python int.
 
     Returns:
       `bool[n, n]`, connected, n neighbors / 2 edges.
@@ -113,7 +115,8 @@ def small_world(n: int, neighbors: int, probability: float, seed: int) -> Graph:
       ValueError: there is no such graph, or none of 100 draws is connected.
 
     Example:
-      >>> small_world(5, 2, 0.0, seed=0) == ring(5)
+      >>> from byzjax.protocols import graphs
+      >>> graphs.small_world(5, 2, 0.0, seed=0) == graphs.ring(5)
       True
 
     Reference: Watts and Strogatz, Collective dynamics of "small-world" networks, Nature 1998.

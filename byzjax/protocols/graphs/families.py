@@ -1,4 +1,4 @@
-"""Graphs that are the same each time."""
+"""Deterministic graphs."""
 
 import itertools
 
@@ -11,7 +11,7 @@ from byzjax.protocols.graphs._structure import (
 
 
 def complete(n: int) -> Graph:
-    """Everyone hears everyone.
+    """All pairs of nodes are joined.
 
     Args:
       n: number of nodes, a Python int.
@@ -21,10 +21,11 @@ def complete(n: int) -> Graph:
 
     Raises:
       TypeError: n is not a Python int.
-      ValueError: it is too small.
+      ValueError: n is too small.
 
     Example:
-      >>> complete(3)
+      >>> from byzjax.protocols import graphs
+      >>> graphs.complete(3)
       ((False, True, True), (True, False, True), (True, True, False))
     """
     n = static_int("n", n, at_least=1)
@@ -32,7 +33,7 @@ def complete(n: int) -> Graph:
 
 
 def ring(n: int) -> Graph:
-    """Node i hears i - 1 and i + 1, around.
+    """Node i is joined to i - 1 and i + 1, modulo n.
 
     Args:
       n: number of nodes, a Python int, at least 3.
@@ -42,10 +43,11 @@ def ring(n: int) -> Graph:
 
     Raises:
       TypeError: n is not a Python int.
-      ValueError: it is too small.
+      ValueError: n is too small.
 
     Example:
-      >>> neighborhoods(ring(4))
+      >>> from byzjax.protocols import graphs
+      >>> graphs.neighborhoods(graphs.ring(4))
       ((1, 3), (0, 2), (1, 3), (0, 2))
     """
     n = static_int("n", n, at_least=3)
@@ -53,7 +55,7 @@ def ring(n: int) -> Graph:
 
 
 def torus(rows: int, columns: int) -> Graph:
-    """A grid that is closed around in both directions; node (r, c) has the number r columns + c.
+    """A grid with periodic boundaries; node (r, c) has index r columns + c.
 
     Args:
       rows: a Python int, at least 3.
@@ -64,10 +66,11 @@ def torus(rows: int, columns: int) -> Graph:
 
     Raises:
       TypeError: an argument is not a Python int.
-      ValueError: one is too small.
+      ValueError: an argument is too small.
 
     Example:
-      >>> neighborhoods(torus(3, 3))[4]
+      >>> from byzjax.protocols import graphs
+      >>> graphs.neighborhoods(graphs.torus(3, 3))[4]
       (1, 3, 5, 7)
     """
     rows = static_int("rows", rows, at_least=3)
@@ -80,7 +83,7 @@ def torus(rows: int, columns: int) -> Graph:
 
 
 def star(n: int) -> Graph:
-    """Node 0 hears everyone, and everyone hears node 0.
+    """Node 0 is joined to all other nodes.
 
     Args:
       n: number of nodes, a Python int, at least 2.
@@ -90,10 +93,11 @@ def star(n: int) -> Graph:
 
     Raises:
       TypeError: n is not a Python int.
-      ValueError: it is too small.
+      ValueError: n is too small.
 
     Example:
-      >>> neighborhoods(star(4))
+      >>> from byzjax.protocols import graphs
+      >>> graphs.neighborhoods(graphs.star(4))
       ((1, 2, 3), (0,), (0,), (0,))
     """
     n = static_int("n", n, at_least=2)
@@ -101,7 +105,7 @@ def star(n: int) -> Graph:
 
 
 def two_cliques(n: int, bridges: int = 1) -> Graph:
-    """Two halves in which everyone hears everyone, joined by a few edges without a common node.
+    """Two complete halves, joined by a few edges without a common node.
 
     Args:
       n: number of nodes, a Python int; the first half has n // 2 of them.
@@ -112,10 +116,11 @@ def two_cliques(n: int, bridges: int = 1) -> Graph:
 
     Raises:
       TypeError: an argument is not a Python int.
-      ValueError: there are not so many edges.
+      ValueError: n or bridges is too small, or bridges > n // 2.
 
     Example:
-      >>> neighborhoods(two_cliques(5))
+      >>> from byzjax.protocols import graphs
+      >>> graphs.neighborhoods(graphs.two_cliques(5))
       ((1, 2), (0,), (0, 3, 4), (2, 4), (2, 3))
     """
     n, bridges = static_int("n", n, at_least=2), static_int("bridges", bridges, at_least=1)
@@ -128,7 +133,7 @@ def two_cliques(n: int, bridges: int = 1) -> Graph:
 
 
 def dumbbell(clique: int, path: int) -> Graph:
-    """Two cliques joined by a path: a long way for news, and one node can cut it.
+    """Two cliques joined by a path, a long connection that a single node can cut.
 
     Args:
       clique: number of nodes of each clique, a Python int, at least 2.
@@ -139,10 +144,11 @@ def dumbbell(clique: int, path: int) -> Graph:
 
     Raises:
       TypeError: an argument is not a Python int.
-      ValueError: one is too small.
+      ValueError: an argument is too small.
 
     Example:
-      >>> neighborhoods(dumbbell(2, 1))
+      >>> from byzjax.protocols import graphs
+      >>> graphs.neighborhoods(graphs.dumbbell(2, 1))
       ((1,), (0, 2), (1, 3), (2, 4), (3,))
     """
     clique, path = static_int("clique", clique, at_least=2), static_int("path", path)

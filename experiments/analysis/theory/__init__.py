@@ -1,1 +1,1 @@
-"""What is proved beside what is measured: `python -m experiments theory`."""
+"""Proved constants and measured errors: `python -m experiments theory`."""

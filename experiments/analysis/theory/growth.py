@@ -1,4 +1,4 @@
-"""How Aksel's error grows: what Gaussian updates predict, and exponents with their intervals."""
+"""Growth of Aksel's error: predictions for Gaussian updates, and exponents with intervals."""
 
 import math
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from scipy import stats
 
 
 class Fit(NamedTuple):
-    """A power of x that fits y, with the 95 % confidence interval of its exponent."""
+    """The exponent of a power law fitted to y, with its 95 % confidence interval."""
 
     exponent: float
     low: float
@@ -17,11 +17,11 @@ class Fit(NamedTuple):
 
 
 def exponent(x: ArrayLike, y: ArrayLike) -> Fit:
-    """The p of y = c x^p by least squares on logarithms; its interval from the residuals."""
+    """The p of y = c x^p, by least squares on logarithms; the interval is from the residuals."""
     x, y = np.log(x), np.log(y)
-    found = stats.linregress(x, y)
-    half = stats.t.ppf(0.975, len(x) - 2) * found.stderr
-    return Fit(found.slope, found.slope - half, found.slope + half)
+    fit = stats.linregress(x, y)
+    half = stats.t.ppf(0.975, len(x) - 2) * fit.stderr
+    return Fit(fit.slope, fit.slope - half, fit.slope + half)
 
 
 def square_of_maximum(m: float) -> float:
@@ -33,15 +33,18 @@ def square_of_maximum(m: float) -> float:
 
 
 def of_median(n: int) -> float:
-    """The median's error at n = 2f + 1 if f liars send the largest honest values: that value."""
+    """The median's error at n = 2f + 1 if f attackers send the largest honest values.
+
+    The median then equals these values.
+    """
     return math.sqrt(square_of_maximum((n + 1) / 2))
 
 
 def of_aksel(n: float) -> float:
-    r"""Aksel's error at n = 2f + 1 if f liars send the largest honest values, for many coordinates.
+    r"""Aksel's error at n = 2f + 1 if f attackers send the largest honest values, as d grows.
 
-    The median M is that largest value, all liars lie on it, and one honest row x is selected
-    besides: with m = f + 1 honest rows and E M_j x_j = E M_j sum_i x_ij / m = 1 / m,
+    The median M is that largest value, all attackers send it, and one honest row x is also
+    selected: with m = f + 1 honest rows and E M_j x_j = E M_j sum_i x_ij / m = 1 / m,
 
     $$ \frac{E \|F\|^2}{d} \to \frac{f^2 \, E \max(Z_1, \dots, Z_m)^2 + 2 f / m + 1}{(f + 1)^2} $$
     """
@@ -50,7 +53,7 @@ def of_aksel(n: float) -> float:
 
 
 def local_exponent(n: float) -> float:
-    """The p of the predicted error as a power of ln m, about this n; 1/2 in the limit."""
+    """The local exponent of the predicted error as a power of ln m, at n; 1/2 in the limit."""
     below, above = n / 1.1, n * 1.1
 
     def logarithm(n: float) -> float:

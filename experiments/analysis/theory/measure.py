@@ -1,4 +1,4 @@
-"""What is measured, task by task: each is one line of a table, and is kept on disk."""
+"""The measurements, as tasks: each is one line of a table, stored on disk."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -14,8 +14,8 @@ class Task(NamedTuple):
     """One line of a table.
 
     Attributes:
-      described: what decides its numbers, `part` among them.
-      measure: finds them.
+      described: what determines its numbers, including `part`.
+      measure: computes them.
     """
 
     described: dict[str, Any]
@@ -23,7 +23,7 @@ class Task(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """How much is measured."""
+    """The sizes of the measurements."""
 
     workers: tuple[int, ...]  # of the acceptance experiment
     growth: tuple[tuple[int, tuple[int, ...]], ...]  # n, and numbers of coordinates
@@ -77,16 +77,16 @@ DISTRIBUTIONS: dict[str, Callable] = {
     "sparse": theory.sparse,
     "heavy_tailed": theory.heavy_tailed,
 }
-MEAN = 0.3  # of every coordinate in the tables of all rules, in deviations: not all of them shift
+MEAN = 0.3  # of every coordinate, in standard deviations: not all rules are shift-equivariant
 FEW_CHOSEN = ("aksel", "aksel, n-f", "krum", "multi_krum", "minimum_diameter", "medoid")
 
 
-def _spread(name: str, found: Estimate) -> dict[str, float]:
-    return {name: found.value, "low": found.low, "high": found.high}
+def _spread(name: str, estimate: Estimate) -> dict[str, float]:
+    return {name: estimate.value, "low": estimate.low, "high": estimate.high}
 
 
 def acceptance(sizes: Sizes) -> Iterator[Task]:
-    """Aksel and the median while the liars send an order statistic of the honest values."""
+    """Aksel and the median while the attackers send an order statistic of the honest values."""
     settings = {"f = (n-1)/2": 0.5, "f = 0.4 n": 0.4, "f = 0.2 n": 0.2}
     for (setting, share), n in itertools.product(settings.items(), sizes.workers):
         f = min((n - 1) // 2, int(share * n))
@@ -96,7 +96,7 @@ def acceptance(sizes: Sizes) -> Iterator[Task]:
         trials = sizes.trials if n < 200 else max(5, sizes.trials // 2)
         for name in ("aksel", "aksel, n-f", "median"):
             if share == 0.5 and name == "aksel, n-f":
-                continue  # the same as aksel: n - f = (n + 1) / 2
+                continue  # equal to aksel: n - f = (n + 1) / 2
             described = {
                 "part": "acceptance",
                 "setting": setting,
@@ -120,13 +120,13 @@ def _error(
     distribution: Callable = theory.gaussian,
 ) -> dict[str, Any]:
     rule = form.rule(n, f, d)
-    found = theory.angular_error(
+    measured = theory.angular_error(
         rule, n=n, d=d, s=f, attack=attack, distribution=distribution, trials=trials
     )
-    return {**_spread("error", found.error), "bias": found.bias}
+    return {**_spread("error", measured.error), "bias": measured.bias}
 
 
-# What their number of faults does not enter is measured for one.
+# Rules that do not depend on f are measured for one f.
 WITHOUT_F = ("median", "geometric_median", "aksel")
 EFFICIENT = (
     *("aksel", "aksel, n-f", "median", "trimmed_mean", "mean_around_median", "phocas"),
@@ -135,7 +135,7 @@ EFFICIENT = (
 
 
 def efficiency(sizes: Sizes) -> Iterator[Task]:
-    """Squared errors without a liar, relative to the mean's."""
+    """Squared errors without Byzantine workers, relative to the mean's."""
     for name, kind, f in itertools.product(EFFICIENT, sizes.distributions, (11, 5)):
         if name in sizes.rules and not (f == 5 and name in WITHOUT_F):
             yield _efficiency(sizes, name, kind, 25, f)
@@ -158,8 +158,8 @@ def _efficiency(sizes: Sizes, name: str, kind: str, n: int, f: int) -> Task:
 
     def measure() -> dict[str, Any]:
         rule, distribution = FORMS[name].rule(n, f, d), DISTRIBUTIONS[kind]
-        found = theory.efficiency(rule, n=n, d=d, distribution=distribution, trials=trials)
-        return _spread("ratio", found)
+        ratio = theory.efficiency(rule, n=n, d=d, distribution=distribution, trials=trials)
+        return _spread("ratio", ratio)
 
     return Task(described, measure)
 
@@ -216,14 +216,14 @@ def rules(sizes: Sizes) -> Iterator[Task]:
 
         def measure(form: Form = form, n: int = n, f: int = f, d: int = d, trials: int = trials):
             rule = under_attack(form.rule(n, f, d), n, f)
-            found = theory.angular_error(rule, n=n, d=d, mean=MEAN, trials=trials)
-            return {**_spread("error", found.error), "bias": found.bias}
+            measured = theory.angular_error(rule, n=n, d=d, mean=MEAN, trials=trials)
+            return {**_spread("error", measured.error), "bias": measured.bias}
 
         yield Task(described, measure)
 
 
 def selection(sizes: Sizes) -> Iterator[Task]:
-    """How likely liars and honest workers are to be chosen."""
+    """The probabilities that Byzantine and honest workers are selected."""
     n, f, d = 25, 8, 1000
     kinds = {
         "order_statistic(rank=13)": partial(attacks.order_statistic, rank=13),
@@ -277,17 +277,17 @@ def kappa(sizes: Sizes) -> Iterator[Task]:
         }
 
         def measure(form: Form = form, n: int = n, f: int = f, steps: int = steps):
-            found = theory.kappa_search(
+            search = theory.kappa_search(
                 form.rule(n, f, 2), n=n, f=f, restarts=sizes.restarts, steps=steps
             )
-            near = float((found.found >= 0.99 * found.kappa).mean())
-            return {"found": found.kappa, "restarts within 1 %": near}
+            near = float((search.found >= 0.99 * search.kappa).mean())
+            return {"found": search.kappa, "restarts within 1 %": near}
 
         yield Task(described, measure)
 
 
 def breakdown(sizes: Sizes) -> Iterator[Task]:
-    """The damage that s liars do, for every s."""
+    """The damage of s Byzantine workers, for every s."""
     n = 11
     for name, at in itertools.product(sizes.rules, ("limit", "f = 2")):
         form = FORMS[name]
@@ -303,12 +303,12 @@ def breakdown(sizes: Sizes) -> Iterator[Task]:
         }
 
         def measure(form: Form = form, f: int = f) -> dict[str, Any]:
-            found = theory.breakdown_search(
+            search = theory.breakdown_search(
                 form.rule(n, f, 10), n=n, restarts=max(2, sizes.restarts // 5)
             )
             return {
-                "liars": found.liars,
-                **{f"s = {s}": damage for s, damage in enumerate(found.damage)},
+                "liars": search.liars,
+                **{f"s = {s}": damage for s, damage in enumerate(search.damage)},
             }
 
         yield Task(described, measure)

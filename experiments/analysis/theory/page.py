@@ -1,4 +1,4 @@
-"""The tables of docs/theory.md, made from the files in docs/theory.
+"""The tables of docs/theory.md, generated from the files in docs/theory.
 
 python -m experiments.analysis.theory.page docs
 """
@@ -20,19 +20,19 @@ Folder = pathlib.Path
 
 
 def acceptance(folder: Folder) -> str:
-    """Errors while the liars send an order statistic, beside what is computed."""
-    found = pd.read_csv(folder / "acceptance.csv")
-    wide = found.pivot(index=["setting", "rule"], columns="n", values="error")
-    rows = found[["setting", "rule"]].drop_duplicates()
+    """Measured and computed errors while the attackers send an order statistic."""
+    errors = pd.read_csv(folder / "acceptance.csv")
+    wide = errors.pivot(index=["setting", "rule"], columns="n", values="error")
+    rows = errors[["setting", "rule"]].drop_duplicates()
     lines = [_line(at, rule, wide.loc[(at, rule)]) for at, rule in zip(rows.setting, rows.rule)]
     computed = {
         "aksel, computed for d → ∞": growth.of_aksel,
         "median, computed": growth.of_median,
         "√(2 ln m), m = (n+1)/2": lambda n: math.sqrt(2 * math.log((n + 1) / 2)),
     }
-    first = found["setting"].iloc[0]
+    first = errors["setting"].iloc[0]
     lines[2:2] = [
-        _line(first, name, pd.Series({n: value(n) for n in found["n"].unique()}))
+        _line(first, name, pd.Series({n: value(n) for n in errors["n"].unique()}))
         for name, value in computed.items()
     ]
     return _markdown(pd.DataFrame(lines))
@@ -45,11 +45,11 @@ def _line(setting: str, rule: str, values: pd.Series) -> dict[str, str]:
 
 def exponents_in_d(folder: Folder) -> str:
     """Powers of d, for each n."""
-    found = pd.read_csv(folder / "growth.csv")
+    errors = pd.read_csv(folder / "growth.csv")
     lines = []
-    found = found[found["distribution"] == "gaussian"]
-    for n in map(int, sorted(found["n"].unique())):
-        line = found[found["n"] == n].sort_values("d")
+    errors = errors[errors["distribution"] == "gaussian"]
+    for n in map(int, sorted(errors["n"].unique())):
+        line = errors[errors["n"] == n].sort_values("d")
         if len(line) < 3:
             continue
         fit = growth.exponent(line["d"], line["d"] ** 0.5 * line["error"])
@@ -71,7 +71,7 @@ def exponents_in_d(folder: Folder) -> str:
 
 
 def fits_in_n(folder: Folder) -> dict[tuple[str, str], tuple[growth.Fit, growth.Fit]]:
-    """For each kind of updates and range of n: the power of n, and that of ln m, m = n - f."""
+    """For each kind of updates and range of n: the exponents of n and of ln m, m = n - f."""
     accepted = pd.read_csv(folder / "acceptance.csv")
     accepted = accepted[accepted["rule"] == "aksel"]
     grown = pd.read_csv(folder / "growth.csv")
@@ -107,7 +107,7 @@ def exponents_in_n(folder: Folder) -> str:
 
 
 def computed_exponents(folder: Folder) -> str:
-    """The exponent of the logarithm that is computed, far beyond what can be measured."""
+    """The computed exponent of the logarithm, far beyond the n that can be measured."""
     del folder
     sizes = (5, 25, 101, 401, 10**4, 10**6, 10**9, 10**12)
     cells = {f"{n:,}": f"{growth.local_exponent(n):.2f}" for n in sizes}
@@ -116,19 +116,19 @@ def computed_exponents(folder: Folder) -> str:
 
 def efficiency(folder: Folder) -> str:
     """Squared errors relative to the mean's."""
-    found = pd.read_csv(folder / "efficiency.csv")
-    found["cell"] = [
+    ratios = pd.read_csv(folder / "efficiency.csv")
+    ratios["cell"] = [
         f"{r:.2f} ± {(high - low) / 2:.2f}"
-        for r, low, high in zip(found["ratio"], found["low"], found["high"])
+        for r, low, high in zip(ratios["ratio"], ratios["low"], ratios["high"])
     ]
-    found["column"] = [
-        f"{kind}, n = {n}, f = {f}" for kind, n, f in zip(*(found[k] for k in _OF_COLUMN))
+    ratios["column"] = [
+        f"{kind}, n = {n}, f = {f}" for kind, n, f in zip(*(ratios[k] for k in _OF_COLUMN))
     ]
-    wide = found.pivot(index="rule", columns="column", values="cell").fillna("")
-    wide = wide.reindex(index=found["rule"].unique())
+    wide = ratios.pivot(index="rule", columns="column", values="cell").fillna("")
+    wide = wide.reindex(index=ratios["rule"].unique())
     parts = []
-    for kind in found["distribution"].unique():
-        names = [name for name in found["column"].unique() if name.startswith(f"{kind},")]
+    for kind in ratios["distribution"].unique():
+        names = [name for name in ratios["column"].unique() if name.startswith(f"{kind},")]
         part = wide[names].rename(columns=lambda name: name.partition(", ")[2])
         parts.append(f"{kind}:\n\n{_markdown(part.reset_index())}")
     return "\n\n".join(parts)
@@ -138,14 +138,14 @@ _OF_COLUMN = ("distribution", "n", "f")
 
 
 def rules(folder: Folder) -> str:
-    """Errors of all rules for 25 workers, beside what is proved."""
-    found = pd.read_csv(folder / "rules.csv")
-    found = found[(found["against"] == "n") & (found["n"] == 25)]
+    """Errors of all rules for 25 workers, with the proved bounds."""
+    errors = pd.read_csv(folder / "rules.csv")
+    errors = errors[(errors["against"] == "n") & (errors["n"] == 25)]
     lines = []
-    for name in found["rule"].unique():
+    for name in errors["rule"].unique():
         line: dict[str, str] = {"rule": name}
-        for at in found["at"].unique():
-            cells = found[(found["rule"] == name) & (found["at"] == at)]
+        for at in errors["at"].unique():
+            cells = errors[(errors["rule"] == name) & (errors["at"] == at)]
             said = "at the limit" if at == "limit" else "f = 5"
             error = bound = ""
             if len(cells):
@@ -159,7 +159,7 @@ def rules(folder: Folder) -> str:
 
 
 def proved_error(name: str, n: int, f: int) -> float | None:
-    """The eta that is proved for a form of `FORMS`, at most known from its kappa."""
+    """The proved eta of a form of `FORMS`; with options, from its kappa."""
     form = FORMS[name]
     options = form.options(n, f, 2)
     if not options:
@@ -169,8 +169,8 @@ def proved_error(name: str, n: int, f: int) -> float | None:
 
 
 def _proved_error(name: str, n: int, f: int) -> str:
-    found = proved_error(name, n, f)
-    return "" if found is None else f"{found:.3g}"
+    bound = proved_error(name, n, f)
+    return "" if bound is None else f"{bound:.3g}"
 
 
 def _carried(value: float) -> str:
@@ -178,20 +178,20 @@ def _carried(value: float) -> str:
 
 
 def selection(folder: Folder) -> str:
-    """How likely a liar and an honest worker are to be chosen."""
-    found = pd.read_csv(folder / "selection.csv")
-    found["cell"] = [f"{a:.2f} / {b:.2f}" for a, b in zip(found["liars"], found["honest"])]
-    wide = found.pivot(index="rule", columns="attack", values="cell")
-    wide = wide.reindex(index=found["rule"].unique(), columns=found["attack"].unique())
+    """The probabilities that a Byzantine and an honest worker are selected."""
+    shares = pd.read_csv(folder / "selection.csv")
+    shares["cell"] = [f"{a:.2f} / {b:.2f}" for a, b in zip(shares["liars"], shares["honest"])]
+    wide = shares.pivot(index="rule", columns="attack", values="cell")
+    wide = wide.reindex(index=shares["rule"].unique(), columns=shares["attack"].unique())
     return _markdown(wide.reset_index())
 
 
 def kappa(folder: Folder) -> str:
-    """What the search finds, as a share of what is proved."""
-    found = pd.read_csv(folder / "kappa.csv")
+    """The kappas that the search finds, relative to the proved ones."""
+    searches = pd.read_csv(folder / "kappa.csv")
     lines = []
     for name in SEARCHED:
-        part = found[found["rule"] == name]
+        part = searches[searches["rule"] == name]
         pairs = list(zip(part["n"], part["f"], part["found"]))
         shares = {(n, f): value / k for n, f, value in pairs if (k := proved_kappa(name, n, f))}
         tight = [
@@ -230,11 +230,11 @@ def _range(values, digits: int = 2) -> str:
 
 
 def found_kappa(folder: Folder) -> str:
-    """The values themselves, for the rules around the median."""
-    found = pd.read_csv(folder / "kappa.csv")
+    """The kappas that the search finds, for rules around the median."""
+    searches = pd.read_csv(folder / "kappa.csv")
     names = ["median", "trimmed_mean", "aksel, n-f", "aksel", "aksel, radius"]
     lines = []
-    for (n, f), part in found[found["rule"].isin(names)].groupby(["n", "f"]):
+    for (n, f), part in searches[searches["rule"].isin(names)].groupby(["n", "f"]):
         values = part.set_index("rule")["found"]
         line = {"(n, f)": f"({n}, {f})", "f/(n-2f)": f"{theory.lower_bound('kappa', n, f):.3f}"}
         for name in names:
@@ -245,13 +245,13 @@ def found_kappa(folder: Folder) -> str:
 
 
 def breakdown(folder: Folder) -> str:
-    """How many liars carry each rule away."""
-    found = pd.read_csv(folder / "breakdown.csv")
+    """The number of Byzantine workers at which each rule breaks down."""
+    searches = pd.read_csv(folder / "breakdown.csv")
     lines = []
-    for name in found["rule"].unique():
+    for name in searches["rule"].unique():
         line: dict[str, str] = {"rule": name}
-        for at in found["at"].unique():
-            cell = found[(found["rule"] == name) & (found["at"] == at)].iloc[0]
+        for at in searches["at"].unique():
+            cell = searches[(searches["rule"] == name) & (searches["at"] == at)].iloc[0]
             said = "f at the limit" if at == "limit" else "f = 2"
             liars = "none" if pd.isna(cell["liars"]) else f"{cell['liars']:.0f}"
             line[said] = f"{liars} (f = {cell['f']})" if at == "limit" else liars
@@ -260,7 +260,7 @@ def breakdown(folder: Folder) -> str:
 
 
 def seconds(folder: Folder) -> str:
-    """How long each part took."""
+    """The time of each part."""
     lines = []
     for part in PARTS_ON_DISK:
         table = pd.read_csv(folder / f"{part}.csv")
@@ -283,7 +283,7 @@ def _markdown(table: pd.DataFrame) -> str:
     return table.to_markdown(index=False, disable_numparse=True)
 
 
-# Each part of the page, from the folder beside it.
+# Each part of the page, and the folder next to it with its data.
 PARTS: dict[str, tuple[str, Callable[[Folder], str]]] = {
     "acceptance": ("theory", acceptance),
     "exponents in d": ("theory", exponents_in_d),

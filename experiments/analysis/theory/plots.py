@@ -34,12 +34,12 @@ _DASHED = (0, (4, 2))
 
 
 def _looks(names: tuple[str, ...]) -> dict[str, panels.Look]:
-    """Aksel in black, in every panel, and a colour for each rule of the family."""
+    """Aksel in black, and a colour for each rule of the family."""
     return AKSEL | {name: panels.look(place) for place, name in enumerate(names)}
 
 
 def acceptance(table: pd.DataFrame) -> Figure:
-    """Errors against n for three shares of liars."""
+    """Errors against n for three shares of Byzantine workers."""
     settings = list(dict.fromkeys(table["setting"]))
     looks = AKSEL | {"median": panels.look(0)}
     figure, axes = panels.grid(settings, 3, (4.2, 3.6), xlabel="workers n", ylabel=_ERROR)
@@ -84,7 +84,7 @@ def growth(table: pd.DataFrame) -> Figure:
     left.set(xscale="log", yscale="log", xlabel="coordinates d", ylabel=r"$E\,\|F-g\|\,/\,\sigma$")
     left.legend(fontsize=9)
     for place, (kind, line) in enumerate(table.groupby("distribution", sort=False)):
-        if kind == "gaussian":  # for each n the value of the most coordinates
+        if kind == "gaussian":  # for each n, the value at the largest d
             line = line.sort_values("d").drop_duplicates("n", keep="last")
         _line(right, line, "n", "error", panels.look(place), label=str(kind))
     n = np.geomspace(5, 401, 60)
@@ -104,23 +104,23 @@ def growth(table: pd.DataFrame) -> Figure:
 
 
 def rules(table: pd.DataFrame) -> Figure:
-    """Errors of all rules but the mean against n; against d in a figure of its own."""
+    """Errors of all rules but the mean against n."""
     return _of_families(table[table["against"] == "n"], "n", "workers n", (11, 25, 50, 100))
 
 
 def rules_d(table: pd.DataFrame) -> Figure:
-    """Errors of all rules against d, over the root of d: level lines grow like it."""
+    """Errors of all rules but the mean against d, divided by the root of d."""
     return _of_families(table[table["against"] == "d"], "d", "coordinates d", None)
 
 
 def _of_families(
     table: pd.DataFrame, along: str, xlabel: str, ticks: tuple[int, ...] | None
 ) -> Figure:
-    table = table[table["rule"] != "mean"]  # which is carried away
-    found = [(at, family) for at in dict.fromkeys(table["at"]) for family in FAMILIES]
-    figure, axes = panels.grid(found, 3, (4.4, 3.4), xlabel=xlabel, ylabel=_ERROR)
-    most = 10.0  # what is above is drawn at the upper end
-    for ax, (at, family) in zip(axes, found):
+    table = table[table["rule"] != "mean"]  # its error is unbounded
+    cells = [(at, family) for at in dict.fromkeys(table["at"]) for family in FAMILIES]
+    figure, axes = panels.grid(cells, 3, (4.4, 3.4), xlabel=xlabel, ylabel=_ERROR)
+    most = 10.0  # larger errors are drawn at the upper end
+    for ax, (at, family) in zip(axes, cells):
         said = "f at the rule's limit" if at == "limit" else "f = n/5"
         ax.set_title(f"{family}, {said}", fontsize=11)
         for name, look in _looks(FAMILIES[family]).items():
@@ -147,7 +147,7 @@ def _of_families(
     looks = {k: v for names in FAMILIES.values() for k, v in _looks(names).items() if k in shown}
     for ax, names in zip(axes[-len(FAMILIES) :], FAMILIES.values()):
         handles = [panels.handle(n, looks[n], markers=True) for n in names if n in shown]
-        # Were it part of the layout, a panel too small for it would shrink to nothing.
+        # Excluded from the layout, which would shrink a panel that is too small for it to nothing.
         ax.legend(handles=handles, fontsize=8, loc="upper left", ncol=2).set_in_layout(False)
     panels.below(
         figure, [panels.handle(n, look, markers=True) for n, look in AKSEL.items() if n in shown]
@@ -156,7 +156,7 @@ def _of_families(
 
 
 def efficiency(table: pd.DataFrame) -> Figure:
-    """Squared errors without a liar, over that of the mean."""
+    """Squared errors without Byzantine workers, relative to that of the mean."""
     table = table[table["n"] == 25]
     kinds = list(dict.fromkeys(table["distribution"]))
     names = list(dict.fromkeys(table["rule"]))
@@ -188,7 +188,7 @@ def efficiency(table: pd.DataFrame) -> Figure:
 
 
 def kappa(table: pd.DataFrame) -> Figure:
-    """Proved, found, and the lower bound of all rules, for every (n, f)."""
+    """Proved and found kappas, and the lower bound for all rules, for every (n, f)."""
     names = [name for name in SEARCHED if name in set(table["rule"])]
     pairs = sorted(
         set(zip(table["n"], table["f"])), key=lambda p: (theory.lower_bound("kappa", *p), p)
@@ -204,8 +204,8 @@ def kappa(table: pd.DataFrame) -> Figure:
         ax.axhline(1, color="0.6", linestyle=":", linewidth=1.2)
         if known:
             ax.plot(*zip(*known), "_", color="black", markersize=9, markeredgewidth=2)
-        found = [(x[n, f], value / lower[n, f]) for n, f, value in at]
-        ax.plot(*zip(*found), "o", color=panels.look(0).color, markersize=4)
+        ratios = [(x[n, f], value / lower[n, f]) for n, f, value in at]
+        ax.plot(*zip(*ratios), "o", color=panels.look(0).color, markersize=4)
         ax.set_xticks(range(len(pairs)), [f"{n}, {f}" for n, f in pairs], rotation=90, fontsize=7)
     axes[0].set(yscale="log", ylim=(0.6, 300))
     for ax in axes:
@@ -227,13 +227,13 @@ def kappa(table: pd.DataFrame) -> Figure:
 
 
 def breakdown(table: pd.DataFrame) -> Figure:
-    """Damage against the number of liars."""
-    found = [(at, family) for at in dict.fromkeys(table["at"]) for family in FAMILIES]
+    """Damage against the number of Byzantine workers."""
+    cells = [(at, family) for at in dict.fromkeys(table["at"]) for family in FAMILIES]
     figure, axes = panels.grid(
-        found, 3, (4.4, 3.2), xlabel="liars s", ylabel="damage / honest spread"
+        cells, 3, (4.4, 3.2), xlabel="liars s", ylabel="damage / honest spread"
     )
     damage = [name for name in map(str, table) if name.startswith("s = ")]
-    for ax, (at, family) in zip(axes, found):
+    for ax, (at, family) in zip(axes, cells):
         said = "f at the rule's limit" if at == "limit" else at
         ax.set_title(f"{family}, {said}", fontsize=11)
         for name, look in _looks(FAMILIES[family]).items():
@@ -263,7 +263,7 @@ def breakdown(table: pd.DataFrame) -> Figure:
 def _line(
     ax, line: pd.DataFrame, along: str, value: str, look: panels.Look, label: str | None = None
 ) -> None:
-    """A line with its confidence intervals."""
+    """Draws a line with its confidence intervals."""
     line = line.sort_values(along)
     ax.plot(
         *(line[along], line[value]),

@@ -1,4 +1,4 @@
-"""The rules that are measured, each in one form, and the attacks that are tried on them."""
+"""The measured forms of rules, and the attacks on them."""
 
 import inspect
 from collections.abc import Callable
@@ -17,11 +17,11 @@ class Form(NamedTuple):
     """One form of a rule.
 
     Attributes:
-      name: of the rule.
+      name: name of the rule.
       options: `(n, f, d)` -> its hyperparameters besides f.
-      needs: (a, b) of n >= a f + b; None for that of the facts.
-      most_n: workers up to which it is tried: the cost of some grows beyond measure.
-      mixing: name of a mixing before it, or none.
+      needs: (a, b) of n >= a f + b; None for those of the rule's facts.
+      most_n: largest n at which it is measured, since some rules are too slow for more.
+      mixing: name of a mixing before it; empty for none.
     """
 
     name: str
@@ -31,12 +31,12 @@ class Form(NamedTuple):
     mixing: str = ""
 
     def most_faults(self, n: int) -> int:
-        """The largest f that it can be declared to tolerate, below 0 for none."""
+        """The largest f that may be declared; negative if none."""
         a, b = self.needs or FACTS[self.name].needs
         return (n - b) // a if a else (n - 1) // 2
 
     def rule(self, n: int, f: int, d: int) -> Callable:
-        """All that the server does, `updates -> update`."""
+        """The server's aggregation, mixing included, `updates -> update`."""
         function = getattr(byzjax, self.name)
         takes_f = "f" in inspect.signature(function).parameters
         rule = partial(function, **({"f": f} if takes_f else {}), **self.options(n, f, d))
@@ -68,7 +68,7 @@ FORMS: dict[str, Form] = {
     "medoid": Form("medoid"),
     "sign_guard": Form("sign_guard", lambda n, f, d: {"key": jax.random.key(0)}),
 }
-# Forms that are only searched for their worst input.
+# Forms in the search for the worst input.
 SEARCHED: dict[str, Form] = {
     **{name: FORMS[name] for name in ("median", "trimmed_mean", "mean_around_median", "phocas")},
     "aksel": FORMS["aksel"],
@@ -99,20 +99,20 @@ def constants_of(name: str, n: int, f: int) -> tuple[theory.Constant, ...]:
 
 
 def proved_kappa(name: str, n: int, f: int, tags: tuple[str, ...] = theory.HELD) -> float | None:
-    """The best constant of a form of `SEARCHED`, what stands before it included."""
+    """The best proved constant of a form of `SEARCHED`, its mixing included."""
     form = SEARCHED[name]
     kappa = theory.proved("kappa", form.name, n, f, tags=tags, **form.options(n, f, 2))
     return kappa if kappa is None or not form.mixing else theory.AFTER[form.mixing](kappa, n, f)
 
 
-# Moves of the search for the worst input, where 2,000 would take minutes.
+# Steps of the search for the worst input, for rules where 2,000 would take minutes.
 FEWER_STEPS = {"geometric_median": 600, "minimum_eigenvalue": 300, "covariance_filter": 300}
 
 
 def under_attack(rule: Callable, n: int, f: int) -> Callable:
-    """The rule behind the most damaging of `LISTED`, chosen anew for every draw.
+    """The rule under the most damaging attack of `LISTED`, selected for every draw.
 
-    The last f rows lie. Attack and rule are one function of the updates, so that the rule is
+    The last f rows are Byzantine. Attack and rule form one function of the updates, so the rule is
     compiled once.
     """
     listed, byzantine = [attack(n) for attack in LISTED.values()], jnp.arange(n) >= n - f

@@ -21,39 +21,39 @@ from experiments.execution import store
 
 @dataclasses.dataclass(frozen=True)
 class Theory:
-    """What is proved of rules, beside what is measured and searched for.
+    """Compare proved constants of rules with measured errors and searched worst inputs.
 
     Parts: acceptance and efficiency (published numbers of this project's specification, measured
     again), growth (of Aksel's error in n and d), rules (the error of every rule under attack),
-    selection (who is chosen), kappa (proved constants against the worst input that a search finds)
-    and breakdown (how many liars carry a rule away). Every line of a table is kept in
-    <results>/theory/blocks, so that a second start continues; tables (CSV) and figures (PNG) lie
-    beside.
+    selection (which workers are selected), kappa (proved constants against the worst input that a
+    search finds) and breakdown (the number of Byzantine workers that breaks a rule). Every line of
+    a table is stored in <results>/theory/blocks, so that running the command again resumes; tables
+    (CSV) and figures (PNG) are written next to it.
     """
 
     part: tuple[str, ...] = tuple(PARTS)
-    """Which parts."""
+    """Parts to measure."""
     quick: bool = False
-    """A few sizes and rules only, into <results>/theory-quick; a minute."""
+    """Only a few sizes and rules, into <results>/theory-quick; takes a minute."""
     results: str = "results"
     """Folder of all studies."""
     out: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
-    """Also copy tables and figures there, such as docs/theory;
-    `python -m experiments.analysis.theory.page docs` then writes the tables of docs/theory.md
-    anew."""
+    """Also copy tables and figures to this folder, such as docs/theory;
+    `python -m experiments.analysis.theory.page docs` then regenerates the tables of
+    docs/theory.md."""
 
 
 def _source() -> str:
-    """Of what is measured: which attacks, densities and keys stands in these files alone."""
+    """A hash of the files that define the measurements: attacks, distributions and keys."""
     text = [pathlib.Path(str(module.__file__)).read_bytes() for module in (measure, rules)]
     return hashlib.sha256(b"".join(text)).hexdigest()[:16]
 
 
 def tables(config: Theory) -> dict[str, pd.DataFrame]:
-    """Measures what is missing, and returns a table for each part.
+    """Measures what is missing, and returns a table per part.
 
     Raises:
-      ValueError: there is no such part.
+      ValueError: a part is unknown.
     """
     sizes = QUICK if config.quick else FULL
     for part in config.part:
@@ -64,41 +64,41 @@ def tables(config: Theory) -> dict[str, pd.DataFrame]:
     lines: dict[str, list] = {part: [] for part in config.part}
     for count, task in enumerate(tqdm(tasks, unit="line", disable=None)):
         if count % 50 == 49:
-            jax.clear_caches()  # every line is a program of its own
+            jax.clear_caches()  # every line is a separate program
         described = task.described | {"byzjax": byzjax.__version__, "source": source}
         path = store.block_path(folder(config), described)
-        found = store.read_block(path)
-        if found is None:
+        content = store.read_block(path)
+        if content is None:
             begin = time.perf_counter()
-            found = described | {"found": task.measure()}
-            found["seconds"] = time.perf_counter() - begin
-            found["environment"] = store.environment()
-            store.write_json(path, found)
-        line = {k: v for k, v in task.described.items() if k != "part"} | found["found"]
-        lines[task.described["part"]].append(line | {"seconds": found["seconds"]})
-    return {part: pd.DataFrame(found) for part, found in lines.items()}
+            content = described | {"found": task.measure()}
+            content["seconds"] = time.perf_counter() - begin
+            content["environment"] = store.environment()
+            store.write_json(path, content)
+        line = {k: v for k, v in task.described.items() if k != "part"} | content["found"]
+        lines[task.described["part"]].append(line | {"seconds": content["seconds"]})
+    return {part: pd.DataFrame(of_part) for part, of_part in lines.items()}
 
 
 def folder(config: Theory) -> pathlib.Path:
-    """Where the results lie."""
+    """The folder of the results."""
     return pathlib.Path(config.results) / ("theory-quick" if config.quick else "theory")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Measures, writes and prints; returns the exit status."""
     config = tyro.cli(Theory, prog="python -m experiments theory", args=arguments)
-    found = tables(config)
+    by_part = tables(config)
     paths = []
-    for part, table in found.items():
+    for part, table in by_part.items():
         paths.append(folder(config) / f"{part}.csv")
         table.to_csv(paths[-1], index=False, float_format="%.5g")
-        # Drawn from the digits that are kept.
+        # Drawn from the rounded numbers.
         paths += plots.write(part, pd.read_csv(paths[-1]), folder(config))
     if config.out is not None:
         target = pathlib.Path(config.out)
         target.mkdir(parents=True, exist_ok=True)
         paths = [pathlib.Path(shutil.copy(path, target)) for path in paths]
-    for part, table in found.items():
+    for part, table in by_part.items():
         print(f"\n{part}, {table['seconds'].sum():.0f} seconds")
         print(table.drop(columns="seconds").to_string(index=False, float_format="%.4g"))
     print("\n".join(map(str, paths)))
