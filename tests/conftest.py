@@ -9,7 +9,7 @@ os.environ["JAX_NUM_CPU_DEVICES"] = "8"  # for the tests of jax.shard_map
 # Nearly all of the time goes into compiling. Without LLVM's optimisation it takes a third less, and
 # with the older emitter of fusions and one module a program a quarter of that; fusion, which
 # decides what is computed how often, stays. XLA_FLAGS='' compiles as users do.
-# The last flag is unknown from jaxlib 0.11 on, and a flag that is unknown ends the process.
+# jaxlib 0.12 does not know the last flag any more, and one that is unknown ends the process.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
