@@ -1,12 +1,14 @@
 """Direct calls compared with `jax.jit` of the same: the overhead of the compiling decorator.
 
-    python -m benchmarks.direct            # prints the table
+    python -m benchmarks.direct --write docs
 
 A direct call looks up its program by the types of its arguments; apart from that it should take as
 long as a call of a function that the user compiled.
 """
 
+import argparse
 import functools
+import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +18,7 @@ import jax.numpy as jnp
 import byzjax
 from benchmarks import timing
 from benchmarks.every_rule import NAMES, SUBSETS, WRITTEN
+from benchmarks.pages import environment, markdown, write_csv, written
 from byzjax import attacks, stacked
 from byzjax.facts import FACTS
 from experiments.grid import specs
@@ -73,16 +76,35 @@ def measured() -> Iterator[tuple[str, int, float, float]]:
             yield name, d, seconds["direct"], seconds["compiled"]
 
 
-def main() -> None:
-    print(f"{'function':>28} {'d':>8} {'direct ms':>10} {'jit ms':>10} {'ratio':>6}")
+def rows() -> Iterator[dict[str, Any]]:
+    """One line for each function and shape, printed as it is measured."""
     for name, d, direct, compiled in measured():
         factor, more = GOALS[d]
-        missed = "" if direct <= factor * compiled + more / 1e3 else "  above the goal"
-        print(
-            f"{name:>28} {d:>8} {1e3 * direct:>10.3f} {1e3 * compiled:>10.3f} "
-            f"{direct / compiled:>6.2f}{missed}",
-            flush=True,
-        )
+        reached = direct <= factor * compiled + more / 1e3
+        row = {
+            "function": name,
+            "d": d,
+            "direct (ms)": 1e3 * direct,
+            "jit (ms)": 1e3 * compiled,
+            "ratio": direct / compiled,
+            "reached": "yes" if reached else "no",
+        }
+        print(*row.values(), sep=", ", flush=True)
+        yield row
+
+
+def main() -> None:
+    """Measures, prints, and writes if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--write", type=pathlib.Path, help="folder of direct.md, for its table")
+    options = parser.parse_args()
+    table = list(rows())
+    text = f"{environment()}\n\n{markdown(table)}"
+    print(text)
+    if options.write:
+        write_csv(options.write / "benchmarks", {"direct": table})
+        page = options.write / "direct.md"
+        page.write_text(written(page.read_text(), "direct", text))
 
 
 if __name__ == "__main__":

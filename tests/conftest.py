@@ -3,11 +3,19 @@
 import functools
 import os
 import pathlib
+from importlib import metadata
 
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"  # for the tests of jax.shard_map
 # Nearly all of the time goes into compiling. Without LLVM's optimisation it takes a third less, and
-# fusion, which decides what is computed how often, stays. XLA_FLAGS='' compiles as users do.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# with the older emitter of fusions and one module a program a quarter of that; fusion, which
+# decides what is computed how often, stays. XLA_FLAGS='' compiles as users do.
+# jaxlib 0.12 does not know the last flag any more, and one that is unknown ends the process.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+    + " --xla_cpu_use_fusion_emitters=false"
+    * (tuple(map(int, metadata.version("jaxlib").split(".")[:2])) <= (0, 10)),
+)
 # Compiled programs are shared by the processes of a run and kept for the next one, which takes half
 # of the time. Their key holds the program, the flags and the version of XLA.
 os.environ.setdefault(
