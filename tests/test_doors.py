@@ -61,7 +61,7 @@ def test_lists_that_are_no_mistake():
     assert [leaf.shape for leaf in byzjax.krum(layers, f=1)] == [(2, 2)] * 3
     slope_and_offset = (jnp.ones(N), jnp.ones(N))  # two scalar parameters
     assert [leaf.shape for leaf in byzjax.krum(slope_and_offset, f=1)] == [(), ()]
-    with pytest.raises(ValueError, match=r"\[0\]\['b'\] has 2 .*, as byzjax\.stack makes them"):
+    with pytest.raises(ValueError, match=r"\[0\]\['b'\] has 2 .*, as byzjax\.stack builds them"):
         byzjax.krum(each_worker(), f=1)
 
 
