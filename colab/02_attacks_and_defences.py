@@ -135,7 +135,7 @@ for title, sent in quiet.items():
 
 # %%
 def turned(epsilon=0.5, angle=0.0):
-    """All liars send the honest mean, turned round by an angle and scaled."""
+    """All liars send the honest mean, rotated by an angle and scaled."""
     c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
     lie = -epsilon * jnp.array([[c, -s], [s, c]]) @ honest.mean(axis=0)
     panels({f"epsilon = {epsilon}, angle = {angle}": jnp.where(byzantine[:, None], lie, updates)})

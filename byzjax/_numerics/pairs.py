@@ -74,10 +74,10 @@ def _product_pair_squares(x: jax.Array) -> jax.Array:
     them is not finite. So attackers who control the centre cost time, not accuracy.
     """
     n = x.shape[0]
-    few = [wide(x[i * (n - 1) // 4]) for i in range(5)]
+    five = [wide(x[i * (n - 1) // 4]) for i in range(5)]
     for i, j in ((0, 1), (3, 4), (2, 4), (2, 3), (0, 3), (0, 2), (1, 4), (1, 3), (1, 2)):
-        few[i], few[j] = jnp.minimum(few[i], few[j]), jnp.maximum(few[i], few[j])
-    products = gram(x, jnp.where(jnp.isfinite(few[2]), few[2], 0))
+        five[i], five[j] = jnp.minimum(five[i], five[j]), jnp.maximum(five[i], five[j])
+    products = gram(x, jnp.where(jnp.isfinite(five[2]), five[2], 0))
     lengths = jnp.diagonal(products)
     sizes = lengths[:, None] + lengths[None]
     squares = sizes - 2 * jnp.where(jnp.isinf(products), 0, products)

@@ -242,9 +242,9 @@ def _parts(leaf: jax.Array, count: int) -> jax.Array:
 
 def _of_some(send, updates, state, senders, n, params, extra_args) -> tuple[PyTree, PyTree]:
     """`send` for participating workers; the others keep their per-worker state."""
-    everyone = jax.tree.map(
+    all_workers = jax.tree.map(
         lambda x: jnp.zeros((n, *x.shape[1:]), x.dtype).at[senders].set(x), updates
     )
-    sent, after = send.update(everyone, state, params, **extra_args)
+    sent, after = send.update(all_workers, state, params, **extra_args)
     kept = jax.tree.map(lambda old, new: old.at[senders].set(new[senders]), state, after)
     return stacked.take(sent, senders), kept
