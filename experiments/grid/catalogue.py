@@ -1,13 +1,15 @@
 """Rules, mixings and attacks by name."""
 
 import functools
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
 import byzjax
 from byzjax import attacks, stacked
+from byzjax.facts import FACTS
 
 
 def multi_krum(updates: Any, *, f: int, axis_name: str | None = None) -> Any:
@@ -74,40 +76,32 @@ def alternating(
     return both(updates, byzantine, step)
 
 
+def _of_kind(kind: str) -> dict[str, Callable]:
+    """The functions of this kind in `byzjax.facts` that need only the workers' updates."""
+    functions = {name: getattr(byzjax, name) for name, f in FACTS.items() if f.kind == kind}
+    return {name: f for name, f in functions.items() if _needed(f) <= {"updates", "num_workers"}}
+
+
+def _ordered(table: dict[str, Callable], first: Sequence[str]) -> dict[str, Callable]:
+    """The best known first, then the others in alphabetical order."""
+    return {name: table[name] for name in (*first, *sorted(table.keys() - set(first)))}
+
+
+def _needed(function: Callable) -> set[str]:
+    """The positional parameters without a default."""
+    parameters = inspect.signature(function).parameters.values()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return {p.name for p in parameters if p.kind in positional and p.default is p.empty}
+
+
 # Stateful rules, which are transformations.
-REMEMBERING: dict[str, Callable] = {
-    "centered_clipping": byzjax.centered_clipping,
-    "concentration_filter": byzjax.concentration_filter,
-    "foolsgold": byzjax.foolsgold,
-    "safeguard": byzjax.safeguard,
-}
-
-
+REMEMBERING: dict[str, Callable] = _of_kind("memory")
 # All rules that need only the workers' updates.
 RULES: dict[str, Callable] = {
-    "mean": byzjax.mean,
-    "median": byzjax.median,
-    "trimmed_mean": byzjax.trimmed_mean,
-    "krum": byzjax.krum,
-    "multi_krum": multi_krum,
-    "aksel": byzjax.aksel,
-    "bulyan": byzjax.bulyan,
-    "comparative_elimination": byzjax.comparative_elimination,
-    "covariance_filter": byzjax.covariance_filter,
-    "flag": byzjax.flag,
-    "geometric_median": byzjax.geometric_median,
-    "geometric_median_of_means": byzjax.geometric_median_of_means,
-    "huber": byzjax.huber,
-    "majority_sign": byzjax.majority_sign,
-    "mean_around_median": byzjax.mean_around_median,
-    "mean_of_finite": byzjax.mean_of_finite,
-    "medoid": byzjax.medoid,
-    "minimum_diameter": byzjax.minimum_diameter,
-    "minimum_eigenvalue": byzjax.minimum_eigenvalue,
-    "nearest_to_pivot": byzjax.nearest_to_pivot,
-    "phocas": byzjax.phocas,
-    "sign_guard": byzjax.sign_guard,
-    "spectral_filter": byzjax.spectral_filter,
+    **_ordered(
+        _of_kind("rule") | {"multi_krum": multi_krum},
+        first=("mean", "median", "trimmed_mean", "krum", "multi_krum", "aksel"),
+    ),
     **REMEMBERING,
 }
 
@@ -117,49 +111,36 @@ def no_mixing(updates: Any) -> Any:
     return updates
 
 
-MIXINGS: dict[str, Callable] = {
-    "none": no_mixing,
-    "nearest_neighbors": byzjax.nearest_neighbors,
-    "bucketing": byzjax.bucketing,
-    "clip_norms": byzjax.clip_norms,
-    "adaptive_clipping": byzjax.adaptive_clipping,
-}
+MIXINGS: dict[str, Callable] = {"none": no_mixing} | _of_kind("mixing")
+
+
+def _attacks() -> dict[str, Callable]:
+    """The attacks of the library that need only the workers' updates and the deployed rule."""
+    functions = {name: getattr(attacks, name) for name in attacks.__all__}
+    return {name: f for name, f in functions.items() if _attacks_alone(f)}
+
+
+def _attacks_alone(function: Callable) -> bool:
+    parameters = inspect.signature(function).parameters
+    made = str(inspect.get_annotations(function).get("return", ""))
+    attacking = "updates" in parameters or "GradientTransformation" in made
+    known = {"updates", "byzantine", "num_workers", "step", "center", "weights"}
+    return attacking and "attack" not in parameters and _needed(function) <= known
 
 
 # All attacks that need only the workers' updates and the deployed rule; stateful ones are
 # transformations.
-ATTACKS: dict[str, Callable] = {
-    "none": no_attack,
-    "sign_flip": attacks.sign_flip,
-    "little_is_enough": attacks.little_is_enough,
-    "inner_product_manipulation": attacks.inner_product_manipulation,
-    "gaussian": attacks.gaussian,
-    "non_finite": attacks.non_finite,
-    "flip_labels": _honest_updates_of_flipped_labels,
-    "alternating": alternating,
-    "anti_cge": attacks.anti_cge,
-    "constant": attacks.constant,
-    "dissensus": attacks.dissensus,
-    "copy_worker": attacks.copy_worker,
-    "drop": attacks.drop,
-    "fang_krum": attacks.fang_krum,
-    "fang_trimmed_mean": attacks.fang_trimmed_mean,
-    "flip_bits": attacks.flip_bits,
-    "gambler": attacks.gambler,
-    "gradient_attack": attacks.gradient_attack,
-    "hidden_vulnerability": attacks.hidden_vulnerability,
-    "lose_coordinates": attacks.lose_coordinates,
-    "min_max": attacks.min_max,
-    "min_sum": attacks.min_sum,
-    "mimic": attacks.mimic,
-    "omniscient": attacks.omniscient,
-    "order_statistic": attacks.order_statistic,
-    "reversed_gradient": attacks.reversed_gradient,
-    "stale": attacks.stale,
-    "strongest_alie": _strongest(attacks.little_is_enough, "z", "alie"),
-    "strongest_ipm": _strongest(attacks.inner_product_manipulation, "epsilon", "ipm"),
-    "zero": attacks.zero,
-}
+ATTACKS: dict[str, Callable] = _ordered(
+    {
+        **_attacks(),
+        "none": no_attack,
+        "flip_labels": _honest_updates_of_flipped_labels,
+        "alternating": alternating,
+        "strongest_alie": _strongest(attacks.little_is_enough, "z", "alie"),
+        "strongest_ipm": _strongest(attacks.inner_product_manipulation, "epsilon", "ipm"),
+    },
+    first=("none", "sign_flip", "little_is_enough", "inner_product_manipulation", "gaussian"),
+)
 
 
 # Hyperparameters that may be traced: attacks that differ only in these share one branch of a
