@@ -8,7 +8,7 @@ that sends NaN ranks as an extreme value and cannot poison the column.
 
 import jax
 
-from byzjax._checks import static_int
+from byzjax._checks import enough_workers, static_int
 from byzjax._compiled import compiled
 from byzjax._numerics import order
 
@@ -58,7 +58,7 @@ def trimmed_mean(x: jax.Array, f: int) -> jax.Array:
       >>> byzjax.order.trimmed_mean(jnp.array([[1.0], [2.0], [4.0], [99.0]]), 1)
       Array([3.], dtype=float32)
     """
-    _check_window("trimmed_mean", x, f=static_int("f", f, at_least=0))
+    _, f = enough_workers("trimmed_mean", x, f, needs=(2, 1))
     return order.trimmed_mean(x, f)
 
 
@@ -84,7 +84,7 @@ def kth(x: jax.Array, k: int) -> jax.Array:
       >>> byzjax.order.kth(jnp.array([[3.0], [1.0], [2.0]]), 1)
       Array([1.], dtype=float32)
     """
-    _check_count("kth", x, static_int("k", k, at_least=1))
+    _check_count("kth", x, k)
     return order.kth(x, k)
 
 
@@ -111,7 +111,7 @@ def mean_of_nearest(x: jax.Array, center: jax.Array, k: int) -> jax.Array:
       >>> byzjax.order.mean_of_nearest(jnp.array([[0.0], [4.0], [5.0]]), jnp.array([3.0]), 2)
       Array([4.5], dtype=float32)
     """
-    _check_count("mean_of_nearest", x, static_int("k", k, at_least=1))
+    _check_count("mean_of_nearest", x, k)
     return order.mean_of_nearest(x, center, k)
 
 
@@ -137,7 +137,7 @@ def mean_around_median(x: jax.Array, k: int) -> jax.Array:
       >>> byzjax.order.mean_around_median(jnp.array([[0.0], [2.0], [3.0], [4.0], [90.0]]), 3)
       Array([3.], dtype=float32)
     """
-    _check_count("mean_around_median", x, static_int("k", k, at_least=1))
+    _check_count("mean_around_median", x, k)
     return order.mean_around_median(x, k)
 
 
@@ -165,16 +165,11 @@ def mean_around_trimmed_mean(x: jax.Array, k: int, f: int) -> jax.Array:
       >>> byzjax.order.mean_around_trimmed_mean(x, 3, 1)
       Array([3.], dtype=float32)
     """
-    _check_count("mean_around_trimmed_mean", x, static_int("k", k, at_least=1))
-    _check_window("mean_around_trimmed_mean", x, f=static_int("f", f, at_least=0))
+    _check_count("mean_around_trimmed_mean", x, k)
+    _, f = enough_workers("mean_around_trimmed_mean", x, f, needs=(2, 1))
     return order.mean_around_trimmed_mean(x, k, f)
 
 
 def _check_count(name: str, x: jax.Array, k: int) -> None:
-    if k > x.shape[0]:
+    if static_int("k", k, at_least=1) > x.shape[0]:
         raise ValueError(f"{name} needs k <= n; got k={k}, n={x.shape[0]}.")
-
-
-def _check_window(name: str, x: jax.Array, f: int) -> None:
-    if x.shape[0] < 2 * f + 1:
-        raise ValueError(f"{name} needs n >= 2f + 1; got n={x.shape[0]}, f={f}.")

@@ -469,3 +469,84 @@ def test_squares_to_the_median_of_wide_matrices(n, c, dtype):
     assert finite.sum() == n - 2
     np.testing.assert_allclose(out[finite], squares[finite], rtol=1e-5)
     assert not np.isfinite(out[~finite]).any()
+
+
+# --- the public functions, called directly -----------------------------------------------------
+
+
+def loops(x, center, k, f):
+    """Each function of `byzjax.order` by sorts in float64."""
+    wide = np.sort(x.astype(np.float64), axis=0)
+    middle, trimmed = np.median(wide, axis=0), wide[f : len(x) - f].mean(axis=0)
+    return {
+        "median": middle,
+        "trimmed_mean": trimmed,
+        "kth": wide[k - 1],
+        "mean_of_nearest": nearest_to(center, wide, k),
+        "mean_around_median": nearest_to(middle, wide, k),
+        "mean_around_trimmed_mean": nearest_to(trimmed, wide, k),
+    }
+
+
+def called(x, center, k, f):
+    return {
+        "median": byzjax.order.median(x),
+        "trimmed_mean": byzjax.order.trimmed_mean(x, f),
+        "kth": byzjax.order.kth(x, k),
+        "mean_of_nearest": byzjax.order.mean_of_nearest(x, center, k),
+        "mean_around_median": byzjax.order.mean_around_median(x, k),
+        "mean_around_trimmed_mean": byzjax.order.mean_around_trimmed_mean(x, k, f),
+    }
+
+
+@pytest.mark.parametrize(
+    ("n", "shape"),
+    [
+        (9, (5,)),
+        (9, (2, 3)),
+        (9, (0,)),
+        *(pytest.param(*size, marks=SLOW) for size in [(97, (5,)), (129, (5,)), (9, (2**17,))]),
+    ],
+)
+def test_public_order_statistics(n, shape):
+    rng = np.random.default_rng(n)
+    x = rng.normal(size=(n, *shape)).astype(np.float32)
+    # No column has two values as near to a centre up to rounding.
+    center, k, f = rng.normal(size=shape).astype(np.float32), n - n // 3, n // 4
+    results = called(jnp.asarray(x), jnp.asarray(center), k, f)
+    for name, expected in loops(x, center, k, f).items():
+        assert results[name].dtype == jnp.float32
+        assert results[name].shape == shape
+        apart = np.abs(np.asarray(results[name], np.float64) - expected)
+        assert np.count_nonzero(apart > 1e-5) <= 1e-4 * apart.size, name
+
+
+def test_public_order_statistics_of_short_floats():
+    x = jnp.asarray([[1.0], [2.0], [3.0], [4.0], [90.0]], jnp.bfloat16)
+    for name, result in called(x, jnp.asarray([3.0], jnp.bfloat16), 3, 1).items():
+        assert result.dtype == jnp.bfloat16, name
+        np.testing.assert_array_equal(result.astype(jnp.float32), [3.0], name)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda x: byzjax.order.trimmed_mean(x, 2),
+            ValueError,
+            r"^trimmed_mean needs n >= 2f \+ 1",
+        ),
+        (lambda x: byzjax.order.trimmed_mean(x, -1), ValueError, "^f must be at least 0; got f=-1"),
+        (lambda x: byzjax.order.trimmed_mean(x, 1.0), TypeError, "^f must be a Python int; got"),
+        (lambda x: byzjax.order.kth(x, 5), ValueError, "^kth needs k <= n; got k=5, n=4"),
+        (lambda x: byzjax.order.kth(x, 0), ValueError, "^k must be at least 1; got k=0"),
+        (
+            lambda x: byzjax.order.mean_around_trimmed_mean(x, 2, 2),
+            ValueError,
+            r"^mean_around_trimmed_mean needs n >= 2f \+ 1; got n=4, f=2",
+        ),
+    ],
+)
+def test_public_order_statistics_that_cannot_be(call, error, message):
+    with pytest.raises(error, match=message):
+        call(jnp.zeros((4, 2)))

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from byzjax._checks import static_int
 from byzjax.protocols import _workers
@@ -17,13 +16,6 @@ def counts(**given: int) -> list[int]:
         static_int(name, value, at_least=0 if name.startswith("f_") else 1)
         for name, value in given.items()
     ]
-
-
-def supported(
-    *stages: optax.GradientTransformation | None,
-) -> list[optax.GradientTransformationExtraArgs]:
-    """The stages, None as the identity, each accepting extra arguments."""
-    return [optax.with_extra_args_support(stage or optax.identity()) for stage in stages]
 
 
 def liars(byzantine_servers: jax.Array | None, num_servers: int) -> jax.Array:

@@ -47,6 +47,21 @@ def gradients(
     return shard_workers(local, batch, numbers, *([params] if own else []), axis=axis)
 
 
+def check_batch(of_workers: PyTree, n: int) -> None:
+    """Raises unless there is one batch per worker."""
+    count = stacked.num_workers(of_workers)
+    if count != n:
+        raise ValueError(f"expected batches of {n} workers; got {count}.")
+
+
+def trusted(loss_fn: Callable, params: PyTree, batch: dict, key: jax.Array, n: int) -> dict:
+    """The extra arguments of a step: the gradient of the `trusted` batch, if there is one."""
+    if "trusted" not in batch:
+        return {}
+    trusted_key = jax.random.fold_in(key, n)
+    return {"trusted": jax.grad(loss_fn)(params, batch["trusted"], key=trusted_key)}
+
+
 def shard_workers(function: Callable, *args: PyTree, axis: str | None) -> PyTree:
     """`function(*args)` on stacked trees: each device of a mapped axis computes k of the n rows.
 
@@ -111,6 +126,13 @@ def try_rule(rule: optax.GradientTransformationExtraArgs, size: int, rows: str, 
         jax.eval_shape(lambda x: rule.update(x, rule.init(x[0]), x[0], **given), updates)
     except ValueError as error:
         raise ValueError(f"{str(error).rstrip('.')}; {rows}, {size} rows.") from error
+
+
+def supported(
+    *stages: optax.GradientTransformation | None,
+) -> tuple[optax.GradientTransformationExtraArgs, ...]:
+    """The stages, None as the identity, each accepting extra arguments."""
+    return tuple(optax.with_extra_args_support(stage or optax.identity()) for stage in stages)
 
 
 def floats(params: PyTree) -> int:

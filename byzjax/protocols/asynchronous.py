@@ -153,8 +153,7 @@ def asynchronous(
     for each in judge:
         each.check(n)
     damping = damping or constant_damping()
-    chosen = (attack, rule, server)
-    stages = tuple(optax.with_extra_args_support(s or optax.identity()) for s in chosen)
+    stages = _workers.supported(attack, rule, server)
     if buffers is not None:
         _workers.try_rule(stages[1], buffers, "in asynchronous these are its buffers", "trusted")
     made = _Asynchronous(loss_fn, judge, damping, buffers, speeds, max_staleness, n, stages)
@@ -200,13 +199,9 @@ class _Asynchronous:
         self, state: AsynchronousState, batch: dict, key: jax.Array
     ) -> tuple[AsynchronousState, Info]:
         of_workers, params = batch["workers"], state.params
-        if stacked.num_workers(of_workers) != self.n:
-            count = stacked.num_workers(of_workers)
-            raise ValueError(f"expected batches of {self.n} workers; got {count}.")
-        grad, extra_args, trusted = jax.grad(self.loss_fn), {}, None
-        if "trusted" in batch:
-            trusted = grad(params, batch["trusted"], key=jax.random.fold_in(key, self.n))
-            extra_args["trusted"] = trusted
+        _workers.check_batch(of_workers, self.n)
+        grad = jax.grad(self.loss_fn)
+        extra_args = _workers.trusted(self.loss_fn, params, batch, key, self.n)
         attacking, ruling, serving = state.stages
         attack, rule, server = self.stages
 
@@ -218,7 +213,7 @@ class _Asynchronous:
         sent = stacked.take(sent, p)
 
         staleness = state.version - state.versions[p]
-        arrival = Arrival(sent, p, pulled, params, staleness, trusted)
+        arrival = Arrival(sent, p, pulled, params, staleness, extra_args.get("trusted"))
         weight, accept, judges = self._judged(state, arrival)
         # `stacked.scale` by 0 gives 0, even for NaN.
         gradient = stacked.scale(_workers.copies(sent, 1), jnp.where(accept, weight, 0)[None])

@@ -140,9 +140,7 @@ def gossip(
         raise ValueError(
             f"byzantine must be bool[n] with n={n}; got {byzantine.dtype}{list(byzantine.shape)}."
         )
-    rule = optax.with_extra_args_support(rule)
-    optimizer = optax.with_extra_args_support(optimizer)
-    attack = optax.with_extra_args_support(attack or optax.identity())
+    rule, optimizer, attack = _workers.supported(rule, optimizer, attack)
     for size in sorted({1 + len(near) for near in heard}):
         _workers.try_rule(
             rule, size, "in gossip these are a node and its neighbours", "center", "weights"

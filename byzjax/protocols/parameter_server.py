@@ -123,8 +123,7 @@ def parameter_server(
                 "per_round needs per_round <= num_workers; "
                 f"got per_round={per_round}, num_workers={num_workers}."
             )
-    chosen = (send, attack, mix, rule, server)
-    stages = tuple(optax.with_extra_args_support(s or optax.identity()) for s in chosen)
+    stages = _workers.supported(send, attack, mix, rule, server)
     made = _ParameterServer(
         loss_fn,
         stages,
@@ -188,14 +187,10 @@ class _ParameterServer:
         """One step."""
         params, of_workers = state.params, batch["workers"]
         n = stacked.num_workers(of_workers)
-        if self.num_workers is not None and n != self.num_workers:
-            raise ValueError(f"expected batches of {self.num_workers} workers; got {n}.")
-        extra_args, senders = {}, jnp.arange(n)
-        if "trusted" in batch:
-            trusted_key = jax.random.fold_in(key, n)
-            extra_args["trusted"] = jax.grad(self.loss_fn)(
-                params, batch["trusted"], key=trusted_key
-            )
+        if self.num_workers is not None:
+            _workers.check_batch(of_workers, self.num_workers)
+        extra_args = _workers.trusted(self.loss_fn, params, batch, key, n)
+        senders = jnp.arange(n)
         if self.per_round is not None:
             drawn = jax.random.permutation(jax.random.fold_in(key, n + 1), n)[: self.per_round]
             senders = jnp.sort(drawn)

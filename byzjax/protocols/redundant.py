@@ -200,7 +200,7 @@ def redundant(
             f"redundant needs r to divide num_workers; got r={r}, num_workers={nodes}."
         )
     chosen = (attack or optax.identity(), rule or aggregate(rules.mean), server)
-    attack, rule, server = stages = tuple(map(optax.with_extra_args_support, chosen))
+    attack, rule, server = stages = _workers.supported(*chosen)
     made = _Redundant(
         loss_fn, s, server, r, rule, attack, workers_at_once, workers_axis, cyclic, nodes, stages
     )
@@ -242,15 +242,9 @@ class _Redundant:
         self, state: RedundantState, batch: dict, key: jax.Array
     ) -> tuple[RedundantState, Info]:
         params, (attacking, ruling, serving) = state.params, state.stages
-        n = stacked.num_workers(batch["workers"])
-        if n != self.nodes:
-            raise ValueError(f"expected batches of {self.nodes} workers; got {n}.")
-        extra_args = {}
-        if "trusted" in batch:
-            trusted_key = jax.random.fold_in(key, n)
-            extra_args["trusted"] = jax.grad(self.loss_fn)(
-                params, batch["trusted"], key=trusted_key
-            )
+        n = self.nodes
+        _workers.check_batch(batch["workers"], n)
+        extra_args = _workers.trusted(self.loss_fn, params, batch, key, n)
         options = {"at_once": self.workers_at_once, "axis": self.workers_axis}
         gradients = _workers.gradients(self.loss_fn, params, batch["workers"], key, **options)
         honest = codes.encode(gradients, s=self.s) if self.cyclic else _of_groups(gradients, self.r)

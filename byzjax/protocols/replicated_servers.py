@@ -167,7 +167,7 @@ def replicated_servers(
     if workers_at_once is not None:
         workers_at_once = static_int("workers_at_once", workers_at_once, at_least=1)
     mask = _servers.liars(byzantine_servers, n)
-    stages = _servers.supported(
+    stages = _workers.supported(
         attack_models, pull, send, attack, rule, server, contract or aggregate(median)
     )
     quorums = q_servers, q_workers
@@ -182,7 +182,7 @@ class _ReplicatedServers:
     """The functions of `replicated_servers`, bound to its checked arguments."""
 
     loss_fn: Callable
-    stages: list
+    stages: tuple
     sizes: tuple[int, int]
     quorums: tuple[int, int]
     every: int
@@ -205,9 +205,7 @@ class _ReplicatedServers:
         (n, m), (q_servers, q_workers) = self.sizes, self.quorums
         attack_models, pull, send, attack, rule, server, _ = self.stages
         of_workers = batch["workers"]
-        if stacked.num_workers(of_workers) != m:
-            count = stacked.num_workers(of_workers)
-            raise ValueError(f"expected batches of {m} workers; got {count}.")
+        _workers.check_batch(of_workers, m)
         to_workers, to_servers, between = [jax.random.fold_in(key, m + k) for k in (1, 2, 3)]
         attacking_models, pulling, sending, attacking, ruling, serving, contracting = state.stages
 
@@ -226,12 +224,8 @@ class _ReplicatedServers:
         sent, attacking = attack.update(honest, attacking)
 
         def served(quorum: jax.Array, params: PyTree, ruling: PyTree, serving: PyTree) -> tuple:
-            extra_args = {"senders": quorum}
-            if "trusted" in batch:
-                own = jax.grad(self.loss_fn)(
-                    params, batch["trusted"], key=jax.random.fold_in(key, m)
-                )
-                extra_args["trusted"] = own
+            extra_args = _workers.trusted(self.loss_fn, params, batch, key, m)
+            extra_args["senders"] = quorum
             update, ruling = rule.update(_heard(sent, quorum), ruling, params, **extra_args)
             change, serving = server.update(update, serving, params, **extra_args)
             return _workers.stepped(params, change), update, ruling, serving

@@ -173,7 +173,7 @@ def replicated_state_machine(
     if workers_at_once is not None:
         workers_at_once = static_int("workers_at_once", workers_at_once, at_least=1)
     mask = _servers.liars(byzantine_servers, n)
-    attack_models, send, attack, mix, rule, server = _servers.supported(
+    attack_models, send, attack, mix, rule, server = _workers.supported(
         attack_models, send, attack, mix, rule, server
     )
     made = _ReplicatedStateMachine(
@@ -223,9 +223,7 @@ class _ReplicatedStateMachine:
 
     def step(self, state: MachineState, batch: dict, key: jax.Array) -> tuple[MachineState, Info]:
         of_workers = batch["workers"]
-        if stacked.num_workers(of_workers) != self.m:
-            count = stacked.num_workers(of_workers)
-            raise ValueError(f"expected batches of {self.m} workers; got {count}.")
+        _workers.check_batch(of_workers, self.m)
         attacking_models, sending, attacking, *replicated = state.stages
         models, attacking_models = self.attack_models.update(state.params, attacking_models)
         model = agreed(models, votes=self.f + 1)
@@ -239,12 +237,7 @@ class _ReplicatedStateMachine:
             # out of the loop: 14 of 39 instructions stay inside for krum.
             params, mixing, ruling, serving = own
             params, updates = lax.optimization_barrier((params, sent))
-            extra_args = {}
-            if "trusted" in batch:
-                trusted_key = jax.random.fold_in(key, self.m)
-                extra_args["trusted"] = jax.grad(self.loss_fn)(
-                    params, batch["trusted"], key=trusted_key
-                )
+            extra_args = _workers.trusted(self.loss_fn, params, batch, key, self.m)
             updates, mixing = self.mix.update(updates, mixing, params, **extra_args)
             update, ruling = self.rule.update(updates, ruling, params, **extra_args)
             change, serving = self.server.update(update, serving, params, **extra_args)

@@ -52,9 +52,7 @@ def weighted_mean(updates: PyTree, weights: jax.Array) -> PyTree:
       >>> weighted_mean(jnp.array([[1.0], [4.0], [jnp.nan]]), jnp.array([2.0, 1.0, 0.0]))
       Array([2.], dtype=float32)
     """
-    n = num_workers(updates)
-    if jnp.shape(weights) != (n,):
-        raise ValueError(f"weights have shape {jnp.shape(weights)}; {n} workers need shape ({n},).")
+    _check_one_each("weights", weights, num_workers(updates))
     weights = arrays.wide(jnp.asarray(weights))
     return coordinatewise(lambda x: rows.mean_rows(x, weights).astype(x.dtype), updates)
 
@@ -104,9 +102,7 @@ def weighted_sum(updates: PyTree, weights: jax.Array) -> PyTree:
       >>> weighted_sum(jnp.array([[1.0], [4.0], [jnp.nan]]), jnp.array([2.0, -1.0, 0.0]))
       Array([-2.], dtype=float32)
     """
-    n = num_workers(updates)
-    if jnp.shape(weights) != (n,):
-        raise ValueError(f"weights have shape {jnp.shape(weights)}; {n} workers need shape ({n},).")
+    _check_one_each("weights", weights, num_workers(updates))
     weights = arrays.wide(jnp.asarray(weights))
     return coordinatewise(lambda x: rows.sum_rows(x, weights).astype(x.dtype), updates)
 
@@ -198,8 +194,7 @@ def scale(updates: PyTree, factors: jax.Array) -> PyTree:
     """
     n = num_workers(updates)
     check(updates)
-    if jnp.shape(factors) != (n,):
-        raise ValueError(f"factors have shape {jnp.shape(factors)}; {n} workers need shape ({n},).")
+    _check_one_each("factors", factors, n)
 
     def scaled(leaf: jax.Array) -> jax.Array:
         c = jnp.asarray(factors).astype(sum_dtype(leaf.dtype))
@@ -225,3 +220,8 @@ def widened(updates: PyTree) -> PyTree:
       {'w': Array([1., 1.], dtype=float32)}
     """
     return jax.tree.map(lambda leaf: arrays.wide(jnp.asarray(leaf)), updates)
+
+
+def _check_one_each(name: str, values: jax.Array, n: int) -> None:
+    if jnp.shape(values) != (n,):
+        raise ValueError(f"{name} have shape {jnp.shape(values)}; {n} workers need shape ({n},).")

@@ -90,7 +90,7 @@ def run(
     with tqdm(total=steps, unit="step", unit_scale=True, disable=not (missing and lead)) as bar:
         trainer = _Trainer(folder, load, over, bar)
         for task in missing:
-            with _alone(folder / "locks" / task.path.stem, bool(lead)):
+            with _alone(folder / "locks" / task.path.stem):
                 if (content := trainer.train(task)) is not None:
                     finished[task.path] = content
     if missing and lead:
@@ -188,12 +188,12 @@ class _Trainer:
 
 
 @contextlib.contextmanager
-def _alone(path: pathlib.Path, lead: bool) -> Iterator[None]:
+def _alone(path: pathlib.Path) -> Iterator[None]:
     """A lock: other processes on the same folder wait while a block trains.
 
     Processes that train together take no lock.
     """
-    if not lead or hosts.several():
+    if hosts.several():
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -114,18 +114,28 @@ def no_mixing(updates: Any) -> Any:
 MIXINGS: dict[str, Callable] = {"none": no_mixing} | _of_kind("mixing")
 
 
+def takes_updates(candidate: Any) -> bool:
+    """Whether it is safe to call: a name on the command line need not be a rule."""
+    try:
+        signature = inspect.signature(candidate)
+    except (TypeError, ValueError):  # nothing to call, or a built-in function
+        return False
+    made = inspect.get_annotations(candidate, eval_str=False).get("return")
+    made = made if isinstance(made, str) else getattr(made, "__name__", "")
+    return "updates" in signature.parameters or "GradientTransformation" in made
+
+
 def _attacks() -> dict[str, Callable]:
     """The attacks of the library that need only the workers' updates and the deployed rule."""
-    functions = {name: getattr(attacks, name) for name in attacks.__all__}
-    return {name: f for name, f in functions.items() if _attacks_alone(f)}
-
-
-def _attacks_alone(function: Callable) -> bool:
-    parameters = inspect.signature(function).parameters
-    made = str(inspect.get_annotations(function).get("return", ""))
-    attacking = "updates" in parameters or "GradientTransformation" in made
     known = {"updates", "byzantine", "num_workers", "step", "center", "weights"}
-    return attacking and "attack" not in parameters and _needed(function) <= known
+    functions = {name: getattr(attacks, name) for name in attacks.__all__}
+    return {
+        name: f
+        for name, f in functions.items()
+        if takes_updates(f)
+        and _needed(f) <= known
+        and "attack" not in inspect.signature(f).parameters
+    }
 
 
 # All attacks that need only the workers' updates and the deployed rule; stateful ones are

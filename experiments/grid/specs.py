@@ -15,7 +15,7 @@ import byzjax
 from byzjax import stacked
 from byzjax.facts import FACTS, Facts
 from experiments.grid.calls import parse_call
-from experiments.grid.catalogue import STRENGTHS, TABLES
+from experiments.grid.catalogue import STRENGTHS, TABLES, takes_updates
 
 
 class Spec(NamedTuple):
@@ -86,23 +86,12 @@ def function(kind: str, name: str) -> Callable:
         candidate = getattr(importlib.import_module(module), attribute)
     except (ModuleNotFoundError, AttributeError) as error:
         raise ValueError(f"unknown {kind} {name!r}: {error}.") from error
-    if not _takes_updates(candidate):
+    if not takes_updates(candidate):
         raise ValueError(
             f"{name} is no {kind}: expected a function with a parameter updates, or one that is "
             "annotated to return an optax.GradientTransformation."
         )
     return candidate
-
-
-def _takes_updates(candidate: Any) -> bool:
-    """Whether it is safe to call: a name on the command line need not be a rule."""
-    try:
-        signature = inspect.signature(candidate)
-    except (TypeError, ValueError):  # nothing to call, or a built-in function
-        return False
-    made = inspect.get_annotations(candidate, eval_str=False).get("return")
-    made = made if isinstance(made, str) else getattr(made, "__name__", "")
-    return "updates" in signature.parameters or "GradientTransformation" in made
 
 
 def facts_of(name: str) -> Facts | None:

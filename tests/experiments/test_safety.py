@@ -124,7 +124,7 @@ def test_a_damaged_checkpoint_is_set_aside(tmp_path, capsys):
 
 
 def hold(path, ready, stop):
-    with sweep._alone(path, True):
+    with sweep._alone(path):
         ready.set()
         stop.wait(30)
 

@@ -174,7 +174,7 @@ MUTANTS = [
     Mutant(
         "specs: whatever is named is called",
         "experiments/grid/specs.py",
-        "    if not _takes_updates(candidate):",
+        "    if not takes_updates(candidate):",
         "    if False:",
         'tests/experiments/test_safety.py -k "only_rules_are_called"',
     ),
