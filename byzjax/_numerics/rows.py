@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from byzjax._numerics import thresholds
-from byzjax._numerics.arrays import sum_dtype, wide, zeros
+from byzjax._numerics.arrays import exact_share, sum_dtype, wide, zeros
 
 
 def fold_blocks(add: Callable, carry: Any, x: jax.Array, block: int) -> tuple[Any, tuple]:
@@ -109,22 +109,20 @@ def _sum_by_loop(x: jax.Array, weights: jax.Array | None) -> jax.Array:
 
 
 def _mean_by_loop(x: jax.Array, weights: jax.Array | None) -> jax.Array:
-    """Where the sum overflows, a sum of scaled rows from the same loop is used.
+    """The rows are scaled by a power of two, without rounding, so that their sum is finite.
 
-    The factor is not a power of two, since XLA would move that out of the sum.
+    Values below the least normal number over that power, 4e-37 for 25 rows, are flushed to zero.
     """
     dtype = sum_dtype(x.dtype)
     if weights is None:
-        total = jnp.asarray(x.shape[0], dtype)
-        share = 0.7 / total
-    else:
-        weights = weights.astype(dtype)
-        total = jnp.sum(weights)
-        size = jnp.sum(jnp.abs(weights))
-        share = 0.7 / jnp.where(size > 0, size, 1)
-    share = lax.stop_gradient(share)
-    out, small = loop_over_rows(x, weights, _row, lambda row: row * share)
-    return jnp.where(jnp.abs(out) < jnp.inf, out / total, small / (total * share))
+        share = exact_share(x.shape[0], x)
+        out = loop_over_rows(x, None, lambda row: row * share)[0]
+        return out / (x.shape[0] * share)
+    weights = weights.astype(dtype)
+    size = lax.stop_gradient(jnp.sum(jnp.abs(weights)))
+    power_of_two = lax.reduce_precision(size, jnp.finfo(dtype).nexp, 0)
+    weights = weights * (0.5 / jnp.where(size > 0, power_of_two, 1))
+    return loop_over_rows(x, weights, _row)[0] / jnp.sum(weights)
 
 
 def sum_squares(x: jax.Array, p: jax.Array, counted: jax.Array) -> jax.Array:
@@ -163,15 +161,11 @@ def loop_over_rows(
         return totals
 
     n, totals = x.shape[0], tuple(zeros(x.shape[1:], x) for _ in terms)
-    groups = n // thresholds.UNROLLED_ROWS if n > thresholds.UNROLLED_ROWS else 0
-    if groups:
-        totals = lax.fori_loop(
-            0,
-            groups,
-            lambda g, t: add_group(t, g * thresholds.UNROLLED_ROWS, thresholds.UNROLLED_ROWS),
-            totals,
-        )
-    for i in range(groups * thresholds.UNROLLED_ROWS, n):
+    groups = -(-n // thresholds.UNROLLED_ROWS)
+    length = n // groups if groups > 1 else 0  # never one group: XLA would unroll that, too
+    if length:
+        totals = lax.fori_loop(0, groups, lambda g, t: add_group(t, g * length, length), totals)
+    for i in range(groups * length, n):
         totals = add_row(totals, x[i], None if weights is None else weights[i])
     return totals
 

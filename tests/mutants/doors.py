@@ -55,15 +55,22 @@ MUTANTS = [
     Mutant(
         "kernels: means overflow",
         "byzjax/_numerics/rows.py",
-        "jnp.where(jnp.abs(out) < jnp.inf, out / total, small / (total * share))",
-        "out / total",
+        "        share = exact_share(x.shape[0], x)\n",
+        "        share = jnp.asarray(1, dtype)\n",
+        'tests/test_doors.py -k "means_do_not_overflow and 5-3"',
+    ),
+    Mutant(
+        "kernels: weighted means overflow",
+        "byzjax/_numerics/rows.py",
+        "    weights = weights * (0.5 / jnp.where(size > 0, power_of_two, 1))",
+        "    weights = weights * 1.0",
         'tests/test_doors.py -k "means_do_not_overflow and 5-3"',
     ),
     Mutant(
         "kernels: shares are a power of two, which XLA takes out",
-        "byzjax/_numerics/rows.py",
-        "        share = 0.7 / total\n",
-        "        share = 0.5 ** x.shape[0].bit_length()\n",
+        "byzjax/_numerics/arrays.py",
+        "    if x.size == 0:\n        return jnp.asarray(share",
+        "    if True:\n        return jnp.asarray(share",
         'tests/test_doors.py -k "means_do_not_overflow and 5-3"',
     ),
     Mutant(
@@ -76,8 +83,8 @@ MUTANTS = [
     Mutant(
         "order: the values around a centre overflow",
         "byzjax/_numerics/order/nearest.py",
-        "share = share_for(k, jnp.maximum(jnp.abs(first), jnp.abs(last)))",
-        "share = jnp.ones_like(first)",
+        "y, share = _sorted(x), exact_share(x.shape[0], x)",
+        "y, share = _sorted(x), jnp.ones((), wide)",
         'tests/test_doors.py -k "means_do_not_overflow and 5-3"',
     ),
     Mutant(

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from byzjax._numerics import thresholds
-from byzjax._numerics.arrays import sum_dtype, varying_as
-from byzjax._numerics.order.networks import from_key, share_for, to_key, window_mean
+from byzjax._numerics.arrays import exact_share, sum_dtype, varying_as
+from byzjax._numerics.order.networks import from_key, to_key, window_mean
 
 
 def fold(step: Callable, start: Any, key: jax.Array, *others: jax.Array) -> Any:
@@ -160,7 +160,7 @@ def select(x: jax.Array, start: int, width: int) -> tuple[jax.Array, jax.Array, 
         return window_mean([first, last][:width], x.dtype), first, last
 
     low_end, high_end = first.astype(wide), last.astype(wide)
-    share = share_for(width, jnp.maximum(jnp.abs(low_end), jnp.abs(high_end)))
+    share = exact_share(width, x)
 
     def step(carry, k, row):
         total, below, not_above = carry

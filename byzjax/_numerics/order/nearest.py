@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from byzjax._numerics import thresholds
-from byzjax._numerics.arrays import sum_dtype
+from byzjax._numerics.arrays import exact_share, sum_dtype
 from byzjax._numerics.barrier import fusion_barrier
 from byzjax._numerics.order.bisection import fold, kth_key, select, select_blocks
 from byzjax._numerics.order.networks import (
@@ -26,7 +26,6 @@ from byzjax._numerics.order.networks import (
     from_key,
     mean_by_network,
     merge_exchange,
-    share_for,
     to_key,
     window_mean,
 )
@@ -35,7 +34,7 @@ from byzjax._numerics.order.networks import (
 def nearest_window(x: jax.Array, center: jax.Array, k: int):
     """(start, mean, first, last) of the window of the k values nearest to the centre."""
     if x.shape[0] <= thresholds.NEAREST_NETWORK_MAX:
-        return _window_in_order(_sorted(x), center, k)
+        return _window_in_order(_sorted(x), center, k, exact_share(x.shape[0], x))
     if x.shape[0] <= thresholds.NETWORK_MAX:
         return _nearest_by_network(x, fusion_barrier(center), k)
     return select_blocks(lambda block, c: _select_nearest(block, c, k), x, center)
@@ -45,9 +44,9 @@ def window_around(x: jax.Array, k: int, start: int, width: int):
     """The same, about the mean of the window of `width` values from rank `start`."""
     wide = sum_dtype(x.dtype)
     if x.shape[0] <= thresholds.NEAREST_NETWORK_MAX:
-        y = _sorted(x)
-        center = window_mean([v.astype(wide) for v in y[start : start + width]], wide)
-        return _window_in_order(y, center, k)
+        y, share = _sorted(x), exact_share(x.shape[0], x)
+        center = window_mean([v.astype(wide) for v in y[start : start + width]], wide, share)
+        return _window_in_order(y, center, k, share)
     if x.shape[0] <= thresholds.NETWORK_MAX:
         center = fusion_barrier(mean_by_network([row.astype(wide) for row in x], start, width))
         return _nearest_by_network(x, center, k)
@@ -64,7 +63,7 @@ def _sorted(x: jax.Array) -> list[jax.Array]:
     return [_infinite(from_key(key, x.dtype)) for key in keys]
 
 
-def _window_in_order(ordered: list[jax.Array], center: jax.Array, k: int):
+def _window_in_order(ordered: list[jax.Array], center: jax.Array, k: int, share: jax.Array):
     n, dtype = len(ordered), ordered[0].dtype
     wide = sum_dtype(dtype)
     y, c = [v.astype(wide) for v in ordered], center.astype(wide)
@@ -74,11 +73,9 @@ def _window_in_order(ordered: list[jax.Array], center: jax.Array, k: int):
     zero = jnp.zeros(c.shape, wide)
     total, first, last = zero, zero, zero
     for i, v in enumerate(y):
+        total = jnp.where((start <= i) & (i < start + k), total + share * v, total)
         first = jnp.where(start == i, v, first)
         last = jnp.where(start + k - 1 == i, v, last)
-    share = share_for(k, jnp.maximum(jnp.abs(first), jnp.abs(last)))
-    for i, v in enumerate(y):
-        total = total + share * jnp.where((start <= i) & (i < start + k), v, zero)
     mean = jnp.where(jnp.isfinite(c), total / (k * share), jnp.nan)
     return start, mean.astype(dtype), first.astype(dtype), last.astype(dtype)
 
@@ -105,7 +102,7 @@ class _Near(NamedTuple):
         near, tie = apart < radius, apart == radius
         lower_tie, upper_tie = tie & below, tie & ~below
         return _Near(
-            self.total + share * jnp.where(near, value, 0),
+            jnp.where(near, self.total + share * value, self.total),
             jnp.minimum(self.least, jnp.where(near, value, jnp.inf)),
             jnp.maximum(self.most, jnp.where(near, value, -jnp.inf)),
             jnp.maximum(self.lowest, jnp.where(lower_tie, value, -jnp.inf)),
@@ -149,18 +146,13 @@ def _select_nearest(x: jax.Array, center: jax.Array, k: int):
     center = center.astype(sum_dtype(x.dtype))
     apart, values = _apart(x, center[None]), _infinite(x).astype(center.dtype)
     radius = kth_key(apart, k - 1)
-    share = _share_within(center, radius, k)
+    share = exact_share(k, x)
     near = fold(
         lambda near, *row: near.and_row(share, radius, *row),
         _Near.of_none(center),
         *(apart, values, values < center[None]),
     )
     return near.window(share, center, k, x.dtype)
-
-
-def _share_within(center: jax.Array, radius: jax.Array, k: int) -> jax.Array:
-    """The share for k values within the radius, a key, of the centre."""
-    return share_for(k, jnp.abs(center) + from_key(radius, center.dtype))
 
 
 def _nearest_by_network(x: jax.Array, center: jax.Array, k: int):
@@ -174,7 +166,7 @@ def _nearest_by_network(x: jax.Array, center: jax.Array, k: int):
     radius, center = fusion_barrier(
         (apply_network(comparators(len(keys), k - 1, 1), keys)[k - 1], center)
     )
-    share, near = _share_within(center, radius, k), _Near.of_none(center)
+    share, near = exact_share(k, x), _Near.of_none(center)
     for row in x:
         value = _infinite(row).astype(center.dtype)
         near = near.and_row(share, radius, _apart(row, center), value, value < center)

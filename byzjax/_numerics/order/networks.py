@@ -79,17 +79,13 @@ def apply_network(network: Sequence[tuple[int, int]], rows: list[jax.Array]) -> 
     return rows
 
 
-def share_for(count: int, bound: jax.Array) -> jax.Array:
-    """A factor with which `count` values up to the bound sum without overflow.
+def window_mean(
+    values: list[jax.Array], dtype: jnp.dtype, share: jax.Array | None = None
+) -> jax.Array:
+    """The mean of the values of a window, without overflow for finite values.
 
-    It is 1 where they do so anyway.
+    With a share, see `exact_share`, one sum suffices. Pallas kernels have none.
     """
-    enough = bound <= float(jnp.finfo(bound.dtype).max) / (2 * count)
-    return jnp.where(enough, 1, 0.7 / count).astype(bound.dtype)
-
-
-def window_mean(values: list[jax.Array], dtype: jnp.dtype) -> jax.Array:
-    """The mean of the values of a window, without overflow for finite values."""
     wide = [v.astype(sum_dtype(dtype)) for v in values]
     if len(wide) == 1:
         return values[0].astype(dtype)
@@ -101,14 +97,19 @@ def window_mean(values: list[jax.Array], dtype: jnp.dtype) -> jax.Array:
         # No `isfinite`, which the Triton of JAX 0.7 lacks.
         too_large = jnp.isinf(total) & (jnp.abs(apart) < jnp.inf)
         return jnp.where(too_large, low + 0.5 * apart, 0.5 * total).astype(dtype)
+    if share is not None:
+        total = functools.reduce(jnp.add, [share * v for v in wide])
+        return (total / (len(wide) * share)).astype(dtype)
     total = functools.reduce(jnp.add, wide)
     # Scaled so that the sum does not overflow; a power of two XLA would move out of the sum.
     parts = functools.reduce(jnp.add, [0.7 / len(wide) * v for v in wide])
     return jnp.where(jnp.abs(total) < jnp.inf, total / len(wide), parts / 0.7).astype(dtype)
 
 
-def mean_by_network(rows: list[jax.Array], start: int, width: int) -> jax.Array:
+def mean_by_network(
+    rows: list[jax.Array], start: int, width: int, share: jax.Array | None = None
+) -> jax.Array:
     """The mean of the window, for columns given as n rows of any shape."""
     dtype = rows[0].dtype
     keys = apply_network(comparators(len(rows), start, width), [to_key(row) for row in rows])
-    return window_mean([from_key(key, dtype) for key in keys[start : start + width]], dtype)
+    return window_mean([from_key(key, dtype) for key in keys[start : start + width]], dtype, share)
