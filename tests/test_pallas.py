@@ -82,6 +82,13 @@ def test_the_trimmed_mean_is_that_of_order(target, dtype):
 
 
 @pytest.mark.parametrize("target", pallas.TARGETS)
+def test_the_trimmed_mean_does_not_overflow(target):
+    x = jnp.full((12, 700), 3e38)
+    actual = compiled(pallas.trimmed_mean, f=3, interpret=target)(x)
+    np.testing.assert_allclose(np.asarray(actual) / 1e38, 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("target", pallas.TARGETS)
 @pytest.mark.parametrize(("n", "dtype"), [(9, "float32"), (12, "bfloat16")])
 def test_squares_are_those_of_a_loop(target, n, dtype):
     x = with_bad_rows(n, dtype)

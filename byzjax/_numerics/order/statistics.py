@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from byzjax._numerics import thresholds
-from byzjax._numerics.arrays import sum_dtype, varying_as
+from byzjax._numerics.arrays import exact_share, sum_dtype, varying_as
 from byzjax._numerics.barrier import fusion_barrier
 from byzjax._numerics.order.bisection import select, select_blocks
 from byzjax._numerics.order.nearest import nearest_window, window_around
@@ -115,7 +115,7 @@ def _even_blocks(c: int, parts: int) -> tuple[int, int]:
 def _window(x: jax.Array, start: int, width: int) -> jax.Array:
     if x.shape[0] > thresholds.NETWORK_MAX:
         return select_blocks(lambda block: select(block, start, width), x)[0]
-    return mean_by_network(list(x), start, width)
+    return mean_by_network(list(x), start, width, exact_share(width, x))
 
 
 def _window_ends(x: jax.Array, start: int, width: int) -> tuple[jax.Array, jax.Array]:
