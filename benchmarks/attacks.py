@@ -120,14 +120,14 @@ def main() -> None:
     """Measures, prints, and with `--write` updates the page."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--rounds", type=int, default=9, help="timed rounds (default 9)")
-    parser.add_argument("--write", type=pathlib.Path, help="folder for attacks.md and its CSV")
+    parser.add_argument("--write", type=pathlib.Path, help="folder for attack-cost.md and its CSV")
     options = parser.parse_args()
     timing.with_huge_pages("benchmarks.attacks")
     rows = measure(25, 10**6, 11, options.rounds)
     print(f"\n{environment()}\n\n{markdown(rows)}")
     if options.write:
         write_csv(options.write / "benchmarks", {"attacks": rows})
-        (options.write / "attacks.md").write_text(page(options.write, rows))
+        (options.write / "attack-cost.md").write_text(page(options.write, rows))
 
 
 def page(folder: pathlib.Path, rows: list[dict[str, Any]]) -> str:

@@ -1,10 +1,11 @@
 """Properties of each rule and mixing, as data that errors, tests and documentation use.
 
 `FACTS["krum"]` has the requirement that krum's error states, the laws and the promise that its
-tests check, and its entry in the README's table. `table()` prints that table. Proved constants are
-in `byzjax.theory`.
+tests check, and its row in the tables of `docs/rules.md`. `python -m byzjax.facts` prints that
+page, and with `names` the README's lists of names. Proved constants are in `byzjax.theory`.
 """
 
+import sys
 from typing import NamedTuple
 
 PROMISES = {
@@ -442,50 +443,57 @@ FACTS: dict[str, Facts] = {
 }
 
 
-def table(kind: str = "rule", *, everything: bool = False) -> str:
+def table(kind: str = "rule") -> str:
     """The facts of all rules, or mixings, as a Markdown table.
 
     Args:
       kind: `"rule"`, `"memory"` or `"mixing"`.
-      everything: whether to include all facts, not only those in the README.
 
     Returns:
-      The table's lines, joined.
+      The table's lines, joined. Each name is an anchor.
 
     Example:
       >>> print(table("mixing").splitlines()[2])  # doctest: +ELLIPSIS
-      | `nearest_neighbors` | n >= 2f + 1 | n²d | ...
+      | <a id="nearest_neighbors"></a>`nearest_neighbors` | n >= 2f + 1 | n²d | ...
     """
-    rows = [
-        _cells(name, facts) | (_more_cells(facts) if everything else {})
-        for name, facts in FACTS.items()
-        if facts.kind == kind
-    ]
+    rows = [_cells(name, facts) for name, facts in FACTS.items() if facts.kind == kind]
     head = list(rows[0])
     lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
     return "\n".join([*lines, *(f"| {' | '.join(row.values())} |" for row in rows)])
 
 
 def _cells(name: str, facts: Facts) -> dict[str, str]:
+    laws = ("permutes", "shifts", "scales", "repeats")
     return {
-        "": f"`{name}`",
+        "": f'<a id="{name}"></a>`{name}`',
         "needs": inequality(facts.needs) if facts.takes_f else f"n >= {min(1, facts.needs[1])}",
         "time": facts.cost,
         "withstands": facts.breakdown + (f"; {facts.note}" if facts.note else ""),
         "promise": facts.promise,
         "source": facts.reference,
-    }
-
-
-def _more_cells(facts: Facts) -> dict[str, str]:
-    laws = ("permutes", "shifts", "scales", "repeats")
-    return {
         "whole updates": "yes" if facts.full else "no",
         "laws": ", ".join(law for law in laws if getattr(facts, law)),
         "key": "no" if facts.deterministic else "yes",
         "remembers": facts.memory,
         "temporaries / input": f"<= {facts.workspace:g}",
     }
+
+
+def names(kind: str = "rule") -> str:
+    """The names of all rules, or mixings, with links, as the README lists them.
+
+    Args:
+      kind: `"rule"`, `"memory"` or `"mixing"`.
+
+    Returns:
+      One line of Markdown, with links to the rows of `docs/rules.md`.
+
+    Example:
+      >>> print(names("mixing").partition(", ")[0])
+      [`nearest_neighbors`](docs/rules.md#nearest_neighbors)
+    """
+    of_kind = (name for name, facts in FACTS.items() if facts.kind == kind)
+    return ", ".join(f"[`{name}`](docs/rules.md#{name})" for name in of_kind)
 
 
 def page() -> str:
@@ -501,30 +509,42 @@ def page() -> str:
     promises = "\n".join(f"* `{name}`: {text}." for name, text in PROMISES.items())
     return f"""# Rules and mixings
 
-Generated from `byzjax.facts`, which errors and tests also use: `python -m byzjax.facts`.
+Generated from `byzjax.facts`, which errors and tests also use: `python -m byzjax.facts`. Every
+function's docstring has its equation, requirement, an example and the paper that it comes from.
+`byzjax.influence(rule, updates, f=f)` returns each worker's share of a rule's result.
 
-n workers, f faults to tolerate, d coordinates. Promises against any f rows:
+n workers, f faults to tolerate, d coordinates. Promises against any f rows, where NaN and infinity
+are ordinary input:
 
 {promises}
 
 Laws: *permutes*, the order of the workers does not matter; *shifts*, a vector added to all updates
 is added to the result; *scales*, a factor of all updates (and of hyperparameters in their unit)
-multiplies the result; *repeats*, equal updates give that update. Proved constants:
+multiplies the result; *repeats*, equal updates give that update. Proved constants side by side:
 [comparison.md](comparison.md).
 
 ## Rules
 
-{table("rule", everything=True)}
+Functions from stacked updates to one update, such as `byzjax.krum(updates, f=4)`.
+
+{table("rule")}
 
 ## Aggregations with memory
 
-{table("memory", everything=True)}
+Optax transformations that replace `byzjax.aggregate`.
+
+{table("memory")}
 
 ## Mixings
 
-{table("mixing", everything=True)}
+They preprocess the rows for any rule, as in `byzjax.mix(byzjax.nearest_neighbors, f=f)`.
+
+{table("mixing")}
 """
 
 
 if __name__ == "__main__":
-    print(page(), end="")
+    if sys.argv[1:] == ["names"]:
+        print(*map(names, ("rule", "memory", "mixing")), sep="\n")
+    else:
+        print(page(), end="")

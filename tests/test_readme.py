@@ -12,6 +12,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import byzjax
+import byzjax.attacks.__main__ as attacks
 from byzjax._numerics import FORMS, thresholds
 from byzjax._numerics import table as numerics
 
@@ -19,10 +20,12 @@ ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def between(start, end):
-    found = re.search(rf"<!-- {start} -->(.*?)<!-- {end} -->", README, re.DOTALL)
-    assert found, start
-    return found[1]
+def between(page, mark):
+    """What lies between the mark and its end."""
+    text = (ROOT / page).read_text()
+    found = re.search(rf"<!-- {mark} -->(.*?)<!-- end of {mark} -->", text, re.DOTALL)
+    assert found, mark
+    return found[1].strip()
 
 
 @pytest.mark.smoke
@@ -53,8 +56,30 @@ def test_the_chain_runs():
 @pytest.mark.parametrize(
     ("mark", "kind"), [("rules", "rule"), ("memory", "memory"), ("mixings", "mixing")]
 )
-def test_the_tables_of_rules_are_the_facts(mark, kind):
-    assert between(mark, f"end of {mark}").strip() == byzjax.facts.table(kind)
+def test_the_lists_of_rules_are_the_facts(mark, kind):
+    listed = between("README.md", mark)
+    assert listed == byzjax.facts.names(kind), "python -m byzjax.facts names"
+    page = (ROOT / "docs" / "rules.md").read_text()
+    for name, anchor in re.findall(r"\[`(\w+)`\]\(docs/rules\.md#(\w+)\)", listed):
+        assert name == anchor
+        assert page.count(f'<a id="{name}"></a>`{name}`') == 1
+
+
+def test_attacks_are_those_of_their_module():
+    page = (ROOT / "docs" / "attacks.md").read_text()
+    assert page == attacks.page(), "python -m byzjax.attacks"
+    assert between("README.md", "attacks") == attacks.names(), "python -m byzjax.attacks names"
+    listed = re.findall(r'^\| <a id="(\w+)"></a>`\1` \| .+ \|', page, re.MULTILINE)
+    assert sorted([*listed, *attacks.HELPERS]) == byzjax.attacks.__all__
+
+
+def test_the_readme_fits_two_screens():
+    assert len(README.splitlines()) <= 110
+
+
+def test_links_of_the_readme_lead_somewhere():
+    for target in re.findall(r"\]\((?!\w+:)([^)#]+)", README):
+        assert (ROOT / target).exists(), target
 
 
 def test_the_table_of_numerics_is_that_of_the_code():
@@ -65,7 +90,8 @@ def test_the_table_of_numerics_is_that_of_the_code():
 
 
 def test_the_page_of_rules_is_the_facts():
-    assert (ROOT / "docs" / "rules.md").read_text() == byzjax.facts.page()
+    page = (ROOT / "docs" / "rules.md").read_text()
+    assert page == byzjax.facts.page(), "python -m byzjax.facts"
 
 
 def test_every_rule_has_its_facts():
@@ -78,7 +104,8 @@ def test_every_rule_has_its_facts():
 
 def test_the_tables_of_the_main_job_are_its_own():
     made = (ROOT / "docs" / "main-job" / "table.md").read_text().splitlines()
-    shown = [line for line in between("main job", "end of main job").splitlines() if "|" in line]
+    lines = between("docs/main-job/README.md", "main job").splitlines()
+    shown = [line for line in lines if "|" in line]
     assert len(shown) >= 8
     for line in shown:
         assert line in made, line
@@ -87,9 +114,8 @@ def test_the_tables_of_the_main_job_are_its_own():
 def test_the_numbers_in_the_text_are_in_the_table():
     with (ROOT / "docs" / "main-job" / "table.csv").open() as file:
         found = {f"{100 * float(row['mean']):.1f}" for row in csv.DictReader(file)}
-    text = "\n".join(
-        line for line in between("main job", "end of main job").splitlines() if "|" not in line
-    )
+    lines = between("docs/main-job/README.md", "main job").splitlines()
+    text = "\n".join(line for line in lines if "|" not in line)
     numbers = re.findall(r"(\d+\.\d) %", text)
     assert numbers
     for number in numbers:
@@ -100,14 +126,15 @@ def test_the_accuracy_on_mnist_is_in_its_table():
     with (ROOT / "docs" / "mnist" / "table.csv").open() as file:
         (row,) = csv.DictReader(file)
     pattern = r"reached\s+([\d.]+) % test accuracy \(mean of 3 seeds, standard deviation ([\d.]+);"
-    ((mean, std),) = re.findall(pattern, README)
+    ((mean, std),) = re.findall(pattern, (ROOT / "docs" / "laboratory.md").read_text())
     assert (mean, std) == (f"{100 * float(row['mean']):.1f}", f"{100 * float(row['std']):.1f}")
 
 
 def test_the_speed_is_that_of_the_benchmark():
     with (ROOT / "docs" / "benchmarks" / "claims.csv").open() as file:
         made = {row["what"]: float(row["measured"]) for row in csv.DictReader(file)}
-    shown = re.findall(r"^\| (.+?) \| ([\d.]+) \|", between("speed", "end of speed"), re.MULTILINE)
+    table = between("docs/speed.md", "speed")
+    shown = re.findall(r"^\| (.+?) \| ([\d.]+) \|", table, re.MULTILINE)
     assert len(shown) >= 5
     for what, value in shown:
         assert f"{made[what]:.2f}" == value, what

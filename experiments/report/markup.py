@@ -1,14 +1,13 @@
-"""Parts of a page as HTML: tables, figures, prose, collapsible sections."""
+"""Parts of a page that its template does not write itself: figures, prose, numbers."""
 
 import base64
-import html
 import inspect
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
+from markupsafe import Markup, escape
 
 
 class Picture(NamedTuple):
@@ -27,55 +26,12 @@ class Picture(NamedTuple):
     png: bytes
 
 
-def escape(value: Any) -> str:
-    """Text escaped for HTML."""
-    return html.escape(str(value))
-
-
-def name(value: Any) -> str:
+def breakable(value: Any) -> Markup:
     """A long name with optional line breaks after `_` and `,` and before `(`."""
-    return re.sub(r"(_|,|(?=\())", r"\1<wbr>", escape(value))
+    return Markup(re.sub(r"(_|,|(?=\())", r"\1<wbr>", str(escape(value))))
 
 
-def section(title: str, content: str) -> list[str]:
-    """A heading and its content; nothing if the content is empty."""
-    return [f"<h2>{title}</h2>", content] if content else []
-
-
-def groups(groups: Sequence[tuple[str, str]]) -> str:
-    """Contents by setting; with more than three, collapsible, and only the first is open."""
-    out = []
-    for i, (title, content) in enumerate(groups):
-        if not title:
-            out.append(content)
-        elif len(groups) <= 3:
-            out.append(f"<h3>{escape(title)}</h3>\n{content}")
-        else:
-            out.append(details(title, content, unfold=i == 0))
-    return "\n".join(out)
-
-
-def details(title: str, content: str, unfold: bool = False) -> str:
-    """A collapsible section."""
-    start = "<details open>" if unfold else "<details>"
-    return f"{start}<summary>{escape(title)}</summary>\n{content}\n</details>"
-
-
-def table(head: Sequence[Any], lines: Iterable[Sequence[str]], kind: str = "") -> str:
-    """A table of HTML cells; the first cell of each line is its header."""
-    top = "".join(f'<th scope="col">{name(cell)}</th>' for cell in head)
-    rows = []
-    for first, *cells in lines:
-        rest = "".join(f"<td>{cell}</td>" for cell in cells)
-        rows.append(f'<tr><th scope="row">{first}</th>{rest}</tr>')
-    body = "\n".join(rows)
-    return (
-        f'<div class="scroll"><table class="{kind}">\n<thead><tr>{top}</tr></thead>\n'
-        f"<tbody>\n{body}\n</tbody></table></div>"
-    )
-
-
-def prose(text: str) -> str:
+def prose(text: str) -> Markup:
     """Plain text as HTML: paragraphs, lists with `*` or `-`, indented commands and `code`."""
     out = []
     for part in re.split(r"\n[ \t]*\n", inspect.cleandoc(text)):
@@ -88,12 +44,12 @@ def prose(text: str) -> str:
         if len(items) > 1:
             points = "".join(f"<li>{inline(item)}</li>" for item in items[1:])
             out.append(f"<ul>{points}</ul>")
-    return "\n".join(out)
+    return Markup("\n".join(out))
 
 
 def inline(text: str) -> str:
     """Text with `code`."""
-    words = escape(" ".join(text.split()))
+    words = str(escape(" ".join(text.split())))
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", words)
 
 
@@ -115,7 +71,7 @@ def percent(value: Any, digits: int = 1) -> str:
     return "-" if pd.isna(value) else f"{100 * value:.{digits}f}"
 
 
-def image(picture: Picture, place: int) -> str:
+def image(picture: Picture, place: int) -> Markup:
     """The figure embedded in the page, as SVG or PNG, whichever is shorter."""
     box = re.search(r'viewBox="0 0 ([\d.]+) ', picture.svg)
     # On a narrow screen a wide figure scrolls rather than becoming illegible.
@@ -124,17 +80,18 @@ def image(picture: Picture, place: int) -> str:
     pixels = base64.b64encode(picture.png).decode()
     if len(pixels) < len(picture.svg):
         alt = escape(picture.caption)
-        return f'<img alt="{alt}" {size} src="data:image/png;base64,{pixels}">'
+        return Markup(f'<img alt="{alt}" {size} src="data:image/png;base64,{pixels}">')
     start = picture.svg.index("<svg")
     vectors = re.sub(r"<metadata>.*?</metadata>", "", picture.svg[start:], flags=re.DOTALL)
     # Identifiers are unique within a figure, and must be within the page.
     vectors = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>f{place}-", vectors)
     # Matplotlib's style rule applies to the whole document; restrict it to this figure.
     vectors = vectors.replace('<style type="text/css">*{', f"<style>#f{place}-figure_1 *{{")
-    return re.sub(
+    opened = re.sub(
         r"^<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>",
         rf'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
         rf'role="img" aria-label="{escape(picture.name)}" \1 {size}>',
         vectors,
         count=1,
     )
+    return Markup(opened)
