@@ -1,4 +1,4 @@
-"""Rounds of agreement: equal to the naive loops, within the hulls, and as near as is proved."""
+"""Rounds of agreement: equal to naive loops, within the hulls, as close as is proved."""
 
 import csv
 import functools
@@ -21,11 +21,11 @@ from tests.oracles import agreement as oracles
 
 ROOT = pathlib.Path(__file__).parent.parent
 BAD = (np.nan, -np.nan, np.inf, -np.inf, 1e30)
-ROUNDING = 1e-12  # of factors in float64; the largest seen above the proved one is 1e-14
+ROUNDING = 1e-12  # of factors in float64; the largest excess over a proved one is 1e-14
 
 
 def matrices(n, d, bad=0, count=24, seed=0):
-    """Float32: normal, on a small grid, or of heavy tails, with so many bad rows."""
+    """Float32: normal, on a small grid, or heavy-tailed, with the given number of bad rows."""
     rng = np.random.default_rng([seed, n, d])
     for k in range(count):
         x = (rng.normal, rng.standard_cauchy)[k % 2](size=(n, d))
@@ -46,7 +46,7 @@ close = functools.partial(helpers.close, eps=1e-6)
 
 @functools.cache
 def mapped(rule, **given):
-    """Of many inputs at once."""
+    """The function mapped over many inputs at once."""
     return jax.jit(jax.vmap(functools.partial(rule, **given)))
 
 
@@ -94,7 +94,7 @@ def test_known_values():
     np.testing.assert_array_equal(mid_extremes(x), [2, 2])
     np.testing.assert_array_equal(approach_extreme(x, np.float32([0.0, 4.0])), [1.5, 2])
     np.testing.assert_array_equal(trimmed_agreement(x, f=1), [2, 2])
-    # Two pairs at the same distance, and three rows: the first counts.
+    # Two pairs at the same distance, and three rows: the first pair counts.
     corners = np.float32([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -2.0], [-2.0, -1.0]])
     np.testing.assert_array_equal(mid_extremes(corners), [0, -0.5])
     np.testing.assert_array_equal(mid_extremes(corners[::-1]), [-0.5, 0])
@@ -102,7 +102,7 @@ def test_known_values():
     np.testing.assert_array_equal(
         approach_extreme(corners[::-1], np.ones(2, np.float32)), [-0.5, 0]
     )
-    # Of a square's corners the safe area is the middle, of a triangle and a point within, that.
+    # The safe area of a square's corners is its centre; of a triangle and an inner point, that one.
     square = np.float32([[0.0, 0.0], [2.0, 0.0], [2.0, 2.0], [0.0, 2.0], [1.0, 1.0]])
     close(safe_area_average(square, f=1), [1, 1])
 
@@ -145,7 +145,7 @@ def degenerate(m):
 
 
 def ill_posed(m):
-    """Points almost on a line, or with one far away: the area is a narrow wedge."""
+    """Points almost on a line, or one far away: the area is a narrow wedge."""
     rng = np.random.default_rng(m)
     t = rng.normal(size=(m, 1)) * rng.normal(size=2)
     for off in (1e-3, 1e-6, 1e-7):
@@ -157,7 +157,7 @@ def ill_posed(m):
 
 
 def scale_of(points, f):
-    """What rounding is measured in: how far m - f of the points reach, and their offset."""
+    """The scale of rounding errors: the extent of m - f of the points, and their offset."""
     middle = np.median(points, axis=0)
     reach = np.sort(np.abs(points - middle).max(axis=1))[len(points) - f - 1]
     return max(reach, np.abs(middle).max())
@@ -173,7 +173,7 @@ def test_the_point_lies_in_every_hull(m, f):
     for k, (points, point) in enumerate(zip(x, np.asarray(out, np.float64))):
         unit = scale_of(points, f)
         for rows in itertools.combinations(range(m), m - f):
-            # Beyond 1e9 the linear program itself is at its limits.
+            # Beyond 1e9 the linear program itself becomes inaccurate.
             hull = np.clip(points[list(rows)], -1e9, 1e9)
             assert oracles.distance_to_hull(point, hull) <= 4e-6 * unit, (k, rows)
         if k < len(exact):
@@ -182,7 +182,7 @@ def test_the_point_lies_in_every_hull(m, f):
 
 
 def test_a_far_lie_does_not_blur_the_point():
-    """As in float64; the largest difference seen is 1.3e-5."""
+    """Equal to float64; the largest difference seen is 1.3e-5."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(400, 4, 2))
     x[:, 0] *= np.repeat([1e3, 1e8], 200)[:, None]
@@ -236,7 +236,7 @@ def rounds(own):
 
 
 def test_coordinates_sliced_over_devices():
-    """One NaN is seen by one device only; all leave its row out."""
+    """Only one device sees the NaN; all exclude its row."""
     rng = np.random.default_rng(3)
     x, own = rng.normal(size=(5, 16)).astype("f4"), rng.normal(size=16).astype("f4")
     x[2, 13] = np.nan
@@ -351,11 +351,11 @@ def test_errors(call, error, message):
     assert str(raised.value) == message
 
 
-# --- how near receivers come ---------------------------------------------------------------------
+# --- how close receivers get ---------------------------------------------------------------------
 
 
 def test_the_worst_lies_attain_what_is_proved():
-    """For the trimmed rounds: honest values at the ends, all lies low to one, high to another."""
+    """For the trimmed rounds: honest values at the ends, attackers low to one, high to another."""
     for n, f in ((4, 1), (13, 3)):
         m = n - f
         honest = np.where(np.arange(m) < f, 0.0, 0.5)
@@ -385,7 +385,7 @@ NAMES = list(dict.fromkeys(round_.name for round_ in contraction.ROUNDS))
 
 
 def of_the_plane(name):
-    """The first."""
+    """The first round in the plane of this name."""
     return next(r for r in contraction.ROUNDS if r.name == name and r.d == 2)
 
 

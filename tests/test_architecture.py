@@ -1,4 +1,4 @@
-"""Arrows of the house run one way, and every public name is documented."""
+"""Imports point one way, and every public name is documented."""
 
 import ast
 import importlib
@@ -15,12 +15,12 @@ from byzjax._numerics import thresholds
 from byzjax.facts import FACTS
 
 ROOT = Path(byzjax.__file__).parent
-# Modules that only gather the names of others.
+# Modules that only re-export names of others.
 FACES = {"byzjax", "experiments"} | {
     f"byzjax.{name}" for name in ("stacked", "rules", "attacks", "protocols", "theory", "testing")
 }
 
-# What the modules of each room may import of byzjax. A room that does not exist yet waits here.
+# What each package's modules may import from byzjax.
 ALGEBRA = ["byzjax._compiled", "byzjax._numerics", "byzjax.stacked", "byzjax.scores"]
 CHECKS = ["byzjax._checks"]
 ALLOWED = {
@@ -81,7 +81,7 @@ MODULES = dict(modules())
 
 
 def imports(path):
-    """The full names of all that a module imports, wherever in it."""
+    """The full names of everything that a module imports, at any level."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -104,7 +104,7 @@ def test_every_module_is_found():
 @pytest.mark.parametrize("module", MODULES)
 def test_arrows(module):
     if module == "byzjax":
-        return  # the face re-exports everything
+        return  # the top level re-exports everything
     (room,) = [room for room in ALLOWED if within(module, room)]
     for name in imports(MODULES[module]):
         if within(name, "byzjax"):
@@ -131,7 +131,7 @@ THRESHOLDS = {name for name in vars(thresholds) if name.isupper()}
 
 @pytest.mark.parametrize("module", MODULES)
 def test_thresholds_are_in_one_module(module):
-    """A size from which another form is faster is named there, and nowhere else."""
+    """A size from which another form is faster is defined there and nowhere else."""
     if module != "byzjax._numerics.thresholds":
         body = ast.parse(MODULES[module].read_text()).body
         written = {
@@ -145,7 +145,7 @@ def test_thresholds_are_in_one_module(module):
 
 
 def arrows(packages):
-    """Which modules each module of these packages imports, by full names."""
+    """For each module of these packages, the full names of its imports."""
     found = {}
     for package in packages:
         root = ROOT.parent / package
@@ -166,7 +166,7 @@ def arrows(packages):
     }
 
 
-# The laboratory's packages: each imports from those of lower floors, and from its own.
+# The laboratory's packages by layer: each imports from lower layers and from itself.
 FLOORS = (
     ("grid", "data", "models"),
     ("training", "studies"),
@@ -188,7 +188,7 @@ def test_floors_of_the_laboratory():
 
 
 def test_no_circle():
-    """Each module can be read before those that import it; the faces of packages aside."""
+    """Each module can be read before those that import it, apart from packages' `__init__`."""
     waiting = {
         name: {other for other in others if other not in FACES}
         for name, others in arrows(("byzjax", "experiments")).items()
@@ -218,14 +218,14 @@ def test_the_face_has_no_logic():
     assert all(isinstance(node, ast.ImportFrom | ast.Assign) for node in rest)
     assert sorted(byzjax.__all__) == byzjax.__all__
     public = {name for name in vars(byzjax) if not name.startswith("_")}
-    # Submodules become attributes when they are imported; what is listed is the face.
+    # Submodules become attributes when imported; only listed names are public.
     assert {n for n in public if not isinstance(getattr(byzjax, n), types.ModuleType)} <= set(
         byzjax.__all__
     )
 
 
 def public_functions():
-    """What can be reached without an underscore, and is ours."""
+    """Functions of byzjax that are reachable without an underscore."""
     for module_name in MODULES:
         if any(part.startswith("_") for part in module_name.split(".")):
             continue

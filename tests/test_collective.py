@@ -1,4 +1,4 @@
-"""Rules inside `jax.shard_map` and `jax.pmap` give what they give on the stacked updates."""
+"""Rules inside `jax.shard_map` and `jax.pmap` equal the rules on stacked updates."""
 
 import collections
 import functools
@@ -24,7 +24,7 @@ from tests.rule_cases import CASES
 
 N, F = 8, 2
 KEY = jax.random.key(3)
-# Sizes that 8 divides and that it does not, a scalar, nothing.
+# Sizes divisible by 8 and not, a scalar, an empty leaf.
 SHAPES = {"a": (3, 5), "b": (), "c": (8, 2), "d": (17,), "e": (0,)}
 SIZE = sum(math.prod(shape) for shape in SHAPES.values())
 QUICK = ["mean", "trimmed_mean", "aksel-mid", "krum", "geometric_median", "sign_guard", "zeno"]
@@ -38,7 +38,7 @@ MIXINGS = {
 
 
 def tree_of(matrix):
-    """Rows as a tree of leaves of all kinds of sizes."""
+    """Rows as a tree with leaves of various sizes."""
     tree, start = {}, 0
     for name, shape in SHAPES.items():
         stop = start + math.prod(shape)
@@ -52,7 +52,7 @@ def updates(n=N, seed=0):
 
 
 def with_liars(tree):
-    """One NaN that one device sees, one row of infinities."""
+    """One NaN that only one device sees, and one row of infinities."""
     tree = jax.tree.map(np.copy, tree)
     tree["d"][2, 11] = np.nan
     for leaf in tree.values():
@@ -61,7 +61,7 @@ def with_liars(tree):
 
 
 def on_devices(function, mesh=None, axis="workers"):
-    """A function of one device's rows, each device with its own; the result is the same on all."""
+    """A function of one device's rows, mapped over devices; its result is the same on all."""
     mesh = mesh or mesh_of(workers=N)
     return jax.shard_map(function, mesh=mesh, in_specs=P(axis), out_specs=P())
 
@@ -72,7 +72,7 @@ def faults_of(case):
 
 @functools.cache
 def of_rules(quick):
-    """One program for these rules on 8 devices, and one for them on the stacked updates."""
+    """One program for these rules on 8 devices, and one on the stacked updates."""
     cases = [case for case in CASES if (case.id in QUICK) == quick]
 
     def collective(rows):
@@ -102,7 +102,7 @@ def test_rules_on_8_devices_equal_the_stacked_form(case, sent):
     assert found == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), expected)
     if np.isfinite(flat(expected)).all():
         near(out, expected)
-    else:  # more liars than the rule withstands
+    else:  # more Byzantine rows than the rule tolerates
         assert sent == "with liars"
         assert case.facts.promise == "none" or faults_of(case) < 2
         assert not np.isfinite(flat(out)).any()
@@ -114,7 +114,7 @@ def test_the_quick_rules_are_known():
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_each_device_may_aggregate_updates_of_its_own(case):
-    """As when seeds are spread over devices; `jax.shard_map` checks what varies between them."""
+    """As when seeds are distributed over devices; `jax.shard_map` checks what varies among them."""
     f = faults_of(case)
 
     def alone(trees):
@@ -130,7 +130,7 @@ def test_each_device_may_aggregate_updates_of_its_own(case):
 
 @pytest.mark.slow
 def test_many_workers_a_device():
-    """More than a sorting network is made for."""
+    """More workers than a sorting network is built for."""
     given = {"f": 20}
     rules = [byzjax.median, *(functools.partial(rule, **given) for rule in MANY)]
     tree = updates(N * 17, seed=5)
@@ -282,7 +282,7 @@ def test_large_leaves_travel_by_themselves(monkeypatch):
     near(step(updates()), compiled(byzjax.krum, f=F)(updates()))
     text = step.lower(updates()).compile().as_text()
     kinds = [kind for kind, _, _ in traffic.collectives(text, N)]
-    assert kinds.count("all-to-all") == 4  # a and c, d, and one of what is small
+    assert kinds.count("all-to-all") == 4  # a and c, d, and one for the small leaves
 
 
 def test_its_derivative_is_that_of_the_rule():
@@ -333,7 +333,7 @@ def test_memory_of_slices():
 
 
 def test_extra_arguments_of_all_kinds():
-    """An update and a function of one are cut; a number, of a shape that an update has, is not."""
+    """Updates and functions of updates are sliced; other arrays of the same shape are not."""
 
     def make(rule, **given):
         return functools.partial(byzjax.aggregate, rule, **given)
@@ -369,7 +369,7 @@ def test_extra_arguments_of_all_kinds():
         jax.eval_shape(wrong, rows)
 
 
-# --- what it costs -------------------------------------------------------------------------------
+# --- cost ----------------------------------------------------------------------------------------
 
 HLO = """
 %add (a: f32[], b: f32[]) -> f32[] {
@@ -406,7 +406,7 @@ def test_what_a_program_sends_is_counted():
 
 @pytest.mark.parametrize("name", ["median", "krum", "lax.pmean"])
 def test_a_device_sends_as_much_as_for_a_mean(name):
-    """2 (P - 1) / P numbers a coordinate, and distances."""
+    """2 (P - 1) / P numbers per coordinate, and distances."""
     shapes = {"w": (700, 100), "b": (3,)}
     d = 700 * 100 + 3
     rows = {k: jax.ShapeDtypeStruct((N, *shape), jnp.float32) for k, shape in shapes.items()}
@@ -430,7 +430,7 @@ def test_a_device_sends_as_much_as_for_a_mean(name):
 
 @pytest.mark.parametrize(("mix", "times"), [(None, 2), (MIXINGS["clip_norms"], 3)])
 def test_a_loss_of_whole_updates_is_evaluated_where_they_are_sent(mix, times):
-    """Each device evaluates the loss of its own worker's; a mixed row has to be sent for it."""
+    """Each device evaluates the loss for its worker's row; a mixed row has to be sent first."""
     d, losses = 4000, collections.Counter()
 
     def loss(params):
@@ -457,7 +457,7 @@ def test_a_loss_of_whole_updates_is_evaluated_where_they_are_sent(mix, times):
 
 
 def peaks(updates, height):
-    """Of whole rows alone: their slices have others."""
+    """A rule of whole rows only: slices have other scores."""
     return height * jnp.max(jnp.abs(updates), axis=1)
 
 
@@ -529,7 +529,7 @@ def test_losses_that_are_known_already():
 def test_two_processes(tmp_path):
     """Over loopback, with four devices each."""
     rows = np.random.default_rng(0).normal(size=(N, 1001)).astype(np.float32)
-    rows[3, 7], rows[6] = np.nan, 1e30  # a liar in each
+    rows[3, 7], rows[6] = np.nan, 1e30  # an attacker in each
     np.save(tmp_path / "updates.npy", rows)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -560,7 +560,7 @@ def test_two_processes(tmp_path):
     assert [int(each["processes"]) for each in found] == [2, 2]
 
 
-# --- what is wrong -------------------------------------------------------------------------------
+# --- errors --------------------------------------------------------------------------------------
 
 
 def coordinatewise_maximum(updates):
@@ -607,7 +607,7 @@ def test_a_mixing_alone_keeps_the_workers():
 
 
 def test_gradients_that_shard_map_has_summed_are_noticed():
-    """By replicated parameters `jax.grad` sums over devices: then every worker is the mean."""
+    """For replicated parameters `jax.grad` sums over devices: every worker would send the sum."""
 
     def step(params, batch):
         grads = jax.grad(lambda params: jnp.sum((batch[0] - params) ** 2))(params)

@@ -1,4 +1,4 @@
-"""The examples in the docstrings print what they say."""
+"""The examples in docstrings print the output shown."""
 
 import doctest
 import importlib

@@ -1,4 +1,4 @@
-"""How much of the aggregate each worker has."""
+"""Each worker's influence on the aggregate."""
 
 import math
 
@@ -32,8 +32,8 @@ def influence(case, x, f, direction=None):
     )
 
 
-# They take longest to compile, and each is much like a rule that stays: of those that weigh rows,
-# that select a subset, that filter, or another form of the same.
+# These take longest to compile, and each resembles a rule that stays in the default tier: one that
+# weights rows, selects a subset, filters, or another form of the same rule.
 LONG = (
     "centered_clip-5",
     "covariance_filter",

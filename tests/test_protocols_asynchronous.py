@@ -1,4 +1,4 @@
-"""The asynchronous server against an event loop in NumPy, and what its judges promise."""
+"""The asynchronous server against an event loop in NumPy, and the guarantees of its judges."""
 
 import functools
 
@@ -33,7 +33,7 @@ def loss_fn(params, batch, key=None):
 
 
 def scan(protocol, events=EVENTS, params=PARAMS, key=KEY, data=DATA):
-    """The final state, and what every step tells."""
+    """The final state and the `Info` of every step."""
 
     def step(state, inputs):
         k, batch = inputs
@@ -49,7 +49,7 @@ def scan(protocol, events=EVENTS, params=PARAMS, key=KEY, data=DATA):
 
 @functools.cache
 def draws(n=N, speeds=None):
-    """The computing times, from the keys that the protocol uses."""
+    """The computation times, from the keys that the protocol uses."""
     slow = np.ones(n) if speeds is None else 1 / np.asarray(speeds)
     first = np.asarray(jax.random.exponential(KEY, (n,)), np.float64) * slow
 
@@ -69,7 +69,7 @@ def loop_gradient(w, x, y):
 def event_loop(
     judge, attack, *, damping=lambda tau: 1.0, max_staleness=np.inf, speeds=None, momentum=0.0
 ):
-    """`judge(p, g, pulled, now, trusted) -> (factor, note)`; `note()` where it is accepted."""
+    """`judge(p, g, pulled, now, trusted) -> (factor, note)`; `note()` is called on acceptance."""
     first, later, slow = draws(speeds=speeds)
     done = list(first)
     w, trace = np.full(DIM, 0.5), np.zeros(DIM)
@@ -99,7 +99,7 @@ def accept_all(p, g, pulled, now, trusted):
 
 
 def loop_kardam(n, f, window, use_norms):
-    """Both filters, as they are written down: lists, loops and sorts."""
+    """Both filters as in the paper: lists, loops and sorts."""
     last_of, norms, slopes = {}, {}, {q: [] for q in range(n)}
     server = {"gradient": np.zeros(DIM), "model": np.zeros(DIM), "refused": 0}
     recent = []
@@ -315,7 +315,7 @@ def test_buffers_equal_the_loop():
 
 
 def watch(bins):
-    """A judge that accepts everything and counts how stale it was."""
+    """A judge that accepts everything and records staleness."""
 
     def judge(state, arrival):
         return jnp.float32(1), state.at[jnp.minimum(arrival.staleness, bins - 1)].add(1)
@@ -407,7 +407,7 @@ def test_dampings():
         assert (np.diff(values) < 0).all()
 
 
-# --- what it is for ------------------------------------------------------------------------------
+# --- under attack --------------------------------------------------------------------------------
 
 
 def several(updates, byzantine, which, *, key):
@@ -421,9 +421,9 @@ def several(updates, byzantine, which, *, key):
 
 
 def distances_under_attack(judge):
-    """Three liars of ten send noise, the reversed gradient or NaN; then nobody lies.
+    """Three of ten workers send noise, the reversed gradient or NaN; in the last run none do.
 
-    Distances to the solution at the end, in those of the start; how much of each is accepted.
+    Final distances to the solution relative to initial ones, and each worker's acceptance rate.
     """
     n, events, target = 10, 1000, TARGET.astype(np.float32)
     liars = np.arange(n) < 3
@@ -461,7 +461,7 @@ def test_kardam_converges_under_just_under_a_third_of_liars():
     assert (distances < 0.05).all(), distances
     assert (rates[:3, :3] < 0.02).all(), rates
     assert (rates[2, :3] == 0).all()
-    # As the frequency filter has it: seven are heard in turn, or at most four of ten at a time.
+    # The frequency filter's limit: seven are heard in turn, or at most four of ten at a time.
     assert (np.abs(rates[:3, 3:].mean(axis=1) - 1 / 7) < 0.04).all(), rates
     assert 0.2 < rates[3].mean() <= 0.4, rates
 
@@ -501,7 +501,7 @@ def test_a_sweep_over_masks_and_keys():
     np.testing.assert_allclose(found, np.tile(TARGET, (3, 1)), atol=0.5)
 
 
-# --- what is refused, and what else is told ------------------------------------------------------
+# --- errors and info -----------------------------------------------------------------------------
 
 
 def test_types_shapes_and_traffic():

@@ -1,4 +1,4 @@
-"""Gossip against a loop over nodes, and what liars can do to it on graphs of several kinds."""
+"""Gossip against a loop over nodes, and attacks on it on several kinds of graphs."""
 
 import functools
 
@@ -19,7 +19,7 @@ from tests.helpers import compiled, regression_batch
 from tests.helpers import regression_loss as loss_fn
 
 KEY = jax.random.key(0)
-NUMBERS = jax.random.key(0, impl="unsafe_rbg")  # of which noise compiles in a third of the time
+NUMBERS = jax.random.key(0, impl="unsafe_rbg")  # its noise compiles in a third of the time
 BATCH, DIM = 4, 3
 PARAMS = {"b": np.zeros((), np.float32), "w": np.zeros(DIM, np.float32)}
 CLIQUES = graphs.two_cliques(7)  # neighbourhoods of 3, 4 and 5 rows
@@ -28,12 +28,12 @@ batch_of = functools.partial(regression_batch, n=7)
 
 
 def rows_of(params):
-    """Models as rows: b, then w."""
+    """Models as rows: b, then w, one row per node."""
     return np.column_stack([params["b"], params["w"]]).astype(np.float64)
 
 
-def still(params, batch, key=None):
-    """A loss without a slope: what is left is the talk."""
+def constant_loss(params, batch, key=None):
+    """A loss with zero gradient: only the exchange remains."""
     del batch, key
     return 0 * jnp.sum(params)
 
@@ -43,13 +43,13 @@ def nothing(n):
 
 
 def begun(peers, params, models=None):
-    """The first state, in which nodes may have other models."""
+    """An initial state in which nodes may have different models."""
     state = jax.jit(peers.init)(params, KEY)
     return state if models is None else state._replace(params=np.asarray(models, np.float32))
 
 
 def row(index):
-    """A rule that returns one row: 0 is the node's own, 1 the first neighbour's."""
+    """A rule that returns one row: row 0 is the node's, row 1 the first neighbour's."""
     return byzjax.aggregate(lambda updates: byzjax.stacked.take(updates, index))
 
 
@@ -75,7 +75,7 @@ def dissensus_loop(rows, byzantine, center, weights, epsilon=1.0):
 
 
 def one_step(graph, models, momenta, batch, rule, lie, byzantine, per_receiver):
-    """Every node by itself: its gradient, its momentum, what it hears, what it makes of that."""
+    """Node by node: its gradient, its momentum, the rows that it receives, its new model."""
     x = np.asarray(batch["workers"]["x"], np.float64)
     y = np.asarray(batch["workers"]["y"], np.float64)
     n, half = len(graph), []
@@ -165,7 +165,7 @@ def test_equals_the_loop_over_nodes(case):
         if not per_receiver:
             np.testing.assert_allclose(rows_of(info.sent), sent, rtol=2e-5, atol=2e-6)
     assert info.senders.tolist() == list(range(7))
-    assert np.abs(models - models[0]).max() > 0.01  # nodes differ
+    assert np.abs(models - models[0]).max() > 0.01  # nodes have different models
     np.testing.assert_array_equal(rows_of(peers.models(state)), rows_of(state.params)[~mask])
 
 
@@ -190,9 +190,9 @@ def test_no_fault_and_the_mean_of_all_is_sgd_on_all_data():
 
 
 def test_talk_alone_is_a_product_with_the_weights():
-    """So the average of all models stays, and they come together."""
+    """So the average of all models is preserved, and they converge to it."""
     peers = protocols.gossip(
-        still,
+        constant_loss,
         graph=CLIQUES,
         rule=byzjax.aggregate(byzjax.stacked.weighted_mean),
         optimizer=optax.sgd(0.1),
@@ -209,13 +209,13 @@ def test_talk_alone_is_a_product_with_the_weights():
     assert np.ptp(last, axis=0).max() < 0.05 * np.ptp(x, axis=0).max()
 
 
-# --- who hears what -------------------------------------------------------------------------------
+# --- what nodes receive ---------------------------------------------------------------------------
 
 
 def heard_from_the_first(graph, attack, per_receiver, byzantine, index=1):
     n = len(graph)
     peers = protocols.gossip(
-        still,
+        constant_loss,
         graph=graph,
         rule=row(index),
         optimizer=optax.sgd(1.0),
@@ -239,7 +239,7 @@ def test_a_liar_tells_all_the_same_or_each_something_else():
     assert heard[0] == 2
     assert len(np.unique(heard[1:])) == 3
     assert np.abs(heard[1:]).min() > 5
-    # What the first honest node hears.
+    # What the first honest node receives.
     np.testing.assert_array_equal(info.sent[:, 0], [heard[1], 2, 3, 4])
 
 
@@ -247,10 +247,10 @@ def test_what_the_first_honest_node_does_not_hear_is_the_half_step():
     byzantine = np.array([True, False, False, True, False, True])
     flip = byzjax.attack(attacks.sign_flip, byzantine)
     heard, info = heard_from_the_first(graphs.ring(6), flip, True, byzantine)
-    assert heard.tolist() == [2, -1, 2, 3, -4, -1]  # the neighbour of the lower number
+    assert heard.tolist() == [2, -1, 2, 3, -4, -1]  # the neighbour of lower index
     assert info.sent[:, 0].tolist() == [-1, 2, 3, 4, 5, 6]
     assert info.honest[:, 0].tolist() == [1, 2, 3, 4, 5, 6]
-    chain = graphs.dumbbell(2, 1)  # 0 - 1 - 2 - 3 - 4, two sizes of neighbourhoods
+    chain = graphs.dumbbell(2, 1)  # 0 - 1 - 2 - 3 - 4: neighbourhoods of two sizes
     byzantine = np.array([True, False, True, True, False])
     flip = byzjax.attack(attacks.sign_flip, byzantine)
     heard, info = heard_from_the_first(chain, flip, True, byzantine)
@@ -267,10 +267,10 @@ def test_a_node_does_not_lie_to_itself():
 
 
 def test_dissensus_holds_every_honest_node_where_it_is():
-    """Whose neighbours are liars in part: their lies undo what the honest neighbours say."""
+    """If some neighbours are Byzantine: they cancel the pull of the honest neighbours."""
     byzantine = np.arange(7) == 3
     peers = protocols.gossip(
-        still,
+        constant_loss,
         graph=CLIQUES,
         rule=byzjax.aggregate(byzjax.stacked.weighted_mean),
         optimizer=optax.sgd(0.1),
@@ -282,7 +282,7 @@ def test_dissensus_holds_every_honest_node_where_it_is():
     x = 100 + np.random.default_rng(4).normal(size=(7, 3)).astype(np.float32)
     state = begun(peers, np.zeros(3, np.float32), x)
     state, info = jax.jit(peers.step)(state, nothing(7), KEY)
-    new, near = np.asarray(state.params), [0, 4, 5, 6]  # those who hear node 3
+    new, near = np.asarray(state.params), [0, 4, 5, 6]  # the nodes that hear node 3
     np.testing.assert_allclose(new[near], x[near], rtol=2e-7)
     assert np.abs(new[1:3] - x[1:3]).min() > 0.01
     weights = np.array(graphs.metropolis_weights(CLIQUES))[0][:4]
@@ -295,7 +295,7 @@ def test_dissensus_holds_every_honest_node_where_it_is():
 
 def test_the_optimizer_sees_its_own_nodes_model():
     peers = protocols.gossip(
-        still,
+        constant_loss,
         graph=graphs.ring(3),
         rule=row(0),
         optimizer=optax.chain(optax.add_decayed_weights(0.1), optax.sgd(1.0)),
@@ -314,13 +314,13 @@ TWO = np.array([True, False, False, False, True, False])
 
 
 def toward_its_own(params, batch, key=None):
-    """Node i alone would go to its own point."""
+    """Node i alone would converge to its own point."""
     del key
     return 0.5 * jnp.sum((params - batch) ** 2)
 
 
 def peers_of(byzantine, *, loss=toward_its_own, graph=HALVES, rule=None, key=None, **options):
-    """Two liars at most, who send noise if there is a key, and undo what is learnt if not."""
+    """At most two attackers, which send noise if there is a key, and dissensus otherwise."""
     lie = byzjax.attack(attacks.dissensus, byzantine)
     if key is not None:
         lie = byzjax.attack(attacks.gaussian, byzantine, sigma=3.0, key=key)
@@ -337,12 +337,12 @@ def peers_of(byzantine, *, loss=toward_its_own, graph=HALVES, rule=None, key=Non
 
 
 def test_every_node_keeps_its_rules_memory():
-    """A center that is remembered is the node's own last result, whatever its degree."""
+    """The stored center is the node's own last result, whatever its degree."""
     rule = byzjax.centered_clipping(radius=0.5)
     peers = peers_of(np.zeros(6, bool), rule=rule, attack=None)
     state, _ = jax.device_get(jax.jit(peers.step)(begun(peers, ORIGIN), OWN_POINTS, KEY))
     np.testing.assert_allclose(state.rule.center, state.params, rtol=1e-6)
-    # Two in each half hear the same three; those on the bridge hear one more.
+    # Two nodes in each half hear the same three; those on the bridge hear one more.
     assert len(np.unique(np.round(state.params[:, 0], 5))) == 4
 
 
@@ -423,16 +423,16 @@ def test_one_of_a_sweep_is_the_run_by_itself(per_receiver):
         np.testing.assert_allclose(state.params, every[0].params[i], rtol=1e-5)
 
 
-# --- liars on graphs ------------------------------------------------------------------------------
+# --- attacks on graphs ----------------------------------------------------------------------------
 
-# Data differ between nodes: node i would go to its own point c_i if it were alone. Measured is the
-# distance of the farthest honest model to the mean of the honest points after 100 steps, as a share
-# of what it is for the farthest honest node alone.
+# Data differ between nodes: alone, node i would converge to its own point c_i. The measure is the
+# distance of the farthest honest model to the mean of the honest points after 100 steps, relative
+# to that of the farthest honest node alone.
 KINDS = ("none", "sign_flip", "alie", "ipm", "gaussian", "dissensus")
 
 
 def lies(updates, byzantine, center, weights, *, kind, key):
-    """The attack of that number."""
+    """The attack of index `kind`."""
     return jax.lax.switch(
         kind,
         [
@@ -448,7 +448,7 @@ def lies(updates, byzantine, center, weights, *, kind, key):
 
 @functools.cache
 def program(graph, rule, count):
-    """The honest models at the end of a run under each attack; who lies is given, `count` nodes."""
+    """The honest final models of a run under each attack, for `count` given Byzantine nodes."""
 
     @jax.jit
     @functools.partial(jax.vmap, in_axes=(0, None, None))
@@ -490,12 +490,12 @@ TRIM = byzjax.aggregate(byzjax.trimmed_mean, f=1)
 MONNA = byzjax.aggregate(byzjax.nearest_to_pivot, f=1)
 CLIP = byzjax.aggregate(protocols.clipped_gossip, f=1)
 AVERAGE = byzjax.aggregate(byzjax.stacked.weighted_mean)
-TORUS = (graphs.torus(3, 4), (0, 6))  # no honest node hears more than one of the two
+TORUS = (graphs.torus(3, 4), (0, 6))  # no honest node hears both
 RING = (graphs.ring(9), (0, 4))
 REGULAR = (graphs.random_regular(16, 5, seed=0), (0, 11))
 COMPLETE = (graphs.complete(10), (0, 4, 7))
 
-# Graph and liars, rule, and the largest share over all attacks as measured, and a tenth.
+# Graph and attackers, rule, and the largest share over all attacks as measured, plus a tenth.
 HOLDING = {
     "torus, trimmed mean": (TORUS, TRIM, 0.285),
     "torus, MoNNA": (TORUS, MONNA, 0.297),
@@ -509,7 +509,7 @@ HOLDING = {
     "complete, MoNNA": (COMPLETE, byzjax.aggregate(byzjax.nearest_to_pivot, f=3), 0.320),
     "complete, clipped": (COMPLETE, byzjax.aggregate(protocols.clipped_gossip, f=3), 0.612),
 }
-FIRST = ("ring, trimmed mean",)  # in one program with that of a ring with too many liars
+FIRST = ("ring, trimmed mean",)  # shares a program with the ring with too many attackers
 
 
 @pytest.mark.parametrize(
@@ -519,13 +519,13 @@ def test_honest_nodes_stay_together(case):
     (graph, liars), rule, share = HOLDING[case]
     far, models, points = shares(graph, liars, rule)
     assert max(far.values()) < 1.1 * share
-    if "trimmed mean" in case:  # which cannot leave the honest range: that of points and start
+    if "trimmed mean" in case:  # these cannot leave the honest range of points and start
         assert (models >= np.minimum(points.min(axis=0), 5) - 1e-4).all()
         assert (models <= np.maximum(points.max(axis=0), 5) + 1e-4).all()
 
 
 def test_one_liar_more_than_a_neighborhood_tolerates():
-    """Node 2 of a ring hears two liars and nobody else; its neighbours' neighbours hear one."""
+    """Node 2 of a ring hears two attackers and no other node; nodes 0 and 4 hear one."""
     far, models, _ = shares(graphs.ring(9), (1, 3), TRIM)
     assert far["gaussian"] > 20
     assert far["sign_flip"] > 5
@@ -546,7 +546,7 @@ def test_plain_gossip_does_not_hold():
 
 @pytest.mark.slow
 def test_what_monna_tolerates_at_one_server_it_does_not_on_a_ring():
-    """Three rows, f = 1: a lie nearer than the honest neighbour takes its place, step by step."""
+    """Three rows, f = 1: a malicious row nearer than the honest neighbour replaces it."""
     far, _, _ = shares(*RING, MONNA)
     assert far["alie"] > 1e3
     assert max(share for kind, share in far.items() if kind != "alie") < 0.6
@@ -556,7 +556,7 @@ def test_what_monna_tolerates_at_one_server_it_does_not_on_a_ring():
     "per_receiver", [pytest.param(False, marks=SLOW), True], ids=["to all", "each"]
 )
 def test_what_is_not_finite_never_reaches_an_honest_node(per_receiver):
-    liars = np.arange(7) == 3  # the gate between the halves, which four honest nodes hear
+    liars = np.arange(7) == 3  # the node between the halves, which four honest nodes hear
 
     @jax.jit
     @jax.vmap
@@ -583,7 +583,7 @@ def test_what_is_not_finite_never_reaches_an_honest_node(per_receiver):
     models, ways = jax.device_get(run(np.float32([np.nan, np.inf, -np.inf, 1e30])))
     assert np.isfinite(ways).all()
     assert np.abs(models).max() < np.abs(points).max()
-    # NaN is above all numbers, as inf and 1e30 are.
+    # NaN sorts above all numbers, like inf and 1e30.
     np.testing.assert_array_equal(models[0], models[1])
     np.testing.assert_array_equal(models[3], models[1])
     assert np.abs(models[2] - models[1]).max() > 0.01
@@ -608,7 +608,7 @@ def test_clipped_gossip_equals_the_papers_loop(options, seed):
 
 
 def test_clipped_gossip_far_from_the_origin():
-    """Models that are close together, a million times as far from 0."""
+    """Models that are close together and a million times as far from 0."""
     rows = 1e4 + np.random.default_rng(0).normal(size=(5, 3)) / 64
     rows = rows.astype(np.float32).astype(np.float64)  # as they are sent
     out = clipping(f=1)(rows.astype(np.float32), np.full(5, 0.2, np.float32))
@@ -623,7 +623,7 @@ def test_clipped_gossip_and_what_is_not_finite():
     for options in ({"radius": 0.7}, {"f": 2}, {"f": 1}):
         out = clipping(**options)(rows, weights)
         radius = options.get("radius")
-        if radius is None:  # what is not finite is farthest: two are clipped, and with one nobody
+        if radius is None:  # non-finite rows are the farthest: two are clipped, with one none is
             finite = sorted(np.linalg.norm(kept[1:] - rows[0], axis=1))
             radius = finite[-1] if options["f"] == 2 else np.inf
         expected = clip_loop(kept.astype(np.float64), weights, radius=radius)
@@ -631,7 +631,7 @@ def test_clipped_gossip_and_what_is_not_finite():
 
 
 def test_clipped_gossip_moves_no_farther_than_tau():
-    """Nor, with f, than an honest neighbour is: 1e30 does not move it far."""
+    """With f, nor farther than an honest neighbour is away: 1e30 does not move it far."""
     rows = np.array([[0.0, 0.0], [3.0, 4.0], [1e15, 0.0], [0.0, 1e15], [1.0, 0.0]], np.float32)
     weights = np.full(5, 0.2, np.float32)
     assert np.linalg.norm(clipping(radius=2.0)(rows, weights)) <= 0.8 * 2

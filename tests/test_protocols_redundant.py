@@ -1,5 +1,5 @@
-"""Redundant nodes: no lie changes a bit of the repetition code, or more than the last digits of
-the cyclic one."""
+"""Redundant nodes: attackers change no bit under the repetition code, and only rounding under
+the cyclic code."""
 
 import contextlib
 import itertools
@@ -40,7 +40,7 @@ def batches_of(n):
 
 
 def train(protocol, batches, key=KEY, params=PARAMS):
-    """The models after each step, and what the steps told."""
+    """The models after each step, and the steps' `Info`."""
 
     def step(state, given):
         batch, k = given
@@ -52,7 +52,7 @@ def train(protocol, batches, key=KEY, params=PARAMS):
 
 
 def masks_of(rng, groups, r, s, count):
-    """Who lies: nobody first; then at most s of each group, and exactly s in every third mask."""
+    """Masks: first no attacker; then up to s in each group, exactly s in every third mask."""
     masks = np.zeros((count, groups, r), bool)
     for k, g in itertools.product(range(1, count), range(groups)):
         liars = s if k % 3 == 1 else rng.integers(0, s + 1)
@@ -64,7 +64,7 @@ def masks_of(rng, groups, r, s, count):
 
 
 def majority(rows):
-    """Boyer and Moore: what more than half of the rows are, if there is such a row."""
+    """Boyer and Moore: the row that more than half of the rows equal, if there is one."""
     candidate, count = None, 0
     for row in rows:
         if count == 0:
@@ -74,7 +74,7 @@ def majority(rows):
 
 
 def most_equal(rows):
-    """The first of those rows that most rows equal bit by bit."""
+    """The first of the rows that most rows equal bit for bit."""
     counts = [sum(a.tobytes() == b.tobytes() for b in rows) for a in rows]
     return rows[counts.index(max(counts))]
 
@@ -85,7 +85,7 @@ def gradient(w, b, x, y):
 
 
 def draco(batches, byzantine, r):
-    """The model after all steps; the liars send -100 in every coordinate."""
+    """The model after all steps; attackers send -100 in every coordinate."""
     w, b = np.zeros((DIM, 2)), np.zeros(2)
     for x, y in zip(*[np.asarray(batches["workers"][name], np.float64) for name in "xy"]):
         votes = []
@@ -116,7 +116,7 @@ def cyclic_matrices(nodes, s):
 
 
 def located(rows, s, direction):
-    """The paper's decoder: (the sum, who was found), from the zeros of a locator polynomial."""
+    """The paper's decoder: (the sum, the attackers found), from roots of a locator polynomial."""
     nodes = len(rows)
     first, last, _ = cyclic_matrices(nodes, s)
     syndrome = last.conj().T @ (rows @ direction)
@@ -155,7 +155,7 @@ def test_vote_equals_the_loop(r, dtype):
 
 @pytest.mark.smoke
 def test_vote_is_leaf_by_leaf():
-    """Each liar spoils a leaf of its own: no row is whole, and every leaf has its majority."""
+    """Each attacker corrupts another leaf: no row is intact, but every leaf has a majority."""
     spoilt = {name: np.ones((3, 2), np.float32) for name in "abc"}
     for i, leaf in enumerate(spoilt.values()):
         leaf[i] = math.nan
@@ -166,7 +166,7 @@ def test_vote_is_leaf_by_leaf():
 def test_vote_over_sliced_coordinates():
     rng = np.random.default_rng(0)
     x = np.repeat(rng.normal(size=(2, 24)), 3, axis=0).astype(np.float32)
-    # Of the first group no two rows are equal, though on each slice two are: the first counts.
+    # In the first group no two rows are equal, though on each slice two are: the first row counts.
     x[0, 5], x[1, 20], x[2, 13], x[4] = 7, 8, 9, math.nan
     sliced = jax.shard_map(
         lambda y: protocols.vote(y, r=3, axis_name="shard"),
@@ -213,7 +213,7 @@ LIES = {
 
 
 def a_lie(which):
-    """The attack of a traced number."""
+    """The attack of a traced index."""
 
     def lie(updates, byzantine):
         branches = [lambda x, attack=attack: attack(x, byzantine) for attack in LIES.values()]
@@ -232,7 +232,7 @@ def repetition(nodes, s, r, which, byzantine, **options):
 
 
 def clean_models(nodes, s, r):
-    """As the same nodes train where the protocol has no attack at all."""
+    """The nodes train as in a protocol without an attack."""
     server = optax.sgd(RATE, momentum=0.5)
     protocol = protocols.redundant(loss_fn, num_workers=nodes, s=s, r=r, server=server)
     return jax.jit(lambda: train(protocol, batches_of(nodes))[0])()
@@ -242,7 +242,7 @@ def clean_models(nodes, s, r):
     ("nodes", "s", "r"), [(10, 2, None), pytest.param(12, 1, 4, marks=pytest.mark.slow)]
 )
 def test_no_lie_changes_a_bit(nodes, s, r):
-    """The masks are mapped over, in one program; in the first of them nobody lies."""
+    """One program mapped over masks; in the first of them no node is Byzantine."""
     size, batches = r or 2 * s + 1, batches_of(nodes)
     masks = masks_of(np.random.default_rng(1), nodes // size, size, s, 10)
     assert masks[0].sum() == 0
@@ -303,7 +303,7 @@ def test_equals_the_papers_loop():
     "rule", [byzjax.median, pytest.param(byzjax.geometric_median, marks=pytest.mark.slow)]
 )
 def test_more_than_s_in_a_group_break_it_and_detox_stands(rule):
-    """All nodes of two groups of nine lie, and one of every other."""
+    """All nodes of two groups of nine are Byzantine, and one of every other group."""
     nodes, r = 27, 3
     byzantine = np.arange(nodes) % r == 1
     byzantine[[3, 4, 5, 12, 13, 14]] = True
@@ -328,7 +328,7 @@ def test_more_than_s_in_a_group_break_it_and_detox_stands(rule):
     good = np.concatenate([m[~spoilt].reshape(7, -1) for m in jax.tree.leaves(means)], axis=1)
 
     def distance(point):
-        """To the farthest of the good groups."""
+        """The distance to the farthest of the good groups."""
         point = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(point)])
         return np.linalg.norm(good - point, axis=1).max()
 
@@ -363,7 +363,7 @@ def test_a_trusted_batch_becomes_the_extra_argument_trusted():
 
 
 def test_batches_draw_their_own_keys():
-    """Also where two are computed at once."""
+    """Also if two batches are computed at once."""
     options = {"num_workers": 3, "s": 1, "server": optax.sgd(RATE), "workers_at_once": 2}
     protocol = protocols.redundant(noisy_loss_fn, **options)
 
@@ -400,13 +400,13 @@ decode_many = jax.jit(
 
 
 def encoded(gradients, s):
-    """What the nodes send, as complex numbers."""
+    """The nodes' messages, as complex numbers."""
     messages = encode(gradients, s=s)
     return np.asarray(messages["re"]) + 1j * np.asarray(messages["im"])
 
 
 def decoded(sent, s, key=KEY):
-    """The sums of many words `[m, P, WIDTH]`, always in one program for one (P, s)."""
+    """The sums of many words `[m, P, WIDTH]`, with one program per (P, s)."""
     count = len(CYCLIC_LIES) * MASKS
     padded = np.concatenate([sent, np.zeros((count - len(sent), *sent.shape[1:]), sent.dtype)])
     parts = {"re": padded.real, "im": padded.imag}
@@ -414,7 +414,7 @@ def decoded(sent, s, key=KEY):
 
 
 def beside(rows, noise, factor):
-    """Each row, and noise that is so many times as long on it."""
+    """Each row plus noise, whose norm is `times` the row's."""
     lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
     return rows + factor * lengths / math.sqrt(2 * WIDTH) * noise
 
@@ -426,8 +426,8 @@ def one_nan(rows, noise):
     return rows
 
 
-# What a liar sends, of what it should have sent, and noise. Sizes that differ by 1e9 come last but
-# one: the i-th node's lie is 1e6, 1 or 1e-3 times as long as its row, by i mod 3.
+# What an attacker sends, from its honest row and noise. In the last entry but one sizes differ by
+# 1e9: node i's error is 1e6, 1 or 1e-3 times as long as its row, by i mod 3.
 SIZE = 10.0 ** np.array([6, 0, -3])
 CYCLIC_LIES = {
     "-100 g added": lambda x, noise: x - 100 * x,
@@ -452,7 +452,7 @@ CYCLIC_LIES = {
 
 
 def sets_of(rng, nodes, s, most=MASKS):
-    """Nobody, then sets of up to s nodes: all of them, or neighbours and as many drawn as fit."""
+    """No node, then sets of up to s nodes: all sets, or neighbours and random ones as fit."""
     chosen = [c for k in range(s + 1) for c in itertools.combinations(range(nodes), k)]
     if len(chosen) > most:
         few = [chosen[0], *itertools.islice(itertools.combinations(range(nodes), s), 3)]
@@ -465,7 +465,7 @@ def sets_of(rng, nodes, s, most=MASKS):
 
 
 def worst_errors(nodes, s, dtype):
-    """Of every lie the largest error over all masks, relative to the norm of the sum."""
+    """For each attack, the largest error over all masks relative to the norm of the sum."""
     rng = np.random.default_rng(nodes + s)
     masks = sets_of(rng, nodes, s)
     gradients = rng.normal(size=(nodes, WIDTH)).astype(dtype)
@@ -509,7 +509,7 @@ def test_the_sum_is_found_in_float64(nodes, s):
 
 @some_sizes
 def test_messages_are_those_of_the_paper(nodes, s):
-    """W from its definition by linear systems; 0 outside the window, all values recoverable."""
+    """W by its definition, from linear systems; 0 outside the window, all values recoverable."""
     gradients = np.random.default_rng(0).normal(size=(nodes, WIDTH)).astype(np.float32)
     first, _, weights = cyclic_matrices(nodes, s)
     rows = weights @ gradients.astype(np.float64)
@@ -533,7 +533,7 @@ def test_constants_of_the_search(nodes, s):
     size = np.abs(weights).max()
     np.testing.assert_allclose(checks @ weights, np.zeros_like(checks), atol=1e-13 * size)
     np.testing.assert_allclose(sums @ weights, np.ones_like(sums), atol=1e-13 * size)
-    # The shortest row that does so is known from a decomposition.
+    # The shortest row that does so follows from a decomposition.
     first, _, _ = cyclic_matrices(nodes, s)
     for chosen, take in list(zip(every, sums))[:: max(1, len(every) // 20)]:
         rest = [i for i in range(nodes) if i not in chosen]
@@ -544,7 +544,7 @@ def test_constants_of_the_search(nodes, s):
 
 @pytest.mark.parametrize(("nodes", "s"), [(7, 2), pytest.param(9, 2, marks=pytest.mark.slow)])
 def test_decoder_agrees_with_the_papers(nodes, s):
-    """Theirs is in complex128, and finds who lies; more errors than s fool both."""
+    """Theirs uses complex128 and locates the attackers; more than s errors mislead both."""
     rng = np.random.default_rng(3)
     _, _, weights = cyclic_matrices(nodes, s)
     gradients = rng.normal(size=(nodes, WIDTH))
@@ -566,7 +566,7 @@ def test_decoder_agrees_with_the_papers(nodes, s):
 
 
 def test_gradients_of_zero_leave_nothing_to_find():
-    """All sets agree then, and the set that is taken does not hold the liar."""
+    """All sets agree then, and the chosen set does not contain the attacker."""
     words = np.zeros((1, 7, WIDTH), np.complex64)
     words[0, 5] = complex(math.nan, math.inf)
     np.testing.assert_array_equal(decoded(words, 2), 0)
@@ -574,7 +574,7 @@ def test_gradients_of_zero_leave_nothing_to_find():
 
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_training_with_the_cyclic_code(dtype):
-    """As the mean trains without liars: masks and keys mapped over, the protocol made inside."""
+    """As with the mean without attackers; mapped over masks and keys, with the protocol inside."""
     nodes, s = 7, 2
     params, batches = jax.tree.map(
         lambda x: x.astype(jnp.dtype(dtype)), (PARAMS, batches_of(nodes))
@@ -605,12 +605,12 @@ def test_training_with_the_cyclic_code(dtype):
         np.testing.assert_array_equal((sent != honest).any(axis=axes), masks)
 
 
-# --- what a protocol is --------------------------------------------------------------------------
+# --- the interface of protocols ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("code", ["repetition", "cyclic"])
 def test_state_info_and_traffic(code):
-    """With an attack that remembers: its state is that of a message."""
+    """With an attack that has memory: its state has the shape of a message."""
     protocol = protocols.redundant(
         loss_fn,
         num_workers=6,

@@ -1,4 +1,4 @@
-"""Several servers: the papers' loops, how far honest servers part, and replicas bit for bit."""
+"""Several servers: the papers' loops, distances of honest servers, replicas bit for bit."""
 
 import functools
 import math
@@ -61,7 +61,7 @@ def options(**change):
     return given | change
 
 
-# --- replicated servers: what is checked, and the paper's loop -----------------------------------
+# --- replicated servers: errors, and the paper's loop --------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ class Heard(NamedTuple):
 
 
 def remembering(transformation, count):
-    """The same, with the senders of the last message of each in its state."""
+    """The same, with the senders of each last message in its state."""
 
     def init(params):
         return Heard(transformation.init(params), jnp.zeros(count, jnp.int32))
@@ -168,13 +168,13 @@ def gradient(model, x, y):
 @pytest.mark.parametrize(
     ("of_models", "of_gradients", "quorum"),
     [
-        # Of an even number of rows, two may tie: then rounding decides.
+        # With an even number of rows, two may tie: then rounding decides.
         pytest.param("aksel", "aksel", 5, marks=pytest.mark.smoke),
         pytest.param("median", "minimum_diameter", 4, marks=pytest.mark.slow),
     ],
 )
 def test_equals_the_loop(of_models, of_gradients, quorum):
-    """Two workers and a server lie; every second step servers exchange models.
+    """Two workers and a server are Byzantine; servers exchange models every second step.
 
     Aksel at both ends, and the rules of the paper.
     """
@@ -230,7 +230,7 @@ def test_equals_the_loop(of_models, of_gradients, quorum):
         np.testing.assert_allclose(rows_of(at(info.aggregate, None))[0], found[1], atol=1e-5)
         np.testing.assert_allclose(rows_of(state.params), models, rtol=1e-4, atol=1e-5)
         assert info.senders.tolist() == list(range(N))
-    assert np.abs(models).max() > 0.3  # training went somewhere
+    assert np.abs(models).max() > 0.3  # training moved the model
     np.testing.assert_array_equal(servers.models(state)["w"], state.params["w"][1:])
 
     pulls, rules, exchanges = (np.stack(each) for each in zip(*quorums))
@@ -271,7 +271,7 @@ def test_without_a_fault_it_is_one_server():
     }
     batches, server = batches_of(20), protocols.parameter_server(loss_fn, **shared)
     one = models_over_time(server)(batches)
-    # All gradients are heard only if no worker is expected to lie.
+    # All gradients are received only if no fault is declared.
     several = protocols.replicated_servers(
         loss_fn, **options(num_servers=3, f_servers=0, f_workers=0, **shared)
     )
@@ -282,7 +282,7 @@ def test_without_a_fault_it_is_one_server():
 
 
 def test_a_trusted_batch_is_seen_by_every_server():
-    """Two servers whose models differ, and a rule that believes only what it is told."""
+    """Two servers whose models differ, and a rule that returns only the trusted gradient."""
 
     def trusting(updates, trusted):
         del updates
@@ -309,7 +309,7 @@ def test_a_trusted_batch_is_seen_by_every_server():
 
 
 def test_receivers_have_states_and_keys_of_their_own():
-    """A rule that adds noise: without it all servers would be the same."""
+    """A rule that adds noise: without it all servers would be equal."""
 
     def noisy(updates, *, key):
         noise = jax.random.normal(key, (DIM,))
@@ -371,14 +371,14 @@ def test_the_exchange_stays_a_conditional_under_a_vmap_of_runs():
     states = jax.vmap(lambda key: servers.init(PARAMS, key), axis_size=2, out_axes=0)(keys)
     one = conditionals(servers.step, servers.init(PARAMS, KEY), batch_of(0), KEY)
     mapped = jax.vmap(servers.step, in_axes=(0, None, 0))
-    # The walls behind the rules are conditionals as well, and stay. Where every run counts for
-    # itself the exchange does not.
+    # The fusion barriers behind the rules are conditionals as well, and stay. The exchange does not
+    # if each run has its own step counter.
     assert conditionals(mapped, states, batch_of(0), keys) == one - 1
     assert conditionals(jax.vmap(run), keys) == conditionals(run, KEY) == one
 
 
 def test_lies_that_differ_by_receiver():
-    """An attack before `pull` knows by `senders` which of the rows are the liars'."""
+    """An attack before `pull` learns from `senders` which rows are Byzantine."""
 
     def largest(updates):
         return jax.tree.map(lambda x: jnp.max(jnp.abs(x), axis=0), updates)
@@ -428,7 +428,7 @@ def test_lying_servers_wake_by_steps_and_not_by_messages():
         assert (np.asarray(info.honest) == expected).all()
 
 
-# --- replicated servers: how far honest ones part ------------------------------------------------
+# --- replicated servers: distances of honest servers ---------------------------------------------
 
 LIES = {
     "none": lambda u, b, key: u,
@@ -444,16 +444,16 @@ LIES = {
 
 
 def lie(updates, byzantine, which, *, key):
-    """The attack of a traced number: one program for all of them."""
+    """The attack of a traced index: one program for all of them."""
     return jax.lax.switch(which, list(LIES.values()), updates, byzantine, key)
 
 
 @functools.cache
 def sweep(aggregation):
-    """One program of runs with 0, 1, 2 and 3 of 6 servers and 0, 2, 2 and 2 of 7 workers lying.
+    """One program of runs with 0, 1, 2, 3 of 6 servers and 0, 2, 2, 2 of 7 workers Byzantine.
 
-    It returns, of each run, the distances of the three servers that are honest in all, and the loss
-    of the last one, at every step.
+    For each run it returns, at every step, the distances of the three servers that are honest in
+    all runs, and the loss of the last one.
     """
     if aggregation == "median":
         chosen = {"pull": MEDIAN, "every": 2}
@@ -508,23 +508,23 @@ aggregations = pytest.mark.parametrize(
 @aggregations
 @pytest.mark.parametrize("name", LIES)
 def test_honest_servers_stay_together(aggregation, name):
-    """With at most f liars; in the last 20 of 100 steps the largest distance found is 0.0042.
+    """With at most f attackers, the largest distance in the last 20 of 100 steps is 0.0042.
 
-    Quorums alone, without a liar, keep servers 0.0024 apart. The best model is 3.7 from where they
-    start, and 0.0082 is what the noise leaves of the loss, 14 at first.
+    Quorums alone, without attackers, keep servers 0.0024 apart. The best model is at distance 3.7
+    from the start; noise leaves a loss of 0.0082, which is 14 at first.
     """
     (distance, loss), models = sweep(aggregation)(name)
     assert (distance[:2] < 1).all()
     assert (distance[:2, -20:] < 0.01).all()
     assert (loss[:2, -20:].mean(axis=1) < 0.01).all()
-    assert np.isfinite(models[:2]).all()  # a liar's NaN is nowhere
+    assert np.isfinite(models[:2]).all()  # no NaN of an attacker gets through
     np.testing.assert_allclose(models[:2], np.tile([1.0, 2, 3], (2, SERVERS - 1, 1)), atol=0.1)
 
 
 @aggregations
 @pytest.mark.parametrize("name", BROKEN)
 def test_more_liars_than_declared_part_the_servers(aggregation, name):
-    """Three of six, where one is declared and the quorums hold four."""
+    """Three of six servers, with one declared and quorums of four."""
     (distance, loss), _ = sweep(aggregation)(name)
     assert not (distance[3, -20:].max() < 1)
     assert not (loss[3, -20:].mean() < 5)
@@ -541,7 +541,7 @@ def test_little_is_enough_parts_them_a_little(aggregation):
 
 
 def agreed_loop(rows, votes):
-    """The first row whose bytes enough rows have."""
+    """The first row whose bytes enough rows share."""
     sent = [row.tobytes() for row in rows]
     for row, own in zip(rows, sent):
         if sent.count(own) >= votes:
@@ -634,7 +634,7 @@ def assert_same_bits(one, other):
     ],
 )
 def test_replicas_are_one_server_bit_for_bit(name):
-    """Also where gradients tie: three workers have the same batch."""
+    """Also if gradients tie: three workers have the same batch."""
     several = models_over_time(replicas(RULES[name]))
     single = models_over_time(replicas(RULES[name], count=1, f=0))
     trusted = protocols.parameter_server(loss_fn, **stages(RULES[name]))
@@ -644,13 +644,13 @@ def test_replicas_are_one_server_bit_for_bit(name):
         found, alone, expected = several(batches), single(batches), server(batches)
         for p in range(REPLICAS):
             assert_same_bits(at(found, slice(None), p), at(alone, slice(None), 0))
-        # Another program, fused in another way: bits may differ.
+        # A different program, fused differently: bits may differ.
         chex.assert_trees_all_close(at(alone, slice(None), 0), expected, rtol=1e-5, atol=1e-6)
         assert np.abs(expected["w"][-1]).max() > 0.3
 
 
 def test_every_replica_runs_the_whole_rule():
-    """The sorting network is compiled into the loop over replicas, and nothing of it before."""
+    """The sorting network is compiled into the loop over replicas, with no part before it."""
     machine = replicas(MEDIAN)
     state = jax.eval_shape(machine.init, PARAMS, KEY)
     text = jax.jit(machine.step).lower(state, batch_of(0), KEY).compile().as_text()
@@ -667,7 +667,7 @@ def test_every_replica_runs_the_whole_rule():
 )
 @pytest.mark.parametrize("name", ["aksel", "krum", "median", "geometric_median"])
 def test_replicas_of_a_wider_model_are_one_server_bit_for_bit(name):
-    """A leaf of its own in the kernels, and one that is shared."""
+    """One leaf with its own kernel, and one that shares a kernel."""
     wide, hidden = 400, 100
     rng = np.random.default_rng(0)
     params = {
@@ -767,15 +767,15 @@ def test_a_lying_server_changes_no_bit(name):
 
 
 def test_one_liar_more_than_declared():
-    """f + 1 that send one value have the votes, and win if they stand first."""
+    """f + 1 servers that send one value have enough votes, and win if they come first."""
     run = lying_servers()
     expected, _, _ = run("none", [False] * REPLICAS)
     found, _, gradients = run("collusion", [True, True, False, False])
     x, y = (np.float64(leaf) for leaf in (batch_of(0)["workers"][name] for name in "xy"))
     at_nines = [0.1 * gradient(np.full(1 + DIM, 9.0), *batch) for batch in zip(x, y, strict=True)]
-    # The momentum of the first step.
+    # the momentum of the first step
     np.testing.assert_allclose(rows_of(at(gradients, 0)), at_nines, rtol=1e-4, atol=1e-5)
-    for p in range(1, REPLICAS):  # deceived alike
+    for p in range(1, REPLICAS):  # all deceived equally
         assert_same_bits(at(found, p), at(found, 0))
     last = first(batch_of(STEPS - 1)["workers"])
     assert loss_fn(at(found, 0), last) > 5 * loss_fn(at(expected, 0), last)

@@ -1,4 +1,4 @@
-"""The parameter server with local steps, and with some of the workers in each round."""
+"""The parameter server with local steps, and with a subset of the workers in each round."""
 
 import chex
 import jax
@@ -18,14 +18,14 @@ def server_of(loss=loss_fn, **more):
 
 
 def gradient(params, x, y):
-    """Of the squared error, by hand."""
+    """The gradient of the squared error, by hand."""
     error = x @ params["w"] + params["b"] - y
     return {"w": 2 * x.T @ error / len(y), "b": 2 * error.mean()}
 
 
 @pytest.mark.smoke
 def test_local_steps_are_federated_averaging():
-    """Steps of size gamma k along what is sent end at the mean of the workers' models."""
+    """A step of size gamma k along the average update ends at the mean of the workers' models."""
     rate, k = 0.05, 4
     batch = batch_of(0)
     models = []
@@ -69,7 +69,7 @@ def test_some_workers_in_each_round(at_once):
         who = np.asarray(info.senders)
         assert len(set(who)) == 3
         assert (np.diff(who) > 0).all()
-        # Not with the key of a trusted loss, which is number N.
+        # Not with the key of a trusted loss, which has index N.
         assert who.tolist() == sorted(np.asarray(chosen(key))[:3].tolist())
         seen.add(tuple(who.tolist()))
         momenta[who] = 0.9 * momenta[who] + 0.1 * gradients[who]

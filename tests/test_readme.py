@@ -1,4 +1,4 @@
-"""What the README says is what the repository holds."""
+"""The README agrees with the repository."""
 
 import csv
 import pathlib
@@ -213,9 +213,9 @@ def test_the_tables_of_scaling_are_those_measured(name):
                 assert float(cell) == pytest.approx(float(value), rel=0.01), head
 
 
-@pytest.mark.slow  # test_collective and test_sharded are its witnesses
+@pytest.mark.slow  # test_collective and test_sharded check them
 def test_the_page_of_rules_across_devices_runs():
-    """Word for word, on as many devices as there are; what it only shows is tried as well."""
+    """Word for word, on the devices available; code that is only shown runs as well."""
     page = (ROOT / "docs" / "collective.md").read_text()
     names: dict = {}
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

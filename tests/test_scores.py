@@ -1,4 +1,4 @@
-"""Choosing by scores, against NumPy's stable sort."""
+"""Selection by scores, against NumPy's stable sort."""
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +54,7 @@ def test_against_a_stable_sort(n):
 
 @pytest.mark.parametrize("n", [13, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 40))])
 def test_plain_calls_against_a_stable_sort(n):
-    """One operation after another, without a jit around them."""
+    """Operation by operation, without `jit`."""
     table = table_of(n)
     rank = np.argsort(np.argsort(table, axis=1, kind="stable"), axis=1, kind="stable")
     for k in counts_of(n):

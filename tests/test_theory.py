@@ -1,4 +1,4 @@
-"""Constants, errors by Monte Carlo and searches, held against loops in NumPy and known numbers."""
+"""Constants, Monte Carlo errors and searches, against NumPy loops and known numbers."""
 
 import itertools
 import math
@@ -81,7 +81,7 @@ def test_nothing_is_below_the_lower_bound(kind, constant):
                 assert value >= theory.lower_bound(kind, n, f) - 1e-12, (n, f)
             if kind == "kappa" and constant.tag in theory.HELD:
                 behind = theory.after_adaptive_clipping(value, n, f)
-                assert behind <= 3 * value + 1e-12  # as it is printed
+                assert behind <= 3 * value + 1e-12  # as printed
 
 
 def test_what_is_proved_here_is_no_weaker_than_what_is_published():
@@ -141,7 +141,7 @@ def test_a_constant_is_of_one_form():
 def test_the_page_is_what_the_code_prints():
     page = (ROOT / "docs" / "comparison.md").read_text()
     assert page == comparison.page()
-    for kind, constant in ALL:  # what is from memory alone is not quoted
+    for kind, constant in ALL:  # values without a source are not quoted
         shown = constant.source in page and constant.text in page
         assert shown or constant.tag not in comparison.SHOWN, (kind, constant)
 
@@ -167,7 +167,7 @@ def test_moments(kind):
     assert abs(x.mean()) < 0.02
     assert abs(x.var() - 1) < 0.03
     assert drawn.dtype == jnp.zeros(()).dtype
-    if kind == "sparse":  # a tenth is touched: (0 - 0.1) / 0.3 and (1 - 0.1) / 0.3
+    if kind == "sparse":  # a tenth is nonzero: (0 - 0.1) / 0.3 and (1 - 0.1) / 0.3
         np.testing.assert_allclose(np.unique(x), [-1 / 3, 3], rtol=1e-6)
 
 
@@ -193,7 +193,7 @@ def test_errors_are_those_of_the_papers_loop():
     assert ratio.high - ratio.value == pytest.approx(half, rel=1e-4)
     pairs = [
         (a - mean) @ (b - mean) for a, b in itertools.permutations(aggregates, 2)
-    ]  # of different draws, so that the noise has mean 0
+    ]  # from different draws, so that the noise has mean 0
     assert found.bias == pytest.approx(math.sqrt(max(0, np.mean(pairs)) / d), rel=1e-4)
 
 
@@ -211,7 +211,7 @@ def test_who_is_selected():
     liars, honest = theory.selection_probability(
         partial(byzjax.aksel, f=4), attack=attacks.order_statistic, **options
     )
-    assert (liars.value, honest.value) == (1.0, pytest.approx(1 / 5))  # all liars and one more
+    assert (liars.value, honest.value) == (1.0, pytest.approx(1 / 5))  # all attackers and one more
     with pytest.raises(ValueError, match=r"needs 1 <= s < n; got s=9, n=9\.$"):
         theory.selection_probability(byzjax.mean, n=9, d=2, s=9, attack=attacks.zero)
 
@@ -271,7 +271,7 @@ def test_ratios_are_those_of_the_definition():
 
 @pytest.mark.parametrize("n", [10, 11])
 def test_without_liars_the_medians_epsilon_is_attained(n):
-    """By as many ones among zeros as leave the median at 0."""
+    """Attained by as many ones among zeros as leave the median at 0."""
     ones = [np.arange(n)[:, None] < count for count in range(1, n)]
     ratios = [next(loop_of_ratios(oracles.median(x), x, 0)) for x in ones]
     assert max(ratios) == pytest.approx(theory.proved("epsilon", "median", n, 2))
@@ -309,7 +309,7 @@ def test_the_search_attains_what_can_be_attained(name, options, n, f):
 def test_a_search_leaves_the_process_as_it_was():
     before = jnp.zeros(1).dtype
     worst = theory.kappa_search(byzjax.mean, n=5, f=2, restarts=10, steps=600)
-    assert worst.kappa > 10  # of the mean there is no end
+    assert worst.kappa > 10  # the mean's is unbounded
     assert jnp.zeros(1).dtype == before
     with pytest.raises(ValueError, match=r"^kappa_search needs n >= 2f \+ 1; got n=4, f=2\.$"):
         theory.kappa_search(byzjax.mean, n=4, f=2)
@@ -320,12 +320,12 @@ def test_a_search_leaves_the_process_as_it_was():
     [
         # Whatever f is declared.
         pytest.param(partial(byzjax.aksel, f=1), 7, 4, marks=pytest.mark.slow),
-        (partial(byzjax.trimmed_mean, f=2), 7, 3),  # whatever n allows, it trims two values
+        (partial(byzjax.trimmed_mean, f=2), 7, 3),  # it always trims two values
         (partial(byzjax.centered_clip, center=jnp.zeros(3), radius=1.0), 5, None),
         pytest.param(byzjax.mean, 5, 1, marks=pytest.mark.slow),
         pytest.param(byzjax.median, 7, 4, marks=pytest.mark.slow),
         pytest.param(partial(byzjax.aksel, f=1, mode="n-f"), 7, 2, marks=pytest.mark.slow),
-        # With three rows that are not finite, an honest one has only three neighbours of four.
+        # With three rows that are not finite, an honest one has only three of four neighbours.
         pytest.param(partial(byzjax.krum, f=1), 7, 3, marks=pytest.mark.slow),
         pytest.param(
             *(partial(byzjax.spectral_filter, f=2, key=jax.random.key(0)), 7, 2),

@@ -1,4 +1,4 @@
-"""The contract of the verbs: they are optax transformations, and compose with optax's own."""
+"""The contract of the verbs: they are optax transformations and compose with optax's."""
 
 import functools
 
@@ -29,7 +29,7 @@ def at(tree, k):
 
 
 def pairs(updates):
-    """A mixing that changes n: means of neighbours, the last by itself."""
+    """A mixing that changes n: means of neighbours, the last row alone."""
     return jax.tree.map(lambda x: (x + jnp.roll(x, -1, axis=0))[: N // 2 + 1] / 2, updates)
 
 
@@ -78,7 +78,7 @@ verbs = pytest.mark.parametrize(
 
 @functools.cache
 def one_update(name):
-    """A verb and a program: the state after an update, and what the update is in all its forms."""
+    """A verb and a program: the state after an update, and the update in all its forms."""
     tx = ALL[name]()
 
     @jax.jit
@@ -227,7 +227,7 @@ def test_optax_aggregating_process():
 
 
 def test_an_optimizer_that_needs_the_loss():
-    """optax's own extra arguments (value, grad, value_fn) pass through and reach their reader."""
+    """optax's extra arguments (value, grad, value_fn) pass through to their consumer."""
     tx = optax.chain(
         byzjax.attack(attacks.little_is_enough, BYZANTINE, f=F),
         byzjax.aggregate(byzjax.median),
@@ -242,7 +242,7 @@ def test_an_optimizer_that_needs_the_loss():
     chex.assert_trees_all_close(*both(stacked_updates()))
 
 
-# --- the chain is the functions, one after another -----------------------------------------------
+# --- the chain is the composition of the functions -----------------------------------------------
 
 
 def test_the_chain_is_the_composition():
@@ -444,7 +444,7 @@ def test_functions_of_every_kind():
 
 
 def test_an_extra_argument_never_sets_a_hyperparameter():
-    """optax's schedulers and line searches are given `value`; `non_finite` has one of its own."""
+    """optax's schedulers and line searches take `value`; `non_finite` has a different `value`."""
     tx = byzjax.attack(attacks.non_finite, np.array([False, True]))
 
     @jax.jit

@@ -1,7 +1,7 @@
 """One of two processes: `JAX_NUM_CPU_DEVICES=4 python -m tests.two_processes PORT PLACE FOLDER`.
 
-Gives every device one row of the matrix in FOLDER/updates.npy and writes what all rules of
-`RULES` make of them to FOLDER/PLACE.npz.
+Gives every device one row of the matrix in FOLDER/updates.npy and writes the aggregates of all
+`RULES` to FOLDER/PLACE.npz.
 """
 
 import sys

@@ -54,7 +54,7 @@ def test_what_is_held_out_is_not_trained_on():
     rest, x, y = batches.hold_out(digits, 137)
     assert len(y) == 137
     assert len(rest.train_y) == 1300
-    # Images with their labels, in an order that does not depend on where they came from.
+    # Images with their labels, in an order that does not depend on their split.
     images, labels = np.concatenate([rest.train_x, x]), np.concatenate([rest.train_y, y])
     together = np.column_stack([images.reshape(1437, -1), labels])
     whole = np.column_stack([digits.train_x.reshape(1437, -1), digits.train_y])

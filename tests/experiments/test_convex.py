@@ -118,7 +118,7 @@ def test_checksum_is_of_the_content(tmp_path):
     assert checksum(spambase().replace("9,5", "9,6"), False) != first
 
 
-# Looking for files
+# Finding files
 
 
 def test_order_of_the_folders(tmp_path, monkeypatch):
@@ -140,7 +140,7 @@ def test_order_of_the_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("BYZJAX_DATA_DIR", str(environment))
     assert found() == 8
     assert found(given) == found(str(given)) == 4
-    # A plain file goes first.
+    # A plain file takes precedence.
     write(given / "mushrooms", mushrooms(10), compressed=True)
     assert found(given) == 4
 
@@ -202,7 +202,7 @@ BAD_LIBSVM = [
 def test_a_damaged_line_is_named(bad, where, tmp_path):
     lines = mushrooms().splitlines()
     lines.insert(where, bad)
-    lines.insert(1, "")  # counts as a line
+    lines.insert(1, "")  # which counts as a line
     write(tmp_path / "mushrooms", "\n".join(lines) + "\n")
     number = 1 if where == 0 else where + 2
     with pytest.raises(ValueError, match="expected") as error:
@@ -217,7 +217,7 @@ ZEROS = ",".join(["0"] * 56)
 @pytest.mark.parametrize(
     "bad",
     [
-        f"{ZEROS},1",  # a number too few
+        f"{ZEROS},1",  # one number missing
         f"{ZEROS},0,0,1",
         f"{ZEROS},0,2",
         f"{ZEROS},x,1",
@@ -285,7 +285,7 @@ def test_one_sample_cannot_be_split(tmp_path):
         datasets.load("mushrooms", data_dir=tmp_path)
 
 
-# The files as they are published
+# The published files
 
 PUBLISHED = {  # samples of label 0 and of label 1, to train and to test; checksum
     "a9a": ([24720, 7841], [12435, 3846], "c980176fbb6aba9c"),

@@ -1,4 +1,4 @@
-"""Workers over devices in the laboratory: what comes out, and what cannot be."""
+"""Workers over devices in the laboratory: results and errors."""
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,12 @@ SMALL = Config(
 )  # fmt: skip
 
 
-@pytest.mark.slow  # tests/test_protocols_devices.py has the same of single steps
+@pytest.mark.slow  # tests/test_protocols_devices.py tests the same for single steps
 def test_several_devices_end_where_one_does(tmp_path, monkeypatch, capsys):
-    """Bit for bit here: the sums are the same ones, and 7 workers are no multiple of 3 devices.
+    """Bit for bit here: the sums are the same, and 7 workers are no multiple of 3 devices.
 
-    Nothing promises as much of every model and rule: another program may take a sum otherwise. So
-    how many devices there were is not what a block is, but stands beside it.
+    This is not promised for every model and rule: another program may sum in another order. So the
+    number of devices is stored with a block, but is not part of its identity.
     """
     digits, over = datasets.load("digits"), devices.mesh(3)
     kind = jax.devices()[0].device_kind
@@ -44,7 +44,7 @@ def test_several_devices_end_where_one_does(tmp_path, monkeypatch, capsys):
     assert [block["environment"]["device"] for block in found] == [f"{kind} x 3", f"{kind} x 1"]
 
     assert [block.name for block in (tmp_path / "3" / "blocks").iterdir()] == [tasks[0].path.name]
-    assert kept[0] != kept[1]  # but a block's digits all come from as many
+    assert kept[0] != kept[1]  # but all digits of a block come from the same number of devices
     again = sweep.tasks([SMALL], tmp_path / "3", lambda _: digits)
     assert sweep.run(again, tmp_path / "3", lambda _: digits) == found[:1]
     said = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Blocks as a file, and back."""
+"""Export of blocks to a file and back."""
 
 import pytest
 

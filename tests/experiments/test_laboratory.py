@@ -67,7 +67,7 @@ def start(arguments, **kwargs):
 def run(arguments):
     process = start(arguments)
     try:
-        out, err = process.communicate(timeout=600)  # only so that nothing hangs forever
+        out, err = process.communicate(timeout=600)  # only so that no test hangs forever
     finally:
         process.kill()
     return process.returncode, out, err
@@ -75,7 +75,7 @@ def run(arguments):
 
 @pytest.fixture
 def told(capsys):
-    """The same as `run`, in this process."""
+    """`run` in this process."""
 
     def run_here(arguments):
         status = commands.main(arguments)
@@ -85,7 +85,7 @@ def told(capsys):
 
 
 def results_of(folder):
-    """What the blocks say, without times."""
+    """The contents of the blocks, without times."""
     found = {}
     for path in sorted((folder / "blocks").glob("*.json")):
         content = json.loads(path.read_text())
@@ -95,13 +95,13 @@ def results_of(folder):
 
 @pytest.fixture(scope="module")
 def built():
-    """The programs so far, by all that they are made of."""
+    """The programs built so far, by everything they depend on."""
     return {}
 
 
 @pytest.fixture
 def programs_are_kept(built, monkeypatch):
-    """A program that another sweep has built is used again; building one takes half a second."""
+    """Reuses a program that another sweep has built; building one takes half a second."""
     build = programs.build
 
     def kept(config, dataset, model, rule, mixing, choices, over):
@@ -134,7 +134,7 @@ def test_runs_lie_as_many_as_they_should_and_the_same_ones(digits):
     liars = np.asarray(runs.byzantine).reshape(2, 2, 7)
     assert (liars.sum(axis=2) == [[1, 2], [1, 2]]).all()
     assert (liars[:, 0] <= liars[:, 1]).all()
-    assert (liars[0] != liars[1]).any()  # another seed, other liars
+    assert (liars[0] != liars[1]).any()  # another seed, other Byzantine workers
     keys = jax.random.key_data(runs.key).reshape(2, 2, -1)
     assert (keys[:, 0] == keys[:, 1]).all()
     assert (keys[0] != keys[1]).any()
@@ -218,7 +218,7 @@ WATCHED = dataclasses.replace(
 
 
 class Watched(NamedTuple):
-    """What is found at an evaluation of `WATCHED`."""
+    """The metrics of an evaluation of `WATCHED`."""
 
     model: Any
     average: Any
@@ -234,7 +234,7 @@ def of_run(tree, *place):
 def watched(digits, softmax):
     """The runs of `WATCHED` under the mean, and both evaluations.
 
-    In the first nobody lies, in the second two workers flip their labels.
+    The first has no attack; in the second two workers flip their labels.
     """
     mean, mixing, none = (specs.parse(*words, f=2) for words in MEAN_ALONE)
     flip = specs.parse("attack", "flip_labels", f=2)
@@ -243,7 +243,7 @@ def watched(digits, softmax):
     states, found = program.start(jnp.int32(1), runs), []
     for step in (0, 2):
         states, diagnostics = program.advance(states, jnp.int32(step), jnp.int32(1), runs)
-        held = jax.device_get((states.protocol.params, states.average))  # states are given away
+        held = jax.device_get((states.protocol.params, states.average))  # states are donated
         metrics = program.evaluate(states, step == 2, runs)
         found.append(Watched(*held, *jax.device_get((metrics, diagnostics))))
     return runs, found
@@ -251,7 +251,7 @@ def watched(digits, softmax):
 
 @pytest.fixture(scope="module")
 def by_hand(digits, softmax, watched):
-    """The models and gradients of the same two runs, by a loop of SGD on the union batch."""
+    """The models and gradients of these two runs, by a loop of SGD on the union batch."""
     rest, _, _ = batches.hold_out(digits, WATCHED.validation)
     runs = watched[0]
     starts = jax.jit(jax.vmap(lambda key: softmax.init(jax.random.fold_in(key, 0))))(runs.key)
@@ -305,7 +305,7 @@ def test_diagnostics_are_of_the_last_step_before_an_evaluation(watched, by_hand)
 
 
 def test_which_samples_an_evaluation_is_on(digits, softmax, watched):
-    """The first 50, at the end all 360, and each time the 100 that were held out."""
+    """The first 50, at the end all 360, and both times the 100 that were held out."""
     _, *held = batches.hold_out(digits, 100)
     accuracy = jax.jit(softmax.accuracy)
     for found, count in zip(watched[1], (50, 360), strict=True):
@@ -318,9 +318,9 @@ def test_which_samples_an_evaluation_is_on(digits, softmax, watched):
 
 
 def test_what_a_loss_draws_is_not_what_chose_its_batch():
-    """Otherwise dropout would depend on the samples.
+    """Otherwise dropout would be correlated with the samples.
 
-    This loss draws samples in the way in which batches are drawn; the step marks where both agree.
+    This loss draws samples as batches are drawn; the step marks where both agree.
     """
     config = Config(
         n=1, f=0, s=(0,), seeds=1, steps=1, eval_every=1, batch_size=64, momentum=0.0,
@@ -408,7 +408,7 @@ def test_a_half_written_file_is_never_found(tmp_path):
 def test_a_study_writes_what_it_promises_and_continues_with_what_is_missing(
     tmp_path, told, programs_are_kept, monkeypatch
 ):
-    # Two rules that other tests have compiled as well.
+    # Two rules that other tests compile as well.
     command = options(tmp_path / "results", "--rule", "median", "mean")
     status, out, err = told(command)
     assert status == 0, err
@@ -430,14 +430,14 @@ def test_a_study_writes_what_it_promises_and_continues_with_what_is_missing(
     assert config["jax"] == jax.__version__
     assert "| median" in out
     assert "s = 2 liars" in out
-    assert "step/s" in err  # the bar
+    assert "step/s" in err  # the progress bar
 
     before = results_of(folder)
     assert len(before) == 6
     victim = folder / "blocks" / sorted(before)[0]
     victim.unlink()
     (folder / "blocks" / sorted(before)[1]).write_text('{"half": ')  # a damaged file
-    monkeypatch.setattr(figures, "make", lambda *_: {})  # they have been looked at
+    monkeypatch.setattr(figures, "make", lambda *_: {})  # they have been read
     status, out, err = told(command)
     assert status == 0, err
     assert "4 of 6 blocks are in" in out
@@ -481,7 +481,7 @@ def test_killed_ten_times_it_ends_as_if_nothing_had_happened(tmp_path):
         finally:
             process.kill()
             process.communicate(timeout=30)
-        results_of(folder)  # raises where a file is half-written
+        results_of(folder)  # raises if a file is half-written
     status, _, err = run(options(tmp_path / "results", *more))
     assert status == 0, err
     undisturbed = tmp_path / "undisturbed"
@@ -596,7 +596,7 @@ def test_shards_are_the_whole_study(digits, tmp_path, programs_are_kept):
 
 def test_a_long_block_goes_on_from_its_checkpoint(digits, tmp_path, monkeypatch, programs_are_kept):
     monkeypatch.setattr(blocks, "CHECKPOINT_SECONDS", 0.0)
-    # Attacks that remember and draw numbers, and a momentum: all that a state may hold.
+    # Attacks with memory and random numbers, and a momentum: everything that a state may hold.
     config = dataclasses.replace(
         SMALL, rule=("median",), attack=("mimic", "gaussian(sigma=1.0)"), s=(1, 2), eval_every=2,
         validation=100, average=True,
@@ -619,7 +619,7 @@ def test_a_long_block_goes_on_from_its_checkpoint(digits, tmp_path, monkeypatch,
     steps = []
     monkeypatch.setattr(blocks, "_log", lambda task, step, *rest: steps.append(step))
     found = sweep.run(tasks, folder, lambda _: digits)
-    assert steps == [6, 2, 4, 6]  # the first block goes on after its fourth step
+    assert steps == [6, 2, 4, 6]  # the first block resumes after its fourth step
     assert [block["runs"] for block in found] == [block["runs"] for block in undisturbed]
     assert not list((folder / "checkpoints").iterdir())
 

@@ -13,33 +13,33 @@ from experiments.models import layers, zoo
 SHAPES = [(16, 16, 1), (28, 28, 1), (32, 32, 3)]
 ON_FEATURES = ["softmax", "logistic", "mlp"]
 DROPOUTS = {"cnn_mnist": 2, "cnn_cifar": 3}
-DEEP = ["cnn_cifar", "resnet20"]  # each of their programs takes seconds to compile
+DEEP = ["cnn_cifar", "resnet20"]  # each takes seconds to compile
 
 
 def slow_for(*names):
-    """All models, these ones as slow tests."""
+    """All models, with the given ones as slow tests."""
     return [pytest.param(n, marks=pytest.mark.slow if n in names else ()) for n in zoo.MODELS]
 
 
 SLOW_IF_DEEP = slow_for(*DEEP)
-# Of cnn_5x5 only sizes differ from cnn (its convolutions) and cnn_mnist (its hidden layer).
+# cnn_5x5 differs only in sizes from cnn (convolutions) and cnn_mnist (hidden layer).
 SLOW_IF_LIKE_ANOTHER = slow_for(*DEEP, "cnn_5x5")
 
 
 @functools.cache
 def build(name, shape):
-    """The model with as many classes as most tests give it."""
+    """The model with the number of classes that most tests use."""
     return zoo.build(name, shape, num_classes(name))
 
 
 @functools.cache
 def shapes(name, shape):
-    """Shapes of its parameters."""
+    """The shapes of a model's parameters."""
     return jax.eval_shape(build(name, shape).init, jax.random.key(0))
 
 
 def small(name):
-    """Images that are quickly seen."""
+    """Small images, which are quick to process."""
     return (16, 16, 1) if name == "cnn_5x5" else (8, 8, 1)
 
 
@@ -53,13 +53,13 @@ def labels(name, *shape):
 
 @functools.cache
 def parameters(name):
-    """Of the model for small images."""
+    """The parameters of the model for small images."""
     return jax.jit(build(name, small(name)).init)(jax.random.key(0))
 
 
 @functools.cache
 def per_worker(name):
-    """Three workers' gradients, compiled once: of their own batches, and of their own keys."""
+    """Three workers' gradients, compiled once; each worker has its batch and its key."""
     grads = jax.vmap(jax.grad(build(name, small(name)).loss), in_axes=(None, 0, 0))
     return jax.jit(grads)
 
@@ -74,7 +74,7 @@ def images(shape, count=4, seed=0):
 
 
 def drawn(shapes, seed=0):
-    """Parameters of these shapes: kernels that keep the size of their input, all else around 1."""
+    """Parameters of these shapes: kernels that preserve their input's scale, the rest around 1."""
     rng = np.random.default_rng(seed)
 
     def draw(leaf):
@@ -85,7 +85,7 @@ def drawn(shapes, seed=0):
 
 
 def graphdef(make):
-    """Of the module that `make(rngs)` returns; no parameter is drawn."""
+    """The graph of the module that `make(rngs)` returns; no parameter is drawn."""
     return nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
 
 
@@ -127,9 +127,9 @@ def test_every_parameter_has_a_gradient(name):
         assert np.abs(grad).max() > 0
 
 
-# Kernels of four convolutions with their biases, scales and shifts of four normalizations.
+# Kernels and biases of four convolutions, scales and shifts of four normalizations.
 CIFAR = 27 * 64 + 576 * 64 + 576 * 128 + 1152 * 128 + (1 + 2) * (64 + 64 + 128 + 128)
-# A first convolution, three stages with six each, without biases; what normalizes each; the rest.
+# A first convolution, three stages of six, without biases; their normalizations; the rest.
 RESNET = (
     (9 * 3 * 16 + 9 * 16 * (6 * 16) + 9 * 32 * (16 + 5 * 32) + 9 * 64 * (32 + 5 * 64))
     + 2 * (7 * 16 + 6 * 32 + 6 * 64)
@@ -577,9 +577,9 @@ def test_strict_promotion():
             batch = {"x": images(small(name)), "y": labels(name, 4)}
             params = shapes(name, small(name))
             grad = jax.grad(model.loss)
-            grads = jax.eval_shape(grad, params, batch, jax.random.key(0))  # tracing is enough
+            grads = jax.eval_shape(grad, params, batch, jax.random.key(0))  # tracing suffices
             assert num_parameters(grads) > 0
-            if name == "softmax":  # `evaluate` is the same for all; the networks have been traced
+            if name == "softmax":  # `evaluate` is the same for all; the networks are traced above
                 jax.eval_shape(
                     lambda *a, m=model: zoo.evaluate(m, *a, chunk=3), params, *batch.values()
                 )

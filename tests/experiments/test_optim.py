@@ -34,7 +34,7 @@ def test_schedules(text, expected):
 
 
 def run(stages, gradients, params):
-    """Steps of the server under the mean, with what every stage does in between."""
+    """Steps of the server under the mean, with all stages in between."""
     mean = optax.stateless(lambda updates, params: updates.mean(axis=0))
     parts = [stages["send"], stages["receive"], mean, stages["server"]]
     tx = optax.chain(*[part for part in parts if part is not None])
@@ -49,7 +49,7 @@ def run(stages, gradients, params):
 @pytest.mark.parametrize("kind", optimizers.KINDS)
 @pytest.mark.parametrize("place", optimizers.PLACES)
 def test_momentum(kind, place):
-    """Under the mean all places are the same."""
+    """Under the mean all places are equivalent."""
     rng = np.random.default_rng(0)
     gradients = rng.normal(size=(4, 3, 5)).astype(np.float32)
     found = run(

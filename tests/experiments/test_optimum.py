@@ -28,7 +28,7 @@ def made_up(classes=2):
 
 
 def test_the_loss_with_its_decay_is_flat_there():
-    """The mean of the workers' losses, of whom one has many samples."""
+    """The mean of the workers' losses; one worker has many samples."""
     data, decay = made_up(), 0.02
     model = zoo.build("logistic", (4,), 2)
     workers = [np.arange(10), np.arange(10, 20), np.arange(20, 200)]
@@ -81,7 +81,7 @@ def test_what_a_grid_asks_for_is_kept_and_drawn(tmp_path):
     )  # fmt: skip
     tasks = sweep.tasks([config], tmp_path, lambda config: made_up())
     blocks = sweep.run(tasks, tmp_path, lambda config: made_up())
-    assert len(blocks) == 2  # of one program
+    assert len(blocks) == 2  # all in one program
     for block in blocks:
         (run,) = block["runs"]
         assert len(run["validation"]) == len(run["to_optimum"]) == 2

@@ -1,4 +1,4 @@
-"""Protocols by name, each trained for a while, and what cannot be."""
+"""Protocols by name, each trained briefly, and errors."""
 
 import dataclasses
 import inspect
@@ -75,7 +75,7 @@ def test_many_models_learn(tmp_path, protocol, more):
 
 
 def test_the_one_server_is_not_named_among_what_decides():
-    """So that blocks from before there were other protocols are found."""
+    """So that blocks stored before there were other protocols are recognized."""
     assert "protocol" not in identity(BASE)
     other = dataclasses.replace(BASE, protocol="gossip")
     assert identity(other)["protocol"] == "gossip"
@@ -163,7 +163,7 @@ def test_what_is_known_of_a_protocol_is_what_it_takes():
 
 @pytest.mark.slow
 def test_kardam_trains_as_well_as_without_liars(tmp_path):
-    """Just under a third of the workers send what is far too long."""
+    """Just under a third of the workers send updates that are far too long."""
     digits = datasets.load("digits")
     config = Config(
         n=10, f=3, s=(0, 3), seeds=1, steps=8_000, eval_every=8_000, batch_size=16,

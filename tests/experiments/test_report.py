@@ -1,4 +1,4 @@
-"""Tables, figures and pages of made-up studies."""
+"""Tables, figures and pages of synthetic studies."""
 
 import html.parser
 import itertools
@@ -34,13 +34,13 @@ SMALL = Config(
 
 
 def accuracy(rule, attack, s, seed, step):
-    """Something else for each, between 0.5 and 1."""
+    """A different value for each, between 0.5 and 1."""
     mixed = sum(map(ord, rule + attack)) % 17
     return round(0.5 + mixed / 100 + 0.01 * seed - 0.02 * s + 0.005 * step, 6)
 
 
 def blocks_of(grid, measured=0.5, of=accuracy):
-    """Finished blocks of a grid; `measured` is what all diagnostics say."""
+    """Finished blocks of a grid; `measured` is the value of all diagnostics."""
     found = []
     steps = list(range(grid.eval_every, grid.steps + 1, grid.eval_every))
     liars = [s for s in grid.s if s > 0]
@@ -89,7 +89,7 @@ def names_of(blocks, grids):
 
 
 class Page(html.parser.HTMLParser):
-    """A parser that wants every element closed, and keeps texts, cells, names and addresses."""
+    """A parser that requires every element to be closed; it keeps texts, cells, names and links."""
 
     VOID = frozenset({"meta", "img", "br", "wbr"})
 

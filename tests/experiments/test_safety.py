@@ -1,4 +1,4 @@
-"""Folders of strangers, damaged files, and settings that nobody can mean."""
+"""Untrusted folders, damaged files, and settings that make no sense."""
 
 import contextlib
 import dataclasses
@@ -35,7 +35,7 @@ def tasks_in(folder, digits, config=SMALL):
 
 
 def written_by_a_stranger(folder, digits, rule):
-    """A study's folder whose blocks are those of another rule."""
+    """A study's folder whose blocks belong to another rule."""
     tasks = tasks_in(folder, digits)
     blocks = sweep.run(tasks, folder, lambda _: digits)
     grid = dataclasses.asdict(dataclasses.replace(SMALL, rule=(rule,)))
@@ -58,7 +58,7 @@ def test_reading_results_imports_and_calls_nothing(tmp_path, monkeypatch, digits
             assert commands.main([command, str(folder)]) == 0
             assert rule.partition("(")[0] in capsys.readouterr().out
         else:
-            with contextlib.suppress(ValueError, SystemExit):  # there is nothing to choose from
+            with contextlib.suppress(ValueError, SystemExit):  # `choose` has no candidates
                 commands.main([command, str(folder)])
     assert not (tmp_path / "imported").exists()
     assert not (tmp_path / "called").exists()

@@ -95,7 +95,7 @@ def test_a_strength_may_be_traced_and_says_so(name, strengths):
     expected = jax.jit(lambda: [sent(specs.parse("attack", text, f=1)) for text in plain])()
     for values, lies in zip(choices, expected, strict=True):
         np.testing.assert_allclose(found(np.float32(values)), lies, rtol=1e-5, atol=1e-6)
-    if name != "alternating":  # which has its strength from the attack that it alternates
+    if name != "alternating":  # which takes its strength from the attack that it alternates
         for strength in strengths:
             assert "may be traced" in said.partition(f"{strength}: ")[2]
 
@@ -219,13 +219,13 @@ def test_an_attack_that_tries_the_rule_is_given_the_deployed_one():
 
 def test_every_attack_of_the_table_runs():
     for name in catalogue.ATTACKS:
-        if name == "dissensus":  # has peers to tell apart: tests/experiments/test_protocols.py
+        if name == "dissensus":  # needs peers: tests/experiments/test_protocols.py
             continue
         given = "(gamma=1.0)" if name == "hidden_vulnerability" else ""
         specs.check(specs.parse("attack", name + given, f=11), 25)
 
 
-# --- functions of one's own -----------------------------------------------------------------------
+# --- user-defined functions -----------------------------------------------------------------------
 
 OWN = '''
 import byzjax
@@ -250,7 +250,7 @@ def silent(updates, byzantine):
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """A module of a name of its own for each test, as Python keeps those that it has imported."""
+    """A module with a different name for each test, since Python caches imported modules."""
     name = f"own_{tmp_path.name}".replace("-", "_")
     (tmp_path / f"{name}.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)

@@ -1,4 +1,4 @@
-"""The studies that are shipped: their grids are possible, and their pages say what they are."""
+"""The shipped studies: their grids are valid, and their pages describe them."""
 
 import dataclasses
 import pathlib
@@ -48,7 +48,7 @@ def test_the_grids_of_two_cores_are_possible(name):
 
 @pytest.mark.parametrize(("name", "edition"), ALL)
 def test_every_rule_has_enough_workers(name, edition):
-    """Also behind buckets: without tracing anything, so that it is quick."""
+    """Also behind bucketing; nothing is traced, so it is quick."""
     for grid in studies.grids(name, edition):
         assert grid.study == name
         assert grid.dataset in datasets.NAMES
@@ -96,7 +96,7 @@ def test_what_is_said_of_momentum():
 
 
 def test_what_is_said_of_aksel():
-    """Every accuracy in the text is one of the table, and what it concludes is so."""
+    """Every accuracy in the text is in the table, and the conclusions follow from it."""
     results = pd.read_csv(DOCS / "aksel-cpu" / "table.csv")
     found = {f"{100 * mean:.1f}" for mean in results["mean"]}
     page = (DOCS / "README.md").read_text()
@@ -156,7 +156,7 @@ def test_what_is_said_of_the_optimum():
 
 
 def table_of(page, name):
-    """The rows of a part of the page, as dicts."""
+    """The rows of a table of the page, as dicts."""
     part = page.split(f"<!-- {name} -->")[1].split(f"<!-- end of {name} -->")[0]
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines()]
     head, *rows = [line for line in lines if line and not line[0].startswith(":")]
@@ -214,7 +214,7 @@ def test_what_is_said_of_buckets():
 
 
 def test_what_it_would_cost(tmp_path):
-    """Softmax regression: two products forward and backward, 2 * 64 * 10 operations each."""
+    """Softmax regression: two products, forward and backward, of 2 * 64 * 10 operations each."""
     digits = datasets.load("digits")
     config = Config(
         model="softmax", rule=("mean",), attack=("none",), s=(0,), n=10, f=1, seeds=2,

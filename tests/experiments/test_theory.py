@@ -1,4 +1,4 @@
-"""The theory page: what it shows and says is what its files hold, and what they hold is proved."""
+"""The theory page agrees with its files, and the files agree with the proofs."""
 
 import math
 import pathlib
@@ -123,7 +123,7 @@ def test_no_error_exceeds_what_is_proved():
 
 
 def test_what_breaks_is_what_is_not_promised():
-    """Nothing that is proved to withstand f liars breaks at f or fewer."""
+    """No rule that is proved to withstand f Byzantine workers breaks at f or fewer."""
     for line in read("breakdown").to_dict("records"):
         form = FORMS[line["rule"]]
         if theory.proved("kappa", form.name, line["n"], line["f"]) is not None:
@@ -157,7 +157,7 @@ def test_exponents():
 
 
 def test_what_is_computed_is_what_is_measured():
-    """Within the interval and 1 %: the computation is of many coordinates."""
+    """Within the interval and 1 %: the computation assumes many coordinates."""
     accepted = read("acceptance")
     for line in accepted[accepted["setting"] == "f = (n-1)/2"].to_dict("records"):
         computed = {"aksel": growth.of_aksel, "median": growth.of_median}[line["rule"]]
@@ -322,7 +322,7 @@ def test_what_is_said_of_breakdown():
     ids=["all finite", "not finite"],
 )
 def test_the_most_damaging_of_the_listed_attacks_is_taken(lies, expected, monkeypatch):
-    """By the distance to the honest mean, which is 2 here; what is not finite is the farthest."""
+    """By the distance to the honest mean, which is 2 here; non-finite values are the farthest."""
 
     def sending(lie):
         return lambda n: lambda updates, byzantine: jnp.where(byzantine[:, None], lie, updates)
@@ -346,7 +346,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "out" / "acceptance.png").exists()
     capsys.readouterr()
     before = (tmp_path / "results" / "theory-quick" / "acceptance.csv").read_bytes()
-    assert run.main(command) == 0  # from what is on disk
+    assert run.main(command) == 0  # from the files on disk
     assert (tmp_path / "results" / "theory-quick" / "acceptance.csv").read_bytes() == before
     with pytest.raises(ValueError, match=r"^unknown part 'kapa'; known: acceptance, "):
         run.main(["--part", "kapa"])

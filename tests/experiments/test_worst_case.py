@@ -59,7 +59,7 @@ def test_rules_that_have_an_update_of_their_own():
     }
     clipped = byzjax.centered_clip(x, own, radius=radius)
     np.testing.assert_array_equal(found["centered_clip"], clipped)
-    # Zeno's loss has the gradient `own`, so that it keeps rows that point there.
+    # Zeno's loss has the gradient `own`, so it keeps rows that point in that direction.
     scores = [float(own @ (0.1 * row)) - float(jnp.sum((0.1 * row) ** 2)) / 2 for row in x]
     scores -= 0.01 * np.sum(np.asarray(x) ** 2, axis=1)
     (f,) = {s.f for s in settings(config) if s.name == "zeno" and s.limit == "half"}
@@ -68,9 +68,9 @@ def test_rules_that_have_an_update_of_their_own():
 
 
 def test_damage_and_bound_are_in_errors_of_the_honest_mean(monkeypatch):
-    """By hand, for the median of the honest 0, 0, 3 and one lie: the mean is 1, and so its error.
+    """By hand, for the median of the honest 0, 0, 3 and one attacker: their mean is 1.
 
-    That is the root of (1 + 1 + 4) / (3 * 2).
+    The error of the mean is 1 as well: the root of (1 + 1 + 4) / (3 * 2).
     """
     x = np.array([[0.0], [0.0], [3.0], [0.0]], np.float32)
     rows = {"far": 9.0, "below": -9.0, "not finite": np.nan}

@@ -1,4 +1,4 @@
-"""The point with the least sum of distances, or of Huber's losses, to the digits of float64."""
+"""The point of least sum of distances, or of Huber losses, to float64 precision."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ def distances(x, z):
 
 
 def reweighted_mean(x, z, radius):
-    """One step of Weiszfeld's: the mean of the rows, each by 1 / max(radius, its distance)."""
+    """One step of Weiszfeld: the mean of the rows weighted by 1 / max(radius, distance)."""
     weights = 1 / np.maximum(radius, distances(x, z))
     return weights @ x / weights.sum()
 
@@ -28,16 +28,16 @@ def curvature(x, z, radius):
 
 
 def farther(x, z, than):
-    """How much larger the sum of distances is at z, without subtracting large sums."""
+    """By how much the sum of distances is larger at z, without subtracting large sums."""
     both = distances(x, z) + distances(x, than)
     return sum((z - than) @ (z + than - 2 * row) / r for row, r in zip(x, both) if r > 0)
 
 
 def least_sum(x, radius, start):
-    """Where the slope is 0: Weiszfeld's steps, then Newton's as long as they shorten the slope.
+    """The zero of the gradient: Weiszfeld steps, then Newton steps while they reduce its norm.
 
-    Weiszfeld's alone take forever from far away, or towards an answer that is one of the rows: then
-    the search goes on from the best row, or from the coordinate-wise median.
+    Weiszfeld steps alone are too slow from far away, or if the solution is one of the rows: then
+    the search restarts at the best row, or at the coordinate-wise median.
     """
     z = start
     for _ in range(30):
