@@ -77,9 +77,9 @@ class Marked(ast.NodeTransformer):
             node.func = self.call("_marked_platforms", node, forms, [], function)
         return node
 
-    def call(self, name: str, node: ast.AST, found: set, args: list, text: str = "") -> ast.Call:
+    def call(self, name: str, node: ast.AST, possible: set, args: list, text: str = "") -> ast.Call:
         site = (self.file, node.lineno, text or ast.unparse(node))
-        sides[site] = found
+        sides[site] = possible
         made = ast.Call(ast.Name(name, ast.Load()), [ast.Constant(site), *args], [])
         return ast.copy_location(made, node)
 

@@ -161,7 +161,7 @@ def ascend(round_: Round, steps: int, free: tuple, fixed: jax.Array, key: jax.Ar
 
     Steps shrink; every `PHASE` steps they restart large, from the worst input so far.
     """
-    slope = jax.value_and_grad(functools.partial(factor, round_))
+    value_and_gradient = jax.value_and_grad(functools.partial(factor, round_))
 
     def unit(free: tuple) -> tuple:
         honest, lies = free
@@ -170,15 +170,15 @@ def ascend(round_: Round, steps: int, free: tuple, fixed: jax.Array, key: jax.Ar
 
     def step(carry, k):
         here, worst, most = carry
-        found, slopes = slope(here, fixed)
-        worst = jax.tree.map(lambda x, y: jnp.where(found > most, x, y), here, worst)
+        value, gradient = value_and_gradient(here, fixed)
+        worst = jax.tree.map(lambda x, y: jnp.where(value > most, x, y), here, worst)
         here = jax.tree.map(lambda x, y: jnp.where(k % PHASE == 0, y, x), here, worst)
-        flat, as_input = ravel_pytree(slopes)
+        flat, as_input = ravel_pytree(gradient)
         flat = jnp.where(jnp.isfinite(flat), flat, 0)
         flat = flat / jnp.maximum(jnp.linalg.norm(flat), 1e-12)
         noise = jax.random.normal(jax.random.fold_in(key, k), flat.shape)
         way = as_input(0.2 * (1 - (k % PHASE) / PHASE) * (flat + NOISE * noise / flat.size**0.5))
-        return (unit(jax.tree.map(jnp.add, here, way)), worst, jnp.maximum(most, found)), None
+        return (unit(jax.tree.map(jnp.add, here, way)), worst, jnp.maximum(most, value)), None
 
     honest, lies = free
     start = unit((honest, jnp.clip(jnp.nan_to_num(lies), -1e3, 1e3)))

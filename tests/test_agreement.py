@@ -268,8 +268,8 @@ def test_trees_and_dtypes():
     ]
     tree = {"a": x[:, 0], "b": x[:, 1:].astype(jnp.bfloat16)}
     own = {"a": ones[0], "b": ones[1:].astype(jnp.bfloat16)}
-    found = jax.jit(lambda tree, own: [rule(tree) for rule in rounds(own).values()])(tree, own)
-    for out, expected in zip(found, whole):
+    outs = jax.jit(lambda tree, own: [rule(tree) for rule in rounds(own).values()])(tree, own)
+    for out, expected in zip(outs, whole):
         assert (out["a"].dtype, out["b"].dtype) == (jnp.float32, jnp.bfloat16)
         assert (out["a"].shape, out["b"].shape) == ((), (1,))
         both = np.array([out["a"], np.asarray(out["b"], np.float32)[0]])
@@ -308,10 +308,10 @@ def test_derivatives_equal_differences():
             return jnp.stack([rule(x + t * dx) for rule in rounds(x[0] + t).values()])
 
         with_slope = jax.jit(lambda t: jax.jvp(along, (t,), (1.0,)))
-        _, slope = with_slope(0.0)
+        _, derivative = with_slope(0.0)
         differences = (with_slope(1e-6)[0] - with_slope(-1e-6)[0]) / 2e-6
-    np.testing.assert_allclose(slope, differences, rtol=1e-6, atol=1e-8)
-    assert (np.abs(slope) > 1e-3).all()
+    np.testing.assert_allclose(derivative, differences, rtol=1e-6, atol=1e-8)
+    assert (np.abs(derivative) > 1e-3).all()
 
 
 @pytest.mark.parametrize(
@@ -391,15 +391,15 @@ def of_the_plane(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_never_above_what_is_proved(name):
-    found, _ = contraction.measure(of_the_plane(name), 120, 0, 0)
-    assert len(found) == 120
-    assert 0.2 < found.max() <= of_the_plane(name).proved * (1 + ROUNDING)
+    factors, _ = contraction.measure(of_the_plane(name), 120, 0, 0)
+    assert len(factors) == 120
+    assert 0.2 < factors.max() <= of_the_plane(name).proved * (1 + ROUNDING)
 
 
 def test_ascent_finds_the_worst_and_not_more():
     round_ = contraction.non_split("mid_extremes", 5, 3)
-    found, climbed = contraction.measure(round_, 60, 10, 25)
-    assert found.max() < climbed.max() <= math.sqrt(7 / 8) * (1 + ROUNDING)
+    factors, climbed = contraction.measure(round_, 60, 10, 25)
+    assert factors.max() < climbed.max() <= math.sqrt(7 / 8) * (1 + ROUNDING)
 
 
 @pytest.mark.slow
@@ -415,9 +415,9 @@ def test_ascent_finds_the_worst_and_not_more():
 )
 def test_never_above_what_is_proved_after_ascent(name, reached):
     round_ = of_the_plane(name)
-    found, climbed = contraction.measure(round_, 1000, 100, 100)
-    assert (len(found), len(climbed)) == (1000, 100)
-    assert found.max() <= round_.proved * (1 + ROUNDING)
+    factors, climbed = contraction.measure(round_, 1000, 100, 100)
+    assert (len(factors), len(climbed)) == (1000, 100)
+    assert factors.max() <= round_.proved * (1 + ROUNDING)
     assert reached < climbed.max() <= round_.proved * (1 + ROUNDING)
 
 

@@ -146,13 +146,13 @@ def test_thresholds_are_in_one_module(module):
 
 def arrows(packages):
     """For each module of these packages, the full names of its imports."""
-    found = {}
+    paths = {}
     for package in packages:
         root = ROOT.parent / package
         for path in root.rglob("*.py"):
             parts = path.relative_to(root.parent).with_suffix("").parts
             name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-            found[name] = path
+            paths[name] = path
     return {
         name: {
             target
@@ -160,9 +160,9 @@ def arrows(packages):
             if isinstance(node, ast.ImportFrom) and node.module
             for alias in node.names
             for target in (f"{node.module}.{alias.name}", node.module)
-            if target in found and target != name
+            if target in paths and target != name
         }
-        for name, path in found.items()
+        for name, path in paths.items()
     }
 
 

@@ -384,14 +384,14 @@ def test_strict_promotion_and_every_platform(case):
 @over_cases()
 def test_errors(case):
     x = np.ones((12, 2), np.float32)
-    for byzantine, found in (
+    for byzantine, shown in (
         (np.zeros(11, bool), "bool[11]"),
         (np.zeros(12, np.int32), "int32[12]"),
         (np.zeros((12, 1), bool), "bool[12, 1]"),
     ):
         with pytest.raises(ValueError, match=r".") as error:
             case(x, byzantine)
-        assert str(error.value) == f"byzantine must be bool[n] with n=12; got {found}."
+        assert str(error.value) == f"byzantine must be bool[n] with n=12; got {shown}."
     with pytest.raises(ValueError, match=r"^no worker axis: "):
         case(np.ones((), np.float32), np.zeros(12, bool))
 

@@ -69,12 +69,12 @@ def reached(names, sizes, kinds=tuple(SEARCHES)):
                     def on_the_grid(value):
                         return rule(attack(x, byzantine, **{strength: value}))
 
-                    found = search(x, byzantine, rule=rule, low=0.01, high=100.0)
-                    return rule(found), jax.vmap(on_the_grid)(grid)
+                    sent = search(x, byzantine, rule=rule, low=0.01, high=100.0)
+                    return rule(sent), jax.vmap(on_the_grid)(grid)
 
-                found, dense = both(x, byzantine)
+                sent, dense = both(x, byzantine)
                 best = max(distance(row, x, byzantine) for row in np.asarray(dense))
-                out[n, f, name, kind] = distance(found, x, byzantine) / best
+                out[n, f, name, kind] = distance(sent, x, byzantine) / best
     return out
 
 
@@ -91,10 +91,10 @@ def test_the_search_refines_the_best_of_its_grid():
 
 @pytest.mark.slow
 def test_a_tenth_of_a_dense_grid_is_nearly_always_enough():
-    found = reached(deployed(25, 11), [(25, 11)])
-    misses = {case: round(share, 3) for case, share in found.items() if share < 0.98}
-    print(f"{len(found)} cases, misses: {misses}")
-    assert len(misses) <= 0.05 * len(found), misses
+    reached_shares = reached(deployed(25, 11), [(25, 11)])
+    misses = {case: round(share, 3) for case, share in reached_shares.items() if share < 0.98}
+    print(f"{len(reached_shares)} cases, misses: {misses}")
+    assert len(misses) <= 0.05 * len(reached_shares), misses
 
 
 def test_objectives():
@@ -120,14 +120,17 @@ def test_objectives():
         def with_strength(z):
             return attacks.little_is_enough(x, byzantine, z=z)
 
-        found = [search(x, byzantine, objective=o) for o in ("inner_product", first_coordinate)]
+        sent = [search(x, byzantine, objective=o) for o in ("inner_product", first_coordinate)]
         dense = jax.vmap(with_strength)(jnp.geomspace(0.01, 100, 200))
-        return jax.vmap(byzjax.median)(jnp.concatenate([jnp.stack(found), dense]))
+        return jax.vmap(byzjax.median)(jnp.concatenate([jnp.stack(sent), dense]))
 
     of_inner_product, of_first, *dense = np.asarray(aggregates(x, byzantine), np.float64)
-    for found, score in ((of_inner_product, lambda out: -out @ mean), (of_first, lambda o: -o[0])):
+    for out, score in (
+        (of_inner_product, lambda out: -out @ mean),
+        (of_first, lambda out: -out[0]),
+    ):
         best = max(map(score, dense))
-        assert score(found) >= best - 0.02 * abs(best)
+        assert score(out) >= best - 0.02 * abs(best)
     with pytest.raises(ValueError, match=r"^objective must be one of distance, inner_product; got"):
         search(x, byzantine, objective="accuracy")
     with pytest.raises(ValueError, match=r"^low must be positive; got low=0"):

@@ -63,10 +63,10 @@ def test_fang_trimmed_mean_lies_beyond_the_honest(factor):
 
 def test_fang_trimmed_mean_with_partial_knowledge():
     x, byzantine = drawn(2, 25, 11, 400)
-    own = x[byzantine]
+    rows = x[byzantine]
     attack = compiled(attacks.fang_trimmed_mean, knowledge="liars")
     out = np.asarray(attack(x, byzantine, key=KEY))
-    away = (out[byzantine] - own.mean(0)) / own.std(0, ddof=1) * -np.sign(own.mean(0))
+    away = (out[byzantine] - rows.mean(0)) / rows.std(0, ddof=1) * -np.sign(rows.mean(0))
     assert away.min() >= 3 - 1e-3
     assert away.max() <= 4 + 1e-3
 
@@ -108,15 +108,15 @@ def test_hidden_vulnerability_counts_coordinates_through_leaves():
 
 def test_gambler_hits_its_shard_only():
     updates = {name: np.ones((4, 5000), np.float32) for name in "ab"}
-    everybody = np.ones(4, bool)
+    all_rows = np.ones(4, bool)
     gambler = functools.partial(attacks.gambler, factor=-2.0, shards=4)
 
     @jax.jit
     def run(updates):
-        seldom = gambler(updates, everybody, shard=1, probability=0.05, key=KEY)
-        one_leaf = gambler(updates["a"], everybody, shard=3, probability=0.05, key=KEY)
+        seldom = gambler(updates, all_rows, shard=1, probability=0.05, key=KEY)
+        one_leaf = gambler(updates["a"], all_rows, shard=3, probability=0.05, key=KEY)
         surely = [
-            gambler(updates, everybody, shard=shard, probability=1.0, key=KEY) for shard in range(4)
+            gambler(updates, all_rows, shard=shard, probability=1.0, key=KEY) for shard in range(4)
         ]
         return one_leaf, [jnp.concatenate([*x.values()], axis=1) for x in (seldom, *surely)]
 
@@ -131,7 +131,7 @@ def test_gambler_hits_its_shard_only():
     for shard, rows in enumerate(surely):  # the whole shard is hit, both ends included
         np.testing.assert_array_equal(rows == -2, [np.arange(10_000) // 2500 == shard] * 4)
     with pytest.raises(ValueError, match=r"^gambler needs shard < shards; got shard=4, shards=4"):
-        gambler(updates, everybody, shard=4, key=KEY)
+        gambler(updates, all_rows, shard=4, key=KEY)
 
 
 def test_flipped_bits():
@@ -154,9 +154,9 @@ def test_lost_coordinates_and_workers():
     x = np.ones((6, 10_000), np.float32)
     byzantine = np.arange(6) < 3
     out = np.asarray(compiled(attacks.lose_coordinates, share=0.3)(x, byzantine, key=KEY))
-    lost = np.isnan(out)
-    assert not lost[3:].any()
-    np.testing.assert_allclose(lost[:3].mean(axis=1), 0.3, atol=0.02)
+    missing = np.isnan(out)
+    assert not missing[3:].any()
+    np.testing.assert_allclose(missing[:3].mean(axis=1), 0.3, atol=0.02)
     np.testing.assert_array_equal(compiled(byzjax.mean_of_finite)(out), np.ones(10_000))
 
     @jax.jit

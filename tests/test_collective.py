@@ -98,8 +98,8 @@ def of_rules(quick):
 )
 def test_rules_on_8_devices_equal_the_stacked_form(case, sent):
     out, expected = (results[case.id] for results in of_rules(case.id in QUICK)[sent])
-    found = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), out)
-    assert found == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), expected)
+    described = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), out)
+    assert described == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), expected)
     if np.isfinite(flat(expected)).all():
         near(out, expected)
     else:  # more Byzantine rows than the rule tolerates
@@ -292,9 +292,9 @@ def test_its_derivative_is_that_of_the_rule():
         return sum(jnp.sum((out[name] - target[name]) ** 2) for name in target)
 
     step = on_devices(lambda rows: byzjax.all_aggregate(byzjax.aksel, first(rows), "workers", f=F))
-    slopes = jax.jit(jax.grad(lambda tree: loss(step(tree))))(updates())
+    gradient = jax.jit(jax.grad(lambda tree: loss(step(tree))))(updates())
     whole = jax.jit(jax.grad(lambda tree: loss(byzjax.aksel(tree, f=F))))
-    near(slopes, whole(updates()))
+    near(gradient, whole(updates()))
 
 
 # --- memory --------------------------------------------------------------------------------------
@@ -314,13 +314,13 @@ MEMORIES = {
 
 def test_memory_of_slices():
     def run(transformations, params, steps, rows):
-        found = []
+        outs = []
         for tx in transformations:
             state = tx.init(params)
             for tree in steps:
                 out, state = tx.update(rows(tree), state, params)
-            found.append(out)
-        return found
+            outs.append(out)
+        return outs
 
     params = first(updates(seed=8))
     steps = [with_liars(updates(seed=seed)) for seed in range(3)]
@@ -553,11 +553,11 @@ def test_two_processes(tmp_path):
         for process in processes:
             process.kill()
     assert [process.returncode for process in processes] == [0, 0], "\n".join(logs)[-4000:]
-    found = [np.load(tmp_path / f"{place}.npz") for place in range(2)]
+    results = [np.load(tmp_path / f"{place}.npz") for place in range(2)]
     for name, (rule, given) in two_processes.RULES.items():
-        np.testing.assert_array_equal(found[0][name], found[1][name])
-        near(found[0][name], rule(jnp.asarray(rows), **given))
-    assert [int(each["processes"]) for each in found] == [2, 2]
+        np.testing.assert_array_equal(results[0][name], results[1][name])
+        near(results[0][name], rule(jnp.asarray(rows), **given))
+    assert [int(each["processes"]) for each in results] == [2, 2]
 
 
 # --- errors --------------------------------------------------------------------------------------

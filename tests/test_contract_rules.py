@@ -258,16 +258,16 @@ def test_the_slope_of_a_tree_of_two_dtypes(case):
     _, tree = tree_of_two_dtypes(12)
 
     @jax.jit
-    def slope_of(tree):
+    def gradient_of(tree):
         out, vjp = jax.vjp(lambda t: case(t, case.most(12)), tree)
         return vjp(jax.tree.map(jnp.ones_like, out))[0]
 
-    slope = slope_of(tree)
-    assert jax.tree.structure(slope) == jax.tree.structure(tree)
-    dtypes = [leaf.dtype for leaf in jax.tree.leaves(slope)]
+    gradient = gradient_of(tree)
+    assert jax.tree.structure(gradient) == jax.tree.structure(tree)
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(gradient)]
     assert dtypes == [jnp.bfloat16, *[jnp.float32] * 3]
     if case.facts.shifts:  # then the weights of the workers sum to 1
-        sums = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64).sum(axis=0), slope)
+        sums = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64).sum(axis=0), gradient)
         close(flat(sums)[:4], 1, eps=12 * 2**-8)
         close(flat(sums)[4:], 1, eps=1e-5)
 
@@ -298,10 +298,10 @@ def test_coordinates_sliced_over_devices(case, n, f):
 
     by_one, by_all = value_and_slope(lambda t: case(t, f)), value_and_slope(sliced)
     for t in (tree, broken):
-        whole, slopes = by_one(t)
-        parts, slopes_of_parts = by_all(t)
+        whole, gradient = by_one(t)
+        parts, gradient_of_parts = by_all(t)
         close(flat(parts), flat(whole), 8, case.eps)
-        close(flat(slopes_of_parts), flat(slopes), 8, 10 * case.eps)
+        close(flat(gradient_of_parts), flat(gradient), 8, 10 * case.eps)
 
 
 DTYPES = ["bfloat16", "float16", *["float64"] * X64]
@@ -315,17 +315,17 @@ def test_dtype_is_kept(case, n, f, dtype):
     x = jnp.asarray(x, dtype)
 
     @jax.jit
-    def value_and_slope(x):
+    def value_and_gradient(x):
         out, vjp = jax.vjp(lambda x: case(x, f), x)
         return out, vjp(jnp.ones_like(out))[0]
 
-    out, slope = value_and_slope(x)
-    assert out.dtype == slope.dtype == jnp.dtype(dtype)
+    out, gradient = value_and_gradient(x)
+    assert out.dtype == gradient.dtype == jnp.dtype(dtype)
     exact = case.expected(np.asarray(x, np.float64), f)
     eps = 2 * float(jnp.finfo(dtype).eps)
     close(np.asarray(out, np.float64), exact, 1000, eps=max(eps, case.eps * (dtype != "float64")))
     if case.facts.shifts:  # then the weights of the workers sum to 1
-        close(np.asarray(slope, np.float64).sum(axis=0), 1, eps=12 * float(jnp.finfo(dtype).eps))
+        close(np.asarray(gradient, np.float64).sum(axis=0), 1, eps=12 * float(jnp.finfo(dtype).eps))
 
 
 @pytest.mark.slow
@@ -608,7 +608,7 @@ def test_derivatives_with_bad_rows(case, n, f):
             wide = x[i].astype(np.float64)
             ahead = case.expected(wide + step * dx[i], f)
             behind = case.expected(wide - step * dx[i], f)
-            slope = (ahead - behind) / (2 * step)
+            exact = (ahead - behind) / (2 * step)
             finite = [column[np.isfinite(column)] for column in x[i].T]
             untied = np.array([len(np.unique(column)) == len(column) for column in finite])
-            np.testing.assert_allclose(forward[i][untied], slope[untied], rtol=2e-5, atol=2e-5)
+            np.testing.assert_allclose(forward[i][untied], exact[untied], rtol=2e-5, atol=2e-5)

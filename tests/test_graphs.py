@@ -80,8 +80,8 @@ def test_known_spectra():
         (graphs.complete(6), [5, -1, -1, -1, -1, -1]),
         (graphs.star(5), [2, -2, 0, 0, 0]),
     ):
-        found = np.linalg.eigvalsh(matrix(graph))
-        np.testing.assert_allclose(found, np.sort(expected), atol=1e-12)
+        eigenvalues = np.linalg.eigvalsh(matrix(graph))
+        np.testing.assert_allclose(eigenvalues, np.sort(expected), atol=1e-12)
 
 
 def test_neighborhoods():

@@ -233,9 +233,9 @@ def test_noise_of_safeguard():
         first, state = noisy.update(zeros, noisy.init(zeros[0]))
         return first, noisy.update(zeros, state)[0]
 
-    found = np.array(jax.jit(two_steps)(zeros))
-    assert (np.abs(found.std(axis=1) - 0.1) < 0.005).all()
-    assert abs(np.corrcoef(found)[0, 1]) < 0.05
+    noise = np.array(jax.jit(two_steps)(zeros))
+    assert (np.abs(noise.std(axis=1) - 0.1) < 0.005).all()
+    assert abs(np.corrcoef(noise)[0, 1]) < 0.05
     sliced = jax.shard_map(
         functools.partial(two_steps, axis_name="s"),
         **{"mesh": mesh_of(s=2), "in_specs": P(None, "s"), "out_specs": P("s")},

@@ -155,8 +155,8 @@ def test_derivatives(name):
     short = dx.astype(np.float32)
     forward, _ = forward_and_backward(x, short)
     wide = x.astype(np.float64)
-    slope = (oracle(wide + step * dx) - oracle(wide - step * dx)) / (2 * step)
-    np.testing.assert_allclose(forward, slope, rtol=2e-5, atol=2e-5)
+    differences = (oracle(wide + step * dx) - oracle(wide - step * dx)) / (2 * step)
+    np.testing.assert_allclose(forward, differences, rtol=2e-5, atol=2e-5)
     bad = x.copy()
     bad[:3] = [[np.nan], [np.inf], [3e38]]
     for words, matrix in {
@@ -188,8 +188,8 @@ def test_buckets():
         one_each, two_each, all_in_one = (byzjax.bucketing(x, s=s, key=key) for s in (1, 2, 5))
         return one_each, two_each, all_in_one, byzjax.bucketing(x, s=2, key=other_key)
 
-    found = buckets(x, KEY, jax.random.key(1))
-    one_each, out, all_in_one, other = (np.asarray(part) for part in found)
+    outs = buckets(x, KEY, jax.random.key(1))
+    one_each, out, all_in_one, other = (np.asarray(part) for part in outs)
     assert out.shape == (3, 1)
     order = order_of(5)
     np.testing.assert_allclose(out[:, 0], [order[:2].mean(), order[2:4].mean(), order[4]])

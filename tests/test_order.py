@@ -107,9 +107,9 @@ def test_networks_and_bisection(n):
     assert thresholds.NETWORK_MAX == 128
     x = matrix(n)
     same(compiled(order.median)(x), oracles.median(x))
-    few = n if n > thresholds.NETWORK_MAX else 64  # 128 compiles for 3.4 s and tests the same code
-    f = few // 4
-    same(compiled(order.trimmed_mean, f=f)(x[:few]), oracles.trimmed_mean(x[:few], f))
+    rows = n if n > thresholds.NETWORK_MAX else 64  # 128 compiles for 3.4 s and tests the same code
+    f = rows // 4
+    same(compiled(order.trimmed_mean, f=f)(x[:rows]), oracles.trimmed_mean(x[:rows], f))
 
 
 @pytest.mark.parametrize("n", [5, 12, pytest.param(40, marks=SLOW), 129])
@@ -344,10 +344,10 @@ def shares(column, start, width):
     """The weight of each row: rows with equal values share the ranks of this value."""
     ordered = oracles.in_order(column)
     window = ordered[start : start + width]
-    alike = (column[:, None] == ordered).sum(axis=1)
+    equal = (column[:, None] == ordered).sum(axis=1)
     places = (column[:, None] == window).sum(axis=1)
     # NaN equals nothing, and like an infinity it has no weight.
-    return np.where(np.isfinite(column), places / np.maximum(alike, 1) / width, 0)
+    return np.where(np.isfinite(column), places / np.maximum(equal, 1) / width, 0)
 
 
 @functools.cache

@@ -183,11 +183,11 @@ def test_workers_draw_different_keys():
 
 @pytest.mark.parametrize("at_once", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_fewer_workers_at_once_are_the_same(at_once):
-    few = protocols.parameter_server(noisy_loss_fn, **stages(), workers_at_once=at_once)
-    before = few.init(PARAMS, KEY)
+    chunked = protocols.parameter_server(noisy_loss_fn, **stages(), workers_at_once=at_once)
+    before = chunked.init(PARAMS, KEY)
     state, _ = step_of(noisy_loss_fn)(before, batch_of(0), KEY, BYZANTINE, KEY)
-    found, _ = jax.jit(few.step)(before, batch_of(0), KEY)
-    chex.assert_trees_all_close(found.params, state.params, rtol=1e-6, atol=1e-6)
+    after, _ = jax.jit(chunked.step)(before, batch_of(0), KEY)
+    chex.assert_trees_all_close(after.params, state.params, rtol=1e-6, atol=1e-6)
 
 
 def test_workers_at_once_is_a_number():

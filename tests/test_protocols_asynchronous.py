@@ -100,7 +100,7 @@ def accept_all(p, g, pulled, now, trusted):
 
 def loop_kardam(n, f, window, use_norms):
     """Both filters as in the paper: lists, loops and sorts."""
-    last_of, norms, slopes = {}, {}, {q: [] for q in range(n)}
+    last_of, norms, rates = {}, {}, {q: [] for q in range(n)}
     server = {"gradient": np.zeros(DIM), "model": np.zeros(DIM), "refused": 0}
     recent = []
 
@@ -110,9 +110,9 @@ def loop_kardam(n, f, window, use_norms):
     def judge(p, g, pulled, now, trusted):
         if p in last_of and np.linalg.norm(pulled - last_of[p][1]) > 0:
             g_old, x_old = last_of[p]
-            slopes[p].append(np.linalg.norm(g - g_old) / np.linalg.norm(pulled - x_old))
+            rates[p].append(np.linalg.norm(g - g_old) / np.linalg.norm(pulled - x_old))
         last_of[p], norms[p] = (g, pulled), np.linalg.norm(g)
-        coefficients = [max(s[-window:]) for s in slopes.values() if s]
+        coefficients = [max(s[-window:]) for s in rates.values() if s]
         step = np.linalg.norm(now - server["model"])
         short = len(norms) >= 2 * f + 1 and norms[p] <= quantile(list(norms.values()))
         if len(coefficients) >= 2 * f + 1 and step > 0 and server["refused"] < n:
@@ -492,13 +492,13 @@ def test_a_sweep_over_masks_and_keys():
 
     masks = np.arange(N) < np.array([0, F, F])[:, None]
     keys = jnp.stack([KEY, KEY, jax.random.key(9)])
-    found, accepted = jax.device_get(run(masks, keys))
+    models, accepted = jax.device_get(run(masks, keys))
     state, _ = run_of("kardam")
     np.testing.assert_array_equal(accepted[1], state.accepted)
-    np.testing.assert_allclose(found[1], state.params["w"], rtol=1e-5)
+    np.testing.assert_allclose(models[1], state.params["w"], rtol=1e-5)
     assert (accepted[0] != accepted[1]).any()
     assert (accepted[2] != accepted[1]).any()
-    np.testing.assert_allclose(found, np.tile(TARGET, (3, 1)), atol=0.5)
+    np.testing.assert_allclose(models, np.tile(TARGET, (3, 1)), atol=0.5)
 
 
 # --- errors and info -----------------------------------------------------------------------------
@@ -577,9 +577,9 @@ def test_impossible_judges_and_batches_stop():
     with pytest.raises(ValueError, match=r"^alpha must be at least 0; got alpha=-1"):
         protocols.exponential_damping(-1)
     state = jax.eval_shape(make().init, PARAMS, KEY)
-    few = {"workers": jax.tree.map(lambda x: x[0, :3], DATA["workers"])}
+    three = {"workers": jax.tree.map(lambda x: x[0, :3], DATA["workers"])}
     with pytest.raises(ValueError, match=r"^expected batches of 7 workers; got 3\."):
-        jax.eval_shape(make().step, state, few, KEY)
+        jax.eval_shape(make().step, state, three, KEY)
     zeno = make(judge=[protocols.zeno_plus_plus(learning_rate=RATE)])
     state = jax.eval_shape(zeno.init, PARAMS, KEY)
     untrusted = {"workers": jax.tree.map(lambda x: x[0], DATA["workers"])}

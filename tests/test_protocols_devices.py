@@ -106,9 +106,9 @@ SLOW = ("replicated_servers", "replicated_state_machine", "redundant")
 def test_steps_on_eight_devices_are_those_on_one(name):
     """Two workers per device; equal up to rounding, since it is a different program."""
     protocol = MAKE[name](workers_axis="workers")
-    found = jax.device_get(over(8, steps_of(protocol))(begun(protocol)))
-    chex.assert_trees_all_close(found, on_one_device(name), rtol=1e-6, atol=1e-6)
-    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(found[0])) > 0.01
+    results = jax.device_get(over(8, steps_of(protocol))(begun(protocol)))
+    chex.assert_trees_all_close(results, on_one_device(name), rtol=1e-6, atol=1e-6)
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(results[0])) > 0.01
 
 
 def test_the_same_steps_run_under_pmap():
@@ -118,8 +118,8 @@ def test_the_same_steps_run_under_pmap():
     on_each = jax.device_get(on_each)
     expected = on_one_device("parameter_server")
     for device in range(8):
-        found = jax.tree.map(lambda x, i=device: x[i], on_each)
-        chex.assert_trees_all_close(found, expected, rtol=1e-6, atol=1e-6)
+        results = jax.tree.map(lambda x, i=device: x[i], on_each)
+        chex.assert_trees_all_close(results, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_each_device_computes_the_gradients_of_its_workers_alone():

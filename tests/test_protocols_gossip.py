@@ -182,8 +182,8 @@ def test_no_fault_and_the_mean_of_all_is_sgd_on_all_data():
         batch = batch_of(k)
         state, _ = step(state, batch, KEY)
         union = jax.tree.map(lambda x: x.reshape(7 * BATCH, *x.shape[2:]), batch["workers"])
-        slope = jax.device_get(gradient(params, union))
-        params = jax.tree.map(lambda x, g: x - np.float32(0.1) * g, params, slope)
+        grads = jax.device_get(gradient(params, union))
+        params = jax.tree.map(lambda x, g: x - np.float32(0.1) * g, params, grads)
         every = jax.tree.map(lambda leaf: np.stack([leaf] * 7), params)
         chex.assert_trees_all_close(peers.models(state), every, rtol=1e-5, atol=1e-6)
     assert np.linalg.norm(params["w"]) > 1
@@ -350,21 +350,21 @@ SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    ("graph", "per_receiver", "key", "few"),
+    ("graph", "per_receiver", "key", "chunk"),
     [
         (graphs.ring(6), True, None, 4),
         pytest.param(HALVES, True, KEY, 1, marks=SLOW),
         pytest.param(HALVES, False, KEY, 3, marks=SLOW),
     ],
 )
-def test_fewer_nodes_at_once_are_the_same(graph, per_receiver, key, few):
-    found = []
-    for at_once in (None, few):
+def test_fewer_nodes_at_once_are_the_same(graph, per_receiver, key, chunk):
+    results = []
+    for at_once in (None, chunk):
         options = {"per_receiver": per_receiver, "workers_at_once": at_once}
         peers = peers_of(TWO, graph=graph, key=key, **options)
         state = begun(peers, ORIGIN)
-        found.append(jax.jit(peers.step)(state, OWN_POINTS, KEY))
-    (state, info), (same_state, same_info) = found
+        results.append(jax.jit(peers.step)(state, OWN_POINTS, KEY))
+    (state, info), (same_state, same_info) = results
     chex.assert_trees_all_close(same_state.params, state.params, rtol=1e-6, atol=1e-6)
     chex.assert_trees_all_close(same_info, info, rtol=1e-6, atol=1e-6)
 
@@ -392,10 +392,10 @@ def test_a_sweep_over_masks_and_keys_in_one_scan():
     keys = jax.random.split(KEY, 3)
     models, ways = jax.device_get(run(masks, keys))
     assert models.shape == (3, 4, DIM)
-    for mask, found in zip(masks, models):
+    for mask, final in zip(masks, models):
         mine = POINTS[~mask]
-        assert (found > mine.min(axis=0)).all()
-        assert (found < mine.max(axis=0) + 1).all()
+        assert (final > mine.min(axis=0)).all()
+        assert (final < mine.max(axis=0) + 1).all()
     other = np.array([2, 0, 1])
     np.testing.assert_allclose(run(masks[other], keys[other])[1], ways[other], rtol=1e-6)
     for changed in (run(masks[other], keys)[1], run(masks, keys[other])[1]):
@@ -603,8 +603,8 @@ def test_clipped_gossip_equals_the_papers_loop(options, seed):
     tree = {"a": rows[:, :1], "b": rows[:, 1:].reshape(5, 2, 1)}
     out = clipping(**options)(tree, weights.astype(np.float32))
     expected = clip_loop(rows.astype(np.float64), weights, **options)
-    found = np.concatenate([out["a"], np.asarray(out["b"])[:, 0]])
-    np.testing.assert_allclose(found, expected, atol=2e-6)
+    result = np.concatenate([out["a"], np.asarray(out["b"])[:, 0]])
+    np.testing.assert_allclose(result, expected, atol=2e-6)
 
 
 def test_clipped_gossip_far_from_the_origin():
@@ -647,9 +647,9 @@ def test_clipped_gossip_keeps_the_dtype_and_has_slopes():
     def outs(x):
         return jnp.stack([protocols.clipped_gossip(x, weights, **o)[0] for o in several])
 
-    slopes = np.asarray(jax.jit(jax.jacrev(outs))(rows))[..., 0]
-    assert np.isfinite(slopes).all()
-    np.testing.assert_allclose(slopes[0], [0.5, 0.25, 0.25, 0])
+    jacobian = np.asarray(jax.jit(jax.jacrev(outs))(rows))[..., 0]
+    assert np.isfinite(jacobian).all()
+    np.testing.assert_allclose(jacobian[0], [0.5, 0.25, 0.25, 0])
     short = jax.eval_shape(
         lambda x: protocols.clipped_gossip(x, weights, f=1), rows.astype(jnp.bfloat16)
     )

@@ -124,11 +124,11 @@ def located(rows, s, direction):
     locator = np.linalg.pinv(matrix, rcond=1e-8) @ -syndrome[s:]
     powers = np.exp(-2j * np.pi * np.outer(np.arange(nodes), np.arange(s + 1)) / nodes)
     values = np.abs(powers @ np.append(locator, 1))
-    found = [i for i in np.argsort(values)[:s] if values[i] < 1e-6 * values.max()]
-    honest = [i for i in range(nodes) if i not in found]
+    attackers = [i for i in np.argsort(values)[:s] if values[i] < 1e-6 * values.max()]
+    honest = [i for i in range(nodes) if i not in attackers]
     target = np.eye(nodes - 2 * s)[0]
     take = np.linalg.lstsq(first[honest].T, target.astype(complex), rcond=None)[0]
-    return np.real(take @ rows[honest]), set(found)
+    return np.real(take @ rows[honest]), set(attackers)
 
 
 # --- the vote ------------------------------------------------------------------------------------
@@ -184,12 +184,12 @@ def test_vote_is_a_mixing():
 
     @jax.jit
     def both(x):
-        slope = jax.grad(lambda x: jnp.sum(protocols.vote(x, r=3)))(x)
-        return tx.update(x, tx.init(x[0]))[0], slope[:, 0]
+        gradient = jax.grad(lambda x: jnp.sum(protocols.vote(x, r=3)))(x)
+        return tx.update(x, tx.init(x[0]))[0], gradient[:, 0]
 
-    voted, slope = both(x)
+    voted, gradient = both(x)
     np.testing.assert_array_equal(voted, [[1.0], [2.0]])
-    np.testing.assert_array_equal(slope, [1, 0, 0, 0, 1, 0])
+    np.testing.assert_array_equal(gradient, [1, 0, 0, 0, 1, 0])
 
 
 def test_vote_names_what_is_wrong():
@@ -455,9 +455,9 @@ def sets_of(rng, nodes, s, most=MASKS):
     """No node, then sets of up to s nodes: all sets, or neighbours and random ones as fit."""
     chosen = [c for k in range(s + 1) for c in itertools.combinations(range(nodes), k)]
     if len(chosen) > most:
-        few = [chosen[0], *itertools.islice(itertools.combinations(range(nodes), s), 3)]
-        sizes = rng.integers(1, s + 1, size=most - len(few))
-        chosen = few + [tuple(rng.choice(nodes, k, replace=False)) for k in sizes]
+        first = [chosen[0], *itertools.islice(itertools.combinations(range(nodes), s), 3)]
+        sizes = rng.integers(1, s + 1, size=most - len(first))
+        chosen = first + [tuple(rng.choice(nodes, k, replace=False)) for k in sizes]
     masks = np.zeros((len(chosen), nodes), bool)
     for mask, c in zip(masks, chosen):
         mask[list(c)] = True
@@ -514,11 +514,11 @@ def test_messages_are_those_of_the_paper(nodes, s):
     first, _, weights = cyclic_matrices(nodes, s)
     rows = weights @ gradients.astype(np.float64)
     np.testing.assert_allclose(encoded(gradients, s), rows, atol=1e-6 * np.abs(rows).max())
-    found = encoded(np.eye(nodes, WIDTH, dtype=np.float32), s)[:, :nodes]
+    messages = encoded(np.eye(nodes, WIDTH, dtype=np.float32), s)[:, :nodes]
     inside = (np.arange(nodes)[None] - np.arange(nodes)[:, None]) % nodes <= 2 * s
-    assert (found[~inside] == 0).all()
-    assert (np.abs(found[inside]) > 0.1).all()
-    np.testing.assert_allclose(first[:, 0].conj() @ found, np.ones(nodes), atol=1e-5)
+    assert (messages[~inside] == 0).all()
+    assert (np.abs(messages[inside]) > 0.1).all()
+    np.testing.assert_allclose(first[:, 0].conj() @ messages, np.ones(nodes), atol=1e-5)
 
 
 @over_sizes
@@ -554,8 +554,8 @@ def test_decoder_agrees_with_the_papers(nodes, s):
         rows = weights @ gradients
         liars = rng.choice(nodes, trial % (s + 1), replace=False)
         rows[liars] = 30 * (rng.normal(size=(len(liars), WIDTH, 2)) @ [1, 1j])
-        expected, found = located(rows, s, rng.normal(size=WIDTH))
-        assert found >= set(liars)
+        expected, attackers = located(rows, s, rng.normal(size=WIDTH))
+        assert attackers >= set(liars)
         theirs.append(expected)
         words.append(rows)
     words.append(words[-1].copy())

@@ -218,8 +218,8 @@ def test_equals_the_loop(of_models, of_gradients, quorum):
             x, y = batch["workers"]["x"][i], batch["workers"]["y"][i]
             momenta[i] = decay * momenta[i] + (1 - decay) * gradient(model, x, y)
         sent = np.where(np.asarray(LIARS)[:, None], -3.0 * momenta, momenta)
-        found = [gradients_loop(sent[to_servers[p]], F) for p in range(SERVERS)]
-        velocities = inertia * velocities + found
+        aggregates = [gradients_loop(sent[to_servers[p]], F) for p in range(SERVERS)]
+        velocities = inertia * velocities + aggregates
         models = models - rate * velocities
         if (k + 1) % every == 0:
             told = as_sent(models)
@@ -227,7 +227,7 @@ def test_equals_the_loop(of_models, of_gradients, quorum):
             models = np.stack([models_loop(rows, F_SERVERS) for rows in heard])
         np.testing.assert_allclose(rows_of(info.honest), momenta, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(rows_of(info.sent), sent, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(rows_of(at(info.aggregate, None))[0], found[1], atol=1e-5)
+        np.testing.assert_allclose(rows_of(at(info.aggregate, None))[0], aggregates[1], atol=1e-5)
         np.testing.assert_allclose(rows_of(state.params), models, rtol=1e-4, atol=1e-5)
         assert info.senders.tolist() == list(range(N))
     assert np.abs(models).max() > 0.3  # training moved the model
@@ -275,9 +275,9 @@ def test_without_a_fault_it_is_one_server():
     several = protocols.replicated_servers(
         loss_fn, **options(num_servers=3, f_servers=0, f_workers=0, **shared)
     )
-    found = models_over_time(several)(batches)
+    models = models_over_time(several)(batches)
     for p in range(3):
-        chex.assert_trees_all_close(at(found, slice(None), p), one, rtol=1e-5, atol=1e-6)
+        chex.assert_trees_all_close(at(models, slice(None), p), one, rtol=1e-5, atol=1e-6)
     assert np.abs(one["w"][-1]).min() > 0.5
 
 
@@ -562,9 +562,9 @@ def voted(rows, votes):
 @hypothesis.settings(max_examples=60)
 def test_agreed_equals_the_loop(values, votes):
     rows = np.array(values, np.float32).reshape(5, 2)
-    found = voted({"w": rows[:, :1], "b": rows[:, 1]}, votes)
-    found = np.array([found["w"][0], found["b"]])
-    assert found.tobytes() == agreed_loop(rows, votes).tobytes()
+    result = voted({"w": rows[:, :1], "b": rows[:, 1]}, votes)
+    result = np.array([result["w"][0], result["b"]])
+    assert result.tobytes() == agreed_loop(rows, votes).tobytes()
 
 
 def test_agreed_compares_bits():
@@ -641,9 +641,9 @@ def test_replicas_are_one_server_bit_for_bit(name):
     server = models_over_time(trusted)
     for ties in (False, True):
         batches = batches_of(STEPS, ties)
-        found, alone, expected = several(batches), single(batches), server(batches)
+        models, alone, expected = several(batches), single(batches), server(batches)
         for p in range(REPLICAS):
-            assert_same_bits(at(found, slice(None), p), at(alone, slice(None), 0))
+            assert_same_bits(at(models, slice(None), p), at(alone, slice(None), 0))
         # A different program, fused differently: bits may differ.
         chex.assert_trees_all_close(at(alone, slice(None), 0), expected, rtol=1e-5, atol=1e-6)
         assert np.abs(expected["w"][-1]).max() > 0.3
@@ -761,8 +761,8 @@ def test_a_lying_server_changes_no_bit(name):
     expected, honest, _ = run("none", [False] * REPLICAS)
     assert np.abs(expected["w"]).max() > 0.3
     for liar in range(REPLICAS):
-        found, models, _ = run(name, [p == liar for p in range(REPLICAS)])
-        assert_same_bits(found, expected)
+        params, models, _ = run(name, [p == liar for p in range(REPLICAS)])
+        assert_same_bits(params, expected)
         assert_same_bits(models, honest)
 
 
@@ -770,22 +770,22 @@ def test_one_liar_more_than_declared():
     """f + 1 servers that send one value have enough votes, and win if they come first."""
     run = lying_servers()
     expected, _, _ = run("none", [False] * REPLICAS)
-    found, _, gradients = run("collusion", [True, True, False, False])
+    params, _, gradients = run("collusion", [True, True, False, False])
     x, y = (np.float64(leaf) for leaf in (batch_of(0)["workers"][name] for name in "xy"))
     at_nines = [0.1 * gradient(np.full(1 + DIM, 9.0), *batch) for batch in zip(x, y, strict=True)]
     # the momentum of the first step
     np.testing.assert_allclose(rows_of(at(gradients, 0)), at_nines, rtol=1e-4, atol=1e-5)
     for p in range(1, REPLICAS):  # all deceived equally
-        assert_same_bits(at(found, p), at(found, 0))
+        assert_same_bits(at(params, p), at(params, 0))
     last = first(batch_of(STEPS - 1)["workers"])
-    assert loss_fn(at(found, 0), last) > 5 * loss_fn(at(expected, 0), last)
+    assert loss_fn(at(params, 0), last) > 5 * loss_fn(at(expected, 0), last)
     honest_first, _, _ = run("collusion", [False, False, True, True])
     assert_same_bits(honest_first, expected)
 
 
 def test_no_value_has_the_votes():
-    found, _, gradients = lying_servers()("gaussian", [True, True, True, False])
-    assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves((found, gradients)))
+    params, _, gradients = lying_servers()("gaussian", [True, True, True, False])
+    assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves((params, gradients)))
 
 
 def test_state_machines_in_a_sweep_over_masks_and_keys():

@@ -32,8 +32,8 @@ def test_local_steps_are_federated_averaging():
     for x, y in zip(np.float64(batch["workers"]["x"]), np.float64(batch["workers"]["y"])):
         model = {"w": np.zeros(3), "b": 0.0}
         for j in range(k):
-            slope = gradient(model, x[j : j + 1], y[j : j + 1])
-            model = {name: model[name] - rate * slope[name] for name in model}
+            grads = gradient(model, x[j : j + 1], y[j : j + 1])
+            model = {name: model[name] - rate * grads[name] for name in model}
         models.append(model)
     server = server_of(local_steps=k, local_rate=rate, server=optax.sgd(rate * k))
     state, info = jax.jit(server.step)(server.init(PARAMS, KEY), batch, KEY)
@@ -49,8 +49,8 @@ def test_local_steps_draw_other_keys():
     _, info = jax.jit(server.step)(server.init(PARAMS, KEY), batch_of(0), KEY)
     keys = [jax.random.fold_in(jax.random.fold_in(KEY, j), 3) for j in range(2)]
     noise = [np.asarray(jax.random.normal(key, (3,))) for key in keys]
-    slopes = np.mean(noise, axis=0) / 3  # the loss is a mean of three products
-    np.testing.assert_allclose(np.asarray(info.sent["w"])[3], slopes, rtol=1e-5)
+    grads = np.mean(noise, axis=0) / 3  # the loss is a mean of three products
+    np.testing.assert_allclose(np.asarray(info.sent["w"])[3], grads, rtol=1e-5)
 
 
 @pytest.mark.parametrize("at_once", [None, 2])
@@ -128,8 +128,8 @@ def test_rounds_over_masks_and_keys():
 
     batch = batch_of(0)
     masks = np.arange(N) < np.array([0, 2])[:, None]
-    found = run(masks, jax.random.split(KEY, 2))
-    np.testing.assert_allclose(found["w"], np.tile([1.0, 2, 3], (2, 1)), atol=0.5)
+    models = run(masks, jax.random.split(KEY, 2))
+    np.testing.assert_allclose(models["w"], np.tile([1.0, 2, 3], (2, 1)), atol=0.5)
 
 
 def test_traffic():

@@ -20,9 +20,9 @@ README = (ROOT / "README.md").read_text()
 
 
 def between(start, end):
-    found = re.search(rf"<!-- {start} -->(.*?)<!-- {end} -->", README, re.DOTALL)
-    assert found, start
-    return found[1]
+    match = re.search(rf"<!-- {start} -->(.*?)<!-- {end} -->", README, re.DOTALL)
+    assert match, start
+    return match[1]
 
 
 @pytest.mark.smoke
@@ -86,14 +86,14 @@ def test_the_tables_of_the_main_job_are_its_own():
 
 def test_the_numbers_in_the_text_are_in_the_table():
     with (ROOT / "docs" / "main-job" / "table.csv").open() as file:
-        found = {f"{100 * float(row['mean']):.1f}" for row in csv.DictReader(file)}
+        percentages = {f"{100 * float(row['mean']):.1f}" for row in csv.DictReader(file)}
     text = "\n".join(
         line for line in between("main job", "end of main job").splitlines() if "|" not in line
     )
     numbers = re.findall(r"(\d+\.\d) %", text)
     assert numbers
     for number in numbers:
-        assert number in found, number
+        assert number in percentages, number
 
 
 def test_the_accuracy_on_mnist_is_in_its_table():
@@ -189,10 +189,10 @@ def test_the_page_of_scaling_runs_on_eight_devices():
     for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
         exec(code, names)
     assert names["mesh"].size == 8
-    found, on_each = names["state"].params, names["states"].params
-    assert on_each.shape == (8, *found.shape)
-    np.testing.assert_allclose(on_each, np.broadcast_to(found, on_each.shape), rtol=1e-6)
-    assert (found != 0).all()
+    params, on_each = names["state"].params, names["states"].params
+    assert on_each.shape == (8, *params.shape)
+    np.testing.assert_allclose(on_each, np.broadcast_to(params, on_each.shape), rtol=1e-6)
+    assert (params != 0).all()
 
 
 @pytest.mark.parametrize("name", ["devices", "devices_bits"])

@@ -126,9 +126,9 @@ def test_leaves_that_are_empty_scalar_or_of_bfloat16():
         for rule in (byzjax.trimmed_mean, byzjax.krum)
         for workers in (None, "data")
     }
-    found = jax.jit(lambda rows: [rule(rows) for rule in rules.values()])(rows)
+    outs = jax.jit(lambda rows: [rule(rows) for rule in rules.values()])(rows)
     whole = jax.jit(lambda rows: [rule(rows, f=F) for rule, _ in rules])(rows)
-    for out, expected in zip(found, whole, strict=True):
+    for out, expected in zip(outs, whole, strict=True):
         jax.tree.map(np.testing.assert_array_equal, out, expected)
         for name in layouts:
             assert (out[name].shape, out[name].dtype) == (layouts[name][0], rows[name].dtype)

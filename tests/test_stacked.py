@@ -194,8 +194,8 @@ def test_pairs_of_a_matrix_that_is_large():
 @pytest.mark.parametrize("around", [-1, 0, pytest.param(1, marks=SLOW)])
 def test_leaves_of_their_own_and_shared_ones(around):
     """Leaves on either side of OWN_LEAF, with small ones between them that share a buffer."""
-    own = thresholds.OWN_LEAF
-    shapes = [(3,), (own + around,), (2, 2), (), (own // 2, 2), (5,)]
+    size = thresholds.OWN_LEAF
+    shapes = [(3,), (size + around,), (2, 2), (), (size // 2, 2), (5,)]
     x = normal(3, 4, sum(math.prod(s) for s in shapes))
     updates = cut(x, shapes)
     groups = layout._layout(updates)
@@ -313,11 +313,11 @@ def test_several_matrices_at_once_go_by_differences():
         pairs = stacked.pairwise_squared_distances(x)
         return jnp.sum(pairs[0] / (1 + pairs[1])), pairs
 
-    slope_and_pairs = jax.grad(weighted, has_aux=True)
-    slopes, pairs = jax.jit(jax.vmap(slope_and_pairs))(x)
-    for one, slope, found in zip(x, slopes, pairs):
-        near(found, exact_pairs(one), rtol=5e-6)
-        near(slope, jax.jit(slope_and_pairs)(one)[0], rtol=1e-4, atol=1e-6)
+    gradient_and_pairs = jax.grad(weighted, has_aux=True)
+    gradients, pairs = jax.jit(jax.vmap(gradient_and_pairs))(x)
+    for one, gradient, squares in zip(x, gradients, pairs):
+        near(squares, exact_pairs(one), rtol=5e-6)
+        near(gradient, jax.jit(gradient_and_pairs)(one)[0], rtol=1e-4, atol=1e-6)
 
     def products(function, x):
         return jax.jit(function).lower(x).as_text().count("dot_general")
@@ -332,29 +332,29 @@ def test_short_floats_are_summed_in_float32(dtype):
 
     @jax.jit
     def sums(x, large, many):
-        everybody = jnp.ones(len(many), bool)
+        all_rows = jnp.ones(len(many), bool)
         return {
             "norms": stacked.squared_norms(x),
             "distances": stacked.squared_distances(x, x[1]),
             "pairs": stacked.pairwise_squared_distances(x),
             "large norms": stacked.squared_norms(large),
             "mean": stacked.mean(many),
-            "mean of large": stacked.mean_selected(60_000 * many, everybody),
+            "mean of large": stacked.mean_selected(60_000 * many, all_rows),
         }
 
     short = jnp.dtype(dtype)
     x, large = np.ones((2, 3000), short), np.full((2, 10), 300, short)
     x[1] = large[1] = 0
     out = sums(x, large, np.ones((600, 2), short))
-    found = {name: value.tolist() for name, value in out.items()}
-    assert found["norms"] == [3000, 0]
+    values = {name: value.tolist() for name, value in out.items()}
+    assert values["norms"] == [3000, 0]
     assert out["norms"].dtype == jnp.float32
-    assert found["distances"] == [3000, 0]
-    assert found["pairs"][0] == [0, 3000]
-    assert found["large norms"] == [900_000, 0]
-    assert found["mean"] == [1, 1]
+    assert values["distances"] == [3000, 0]
+    assert values["pairs"][0] == [0, 3000]
+    assert values["large norms"] == [900_000, 0]
+    assert values["mean"] == [1, 1]
     assert out["mean"].dtype == short
-    assert found["mean of large"] == np.full(2, 60_000, short).tolist()
+    assert values["mean of large"] == np.full(2, 60_000, short).tolist()
 
 
 @jax.jit

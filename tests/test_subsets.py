@@ -102,7 +102,7 @@ def test_bounds_are_below_the_eigenvalues():
     left_out = [(k, j, i) for i in range(12) for j in range(i) for k in range(j)]
     left_out = np.array(left_out, np.int32)
     for x in (rng.normal(size=(12, 200)), rng.normal(size=(12, 2)), np.eye(12, 40)):
-        found = bounds_and_values((x @ x.T).astype(np.float32), left_out)
-        bounds, values = (np.asarray(part) for part in found)
+        outs = bounds_and_values((x @ x.T).astype(np.float32), left_out)
+        bounds, values = (np.asarray(part) for part in outs)
         assert (bounds <= values * (1 + 1e-5)).all(), x.shape
         assert (bounds >= 0.5 * values).all(), x.shape

@@ -55,14 +55,14 @@ def fits(c, n, f):
 )
 def test_known_values(rule, options, values):
     for (n, f), value in values.items():
-        found = theory.proved("kappa", rule, n, f, **options)
-        assert found == pytest.approx(value, rel=1e-3), (n, f)
+        constant = theory.proved("kappa", rule, n, f, **options)
+        assert constant == pytest.approx(value, rel=1e-3), (n, f)
 
 
 @pytest.mark.smoke
 def test_published_values():
-    found = theory.proved("kappa", "median", 7, 3, tags=("read",))
-    assert found == 64
+    constant = theory.proved("kappa", "median", 7, 3, tags=("read",))
+    assert constant == 64
     assert theory.proved("kappa", "trimmed_mean", 7, 3, tags=("read",)) == 72
     assert theory.proved("kappa", "krum", 7, 3, tags=("read",), neighbors="n-f-1") == 24
     assert theory.proved("kappa", "krum", 7, 3, tags=("read",)) is None  # of another form
@@ -151,9 +151,9 @@ def test_the_page_is_what_the_code_prints():
 
 def test_intervals_are_students():
     values = np.random.default_rng(0).normal(size=9)
-    found = theory.estimate(jnp.asarray(values))
+    estimate = theory.estimate(jnp.asarray(values))
     low, high = scipy.stats.t.interval(0.95, 8, values.mean(), scipy.stats.sem(values))
-    np.testing.assert_allclose(found, (values.mean(), low, high), rtol=1e-5)
+    np.testing.assert_allclose(estimate, (values.mean(), low, high), rtol=1e-5)
     for freedom in (1, 2, 100):
         assert theory.errors._quantile(freedom) == pytest.approx(
             scipy.stats.t.ppf(0.975, freedom), rel=1e-6
@@ -176,7 +176,7 @@ def test_errors_are_those_of_the_papers_loop():
     key, attack = jax.random.key(3), attacks.order_statistic
     rule = partial(byzjax.aksel, f=s)
     options = {"n": n, "d": d, "mean": mean, "trials": trials, "key": key}
-    found = theory.angular_error(rule, s=s, attack=attack, **options)
+    result = theory.angular_error(rule, s=s, attack=attack, **options)
     ratio = theory.efficiency(rule, **options)
     byzantine = np.arange(n) >= n - s
     errors, aggregates, quiet, of_mean = [], [], [], []
@@ -186,7 +186,7 @@ def test_errors_are_those_of_the_papers_loop():
         errors.append(oracles.distance(aggregates[-1], np.full(d, mean)) / math.sqrt(d))
         quiet.append(oracles.distance(oracles.aksel(x, s), np.full(d, mean)) ** 2)
         of_mean.append(oracles.distance(x.mean(axis=0), np.full(d, mean)) ** 2)
-    assert found.error.value == pytest.approx(np.mean(errors), rel=1e-5)
+    assert result.error.value == pytest.approx(np.mean(errors), rel=1e-5)
     assert ratio.value == pytest.approx(np.mean(quiet) / np.mean(of_mean), rel=1e-5)
     residuals = (np.array(quiet) - ratio.value * np.array(of_mean)) / np.mean(of_mean)
     half = scipy.stats.t.ppf(0.975, trials - 1) * scipy.stats.sem(residuals)
@@ -194,14 +194,14 @@ def test_errors_are_those_of_the_papers_loop():
     pairs = [
         (a - mean) @ (b - mean) for a, b in itertools.permutations(aggregates, 2)
     ]  # from different draws, so that the noise has mean 0
-    assert found.bias == pytest.approx(math.sqrt(max(0, np.mean(pairs)) / d), rel=1e-4)
+    assert result.bias == pytest.approx(math.sqrt(max(0, np.mean(pairs)) / d), rel=1e-4)
 
 
 def test_known_errors():
     """The mean's is 1 / sqrt(n); the median's, relative to it, 1.544 at n = 25."""
-    found = theory.angular_error(byzjax.mean, n=16, d=2000, trials=50)
-    assert found.error.value == pytest.approx(0.25, rel=0.01)
-    assert found.bias < 0.02
+    result = theory.angular_error(byzjax.mean, n=16, d=2000, trials=50)
+    assert result.error.value == pytest.approx(0.25, rel=0.01)
+    assert result.bias < 0.02
     ratio = theory.efficiency(byzjax.median, n=25, d=500, trials=50)
     assert ratio.value == pytest.approx(1.544, rel=0.02)
 
@@ -233,9 +233,9 @@ def test_errors_of_the_errors():
 
 def test_an_aggregate_that_is_not_finite_is_told():
     destroyed = {"n": 5, "d": 2, "s": 1, "attack": attacks.non_finite, "trials": 6}
-    found = theory.angular_error(byzjax.mean, **destroyed)
-    assert math.isnan(found.error.value)
-    assert math.isnan(found.bias)
+    result = theory.angular_error(byzjax.mean, **destroyed)
+    assert math.isnan(result.error.value)
+    assert math.isnan(result.bias)
     liars, _ = theory.selection_probability(byzjax.mean, **destroyed)
     assert liars.value == 1
 
@@ -263,8 +263,8 @@ def test_ratios_are_those_of_the_definition():
     subsets = np.asarray(kappa._subsets(6, 2))
     assert subsets.shape == (15, 6)
     aggregate = oracles.median(x)
-    found = compiled(kappa._ratios)(aggregate, subsets / 4, x)
-    np.testing.assert_allclose(found, list(loop_of_ratios(aggregate, x, 2)), rtol=2e-5)
+    ratios = compiled(kappa._ratios)(aggregate, subsets / 4, x)
+    np.testing.assert_allclose(ratios, list(loop_of_ratios(aggregate, x, 2)), rtol=2e-5)
     flat = np.ones((6, 2)) / 3
     assert not np.any(compiled(kappa._ratios)(flat[0] + 1, subsets / 4, flat))
 
@@ -334,7 +334,7 @@ def test_a_search_leaves_the_process_as_it_was():
     ],
 )
 def test_breakdown(rule, n, liars):
-    found = theory.breakdown_search(rule, n=n, d=3, restarts=4)
-    assert found.liars == liars
-    assert len(found.damage) == n
-    assert found.damage[0] < 10
+    result = theory.breakdown_search(rule, n=n, d=3, restarts=4)
+    assert result.liars == liars
+    assert len(result.damage) == n
+    assert result.damage[0] < 10

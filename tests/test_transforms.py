@@ -194,9 +194,9 @@ def test_inject_hyperparams():
     for step in range(3):
         updates = stacked_updates(step)
         out, state = update(updates, state, PARAMS)
-        for found, rows in zip(jax.tree.leaves(out), jax.tree.leaves(updates)):
+        for leaf, rows in zip(jax.tree.leaves(out), jax.tree.leaves(updates)):
             rows[BYZANTINE] = -step / 10 * rows[~BYZANTINE].mean(axis=0)
-            np.testing.assert_allclose(found, rows, rtol=1e-6, atol=1e-6)
+            np.testing.assert_allclose(leaf, rows, rtol=1e-6, atol=1e-6)
     rate = optax.inject_hyperparams(
         lambda learning_rate: optax.chain(
             byzjax.aggregate(byzjax.krum, f=F), optax.sgd(learning_rate)

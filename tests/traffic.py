@@ -40,19 +40,19 @@ def collectives(text, devices):
     assert entry, "no ENTRY in the text"
 
     def within(name):
-        found = []
+        counted = []
         for line in computations[name]:
             if one := _COLLECTIVE.search(line):
                 assert not one[3], f"asynchronous: {line[:200]}"
-                found.append((one[2], _sent(one[2], one[1], line, devices), 1))
+                counted.append((one[2], _sent(one[2], one[1], line, devices), 1))
             for called in _CALLED.findall(line):
                 for branch in "".join(called).split(","):
-                    found += within(branch.strip().lstrip("%"))
+                    counted += within(branch.strip().lstrip("%"))
             if body := _WHILE.search(line):
                 inside, trips = within(body[1]), _TRIPS.search(line)
                 assert trips or not inside, f"collectives in a loop of unknown length: {line[:200]}"
-                found += [(kind, sent, int(trips[1]) * times) for kind, sent, times in inside]
-        return found
+                counted += [(kind, sent, int(trips[1]) * times) for kind, sent, times in inside]
+        return counted
 
     return within(entry)
 

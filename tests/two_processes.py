@@ -35,8 +35,8 @@ def main(port, place, folder):
         }
 
     out = jax.jit(jax.shard_map(step, mesh=mesh, in_specs=P("workers"), out_specs=P()))(rows)
-    own = {name: np.asarray(leaf.addressable_data(0)) for name, leaf in out.items()}
-    np.savez(f"{folder}/{place}.npz", processes=jax.process_count(), **own)
+    local = {name: np.asarray(leaf.addressable_data(0)) for name, leaf in out.items()}
+    np.savez(f"{folder}/{place}.npz", processes=jax.process_count(), **local)
     jax.distributed.shutdown()
 
 

@@ -26,13 +26,13 @@ def watched(path, evaluations=0, signal=0):
 
     def watch(*args):
         nonlocal count
-        states, found = ALIKE(*args)
+        states, results = ALIKE(*args)
         count += 1
         with open(path, "a") as file:
             file.write(digest(states) + "\n")
         if count == evaluations:
             os.kill(os.getpid(), signal)
-        return states, found
+        return states, results
 
     return watch
 

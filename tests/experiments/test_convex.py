@@ -122,7 +122,7 @@ def test_checksum_is_of_the_content(tmp_path):
 
 
 def test_order_of_the_folders(tmp_path, monkeypatch):
-    def found(data_dir=None):
+    def num_samples(data_dir=None):
         return len(datasets.load("mushrooms", data_dir=data_dir).train_y)
 
     given, environment = tmp_path / "given", tmp_path / "environment"
@@ -134,15 +134,15 @@ def test_order_of_the_folders(tmp_path, monkeypatch):
         write(folder / "mushrooms", mushrooms(count))
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert found() == 16
+    assert num_samples() == 16
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert found() == 12
+    assert num_samples() == 12
     monkeypatch.setenv("BYZJAX_DATA_DIR", str(environment))
-    assert found() == 8
-    assert found(given) == found(str(given)) == 4
+    assert num_samples() == 8
+    assert num_samples(given) == num_samples(str(given)) == 4
     # A plain file takes precedence.
     write(given / "mushrooms", mushrooms(10), compressed=True)
-    assert found(given) == 4
+    assert num_samples(given) == 4
 
 
 @pytest.mark.parametrize("name", convex.NAMES)

@@ -28,25 +28,25 @@ def test_several_devices_end_where_one_does(tmp_path, monkeypatch, capsys):
     """
     digits, over = datasets.load("digits"), devices.mesh(3)
     kind = jax.devices()[0].device_kind
-    found, kept = [], []
+    results, kept = [], []
     for mesh in (over, None):
         folder = tmp_path / str(devices.size(mesh))
         monkeypatch.setattr(
             devices, "equal_on_all", watched(tmp_path / f"bits.{devices.size(mesh)}")
         )
         tasks = sweep.tasks([SMALL], folder, lambda _: digits)
-        found += sweep.run(tasks, folder, lambda _: digits, mesh)
+        results += sweep.run(tasks, folder, lambda _: digits, mesh)
         kept.append(blocks.checkpoints(tasks[0], folder, mesh).folder.name)
     bits = [(tmp_path / f"bits.{count}").read_text().split() for count in (3, 1)]
     assert len(set(bits[0])) == 2
     assert bits[0] == bits[1]
-    assert found[0]["runs"] == found[1]["runs"]
-    assert [block["environment"]["device"] for block in found] == [f"{kind} x 3", f"{kind} x 1"]
+    assert results[0]["runs"] == results[1]["runs"]
+    assert [block["environment"]["device"] for block in results] == [f"{kind} x 3", f"{kind} x 1"]
 
     assert [block.name for block in (tmp_path / "3" / "blocks").iterdir()] == [tasks[0].path.name]
     assert kept[0] != kept[1]  # but all digits of a block come from the same number of devices
     again = sweep.tasks([SMALL], tmp_path / "3", lambda _: digits)
-    assert sweep.run(again, tmp_path / "3", lambda _: digits) == found[:1]
+    assert sweep.run(again, tmp_path / "3", lambda _: digits) == results[:1]
     said = capsys.readouterr().err
     assert f"finished blocks have device {kind} x 3, here it is {kind} x 1; results may" in said
 

@@ -35,12 +35,12 @@ CLUSTERS = ("SLURM_", "OMPI_", "KUBERNETES_", "TPU_", "JAX_COORDINATOR", "JAX_NU
 
 def free_port(least=0):
     """A free port."""
-    with socket.socket() as found:
+    with socket.socket() as listener:
         try:
-            found.bind(("127.0.0.1", least))
+            listener.bind(("127.0.0.1", least))
         except OSError:
             return free_port(least + 1)
-        return found.getsockname()[1]
+        return listener.getsockname()[1]
 
 
 @pytest.fixture
@@ -124,10 +124,10 @@ def test_two_processes_find_what_one_does_though_one_of_them_dies(start, tmp_pat
     tasks = sweep.tasks([GRID], alone, lambda _: digits)
     (expected,) = sweep.run(tasks, alone, lambda _: digits, devices.mesh(2))
     (path,) = folder.glob("blocks/*")
-    found = json.loads(path.read_text())
+    block = json.loads(path.read_text())
     assert path.name == tasks[0].path.name
-    assert found["runs"] == expected["runs"]
-    assert found["environment"]["device"] == expected["environment"]["device"]
+    assert block["runs"] == expected["runs"]
+    assert block["environment"]["device"] == expected["environment"]["device"]
     undisturbed = (tmp_path / "bits").read_text().split()
     assert len(set(undisturbed)) == 4
     for i in (0, 1):

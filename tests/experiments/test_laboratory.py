@@ -86,11 +86,11 @@ def told(capsys):
 
 def results_of(folder):
     """The contents of the blocks, without times."""
-    found = {}
+    runs = {}
     for path in sorted((folder / "blocks").glob("*.json")):
         content = json.loads(path.read_text())
-        found[path.name] = content["runs"]
-    return found
+        runs[path.name] = content["runs"]
+    return runs
 
 
 @pytest.fixture(scope="module")
@@ -154,14 +154,14 @@ def test_data_dealt_to_honest_workers_alone(digits):
 
 
 def test_strengths_and_step_sizes_share_one_program(digits, tmp_path, monkeypatch):
-    few = dataclasses.replace(
+    short = dataclasses.replace(
         SMALL,
         rule=("median",),
         s=(2,),
         seeds=1,
         attack=("gaussian(sigma=1.0)", "gaussian(sigma=9.0)"),
     )
-    grids = [dataclasses.replace(few, learning_rate=rate) for rate in (0.1, 0.5)]
+    grids = [dataclasses.replace(short, learning_rate=rate) for rate in (0.1, 0.5)]
     built, build = [], programs.build
 
     def counted(*args):
@@ -177,8 +177,8 @@ def test_strengths_and_step_sizes_share_one_program(digits, tmp_path, monkeypatc
     assert len(set(losses)) == 4
     for i, task in enumerate(tasks):
         alone = dataclasses.replace(task.config, attack=(str(task.block.attack),))
-        (found,) = sweep.run(sweep.tasks([alone], tmp_path / str(i), load), tmp_path / str(i), load)
-        assert found["runs"][0]["loss"] == pytest.approx(together[i]["runs"][0]["loss"], rel=1e-6)
+        (once,) = sweep.run(sweep.tasks([alone], tmp_path / str(i), load), tmp_path / str(i), load)
+        assert once["runs"][0]["loss"] == pytest.approx(together[i]["runs"][0]["loss"], rel=1e-6)
 
 
 def final(program, runs, attack, config=SMALL):
@@ -203,10 +203,10 @@ def test_the_switch_runs_the_attack_that_was_chosen(digits, softmax):
     for i, attack in enumerate(attacks):
         alone = programs.build(SMALL, digits, softmax, rule, mixing, [attack])
         expected, _ = final(alone, runs, 0)
-        found, _ = final(together, runs, i)
-        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
+        model, _ = final(together, runs, i)
+        for a, b in zip(jax.tree.leaves(model), jax.tree.leaves(expected)):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-        seen.append(np.concatenate([np.ravel(p) for p in jax.tree.leaves(found)]))
+        seen.append(np.concatenate([np.ravel(p) for p in jax.tree.leaves(model)]))
     for i in range(len(seen)):
         for j in range(i):
             assert not np.allclose(seen[i], seen[j], atol=1e-4), (texts[i], texts[j])
@@ -240,13 +240,13 @@ def watched(digits, softmax):
     flip = specs.parse("attack", "flip_labels", f=2)
     runs = block_runs(WATCHED, digits, [(0, 0), (0, 2)])
     program = programs.build(WATCHED, digits, softmax, mean, mixing, [none, flip])
-    states, found = program.start(jnp.int32(1), runs), []
+    states, evaluations = program.start(jnp.int32(1), runs), []
     for step in (0, 2):
         states, diagnostics = program.advance(states, jnp.int32(step), jnp.int32(1), runs)
         held = jax.device_get((states.protocol.params, states.average))  # states are donated
         metrics = program.evaluate(states, step == 2, runs)
-        found.append(Watched(*held, *jax.device_get((metrics, diagnostics))))
-    return runs, found
+        evaluations.append(Watched(*held, *jax.device_get((metrics, diagnostics))))
+    return runs, evaluations
 
 
 @pytest.fixture(scope="module")
@@ -278,43 +278,43 @@ def by_hand(digits, softmax, watched):
     return out
 
 
-def assert_same_model(found, expected):
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+def assert_same_model(model, expected):
+    for a, b in zip(jax.tree.leaves(model), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("r", [0, 1], ids=["nobody lies", "flipped labels"])
 def test_training_is_plain_sgd_on_the_union_batch(r, watched, by_hand):
     each, _ = by_hand[r]
-    for found, expected in zip(watched[1], each[1::2], strict=True):
-        assert_same_model(of_run(found.model, r), expected)
+    for evaluation, expected in zip(watched[1], each[1::2], strict=True):
+        assert_same_model(of_run(evaluation.model, r), expected)
 
 
 def test_the_average_is_that_of_all_models_so_far(watched, by_hand):
     for r, (each, _) in enumerate(by_hand):
-        for found, count in zip(watched[1], (2, 4), strict=True):
+        for evaluation, count in zip(watched[1], (2, 4), strict=True):
             expected = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *each[:count])
-            assert_same_model(of_run(found.average, r, 0), expected)
+            assert_same_model(of_run(evaluation.average, r, 0), expected)
 
 
 def test_diagnostics_are_of_the_last_step_before_an_evaluation(watched, by_hand):
     _, gradients = by_hand[0]
-    for found, gradient in zip(watched[1], gradients[1::2], strict=True):
+    for evaluation, gradient in zip(watched[1], gradients[1::2], strict=True):
         norm = math.sqrt(sum(float(np.sum(g**2)) for g in jax.tree.leaves(gradient)))
-        assert float(found.diagnostics["honest_norm"][0]) == pytest.approx(norm, rel=1e-4)
+        assert float(evaluation.diagnostics["honest_norm"][0]) == pytest.approx(norm, rel=1e-4)
 
 
 def test_which_samples_an_evaluation_is_on(digits, softmax, watched):
     """The first 50, at the end all 360, and both times the 100 that were held out."""
     _, *held = batches.hold_out(digits, 100)
     accuracy = jax.jit(softmax.accuracy)
-    for found, count in zip(watched[1], (50, 360), strict=True):
+    for evaluation, count in zip(watched[1], (50, 360), strict=True):
         for r in range(2):
-            average = of_run(found.average, r, 0)
+            average = of_run(evaluation.average, r, 0)
             right = accuracy(average, digits.test_x[:count], digits.test_y[:count])
-            assert float(found.metrics.accuracy[r]) == pytest.approx(float(right))
+            assert float(evaluation.metrics.accuracy[r]) == pytest.approx(float(right))
             right = accuracy(average, *held)
-            assert float(found.metrics.validation[r]) == pytest.approx(float(right))
+            assert float(evaluation.metrics.validation[r]) == pytest.approx(float(right))
 
 
 def test_what_a_loss_draws_is_not_what_chose_its_batch():
@@ -348,11 +348,11 @@ def test_a_model_that_is_not_finite_is_a_result(digits, softmax, tmp_path):
         attack=("non_finite",), results=str(tmp_path),
     )  # fmt: skip
     (block,) = swept(config, digits)
-    (found,) = block["runs"]
-    assert found["finite"] == [False, False]
-    assert found["loss"] == [None, None]
-    assert found["diverged"] == 1
-    assert found["distance"] == [None, None]
+    (run_of_block,) = block["runs"]
+    assert run_of_block["finite"] == [False, False]
+    assert run_of_block["loss"] == [None, None]
+    assert run_of_block["diverged"] == 1
+    assert run_of_block["distance"] == [None, None]
 
 
 def test_the_identity_of_a_block_is_what_decides_its_numbers():
@@ -618,9 +618,9 @@ def test_a_long_block_goes_on_from_its_checkpoint(digits, tmp_path, monkeypatch,
     assert len(list((folder / "checkpoints").iterdir())) == 1
     steps = []
     monkeypatch.setattr(blocks, "_log", lambda task, step, *rest: steps.append(step))
-    found = sweep.run(tasks, folder, lambda _: digits)
+    resumed = sweep.run(tasks, folder, lambda _: digits)
     assert steps == [6, 2, 4, 6]  # the first block resumes after its fourth step
-    assert [block["runs"] for block in found] == [block["runs"] for block in undisturbed]
+    assert [block["runs"] for block in resumed] == [block["runs"] for block in undisturbed]
     assert not list((folder / "checkpoints").iterdir())
 
 
@@ -647,14 +647,14 @@ def test_what_fails_is_written_down_and_does_not_stop_the_rest(digits, tmp_path,
 
 def test_a_study_that_has_changed_leaves_no_run_twice(digits, tmp_path, programs_are_kept):
     folder = tmp_path / "study"
-    few = dataclasses.replace(SMALL, rule=("mean", "median"), attack=("none",), s=(0,), seeds=2)
-    more = dataclasses.replace(few, rule=("median",), seeds=3)
-    for config in (few, more):
+    before = dataclasses.replace(SMALL, rule=("mean", "median"), attack=("none",), s=(0,), seeds=2)
+    after = dataclasses.replace(before, rule=("median",), seeds=3)
+    for config in (before, after):
         sweep.run(sweep.tasks([config], folder, lambda _: digits), folder, lambda _: digits)
     assert len(list((folder / "blocks").iterdir())) == 3
-    found = {str(c.rule): store.finished([c], folder) for c in (few, more)}
-    assert [b["rule"] for b in found[str(few.rule)]] == ["mean", "median"]
-    (both,) = found[str(more.rule)]
+    finished = {str(c.rule): store.finished([c], folder) for c in (before, after)}
+    assert [b["rule"] for b in finished[str(before.rule)]] == ["mean", "median"]
+    (both,) = finished[str(after.rule)]
     assert both["members"] == [[0, 0], [1, 0], [2, 0]]
 
 

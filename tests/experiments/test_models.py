@@ -234,8 +234,8 @@ def test_logistic_regression_by_hand():
 
     @jax.jit
     def everything(params, x, y):
-        slope = jax.value_and_grad(model.loss)(params, {"x": x, "y": y})
-        return model.apply(params, x), model.accuracy(params, x, y), *slope
+        loss_and_gradient = jax.value_and_grad(model.loss)(params, {"x": x, "y": y})
+        return model.apply(params, x), model.accuracy(params, x, y), *loss_and_gradient
 
     logits, accuracy, loss, grads = everything(params, x, y)
     np.testing.assert_allclose(logits, np.stack([0 * z, z], 1), rtol=1e-6)
@@ -414,14 +414,14 @@ def test_convolution_equals_flax(shape, size, stride, padding, use_bias):
         params["bias"] = np.arange(6, dtype=np.float32)
     x = images(shape)
 
-    def slope(params, make):
+    def grad(params, make):
         def scalar(params):
             out = nnx.merge(graphdef(lambda rngs: make(rngs=rngs)), params)(x)
             return jnp.sin(out).sum(), out
 
         return jax.grad(scalar, has_aux=True)(params)
 
-    (grads, out), *others = jax.jit(lambda p: [slope(p, make) for make in (ours, *theirs)])(params)
+    (grads, out), *others = jax.jit(lambda p: [grad(p, make) for make in (ours, *theirs)])(params)
     for expected_grads, expected in others:
         np.testing.assert_allclose(out, expected, atol=1e-5)
         for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(expected_grads)):
@@ -441,8 +441,8 @@ def test_convolution_starts_like_flax():
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (7, 9, 3)], ids=str)
 def test_max_pool_equals_flax(shape):
-    found, expected = jax.jit(lambda x: (layers.max_pool(x), pool(x)))(images(shape))
-    np.testing.assert_array_equal(found, expected)
+    pooled, expected = jax.jit(lambda x: (layers.max_pool(x), pool(x)))(images(shape))
+    np.testing.assert_array_equal(pooled, expected)
 
 
 def test_group_norm_by_hand():
@@ -552,13 +552,13 @@ def test_evaluation_in_chunks_equals_that_at_once(name, shape, size):
         return zoo.evaluate(model, params, x, y, chunk=8)
 
     both = jax.jit(jax.vmap(lambda params: (chunked(params), whole(params))))(params)
-    found, (accuracy, loss, right) = jax.tree.map(np.asarray, both)
-    np.testing.assert_allclose(found.accuracy, accuracy, rtol=1e-6)
-    np.testing.assert_allclose(found.loss, loss, rtol=1e-5)
+    result, (accuracy, loss, right) = jax.tree.map(np.asarray, both)
+    np.testing.assert_allclose(result.accuracy, accuracy, rtol=1e-6)
+    np.testing.assert_allclose(result.loss, loss, rtol=1e-5)
     with np.errstate(invalid="ignore"):  # five samples leave classes empty: 0 / 0
         expected = [[each[y == c].sum() / (y == c).sum() for c in range(10)] for each in right]
-    np.testing.assert_allclose(found.per_class, expected, rtol=1e-6)
-    assert found.accuracy.dtype == found.loss.dtype == found.per_class.dtype == jnp.float32
+    np.testing.assert_allclose(result.per_class, expected, rtol=1e-6)
+    assert result.accuracy.dtype == result.loss.dtype == result.per_class.dtype == jnp.float32
 
 
 def test_evaluation_keeps_one_chunk_in_memory():

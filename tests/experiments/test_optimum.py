@@ -39,8 +39,8 @@ def test_the_loss_with_its_decay_is_flat_there():
         each = [model.loss(params, {"x": data.train_x[w], "y": data.train_y[w]}) for w in workers]
         return sum(each) / 3 + decay / 2 * shrunk
 
-    slope = jax.jit(jax.grad(loss))(best)
-    assert max(np.abs(s).max() for s in map(np.asarray, jax.tree.leaves(slope))) < 1e-6
+    gradient = jax.jit(jax.grad(loss))(best)
+    assert max(np.abs(s).max() for s in map(np.asarray, jax.tree.leaves(gradient))) < 1e-6
 
 
 def test_training_goes_there():

@@ -170,17 +170,17 @@ def test_kardam_trains_as_well_as_without_liars(tmp_path):
         momentum=0.0, learning_rate=0.1, rule=("mean",),
         attack=("gaussian(sigma=200)", "reversed_gradient(kappa=100)"),
     )  # fmt: skip
-    found = {}
+    accuracy = {}
     for judge in ("kardam", "none"):
         protocol = f"asynchronous(judge='{judge}', damping='none')"
         asked = dataclasses.replace(config, protocol=protocol)
         tasks = sweep.tasks([asked], tmp_path, lambda config: digits)
         for block in sweep.run(tasks, tmp_path, lambda config: digits):
             last = [run["accuracy"][-1] for run in block["runs"]]
-            found[judge, block["attack"]] = sum(last) / len(last)
-    alone = found["none", "none"]
+            accuracy[judge, block["attack"]] = sum(last) / len(last)
+    alone = accuracy["none", "none"]
     assert alone > 0.95
     for attack in config.attack:
-        assert found["kardam", attack] > alone - 0.02, found
-        assert found["none", attack] < found["kardam", attack], found
-    assert found["none", "reversed_gradient(kappa=100)"] < 0.2, found
+        assert accuracy["kardam", attack] > alone - 0.02, accuracy
+        assert accuracy["none", attack] < accuracy["kardam", attack], accuracy
+    assert accuracy["none", "reversed_gradient(kappa=100)"] < 0.2, accuracy

@@ -41,7 +41,7 @@ def accuracy(rule, attack, s, seed, step):
 
 def blocks_of(grid, measured=0.5, of=accuracy):
     """Finished blocks of a grid; `measured` is the value of all diagnostics."""
-    found = []
+    blocks = []
     steps = list(range(grid.eval_every, grid.steps + 1, grid.eval_every))
     liars = [s for s in grid.s if s > 0]
     for rule, mixing, attack in itertools.product(grid.rule, grid.mixing, grid.attack):
@@ -61,7 +61,7 @@ def blocks_of(grid, measured=0.5, of=accuracy):
             for seed, s in members
         ]
         if runs:
-            found.append(
+            blocks.append(
                 {
                     **{name: getattr(grid, name) for name in configs.IDENTITY},
                     "rule": rule,
@@ -80,7 +80,7 @@ def blocks_of(grid, measured=0.5, of=accuracy):
                     },
                 }
             )
-    return found
+    return blocks
 
 
 def names_of(blocks, grids):
@@ -361,11 +361,11 @@ def test_the_page_holds_what_was_found(tmp_path):
         re.findall(r"<t[hd].*?>(.*?)</t[hd]>", row)
         for row in re.findall(r"<tr>(.*?)</tr>", everything)
     )
-    for line, found in zip(lines, results.to_dict("records"), strict=True):
+    for line, result in zip(lines, results.to_dict("records"), strict=True):
         cells = dict(zip(head, line, strict=True))
         for name in ("mean", "std", "min", "max"):
-            assert cells[name] == f"{100 * found[name]:.2f}", (name, line)
-        assert cells["95 % interval"] == f"{100 * found['low']:.2f} to {100 * found['high']:.2f}"
+            assert cells[name] == f"{100 * result[name]:.2f}", (name, line)
+        assert cells["95 % interval"] == f"{100 * result['low']:.2f} to {100 * result['high']:.2f}"
     assert f"not finite at 20, 1 of {SMALL.seeds}" in read.text
     assert "jax differ" in read.text
     assert "0.9.0 (1 block)" in read.text

@@ -109,8 +109,8 @@ def test_a_damaged_checkpoint_is_set_aside(tmp_path, capsys):
     kept = checkpoint.Checkpoints(tmp_path / "block")
     states = {"w": jax.numpy.ones(3)}
     metrics = Metrics(*[np.zeros(1)] * len(Metrics._fields))
-    found = {name: np.zeros(1) for name in checkpoint.diagnostics.NAMES}
-    kept.save(2, states, [(metrics, found)])
+    diagnostics = {name: np.zeros(1) for name in checkpoint.diagnostics.NAMES}
+    kept.save(2, states, [(metrics, diagnostics)])
     assert kept.restore(states)[0] == 2
     for part in sorted((tmp_path / "block").rglob("*")):
         if part.is_file():
@@ -119,7 +119,7 @@ def test_a_damaged_checkpoint_is_set_aside(tmp_path, capsys):
     said = capsys.readouterr().err
     assert f"the checkpoint {tmp_path / 'block'} cannot be read" in said
     assert (tmp_path / "block.damaged").is_dir()
-    kept.save(1, states, [(metrics, found)])
+    kept.save(1, states, [(metrics, diagnostics)])
     assert kept.restore(states)[0] == 1
 
 
@@ -145,8 +145,8 @@ def test_two_processes_do_not_train_one_block(tmp_path, digits, capsys):
             0.5, lambda: (task.path.with_suffix(".later").rename(task.path), stop.set())
         )
         timer.start()
-        (found,) = sweep.run([task], tmp_path / "two", lambda _: digits)
-        assert found["runs"] == ["of the other"]
+        (finished,) = sweep.run([task], tmp_path / "two", lambda _: digits)
+        assert finished["runs"] == ["of the other"]
         assert "is being trained by another process; waiting." in capsys.readouterr().err
     finally:
         stop.set()

@@ -189,8 +189,8 @@ def test_there_are_five_notebooks():
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_pair_agrees_and_has_no_output(path):
     cells = notebook(path)["cells"]
-    found = [(cell["cell_type"], "".join(cell["source"]).strip()) for cell in cells]
-    assert found == list(cells_of_script(path)), "jupytext --to ipynb --update colab/*.py"
+    shown = [(cell["cell_type"], "".join(cell["source"]).strip()) for cell in cells]
+    assert shown == list(cells_of_script(path)), "jupytext --to ipynb --update colab/*.py"
     for cell in cells:
         assert not cell.get("outputs")
         assert cell.get("execution_count") is None

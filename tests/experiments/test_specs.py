@@ -86,7 +86,7 @@ def test_a_strength_may_be_traced_and_says_so(name, strengths):
         tx = specs.transformation(spec, byzantine=byzantine, key=None, n=5)
         return tx.update(updates, tx.init(updates[0]), **told)[0]
 
-    found = jax.jit(lambda values: sent(spec.with_strengths(values)))
+    traced = jax.jit(lambda values: sent(spec.with_strengths(values)))
     choices = (0.5, 0.5), (0.25, 0.75)
     plain = [
         f"{name}({', '.join(f'{s}={value}' for s, value in zip(strengths, values))})"
@@ -94,7 +94,7 @@ def test_a_strength_may_be_traced_and_says_so(name, strengths):
     ]
     expected = jax.jit(lambda: [sent(specs.parse("attack", text, f=1)) for text in plain])()
     for values, lies in zip(choices, expected, strict=True):
-        np.testing.assert_allclose(found(np.float32(values)), lies, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(traced(np.float32(values)), lies, rtol=1e-5, atol=1e-6)
     if name != "alternating":  # which takes its strength from the attack that it alternates
         for strength in strengths:
             assert "may be traced" in said.partition(f"{strength}: ")[2]

@@ -62,11 +62,11 @@ def box_of_safe_area(points, f):
     for j in range(d):
         for sign, out in ((1, least), (-1, most)):
             cost = sign * np.eye(unknowns)[j]
-            found = linprog(
+            solution = linprog(
                 cost, A_eq=np.concatenate(equal), b_eq=np.concatenate(to), bounds=limits
             )
-            assert found.status == 0, found.message
-            out[j] = found.x[j]
+            assert solution.status == 0, solution.message
+            out[j] = solution.x[j]
     return least, most
 
 
@@ -88,12 +88,12 @@ def distance_to_hull(point, points):
     m, d = points.shape
     slack = -np.ones((d, 1))
     above = np.concatenate([np.block([[points.T, slack]]), np.block([[-points.T, slack]])])
-    found = linprog(
+    solution = linprog(
         np.append(np.zeros(m), 1),
         A_ub=above,
         b_ub=np.concatenate([point, -point]),
         A_eq=[[1.0] * m + [0.0]],
         b_eq=[1],
     )
-    assert found.status == 0, found.message
-    return found.fun
+    assert solution.status == 0, solution.message
+    return solution.fun

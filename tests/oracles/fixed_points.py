@@ -13,7 +13,7 @@ def reweighted_mean(x, z, radius):
     return weights @ x / weights.sum()
 
 
-def slope(x, z, radius):
+def gradient(x, z, radius):
     """The gradient at z of the sum of h(||z - x_i||), h'(r) = min(1, r / radius)."""
     return np.sum((z - x) / np.maximum(radius, distances(x, z))[:, None], axis=0)
 
@@ -42,17 +42,17 @@ def least_sum(x, radius, start):
     z = start
     for _ in range(30):
         z = reweighted_mean(x, z, radius)
-    if np.linalg.norm(slope(x, z, radius)) > 1e-9:
+    if np.linalg.norm(gradient(x, z, radius)) > 1e-9:
         median = np.median(x, axis=0)
         z = min([z, median, *x], key=lambda point: farther(x, point, than=median))
     for _ in range(200):
-        up = slope(x, z, radius)
-        step = -np.linalg.lstsq(curvature(x, z, radius), up, rcond=1e-13)[0]
+        uphill = gradient(x, z, radius)
+        step = -np.linalg.lstsq(curvature(x, z, radius), uphill, rcond=1e-13)[0]
         scale = radius + np.median(distances(x, z)) + np.linalg.norm(z) / 10
         if np.linalg.norm(step) <= 1e-14 * scale:
             break
         for shorter in (z + step / 2**k for k in range(20)):
-            if np.linalg.norm(slope(x, shorter, radius)) < np.linalg.norm(up):
+            if np.linalg.norm(gradient(x, shorter, radius)) < np.linalg.norm(uphill):
                 z = shorter
                 break
         else:

@@ -109,8 +109,8 @@ def medoid(x, f=0):
         finite = [r for r in distances if np.isfinite(r)]
         scores.append((n - 1 - len(finite), sum(finite)))
     (best,) = lowest(scores, 1)
-    hopeless = not np.isfinite(x[best]).all() or 2 * scores[best][0] >= n
-    return mean_of_rows(x, [best], {best: np.inf if hopeless else 0.0})
+    too_many_bad = not np.isfinite(x[best]).all() or 2 * scores[best][0] >= n
+    return mean_of_rows(x, [best], {best: np.inf if too_many_bad else 0.0})
 
 
 def comparative_elimination(x, f):
@@ -140,9 +140,9 @@ def mean_of_best_subset(x, f, score, rounding=0.0):
     """The first subset of n - f rows with the least score; NaN if no score is finite."""
     best, least = [], np.inf
     for subset in itertools.combinations(range(len(x)), len(x) - f):
-        found = score(list(subset))
-        if found < least * (1 - rounding):
-            best, least = list(subset), found
+        value = score(list(subset))
+        if value < least * (1 - rounding):
+            best, least = list(subset), value
     return np.asarray(x, np.float64)[best].mean(axis=0) if best else np.full(np.shape(x)[1], np.nan)
 
 
@@ -281,8 +281,8 @@ def mean_shift(points, neighbors, nearer=1e-6):
         for _ in range(300):
             around = points[np.linalg.norm(points - z, axis=1) <= bandwidth]
             moved = around.mean(axis=0)
-            still, z = np.abs(moved - z).max() <= 1e-9 * bandwidth, moved
-            if still:
+            converged, z = np.abs(moved - z).max() <= 1e-9 * bandwidth, moved
+            if converged:
                 break
         centers.append(z)
         sizes.append(sum(np.linalg.norm(points - z, axis=1) <= bandwidth))
@@ -304,7 +304,7 @@ def sign_guard(x, f=0, lower=0.1, upper=3.0, window=None):
     x, n, bad = np.asarray(x, np.float64), len(x), far(x)
     norms = np.array([norm(row) for row in x])
     middle = median_of(norms)
-    alike = [i for i in range(n) if lower * middle < norms[i] < upper * middle]
+    similar = [i for i in range(n) if lower * middle < norms[i] < upper * middle]
     good = np.flatnonzero(~bad)
     if not len(good):
         return np.zeros(x.shape[1])
@@ -312,7 +312,7 @@ def sign_guard(x, f=0, lower=0.1, upper=3.0, window=None):
     points = np.array([[np.mean(r > 0), np.mean(r == 0), np.mean(r < 0)] for r in part])
     clusters = mean_shift(points, max(1, n // 2))
     largest = max(clusters, key=len)  # the first one
-    selected = [i for i in alike if i in good[largest]] or alike
+    selected = [i for i in similar if i in good[largest]] or similar
     if not selected:
         return np.zeros(x.shape[1])
     return sum(x[i] * min(1, middle / norms[i]) for i in selected) / len(selected)
