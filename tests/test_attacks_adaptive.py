@@ -125,10 +125,8 @@ def test_objectives():
         return jax.vmap(byzjax.median)(jnp.concatenate([jnp.stack(sent), dense]))
 
     of_inner_product, of_first, *dense = np.asarray(aggregates(x, byzantine), np.float64)
-    for out, score in (
-        (of_inner_product, lambda out: -out @ mean),
-        (of_first, lambda out: -out[0]),
-    ):
+    scores = (lambda out: -out @ mean), (lambda out: -out[0])
+    for out, score in zip((of_inner_product, of_first), scores, strict=True):
         best = max(map(score, dense))
         assert score(out) >= best - 0.02 * abs(best)
     with pytest.raises(ValueError, match=r"^objective must be one of distance, inner_product; got"):
