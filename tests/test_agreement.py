@@ -107,7 +107,7 @@ def test_known_values():
     close(safe_area_average(square, f=1), [1, 1])
 
 
-def test_nobody_is_heard():
+def test_no_sender_is_heard():
     x, own = np.full((5, 2), np.inf, np.float32), np.float32([3, 4])
     assert np.isnan(mid_extremes(x)).all()
     np.testing.assert_array_equal(approach_extreme(x, own), own)
@@ -181,7 +181,7 @@ def test_the_point_lies_in_every_hull(m, f):
             np.testing.assert_allclose(point, expected, atol=1e-5 * unit)
 
 
-def test_a_far_lie_does_not_blur_the_point():
+def test_a_far_row_does_not_blur_the_point():
     """Equal to float64; the largest difference seen is 1.3e-5."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(400, 4, 2))
@@ -213,7 +213,7 @@ def test_the_point_permutes_shifts_and_scales():
 
 
 @pytest.mark.parametrize("lie", [np.nan, -np.inf, 3e38, 1e30, 1e9])
-def test_no_lie_leaves_the_honest_hull(lie):
+def test_no_attack_leaves_the_honest_hull(lie):
     rng = np.random.default_rng(2)
     honest = rng.normal(size=(4, 2))
     lies = np.array([[lie, lie], [-lie, lie], [lie, 0.3], [0.1, -lie]])
@@ -276,7 +276,7 @@ def test_trees_and_dtypes():
         np.testing.assert_allclose(both, expected, rtol=2e-2, atol=2e-2)
 
 
-def test_given_to_the_verb():
+def test_rounds_as_rules_of_the_verb():
     x = next(matrices(5, 2))
 
     def given(rule, **hyperparameters):
@@ -354,7 +354,7 @@ def test_errors(call, error, message):
 # --- how close receivers get ---------------------------------------------------------------------
 
 
-def test_the_worst_lies_attain_what_is_proved():
+def test_the_worst_attacks_attain_what_is_proved():
     """For the trimmed rounds: honest values at the ends, attackers low to one, high to another."""
     for n, f in ((4, 1), (13, 3)):
         m = n - f
@@ -370,7 +370,7 @@ def test_the_worst_lies_attain_what_is_proved():
             np.testing.assert_allclose(other - one, proved, rtol=1e-6)
 
 
-def test_who_is_heard_is_non_split():
+def test_communication_graphs_are_non_split():
     rng = np.random.default_rng(0)
     densities = []
     for _ in range(50):

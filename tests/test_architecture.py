@@ -96,7 +96,7 @@ def within(name, room):
     return name == room or name.startswith(room + ".")
 
 
-def test_every_module_is_found():
+def test_every_module_is_listed():
     assert {"byzjax.stacked.layout", "byzjax.rules.krum", "byzjax.attacks._rows"} <= set(MODULES)
     assert len(MODULES) == len(list(ROOT.rglob("*.py")))
 
@@ -121,7 +121,7 @@ def names_in(path):
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_platforms_are_told_apart_in_one_package(module):
+def test_platforms_are_distinguished_in_one_package(module):
     if not within(module, "byzjax._numerics"):
         assert not {"platform_dependent", "default_backend"} & set(names_in(MODULES[module]))
 
@@ -176,7 +176,7 @@ FLOORS = (
 )
 
 
-def test_floors_of_the_laboratory():
+def test_layers_of_the_laboratory():
     floors = {package: i for i, packages in enumerate(FLOORS) for package in packages}
     for name, others in arrows(("experiments",)).items():
         _, package, *_ = (*name.split("."), "")
@@ -211,7 +211,7 @@ def test_only_jax_optax_and_the_standard_library(module):
         assert top in allowed or top in sys.stdlib_module_names, name
 
 
-def test_the_face_has_no_logic():
+def test_the_top_level_has_no_logic():
     tree = ast.parse(MODULES["byzjax"].read_text())
     docstring, *rest = tree.body
     assert isinstance(docstring, ast.Expr)
@@ -239,7 +239,7 @@ def public_functions():
 FUNCTIONS = dict(public_functions())
 
 
-def test_the_public_functions_are_found():
+def test_the_public_functions_are_listed():
     assert {"byzjax.rules.krum.krum", "byzjax.stacked.combinations.mean_selected"} <= set(FUNCTIONS)
 
 
@@ -279,7 +279,7 @@ def test_old_names_warn(module, old, new):
 
 
 @pytest.mark.parametrize("name", FACTS)
-def test_what_is_known_of_a_rule_is_said_where_it_stands(name):
+def test_facts_of_a_rule_are_stated_with_it(name):
     facts, text = FACTS[name], inspect.getdoc(getattr(byzjax, name))
     said = ["\n$$ ", "Requirement:", "Cost:", "Reference:" if facts.reference else ""]
     said += [] if facts.kind == "mixing" else ["Breakdown:", "Promise:"]

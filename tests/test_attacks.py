@@ -301,7 +301,7 @@ def test_honest_rows_of_several_dtypes_are_bitwise_unchanged(case, n, s):
 
 
 @over_cases()
-def test_no_liar_no_change(case):
+def test_no_attacker_no_change(case):
     x, _ = drawn(2, 12, 0)
     assert bits(sent(case, x, np.zeros(12, bool))) == bits(x)
 

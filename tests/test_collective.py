@@ -113,7 +113,7 @@ def test_the_quick_rules_are_known():
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_each_device_may_aggregate_updates_of_its_own(case):
+def test_each_device_may_aggregate_its_own_updates(case):
     """As when seeds are distributed over devices; `jax.shard_map` checks what varies among them."""
     f = faults_of(case)
 
@@ -469,7 +469,7 @@ def of_lowest_peak(updates, *, height=2.0, peak=None, axis_name=None):
 
 
 @pytest.mark.parametrize("mix", [None, *(MIXINGS[name] for name in ("clip_norms", "bucketing"))])
-def test_a_rule_of_ones_own_may_need_whole_rows(mix):
+def test_a_user_defined_rule_may_need_whole_rows(mix):
     rows = np.random.default_rng(0).normal(size=(N, 41)).astype(np.float32)
     rows[0] = 9.0
 
@@ -606,7 +606,7 @@ def test_a_mixing_alone_keeps_the_workers():
         jax.eval_shape(step, updates())
 
 
-def test_gradients_that_shard_map_has_summed_are_noticed():
+def test_gradients_that_shard_map_has_summed_are_rejected():
     """For replicated parameters `jax.grad` sums over devices: every worker would send the sum."""
 
     def step(params, batch):

@@ -61,7 +61,7 @@ def test_another_float_runs_the_same_program():
     assert traces(lambda: clipped(X, times=7), lambda: clipped(X, times=7)) == 1
 
 
-def test_equal_numbers_of_other_types_are_others():
+def test_equal_numbers_of_other_types_are_distinct():
     assert clipped(X, times=1).shape == (5,)
     for value in (True, 1.0):
         with pytest.raises(TypeError, match=r"^times must be a Python int; got (bool|float)\.$"):

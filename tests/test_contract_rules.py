@@ -254,7 +254,7 @@ WITH_SLOPE = {"trimmed_mean", "aksel-mid", "krum", "geometric_median", "centered
 @pytest.mark.parametrize(
     "case", [pytest.param(c, id=c.id, marks=marks(c, c.id in WITH_SLOPE)) for c in CASES]
 )
-def test_the_slope_of_a_tree_of_two_dtypes(case):
+def test_the_gradient_of_a_tree_of_two_dtypes(case):
     _, tree = tree_of_two_dtypes(12)
 
     @jax.jit
@@ -466,7 +466,7 @@ def test_unstacked_updates(case):
         case.call({"w": jnp.ones((12, 2)), "b": jnp.ones((11,))}, **case.kwargs(12, 1))
 
 
-def test_words_and_other_hyperparameters():
+def test_modes_and_other_hyperparameters():
     x = jnp.ones((12, 2))
     with pytest.raises(ValueError, match=r"^mode must be one of mid, n-f, radius; got 'median'\.$"):
         byzjax.aksel(x, f=1, mode="median")

@@ -89,7 +89,7 @@ def test_rules_refuse_what_is_no_real_float(case):
         *[functools.partial(f, byzantine=jnp.arange(12) < 3) for f in (attacks.sign_flip,)],
     ],
 )
-def test_mixings_attacks_and_the_algebra_refuse_complex_numbers(function):
+def test_mixings_attacks_and_the_algebra_reject_complex_numbers(function):
     if function is stacked.widened:
         assert function(jnp.ones(2, jnp.complex64)).dtype == jnp.complex64  # of any tree
         return

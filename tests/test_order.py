@@ -547,6 +547,6 @@ def test_public_order_statistics_of_short_floats():
         ),
     ],
 )
-def test_public_order_statistics_that_cannot_be(call, error, message):
+def test_errors_of_public_order_statistics(call, error, message):
     with pytest.raises(error, match=message):
         call(jnp.zeros((4, 2)))

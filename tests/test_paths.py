@@ -187,7 +187,7 @@ def test_rules_equal_their_loops_on_every_path(case, path):
 
 
 @pytest.mark.slow
-def test_a_hammer_of_drawn_cases():
+def test_random_cases():
     """Random values at random places: no honest distance is wrong on any path."""
     rng, count = np.random.default_rng(5), 0
     shapes = [(40, 2**11), (41, 2**11 + 3), (39, 2**11), (64, 300), (65, 300), (97, 60), (130, 60)]
@@ -235,7 +235,7 @@ def test_every_branch_of_the_library_is_taken_by_a_case_of_the_contract():
     assert int(sides) > 100
 
 
-def test_a_branch_that_no_case_takes_is_told():
+def test_a_branch_that_no_case_takes_is_reported():
     source = "def g(n, x):\n    if n < BLOCKED:\n        return lax.cond(x > 0, abs, abs, x)"
     tree = ast.fix_missing_locations(branches.Marked("toy.py").visit(ast.parse(source)))
     scope = {"BLOCKED": 9, "lax": jax.lax, "_marked_value": branches._marked_value}
@@ -253,7 +253,7 @@ def test_a_branch_that_no_case_takes_is_told():
 # --- regressions ---------------------------------------------------------------------------------
 
 
-def test_three_liars_who_own_the_centre_break_no_rule():
+def test_three_attackers_at_the_centre_break_no_rule():
     x = honest(9, thresholds.PRODUCTS[-1][1])
     x[[0, 2, 4]] = 1e20
     good = np.delete(x, [0, 2, 4], axis=0)

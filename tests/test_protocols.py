@@ -231,7 +231,7 @@ def loss_of_first(params, batch):
     return loss_fn(params, first(batch["workers"]))
 
 
-def test_the_mean_falls_where_aksel_stands():
+def test_aksel_converges_where_the_mean_fails():
     def final_loss(rule):
         server = protocols.parameter_server(
             loss_fn,

@@ -261,7 +261,7 @@ def test_a_rejected_gradient_moves_nothing():
     assert (np.abs(info.sent["w"][rejected]).max(axis=(1, 2)) > 0).all()
 
 
-def test_info_tells_what_was_computed_and_what_arrived():
+def test_info_holds_what_was_computed_and_what_arrived():
     _, (info, *_) = run_of("kardam")
     assert info.senders.shape == (EVENTS, 1)
     assert info.honest["w"].shape == info.sent["w"].shape == (EVENTS, 1, DIM)
@@ -473,7 +473,7 @@ def test_without_a_judge_the_same_liars_win():
 
 
 @pytest.mark.slow
-def test_without_norms_one_large_coefficient_lets_a_lie_pass():
+def test_without_norms_one_large_coefficient_lets_an_attack_pass():
     distances, rates = distances_under_attack(protocols.kardam(f=3, norms="never"))
     assert not (distances[:2] < 1).any(), distances
     assert (rates[:2, :3].max(axis=1) > 0.02).all(), rates
@@ -565,7 +565,7 @@ def test_impossible_options_stop_at_once(options, error, message):
     assert str(caught.value).startswith(message)
 
 
-def test_impossible_judges_and_batches_stop():
+def test_invalid_judges_and_batches_raise():
     with pytest.raises(ValueError, match=r"^norms must be one of always, otherwise, never; "):
         protocols.lipschitz(f=1, norms="sometimes")
     with pytest.raises(ValueError, match=r"^window must be at least 1; got window=0"):

@@ -189,7 +189,7 @@ def test_no_fault_and_the_mean_of_all_is_sgd_on_all_data():
     assert np.linalg.norm(params["w"]) > 1
 
 
-def test_talk_alone_is_a_product_with_the_weights():
+def test_exchange_alone_is_a_product_with_the_weights():
     """So the average of all models is preserved, and they converge to it."""
     peers = protocols.gossip(
         constant_loss,
@@ -228,7 +228,7 @@ def heard_from_the_first(graph, attack, per_receiver, byzantine, index=1):
     return state.params[:, 0], info
 
 
-def test_a_liar_tells_all_the_same_or_each_something_else():
+def test_an_attacker_sends_all_the_same_or_each_something_else():
     byzantine = np.arange(4) == 0
     noise = byzjax.attack(attacks.gaussian, byzantine, sigma=100.0, key=NUMBERS)
     heard, info = heard_from_the_first(graphs.complete(4), noise, False, byzantine)
@@ -524,7 +524,7 @@ def test_honest_nodes_stay_together(case):
         assert (models <= np.maximum(points.max(axis=0), 5) + 1e-4).all()
 
 
-def test_one_liar_more_than_a_neighborhood_tolerates():
+def test_one_attacker_more_than_a_neighborhood_tolerates():
     """Node 2 of a ring hears two attackers and no other node; nodes 0 and 4 hear one."""
     far, models, _ = shares(graphs.ring(9), (1, 3), TRIM)
     assert far["gaussian"] > 20
@@ -555,7 +555,7 @@ def test_what_monna_tolerates_at_one_server_it_does_not_on_a_ring():
 @pytest.mark.parametrize(
     "per_receiver", [pytest.param(False, marks=SLOW), True], ids=["to all", "each"]
 )
-def test_what_is_not_finite_never_reaches_an_honest_node(per_receiver):
+def test_non_finite_rows_never_reach_an_honest_node(per_receiver):
     liars = np.arange(7) == 3  # the node between the halves, which four honest nodes hear
 
     @jax.jit
@@ -639,7 +639,7 @@ def test_clipped_gossip_moves_no_farther_than_tau():
     assert np.linalg.norm(clipping(f=1)(rows, weights)) > 1e13
 
 
-def test_clipped_gossip_keeps_the_dtype_and_has_slopes():
+def test_clipped_gossip_keeps_the_dtype_and_has_derivatives():
     rows = np.float32([[1], [1], [4], [np.nan]])
     weights = np.full(4, 0.25, np.float32)
     several = [{"radius": 3.5}, {"radius": 3.0}, {"f": 1}]

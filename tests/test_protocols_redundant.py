@@ -192,7 +192,7 @@ def test_vote_is_a_mixing():
     np.testing.assert_array_equal(gradient, [1, 0, 0, 0, 1, 0])
 
 
-def test_vote_names_what_is_wrong():
+def test_errors_of_vote():
     with pytest.raises(ValueError, match=r"^vote needs r to divide n; got r=3, n=4\.$"):
         protocols.vote(np.zeros((4, 1), np.float32), r=3)
     with pytest.raises(TypeError, match=r"^r must be a Python int; got float\.$"):
@@ -241,7 +241,7 @@ def clean_models(nodes, s, r):
 @pytest.mark.parametrize(
     ("nodes", "s", "r"), [(10, 2, None), pytest.param(12, 1, 4, marks=pytest.mark.slow)]
 )
-def test_no_lie_changes_a_bit(nodes, s, r):
+def test_no_attack_changes_a_bit(nodes, s, r):
     """One program mapped over masks; in the first of them no node is Byzantine."""
     size, batches = r or 2 * s + 1, batches_of(nodes)
     masks = masks_of(np.random.default_rng(1), nodes // size, size, s, 10)
@@ -271,7 +271,7 @@ def test_no_lie_changes_a_bit(nodes, s, r):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("nodes", "s", "r"), [(10, 2, None), (9, 1, 3), (12, 1, 4)])
-def test_nor_against_a_protocol_without_attack(nodes, s, r):
+def test_bits_are_those_of_a_protocol_without_attack(nodes, s, r):
     size = r or 2 * s + 1
     masks = masks_of(np.random.default_rng(1), nodes // size, size, s, 4)
     run = jax.jit(
@@ -302,7 +302,7 @@ def test_equals_the_papers_loop():
 @pytest.mark.parametrize(
     "rule", [byzjax.median, pytest.param(byzjax.geometric_median, marks=pytest.mark.slow)]
 )
-def test_more_than_s_in_a_group_break_it_and_detox_stands(rule):
+def test_more_than_s_in_a_group_break_it_and_detox_holds(rule):
     """All nodes of two groups of nine are Byzantine, and one of every other group."""
     nodes, r = 27, 3
     byzantine = np.arange(nodes) % r == 1
@@ -495,13 +495,13 @@ def with_64_bits():
 
 
 @some_sizes
-def test_the_sum_is_found_whoever_lies(nodes, s):
+def test_the_sum_is_recovered_for_any_attackers(nodes, s):
     for name, error in worst_errors(nodes, s, np.float32).items():
         assert error < 2e-5, (name, error)
 
 
 @few_sizes
-def test_the_sum_is_found_in_float64(nodes, s):
+def test_the_sum_is_recovered_in_float64(nodes, s):
     with with_64_bits():
         for name, error in worst_errors(nodes, s, np.float64).items():
             assert error < 1e-13, (name, error)

@@ -116,7 +116,7 @@ def test_numbers_that_cannot_be(change, message):
     assert str(error.value) == message
 
 
-def test_numbers_that_are_no_python_ints():
+def test_numbers_that_are_not_python_ints():
     with pytest.raises(TypeError, match=r"^f_servers must be a Python int; got "):
         protocols.replicated_servers(loss_fn, **options(f_servers=jnp.int32(1)))
     with pytest.raises(TypeError, match=r"^quorum_servers must be a Python int; got float\.$"):
@@ -308,7 +308,7 @@ def test_a_trusted_batch_is_seen_by_every_server():
         chex.assert_trees_all_close(state.params, expected, rtol=1e-5)
 
 
-def test_receivers_have_states_and_keys_of_their_own():
+def test_receivers_have_their_own_states_and_keys():
     """A rule that adds noise: without it all servers would be equal."""
 
     def noisy(updates, *, key):
@@ -377,7 +377,7 @@ def test_the_exchange_stays_a_conditional_under_a_vmap_of_runs():
     assert conditionals(jax.vmap(run), keys) == conditionals(run, KEY) == one
 
 
-def test_lies_that_differ_by_receiver():
+def test_attacks_that_differ_by_receiver():
     """An attack before `pull` learns from `senders` which rows are Byzantine."""
 
     def largest(updates):
@@ -523,7 +523,7 @@ def test_honest_servers_stay_together(aggregation, name):
 
 @aggregations
 @pytest.mark.parametrize("name", BROKEN)
-def test_more_liars_than_declared_part_the_servers(aggregation, name):
+def test_more_attackers_than_declared_separate_the_servers(aggregation, name):
     """Three of six servers, with one declared and quorums of four."""
     (distance, loss), _ = sweep(aggregation)(name)
     assert not (distance[3, -20:].max() < 1)
@@ -531,7 +531,7 @@ def test_more_liars_than_declared_part_the_servers(aggregation, name):
 
 
 @aggregations
-def test_little_is_enough_parts_them_a_little(aggregation):
+def test_little_is_enough_separates_them_a_little(aggregation):
     (distance, _), _ = sweep(aggregation)("little_is_enough")
     within, beyond = distance[1, -20:].max(), distance[3, -20:].max()
     assert 2 * within < beyond < 1
@@ -823,7 +823,7 @@ def test_state_machines_in_a_sweep_over_masks_and_keys():
         ({"workers_at_once": 0}, "workers_at_once must be at least 1; got workers_at_once=0."),
     ],
 )
-def test_numbers_that_no_machine_has(change, message):
+def test_invalid_numbers_of_state_machines(change, message):
     given = {"num_servers": 4, "num_workers": N, "f_servers": 1, "rule": MEDIAN}
     with pytest.raises(ValueError) as error:  # noqa: PT011
         protocols.replicated_state_machine(loss_fn, **given | change, server=optax.sgd(0.1))

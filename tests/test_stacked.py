@@ -192,7 +192,7 @@ def test_pairs_of_a_matrix_that_is_large():
 
 
 @pytest.mark.parametrize("around", [-1, 0, pytest.param(1, marks=SLOW)])
-def test_leaves_of_their_own_and_shared_ones(around):
+def test_leaves_with_their_own_kernels_and_shared_ones(around):
     """Leaves on either side of OWN_LEAF, with small ones between them that share a buffer."""
     size = thresholds.OWN_LEAF
     shapes = [(3,), (size + around,), (2, 2), (), (size // 2, 2), (5,)]
@@ -383,7 +383,7 @@ def test_a_distance_that_is_not_finite_is_infinite():
         assert np.isinf(pairs).sum() == 4
 
 
-def test_a_row_of_weight_zero_is_not_looked_at():
+def test_a_row_of_weight_zero_is_ignored():
     mean_of = compiled(stacked.mean_selected)
     for bad in (math.nan, math.inf, -math.inf):
         x = np.array([[1.0], [bad], [4.0]], np.float32)

@@ -219,7 +219,7 @@ def by_the_largest(updates):
         (careless, claims(takes_f=True), "errors: 2 updates with f=1 do not raise ValueError"),
     ],
 )
-def test_a_broken_rule_is_found(rule, facts, words):
+def test_a_broken_rule_is_detected(rule, facts, words):
     name = rule.__name__
     with pytest.raises(AssertionError, match=f"^{name} breaks its contract, .*{words}"):
         check_rule(rule, facts, sizes=[(5, 1)])
@@ -250,7 +250,7 @@ def test_a_rule_that_is_wrong_without_a_fault_alone_is_found():
         check_corners(clause_of, halved, claims(takes_f=True), rng, 1e-5)
 
 
-def test_another_loop_is_found():
+def test_another_loop_is_detected():
     with pytest.raises(AssertionError, match=r"median breaks its contract, equals its loop, n=5"):
         check_rule(byzjax.median, FACTS["median"], sizes=[(5, 1)], loop=lambda x, f: x.mean(axis=0))
 
@@ -262,7 +262,7 @@ def test_another_loop_is_found():
         ({"kappa": lambda n, f: 0.1}, "more than 0.1 times their variance"),
     ],
 )
-def test_a_bound_that_does_not_hold_is_found(bounds, said):
+def test_a_bound_that_does_not_hold_is_detected(bounds, said):
     with pytest.raises(AssertionError, match=rf"^median breaks .*, promise 'bounded', .*{said}"):
         check_rule(byzjax.median, claims("bounded"), sizes=[(5, 1)], **bounds)
 
@@ -345,6 +345,6 @@ def draws_while_traced(updates, byzantine):
         (draws_while_traced, "two calls give the same: worker"),
     ],
 )
-def test_a_broken_attack_is_found(attack, clause):
+def test_a_broken_attack_is_detected(attack, clause):
     with pytest.raises(AssertionError, match=f"^{attack.__name__} breaks its contract, {clause}"):
         check_attack(attack)

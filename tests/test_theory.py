@@ -231,7 +231,7 @@ def test_errors_of_the_errors():
         theory.estimate(jnp.ones(1))
 
 
-def test_an_aggregate_that_is_not_finite_is_told():
+def test_an_aggregate_that_is_not_finite():
     destroyed = {"n": 5, "d": 2, "s": 1, "attack": attacks.non_finite, "trials": 6}
     result = theory.angular_error(byzjax.mean, **destroyed)
     assert math.isnan(result.error.value)
@@ -240,7 +240,7 @@ def test_an_aggregate_that_is_not_finite_is_told():
     assert liars.value == 1
 
 
-def test_a_form_that_is_not_known_is_told():
+def test_an_unknown_form():
     with pytest.raises(TypeError, match=r"^krum has no parameter neighbours; it takes updates, f,"):
         theory.proved("kappa", "krum", 11, 3, neighbours="n-f-1")
     with pytest.raises(ValueError, match=r"^f must be at least 0; got f=-1\.$"):

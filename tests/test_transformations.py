@@ -169,7 +169,7 @@ def test_an_empty_tree_is_an_empty_answer(name):
 
 
 @over_all
-def test_a_label_that_no_leaf_has(name):
+def test_a_label_without_leaves(name):
     tx = optax.partition({"all": made(name), "none": made(name)}, lambda params: "all")
     params = params_of()
     updates, _ = tx.update(rows(0), tx.init(params), params)
@@ -195,7 +195,7 @@ def test_states_keep_their_types_and_sums_are_wide(name, dtype):
         assert floats <= {"float32"} | narrow
 
 
-def test_centered_clipping_arrives_in_short_floats():
+def test_centered_clipping_converges_in_short_floats():
     """A center in bfloat16 got stuck at 2, where steps are below its rounding."""
     tx, rows = byzjax.centered_clipping(radius=0.01), jnp.full((3, 1), 10.0, jnp.bfloat16)
 
@@ -326,7 +326,7 @@ def test_all_workers_in_two_rounds_remember_as_in_one(name):
 
 
 @pytest.mark.parametrize("name", aggregations_with_memory(jax.random.key(0)))
-def test_rows_of_nobody_known_are_refused(name):
+def test_rows_of_unknown_workers_are_rejected(name):
     tx, params = made(name), params_of()
     if name != "centered_clipping":
         short = name.partition(" ")[0]

@@ -165,7 +165,7 @@ def test_it_is_the_same_without_jit(name):
 
 
 @verbs
-def test_unstacked_updates_give_one_clear_line(name):
+def test_errors_of_unstacked_updates(name):
     tx, _ = one_update(name)
     with pytest.raises(ValueError, match=r"^no worker axis: \['b'\] is a scalar; stacked updates"):
         tx.update({"w": np.ones((N, 2, 3)), "b": np.ones(())}, tx.init(PARAMS), PARAMS)
@@ -419,7 +419,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("text", WRONG)
-def test_wrong_keywords_are_told_at_construction(text):
+def test_wrong_keywords_raise_at_construction(text):
     with pytest.raises(TypeError, match=r".") as error:
         WRONG[text]()
     assert str(error.value) == text

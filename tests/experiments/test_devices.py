@@ -94,7 +94,7 @@ def test_devices_that_part_are_found_out():
         ),
     ],
 )
-def test_what_cannot_be_is_one_line(words, message, tmp_path, capsys, monkeypatch):
+def test_errors_are_one_line(words, message, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(commands, "_keep_compiled_programs", lambda: None)
     assert commands.main([*words.split(), "--results", str(tmp_path)]) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]

@@ -52,7 +52,7 @@ def test_of_a_step():
         np.testing.assert_allclose(measured[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-def test_influence_of_the_mean_and_without_liars():
+def test_influence_of_the_mean_and_without_attackers():
     x = np.random.default_rng(1).normal(size=(4, 3)).astype(np.float32)
     info = Info(x, x, jax.jit(byzjax.mean)(x), np.arange(len(x)))
     measured = told(info, np.array([True, False, False, False]), byzjax.mean)
@@ -64,7 +64,7 @@ def test_influence_of_the_mean_and_without_liars():
     np.testing.assert_allclose(none["distance"], 0, atol=1e-6)
 
 
-def test_nobody_can_tell_whose_influence():
+def test_influence_is_unknown_without_a_rule():
     x = np.ones((4, 3), np.float32)
     measured = told(Info(x, x, x[0], np.arange(4)), np.zeros(4, bool), None)
     assert math.isnan(measured["liars_influence"])

@@ -102,7 +102,7 @@ def stopped_with_a_message(tmp_path, i):
 
 
 @pytest.mark.slow
-def test_two_processes_find_what_one_does_though_one_of_them_dies(start, tmp_path, monkeypatch):
+def test_two_processes_reproduce_one_though_one_of_them_dies(start, tmp_path, monkeypatch):
     port = free_port()
     dying = start(1, port, one_of_two(1, port), then=(2, int(signal.SIGKILL)))
     other = start(0, port, one_of_two(0, port))
@@ -142,7 +142,7 @@ def test_two_processes_find_what_one_does_though_one_of_them_dies(start, tmp_pat
 @pytest.mark.parametrize(
     ("victim", "sent"), [(0, signal.SIGKILL), (1, signal.SIGSTOP), (0, signal.SIGTERM)]
 )
-def test_none_waits_for_one_that_is_gone(start, tmp_path, victim, sent):
+def test_no_process_waits_for_one_that_is_gone(start, tmp_path, victim, sent):
     """Also the first process, and one that is only silent for longer than a heartbeat may take."""
     port = free_port()
     then = {victim: (2, int(sent))}

@@ -43,7 +43,7 @@ def test_the_loss_with_its_decay_is_flat_there():
     assert max(np.abs(s).max() for s in map(np.asarray, jax.tree.leaves(gradient))) < 1e-6
 
 
-def test_training_goes_there():
+def test_training_converges_to_the_optimum():
     config = Config(
         dataset="a9a", model="logistic", n=5, f=1, s=(0,), seeds=1, steps=400, batch_size=200,
         eval_every=200, momentum=0.0, learning_rate=1.0, schedule="cosine", weight_decay=0.05,
@@ -63,7 +63,7 @@ def test_training_goes_there():
     assert far[1] <= far[0]
 
 
-def test_what_has_no_optimum():
+def test_models_without_an_optimum():
     with pytest.raises(ValueError, match=r"two classes and weight_decay > 0; got 3 classes, weigh"):
         optimum.logistic(made_up(classes=3), 0.1, [np.arange(3)])
     with pytest.raises(

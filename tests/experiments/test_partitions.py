@@ -229,7 +229,7 @@ def test_unequal_is_iid_by_label():
 
 
 @pytest.mark.parametrize("alpha", [1e-3, 1e-300])
-def test_unequal_serves_everyone_at_any_alpha(alpha):
+def test_unequal_gives_every_worker_samples_at_any_alpha(alpha):
     sizes = [len(p) for p in partitions.partition(LABELS, 345, f"unequal({alpha})", seed=0)]
     assert sizes == [1] * 345
     sizes = [len(p) for p in partitions.partition(LABELS, 300, f"unequal({alpha})", seed=0)]

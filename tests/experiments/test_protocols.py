@@ -136,7 +136,7 @@ def test_the_one_server_is_not_named_among_what_decides():
         ({"attack": ("dissensus",)}, r"^attack: dissensus needs center, weights; "),
     ],
 )
-def test_what_cannot_be(more, message):
+def test_errors(more, message):
     with pytest.raises((ValueError, TypeError), match=message):
         assemble.plan(dataclasses.replace(BASE, **more))
 

@@ -339,7 +339,7 @@ def test_titles_lie_within_their_figure():
 # --- the page -------------------------------------------------------------------------------------
 
 
-def test_the_page_holds_what_was_found(tmp_path):
+def test_the_page_holds_the_results(tmp_path):
     blocks = blocks_of(SMALL)
     blocks[0]["environment"]["jax"] = "0.9.0"
     blocks[1]["runs"][0]["finite"] = [True, False, False]
@@ -394,7 +394,7 @@ def test_prose():
     assert "<ul><li>one</li><li>two &lt;b&gt;</li></ul>" in made
 
 
-def test_nothing_known_is_no_error(tmp_path):
+def test_missing_results_are_no_error(tmp_path):
     blocks = blocks_of(SMALL, measured=None, of=lambda *_: math.nan)
     for block in blocks:
         del block["environment"]

@@ -72,7 +72,7 @@ def test_only_rules_are_called(name):
         specs.parse("rule", f"{name}(command='x')", f=1)
 
 
-def test_functions_of_ones_own(tmp_path, monkeypatch):
+def test_user_defined_functions(tmp_path, monkeypatch):
     (tmp_path / "own_rules.py").write_text(
         "import optax\n"
         "def first(updates, *, f): return updates\n"
@@ -182,7 +182,7 @@ def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
         ({"schedule": "steps(" + "(" * 900}, r"^unknown schedule 'steps"),
     ],
 )
-def test_settings_that_nobody_can_mean_are_one_line(changes, message):
+def test_settings_that_make_no_sense_are_one_line(changes, message):
     with pytest.raises(ValueError, match=message) as error:
         planning.plan(dataclasses.replace(SMALL, **changes))
     assert len(str(error.value).splitlines()) == 1

@@ -90,7 +90,7 @@ def test_the_page_of_flax_runs():
 
 
 @pytest.mark.slow
-def test_a_rule_of_ones_own(tmp_path):
+def test_a_user_defined_rule(tmp_path):
     """Its contract, table, report and worst case, from the page alone."""
     (rule,) = (code for code in blocks("own-rule.md", "python") if "# my_rules.py" in code)
     lines = [line for line in rule.splitlines() if line.strip() and not line.startswith("#")]
@@ -119,7 +119,7 @@ def test_a_rule_of_ones_own(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_attack_of_ones_own(tmp_path):
+def test_a_user_defined_attack(tmp_path):
     said = dict(line.rsplit(" ", 1) for line in run_page("own-attack.md", tmp_path).splitlines())
     assert float(said["strongest"]) > float(said["factor 0.5"])
 

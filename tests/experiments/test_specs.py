@@ -48,7 +48,7 @@ def test_parse_call(text, name, given):
         "a(b=-'c')",
     ],
 )
-def test_what_cannot_be_read(text):
+def test_invalid_specs(text):
     with pytest.raises(ValueError, match=r'cannot read .* such as "krum"') as error:
         calls.parse_call(text)
     assert "\n" not in str(error.value)
@@ -257,7 +257,7 @@ def own(tmp_path, monkeypatch):
     return name
 
 
-def test_a_rule_of_ones_own(own):
+def test_a_user_defined_rule(own):
     spec = specs.parse("rule", f"{own}:middle(share=2)", f=3)
     assert spec.hyperparameters == {"share": 2, "f": 3}
     assert str(spec) == f"{own}:middle(share=2)"
@@ -279,12 +279,12 @@ def test_a_rule_of_ones_own(own):
         ("a b:rule", r"^cannot read 'a b:rule'; expected"),
     ],
 )
-def test_what_is_not_there(text, message):
+def test_missing_functions(text, message):
     with pytest.raises(ValueError, match=message):
         specs.parse("rule", text, f=1)
 
 
-def test_a_changed_file_gets_results_of_its_own(own, tmp_path):
+def test_a_changed_file_gets_its_own_results(own, tmp_path):
     grid = Config(rule=("median", f"{own}:middle"))
     before = grid.code
     assert before.startswith(f"{own}=")

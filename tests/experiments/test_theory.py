@@ -173,7 +173,7 @@ def test_the_tables_are_what_the_files_say():
     assert set(re.findall(r"<!-- end of (.+?) -->", TEXT)) == set(page.PARTS)
 
 
-def test_the_figures_are_there():
+def test_the_figures_exist():
     shown = set(re.findall(r"\]\(theory/(\w+\.png)\)", TEXT))
     drawn = {f"{name}.png" for names in plots.FIGURES.values() for name in names}
     assert shown == drawn

@@ -48,7 +48,7 @@ def test_wrong_names(change, message):
     assert message in str(error.value)
 
 
-def test_rules_that_have_an_update_of_their_own():
+def test_rules_with_their_own_update():
     rng = np.random.default_rng(0)
     x, own = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((7, 5), (5,)))
     config = WorstCase(data=("gaussian",), size=("7x5",), rule=tuple(worst_case.WITH_OWN))
@@ -138,7 +138,7 @@ def test_the_published_table_holds_what_its_page_says():
     assert damage.summary(table) == (DOCS / "summary.md").read_text()
 
 
-def test_the_limit_of_a_rule_of_ones_own_is_in_its_facts(tmp_path, monkeypatch):
+def test_the_limit_of_a_user_defined_rule_is_in_its_facts(tmp_path, monkeypatch):
     (tmp_path / "own_worst.py").write_text(
         "from byzjax import median\n"
         "from byzjax.facts import Facts\n"
