@@ -187,7 +187,7 @@ def test_layers_of_the_laboratory():
             assert theirs == package or floors[theirs] < floors[package], f"{name}: {other}"
 
 
-def test_no_circle():
+def test_no_import_cycle():
     """Each module can be read before those that import it, apart from packages' `__init__`."""
     waiting = {
         name: {other for other in others if other not in FACES}
@@ -196,7 +196,7 @@ def test_no_circle():
     }
     while waiting:
         ready = {name for name, others in waiting.items() if not others & waiting.keys()}
-        assert ready, f"a circle among {sorted(waiting)}"
+        assert ready, f"a cycle among {sorted(waiting)}"
         for name in ready:
             del waiting[name]
 

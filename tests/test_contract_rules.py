@@ -500,7 +500,7 @@ def test_promise(case, n, f, seed):
     matrices = list(attacked(np.random.default_rng([n, seed]), n, f, trusted=case.trusted))
     assert len(matrices) <= BATCH
     for (x, byzantine), out in zip(matrices, apply(case, n, f, [m for m, _ in matrices])):
-        sent = f"the liars {np.flatnonzero(byzantine)} sent {x[byzantine][0]}"
+        sent = f"the attackers {np.flatnonzero(byzantine)} sent {x[byzantine][0]}"
         bound, kappa = (case.proved(kind, n, f) for kind in ("lambda", "kappa"))
         promise = case.facts.promise
         assert not broken_promise(promise, x, byzantine, out, bound=bound, kappa=kappa), sent

@@ -165,7 +165,7 @@ def test_every_replica_runs_the_whole_rule():
 @pytest.mark.slow
 @pytest.mark.skipif(
     "fusion_emitters" in os.environ["XLA_FLAGS"],
-    reason="two programs, whose bits are alike as users compile them: XLA_FLAGS='' pytest",
+    reason="the bits of two programs agree only as users compile them: XLA_FLAGS='' pytest",
 )
 @pytest.mark.parametrize("name", ["aksel", "krum", "median", "geometric_median"])
 def test_replicas_of_a_wider_model_are_one_server_bit_for_bit(name):
