@@ -1,11 +1,11 @@
-"""Which branches of the library the contract takes: its source, marked, in a process of its own.
+"""Which branches of the library the contract tests take, found in a separate process.
 
     python -m tests.branches
 
 A branch is a side of a comparison with a constant (`BLOCKED`, `NETWORK_MAX`), of a `lax.cond` or a
 `lax.switch`, or a form of a `lax.platform_dependent`. The process imports `byzjax` with these
-marked, goes through cases of the contract, and prints the sides that none took. The forms of other
-platforms are computed on this one; those of rules are compared with the rules' loops too.
+instrumented, runs cases of the contract, and prints the sides that no case takes. The forms for
+other platforms run on this one; those of rules are also compared with the rules' loops.
 """
 
 import ast
@@ -28,7 +28,7 @@ from jax import lax
 
 # Sides that no case takes, and why.
 BEYOND = {
-    ("_numerics/barrier.py", "lax.cond(never)", True): "there for the compiler alone",
+    ("_numerics/barrier.py", "lax.cond(never)", True): "only there for the compiler",
     ("solvers/weiszfeld.py", "count < _MOST_ITERATIONS", False): "no input is known that needs 500",
     ("rules/sign_guard.py", "state[2] < _MOST_SHIFTS", False): "no input is known that needs 300",
     ("_numerics/pallas.py", "lax.platform_dependent", "cuda"): "read by tests/test_pallas.py",
@@ -38,14 +38,14 @@ BEYOND = {
 Site = tuple[str, int, str]  # file, line, text
 sides: dict[Site, set] = {}
 taken: set[tuple[Site, Any]] = set()
-others = False  # whether `lax.platform_dependent` takes the form of all other platforms
+others = False  # whether `lax.platform_dependent` takes the form for other platforms
 
 
 # --- marking -------------------------------------------------------------------------------------
 
 
 class Marked(ast.NodeTransformer):
-    """Puts a call of `_marked_...` around each branch of a module."""
+    """Wraps each branch of a module in a call of `_marked_...`."""
 
     def __init__(self, file: str) -> None:
         self.file = file
@@ -77,9 +77,9 @@ class Marked(ast.NodeTransformer):
             node.func = self.call("_marked_platforms", node, forms, [], function)
         return node
 
-    def call(self, name: str, node: ast.AST, found: set, args: list, text: str = "") -> ast.Call:
+    def call(self, name: str, node: ast.AST, possible: set, args: list, text: str = "") -> ast.Call:
         site = (self.file, node.lineno, text or ast.unparse(node))
-        sides[site] = found
+        sides[site] = possible
         made = ast.Call(ast.Name(name, ast.Load()), [ast.Constant(site), *args], [])
         return ast.copy_location(made, node)
 
@@ -129,9 +129,9 @@ class Finder(importlib.abc.MetaPathFinder):
         )
 
 
-# --- going through the contract ------------------------------------------------------------------
+# --- the contract --------------------------------------------------------------------------------
 
-# Paths of tests/test_paths.py by their beginnings, and the rules that are tried on them.
+# Prefixes of the paths in tests/test_paths.py, and the rules that are run on them.
 TABLE = {
     "by_products": ("krum", "medoid", "geometric_median"),
     "rows": ("mean", "covariance_filter"),
@@ -140,7 +140,7 @@ TABLE = {
     "columns": ("median", "aksel-mid", "krum", "mean", "trimmed_mean", "sign_guard"),
     "squaring": ("flag", "covariance_filter", "spectral_filter"),
 }
-# The forms of other platforms, which are slow here.
+# The same for the forms of other platforms, which are slow on the CPU.
 OTHERS = {
     "by_products-8-": ("krum", "geometric_median"),
     f"columns-{2**16 + 1}": ("aksel-mid", "krum", "mean", "trimmed_mean", "sign_guard"),
@@ -148,29 +148,29 @@ OTHERS = {
 
 
 def with_lies(x: np.ndarray, f: int) -> list[np.ndarray]:
-    """Liars of several kinds, in the last rows or anywhere; and rows hard to tell apart."""
+    """Byzantine rows of several kinds, at the end or scattered; two rows that nearly coincide."""
     n, out = len(x), []
     for lie in (1e3, np.nan, 1e25):
         for places in (slice(n - f, n), [0, n // 2, n - 1][: min(f, 3)]):
-            lying = x.copy()
-            lying[places] = lie
-            out.append(lying)
-    pair = x.copy()  # near to each other and far from the centre
+            attacked = x.copy()
+            attacked[places] = lie
+            out.append(attacked)
+    pair = x.copy()  # close to each other and far from the centre
     pair[:2] = 1e3
     pair[1, 0] += 1
     return [*out, pair]
 
 
 def rules() -> Iterator[None]:
-    """The rules of the table on its paths give what their loops give; then others lie."""
+    """The rules in the table equal their loops on its paths; then they run on Byzantine rows."""
     from tests.rule_cases import CASES
     from tests.test_paths import PATHS, check, example, honest
 
     def tried(case: Any, f: int, x: np.ndarray, expected: np.ndarray) -> None:
         run = jax.jit(functools.partial(case, f=f))
         check(case, f, x, expected, run(x))
-        for lying in () if others else with_lies(x, f):
-            run(lying)
+        for attacked in () if others else with_lies(x, f):
+            run(attacked)
 
     for case in CASES if not others else ():
         f = max(1, case.most(12) // 2)
@@ -186,7 +186,7 @@ def rules() -> Iterator[None]:
 
 
 def functions() -> Iterator[None]:
-    """What rules share, and what is no rule."""
+    """Functions that rules share, and functions that are not rules."""
     import jax.numpy as jnp
 
     import byzjax
@@ -201,11 +201,11 @@ def functions() -> Iterator[None]:
         if path.startswith("slabs"):
             x = honest(n, d)
             x[:, 64:] = 0
-            few = x[:, :64].astype(np.float64)
-            expected = ((few[:, None] - few[None]) ** 2).sum(axis=2)
+            nonzero = x[:, :64].astype(np.float64)
+            expected = ((nonzero[:, None] - nonzero[None]) ** 2).sum(axis=2)
             close(run(x), expected, expected.max(), 1e-4)
-            for lying in () if others else with_lies(x, 3):
-                run(lying)
+            for attacked in () if others else with_lies(x, 3):
+                run(attacked)
             yield
     nine = honest(9, 6)
     run = jax.jit(jax.vmap(functools.partial(byzjax.geometric_median, smoothing=1e-6)))
@@ -217,7 +217,7 @@ def functions() -> Iterator[None]:
     for x in (nine, *with_lies(nine, 3)):
         jax.jit(functools.partial(byzjax.nearest_neighbors, f=3))(x)
     yield
-    for n in (9, 97, 129):  # the window of what is nearest to a centre
+    for n in (9, 97, 129):  # the window of the values nearest to a centre
         x = honest(n, 6)
         center = np.zeros(6, np.float32)
         nearest = np.take_along_axis(x, np.argsort(np.abs(x), axis=0)[:3], axis=0)
@@ -227,7 +227,7 @@ def functions() -> Iterator[None]:
         many = [np.zeros((2, size), np.float32)] * (thresholds.MAX_OWN_LEAVES + 2)
         assert len(jax.jit(stacked.columns)(many)) > thresholds.MAX_OWN_LEAVES
     yield
-    # Two axes along which rows spread alike, and rows on one line, whose median is not unique.
+    # Two axes of equal variance, and rows on one line, whose median is not unique.
     cross = np.zeros((28, 6), np.float32)
     cross[np.arange(28), np.arange(28) % 2] = np.where(np.arange(28) % 4 < 2, 1.0, -1.0)
     jax.jit(functools.partial(byzjax.covariance_filter, f=3))(cross)
@@ -246,8 +246,8 @@ def functions() -> Iterator[None]:
     theory.breakdown_search(byzjax.median, n=3, restarts=2)
     for n, f in ((5, 1), (20, 8)):
         theory.kappa_search(byzjax.median, n=n, f=f, restarts=1, steps=2)
-    alike = jnp.ones((5, 2))
-    assert not kappa._ratios(jnp.ones(2), jnp.full((1, 5), 0.2), alike).any()
+    equal = jnp.ones((5, 2))
+    assert not kappa._ratios(jnp.ones(2), jnp.full((1, 5), 0.2), equal).any()
     yield
 
 
@@ -271,7 +271,7 @@ def devices() -> Iterator[None]:
 
 
 def trained() -> Iterator[None]:
-    """Protocols that wait for each other, and servers that meet every second step."""
+    """Asynchronous, replicated and peer-to-peer protocols; servers exchange every second step."""
     import jax.numpy as jnp
     import optax
 
@@ -302,7 +302,7 @@ def trained() -> Iterator[None]:
 
 
 def refusals() -> Iterator[None]:
-    """What is asked of too many."""
+    """Inputs that are rejected, such as too many workers."""
     import jax.numpy as jnp
     import pytest
 
@@ -337,12 +337,12 @@ def contract() -> Iterator[None]:
 
 
 def missing() -> list[tuple[Site, Any]]:
-    """Branches that were not taken, without those of `BEYOND`."""
+    """Branches that were not taken, except those in `BEYOND`."""
     jax.effects_barrier()
     return [
         (site, side)
-        for site, found in sorted(sides.items())
-        for side in sorted(found, key=str)
+        for site, possible in sorted(sides.items())
+        for side in sorted(possible, key=str)
         if (site, side) not in taken and (site[0], site[2], side) not in BEYOND
     ]
 

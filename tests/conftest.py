@@ -1,4 +1,4 @@
-"""What all tests share. The environment is set before anything imports jax."""
+"""Shared configuration of the tests. The environment is set before anything imports jax."""
 
 import functools
 import os
@@ -6,18 +6,18 @@ import pathlib
 from importlib import metadata
 
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"  # for the tests of jax.shard_map
-# Nearly all of the time goes into compiling. Without LLVM's optimisation it takes a third less, and
-# with the older emitter of fusions and one module a program a quarter of that; fusion, which
-# decides what is computed how often, stays. XLA_FLAGS='' compiles as users do.
-# jaxlib 0.12 does not know the last flag any more, and one that is unknown ends the process.
+# Nearly all of the time is compilation. Without LLVM's optimisation it takes a third less, and with
+# the older fusion emitter and one module per program a quarter of that. Fusion itself, which
+# decides what is computed how often, stays on. XLA_FLAGS='' compiles as users do.
+# jaxlib 0.12 no longer knows the last flag, and an unknown flag aborts the process.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
     + " --xla_cpu_use_fusion_emitters=false"
     * (tuple(map(int, metadata.version("jaxlib").split(".")[:2])) <= (0, 10)),
 )
-# Compiled programs are shared by the processes of a run and kept for the next one, which takes half
-# of the time. Their key holds the program, the flags and the version of XLA.
+# Compiled programs are shared by the processes of a run and cached for the next run, which takes
+# half of the time. The cache key holds the program, the flags and the version of XLA.
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "xla")
 )
@@ -38,9 +38,9 @@ hypothesis.settings.load_profile("byzjax")
 
 
 def pytest_collection_modifyitems(items):
-    """Tests of one group stand side by side: they share compiled functions.
+    """Sorts tests of one group next to each other: they share compiled functions.
 
-    `--dist worksteal` hands out neighbours, so that most are compiled once.
+    `--dist worksteal` hands out neighbours, so that most functions are compiled once.
     """
     first: dict = {}
     places = []
@@ -52,7 +52,7 @@ def pytest_collection_modifyitems(items):
 
 
 DRAWN = "cases drawn by hypothesis"
-drawn: list[int] = []  # one entry for each test
+drawn: list[int] = []  # one entry per test
 
 
 @pytest.hookimpl(wrapper=True)

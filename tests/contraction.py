@@ -1,7 +1,7 @@
-"""How far one round of agreement leaves receivers apart, over how far apart the values were.
+"""How far apart one round of agreement leaves receivers, relative to the spread of the values.
 
-A round is measured on inputs drawn at random and after gradient ascent from some of them, in
-float64. `python -m benchmarks.agreement` writes the table; tests hold it to what is proved.
+A round is measured on random inputs and after gradient ascent from some of them, in float64.
+`python -m benchmarks.agreement` writes the table; tests compare it with the proved factors.
 """
 
 import functools
@@ -18,20 +18,20 @@ from jax.flatten_util import ravel_pytree
 import byzjax
 from byzjax import protocols
 
-RECEIVERS = 3  # of different lies; what is proved holds for any two
-PHASE, NOISE = 50, 0.7  # of an ascent
+RECEIVERS = 3  # each sent different malicious values; the proofs hold for any two
+PHASE, NOISE = 50, 0.7  # of an ascent: steps per phase, size of the noise
 SHAPES = ("normal", "clusters", "a line", "almost a line", "heavy tails", "few values")
 
 
 class Round(NamedTuple):
-    """One round, what is proved of it, and what its inputs look like.
+    """One round, its proved factor, and the shape of its inputs.
 
     Attributes:
       name: of the function.
       n: rows that a receiver holds.
       d: coordinates.
-      f: liars; 0 where the round is proved without.
-      proved: the largest factor.
+      f: Byzantine rows; 0 where the proof assumes none.
+      proved: the largest factor, as proved.
       rule: `rule(rows, own) -> value`.
     """
 
@@ -73,7 +73,7 @@ ROUNDS = [
 
 
 def wide():
-    """A context of float64."""
+    """A context in which JAX uses float64."""
     if hasattr(jax, "enable_x64"):
         return jax.enable_x64(True)
     return jax.experimental.enable_x64()
@@ -94,7 +94,7 @@ def values(rng: np.random.Generator, shape: str, n: int, d: int) -> np.ndarray:
 
 
 def heard(rng: np.random.Generator, n: int) -> np.ndarray:
-    """Who hears whom, `bool[n, n]`: itself, and with each other somebody in common."""
+    """Who hears whom, `bool[n, n]`: each hears itself, and any two hear a common sender."""
     out = np.eye(n, dtype=bool) | (rng.random((n, n)) < rng.choice([0, 0.2, 0.5]))
     for i, j in rng.permutation([*itertools.combinations(range(n), 2)]):
         if not (out[i] & out[j]).any():
@@ -103,7 +103,7 @@ def heard(rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 def lies(rng: np.random.Generator, honest: np.ndarray, f: int) -> np.ndarray:
-    """`[RECEIVERS, f, d]`: near the values, at their ends, far away, or no numbers."""
+    """`[RECEIVERS, f, d]`: near the values, at their extremes, far away, or not finite."""
     d = honest.shape[1]
     kind = rng.choice(["near", "ends", "far", "broken"])
     out = honest.mean(axis=0) + honest.std(axis=0) * rng.normal(size=(RECEIVERS, f, d))
@@ -120,12 +120,12 @@ def lies(rng: np.random.Generator, honest: np.ndarray, f: int) -> np.ndarray:
 
 
 def inputs(round_: Round, count: int, seed: int = 0) -> tuple:
-    """(what ascent may move, what it may not), `count` of each."""
+    """(inputs that ascent may move, inputs that are fixed), `count` of each."""
     rng = np.random.default_rng([seed, round_.n, round_.d, round_.f])
     free, fixed = [], []
     for k in range(count):
         x = values(rng, SHAPES[k % len(SHAPES)], round_.n - round_.f, round_.d)
-        x[0] += np.ptp(x, axis=0) == 0  # a range of 0 has no factor
+        x[0] += np.ptp(x, axis=0) == 0  # a range of 0 defines no factor
         x = x + rng.choice([0, 10.0]) * rng.normal(size=round_.d)
         free.append((x, lies(rng, x, round_.f)))
         fixed.append(heard(rng, round_.n) if round_.f == 0 else np.zeros(()))
@@ -142,7 +142,7 @@ def diameter(x: jax.Array) -> jax.Array:
 
 
 def factor(round_: Round, free: tuple, fixed: jax.Array) -> jax.Array:
-    """The diameter after the round over that before, or with lies the worst coordinate's range."""
+    """The diameter after the round over that before; with Byzantine rows, the worst range ratio."""
     honest, lies = free
     if round_.f == 0:
         rows = jnp.where(fixed[:, :, None], honest[None], jnp.nan)
@@ -157,11 +157,11 @@ def factor(round_: Round, free: tuple, fixed: jax.Array) -> jax.Array:
 
 
 def ascend(round_: Round, steps: int, free: tuple, fixed: jax.Array, key: jax.Array) -> jax.Array:
-    """The largest factor met in so many steps along the gradient, disturbed by noise.
+    """The largest factor seen in `steps` noisy gradient steps.
 
-    Steps shrink; every `PHASE` steps they are large again, from the worst input met so far.
+    Steps shrink; every `PHASE` steps they restart large, from the worst input so far.
     """
-    slope = jax.value_and_grad(functools.partial(factor, round_))
+    value_and_gradient = jax.value_and_grad(functools.partial(factor, round_))
 
     def unit(free: tuple) -> tuple:
         honest, lies = free
@@ -170,15 +170,15 @@ def ascend(round_: Round, steps: int, free: tuple, fixed: jax.Array, key: jax.Ar
 
     def step(carry, k):
         here, worst, most = carry
-        found, slopes = slope(here, fixed)
-        worst = jax.tree.map(lambda x, y: jnp.where(found > most, x, y), here, worst)
+        value, gradient = value_and_gradient(here, fixed)
+        worst = jax.tree.map(lambda x, y: jnp.where(value > most, x, y), here, worst)
         here = jax.tree.map(lambda x, y: jnp.where(k % PHASE == 0, y, x), here, worst)
-        flat, as_input = ravel_pytree(slopes)
+        flat, as_input = ravel_pytree(gradient)
         flat = jnp.where(jnp.isfinite(flat), flat, 0)
         flat = flat / jnp.maximum(jnp.linalg.norm(flat), 1e-12)
         noise = jax.random.normal(jax.random.fold_in(key, k), flat.shape)
         way = as_input(0.2 * (1 - (k % PHASE) / PHASE) * (flat + NOISE * noise / flat.size**0.5))
-        return (unit(jax.tree.map(jnp.add, here, way)), worst, jnp.maximum(most, found)), None
+        return (unit(jax.tree.map(jnp.add, here, way)), worst, jnp.maximum(most, value)), None
 
     honest, lies = free
     start = unit((honest, jnp.clip(jnp.nan_to_num(lies), -1e3, 1e3)))
@@ -193,7 +193,7 @@ def measure(round_: Round, count: int, starts: int, steps: int) -> tuple[np.ndar
         at_random = np.asarray(jax.jit(jax.vmap(functools.partial(factor, round_)))(free, fixed))
         if not starts:
             return at_random, at_random[:0]
-        # Half from the worst, which may be stuck at a kink, half from all over.
+        # Half start from the worst inputs, which may be stuck at a kink, half from all others.
         order = np.argsort(-at_random)
         others = np.linspace(starts // 2, count - 1, starts - starts // 2).astype(int)
         chosen = np.append(order[: starts // 2], order[others])

@@ -1,4 +1,4 @@
-"""What test modules share: comparisons, meshes, compiled functions, a small regression."""
+"""Shared helpers of the tests: comparisons, meshes, compiled functions, a small regression."""
 
 import functools
 import math
@@ -16,7 +16,7 @@ def close(actual, expected, scale=1.0, eps=2e-6):
 
 
 def near(actual, expected, eps=1e-6):
-    """Finite trees of which the numbers are equal to `eps` of the length of all together."""
+    """Trees that are finite and equal up to `eps` times the norm of the whole tree."""
     actual, expected = flat(actual), flat(expected)
     assert np.isfinite(expected).all()
     assert np.linalg.norm(actual - expected) <= eps * np.linalg.norm(expected)
@@ -44,10 +44,10 @@ def mesh_of(**axes):
 
 @functools.cache
 def compiled(function: Callable, **given) -> Callable:
-    """`jax.jit` of a function with hyperparameters; the same ones share one compiled function.
+    """`jax.jit` of a function with hyperparameters; equal ones share one compiled function.
 
-    Called one operation after another, a rule compiles each operation by itself: krum of 12 rows
-    takes a second instead of a fifth.
+    Called operation by operation, a rule compiles each operation separately: krum of 12 rows takes
+    a second instead of a fifth.
     """
     return jax.jit(functools.partial(function, **given))
 
@@ -62,7 +62,7 @@ def regression_loss(params, batch, key=None):
 
 
 def regression_batch(seed, n, size=4, dim=3, noise=0.1):
-    """Samples of n workers, of the weights 1, 2, ..., `dim`, with noise."""
+    """Samples of n workers, from the weights 1, 2, ..., `dim`, with noise."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, size, dim)).astype(np.float32)
     y = x @ np.arange(1.0, dim + 1) + noise * rng.normal(size=(n, size))

@@ -1,7 +1,7 @@
-"""The table of rules that the contract tests go through: a new rule is one more `Case`.
+"""The table of rules for the contract tests: a new rule is one more `Case`.
 
-Laws, requirement and promise come from `byzjax.facts` and constants from `byzjax.theory`, so that
-these are what is tested.
+Laws, requirement and promise come from `byzjax.facts` and constants from `byzjax.theory`, so the
+tests check these.
 """
 
 import dataclasses
@@ -29,21 +29,21 @@ class Case:
     oracle: Callable  # (matrix [n, d], f, **hyper, **oracle_data(d)) -> [d] in float64
     hyper: Callable = lambda n, f: {}  # (n, f) -> hyperparameters
     data: Callable = lambda updates, axis_name: ()  # positional arguments after the updates
-    oracle_data: Callable = lambda d: {}  # the same for the oracle
-    unseen: tuple[str, ...] = ()  # hyperparameters that the oracle does not have
-    units: tuple[str, ...] = ()  # hyperparameters in the unit of the updates
-    change: dict[str, Any] = dataclasses.field(default_factory=dict)  # this variant's own facts
-    name: str = ""  # in the facts; that of the rule by default
-    ties: Callable = lambda n, f: False  # (n, f) where whole rows may tie, so that order matters
-    trusted: int = 0  # the first rows, which never lie
-    unique_from: int = 1  # with fewer good rows the result is not unique, and has no derivative
-    quick: bool = True  # whether it is tried by default in more than its values and its promise
+    oracle_data: Callable = lambda d: {}  # the same, for the oracle
+    unseen: tuple[str, ...] = ()  # hyperparameters that the oracle does not take
+    units: tuple[str, ...] = ()  # hyperparameters in units of the updates
+    change: dict[str, Any] = dataclasses.field(default_factory=dict)  # the variant's facts
+    name: str = ""  # its name in the facts; the rule's by default
+    ties: Callable = lambda n, f: False  # (n, f) where rows may tie, so that their order matters
+    trusted: int = 0  # the first rows, which are never Byzantine
+    unique_from: int = 1  # with fewer good rows the result is not unique and has no derivative
+    quick: bool = True  # whether the default tier tests more than its values and its promise
     most_n: int = 64
-    # Finite lies up to which the rule follows its loop in float32: sums of distances to rows much
-    # farther away hold no digit of the others.
+    # Largest finite Byzantine value up to which the rule follows its loop in float32: sums of
+    # distances to rows much farther away lose all digits of the others.
     reach: float = float(np.finfo(np.float32).max)
     eps: float = 2e-6
-    slope_eps: float = 2e-5  # of derivatives, in float32
+    slope_eps: float = 2e-5  # for derivatives, in float32
 
     @property
     def facts(self) -> Facts:
@@ -54,7 +54,7 @@ class Case:
         return a * f + b
 
     def most(self, n):
-        """The largest f that n workers allow."""
+        """The largest f allowed for n workers."""
         a, b = self.facts.needs
         return (n - b) // a if a else 1
 
@@ -75,7 +75,7 @@ class Case:
         return self.rule(updates, *data, **kwargs, axis_name=axis_name)
 
     def arguments(self, updates, f):
-        """What the rule is given beside these updates, by name."""
+        """The rule's keyword arguments besides these updates."""
         names = list(inspect.signature(self.rule).parameters)[1:]
         data = self.data(updates, None)
         return dict(zip(names, data)) | self.kwargs(jax.tree.leaves(updates)[0].shape[0], f)
@@ -90,7 +90,7 @@ class Case:
         return theory.proved(kind, self.name or self.rule.__name__, n, f, **self.hyper(n, f))
 
 
-# --- data: the same in every coordinate, so that it can be sliced --------------------------------
+# --- data: equal in every coordinate, so that it can be sliced -----------------------------------
 
 POINT = 0.25
 
@@ -116,7 +116,7 @@ KEY = jax.random.key(0)
 
 
 def one_neighbor(n, f):
-    """Krum with one neighbour: the two rows nearest to each other have one and the same score."""
+    """Krum with one neighbour: the two rows nearest to each other have the same score."""
     return n - f - 2 == 1
 
 
@@ -169,7 +169,7 @@ CASES = [
         ties=lambda n, f: n - f - 1 == 1,
         quick=False,
     ),
-    # The last two of f + 2 rows are each other's only neighbour.
+    # The last two of f + 2 rows are each other's only neighbours.
     Case("bulyan", byzjax.bulyan, oracles.bulyan, ties=lambda n, f: True, most_n=25),
     Case("minimum_diameter", byzjax.minimum_diameter, oracles.minimum_diameter, most_n=12),
     Case("minimum_eigenvalue", byzjax.minimum_eigenvalue, oracles.minimum_eigenvalue, most_n=12),
@@ -178,7 +178,7 @@ CASES = [
         byzjax.covariance_filter,
         oracles.covariance_filter,
         eps=1e-5,
-        slope_eps=1e-3,  # 2f eigenvectors one after the other; the process with 64 bits has 2e-6
+        slope_eps=1e-3,  # 2f eigenvectors in sequence; in the process with 64 bits it is 2e-6
     ),
     Case(
         "spectral_filter",
@@ -213,7 +213,7 @@ CASES = [
         hyper=lambda n, f: {"k": min(n, 2 * f + 1), "smoothing": 1e-6},
         units=("smoothing",),
         eps=1e-5,
-        unique_from=4,  # of 4 rows in 3 groups a bad one may leave two groups
+        unique_from=4,  # with 4 rows in 3 groups, a bad row may leave two groups
     ),
     Case(
         "huber",

@@ -1,4 +1,4 @@
-"""Rounds of agreement: equal to the naive loops, within the hulls, and as near as is proved."""
+"""Rounds of agreement: equal to naive loops, within the hulls, as close as is proved."""
 
 import csv
 import functools
@@ -21,11 +21,11 @@ from tests.oracles import agreement as oracles
 
 ROOT = pathlib.Path(__file__).parent.parent
 BAD = (np.nan, -np.nan, np.inf, -np.inf, 1e30)
-ROUNDING = 1e-12  # of factors in float64; the largest seen above the proved one is 1e-14
+ROUNDING = 1e-12  # of factors in float64; the largest excess over a proved one is 1e-14
 
 
 def matrices(n, d, bad=0, count=24, seed=0):
-    """Float32: normal, on a small grid, or of heavy tails, with so many bad rows."""
+    """Float32: normal, on a small grid, or heavy-tailed, with the given number of bad rows."""
     rng = np.random.default_rng([seed, n, d])
     for k in range(count):
         x = (rng.normal, rng.standard_cauchy)[k % 2](size=(n, d))
@@ -46,7 +46,7 @@ close = functools.partial(helpers.close, eps=1e-6)
 
 @functools.cache
 def mapped(rule, **given):
-    """Of many inputs at once."""
+    """The function mapped over many inputs at once."""
     return jax.jit(jax.vmap(functools.partial(rule, **given)))
 
 
@@ -94,7 +94,7 @@ def test_known_values():
     np.testing.assert_array_equal(mid_extremes(x), [2, 2])
     np.testing.assert_array_equal(approach_extreme(x, np.float32([0.0, 4.0])), [1.5, 2])
     np.testing.assert_array_equal(trimmed_agreement(x, f=1), [2, 2])
-    # Two pairs at the same distance, and three rows: the first counts.
+    # Two pairs at the same distance, and three rows: the first pair counts.
     corners = np.float32([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -2.0], [-2.0, -1.0]])
     np.testing.assert_array_equal(mid_extremes(corners), [0, -0.5])
     np.testing.assert_array_equal(mid_extremes(corners[::-1]), [-0.5, 0])
@@ -102,12 +102,12 @@ def test_known_values():
     np.testing.assert_array_equal(
         approach_extreme(corners[::-1], np.ones(2, np.float32)), [-0.5, 0]
     )
-    # Of a square's corners the safe area is the middle, of a triangle and a point within, that.
+    # The safe area of a square's corners is its centre; of a triangle and an inner point, that one.
     square = np.float32([[0.0, 0.0], [2.0, 0.0], [2.0, 2.0], [0.0, 2.0], [1.0, 1.0]])
     close(safe_area_average(square, f=1), [1, 1])
 
 
-def test_nobody_is_heard():
+def test_no_sender_is_heard():
     x, own = np.full((5, 2), np.inf, np.float32), np.float32([3, 4])
     assert np.isnan(mid_extremes(x)).all()
     np.testing.assert_array_equal(approach_extreme(x, own), own)
@@ -145,7 +145,7 @@ def degenerate(m):
 
 
 def ill_posed(m):
-    """Points almost on a line, or with one far away: the area is a narrow wedge."""
+    """Points almost on a line, or one far away: the area is a narrow wedge."""
     rng = np.random.default_rng(m)
     t = rng.normal(size=(m, 1)) * rng.normal(size=2)
     for off in (1e-3, 1e-6, 1e-7):
@@ -157,7 +157,7 @@ def ill_posed(m):
 
 
 def scale_of(points, f):
-    """What rounding is measured in: how far m - f of the points reach, and their offset."""
+    """The scale of rounding errors: the extent of m - f of the points, and their offset."""
     middle = np.median(points, axis=0)
     reach = np.sort(np.abs(points - middle).max(axis=1))[len(points) - f - 1]
     return max(reach, np.abs(middle).max())
@@ -173,7 +173,7 @@ def test_the_point_lies_in_every_hull(m, f):
     for k, (points, point) in enumerate(zip(x, np.asarray(out, np.float64))):
         unit = scale_of(points, f)
         for rows in itertools.combinations(range(m), m - f):
-            # Beyond 1e9 the linear program itself is at its limits.
+            # Beyond 1e9 the linear program itself becomes inaccurate.
             hull = np.clip(points[list(rows)], -1e9, 1e9)
             assert oracles.distance_to_hull(point, hull) <= 4e-6 * unit, (k, rows)
         if k < len(exact):
@@ -181,8 +181,8 @@ def test_the_point_lies_in_every_hull(m, f):
             np.testing.assert_allclose(point, expected, atol=1e-5 * unit)
 
 
-def test_a_far_lie_does_not_blur_the_point():
-    """As in float64; the largest difference seen is 1.3e-5."""
+def test_a_far_row_does_not_blur_the_point():
+    """Equal to float64; the largest difference seen is 1.3e-5."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(400, 4, 2))
     x[:, 0] *= np.repeat([1e3, 1e8], 200)[:, None]
@@ -213,7 +213,7 @@ def test_the_point_permutes_shifts_and_scales():
 
 
 @pytest.mark.parametrize("lie", [np.nan, -np.inf, 3e38, 1e30, 1e9])
-def test_no_lie_leaves_the_honest_hull(lie):
+def test_no_attack_leaves_the_honest_hull(lie):
     rng = np.random.default_rng(2)
     honest = rng.normal(size=(4, 2))
     lies = np.array([[lie, lie], [-lie, lie], [lie, 0.3], [0.1, -lie]])
@@ -236,7 +236,7 @@ def rounds(own):
 
 
 def test_coordinates_sliced_over_devices():
-    """One NaN is seen by one device only; all leave its row out."""
+    """Only one device sees the NaN; all exclude its row."""
     rng = np.random.default_rng(3)
     x, own = rng.normal(size=(5, 16)).astype("f4"), rng.normal(size=16).astype("f4")
     x[2, 13] = np.nan
@@ -268,15 +268,15 @@ def test_trees_and_dtypes():
     ]
     tree = {"a": x[:, 0], "b": x[:, 1:].astype(jnp.bfloat16)}
     own = {"a": ones[0], "b": ones[1:].astype(jnp.bfloat16)}
-    found = jax.jit(lambda tree, own: [rule(tree) for rule in rounds(own).values()])(tree, own)
-    for out, expected in zip(found, whole):
+    outs = jax.jit(lambda tree, own: [rule(tree) for rule in rounds(own).values()])(tree, own)
+    for out, expected in zip(outs, whole):
         assert (out["a"].dtype, out["b"].dtype) == (jnp.float32, jnp.bfloat16)
         assert (out["a"].shape, out["b"].shape) == ((), (1,))
         both = np.array([out["a"], np.asarray(out["b"], np.float32)[0]])
         np.testing.assert_allclose(both, expected, rtol=2e-2, atol=2e-2)
 
 
-def test_given_to_the_verb():
+def test_rounds_as_rules_of_the_verb():
     x = next(matrices(5, 2))
 
     def given(rule, **hyperparameters):
@@ -308,10 +308,10 @@ def test_derivatives_equal_differences():
             return jnp.stack([rule(x + t * dx) for rule in rounds(x[0] + t).values()])
 
         with_slope = jax.jit(lambda t: jax.jvp(along, (t,), (1.0,)))
-        _, slope = with_slope(0.0)
+        _, derivative = with_slope(0.0)
         differences = (with_slope(1e-6)[0] - with_slope(-1e-6)[0]) / 2e-6
-    np.testing.assert_allclose(slope, differences, rtol=1e-6, atol=1e-8)
-    assert (np.abs(slope) > 1e-3).all()
+    np.testing.assert_allclose(derivative, differences, rtol=1e-6, atol=1e-8)
+    assert (np.abs(derivative) > 1e-3).all()
 
 
 @pytest.mark.parametrize(
@@ -351,11 +351,11 @@ def test_errors(call, error, message):
     assert str(raised.value) == message
 
 
-# --- how near receivers come ---------------------------------------------------------------------
+# --- how close receivers get ---------------------------------------------------------------------
 
 
-def test_the_worst_lies_attain_what_is_proved():
-    """For the trimmed rounds: honest values at the ends, all lies low to one, high to another."""
+def test_the_worst_attacks_attain_what_is_proved():
+    """For the trimmed rounds: honest values at the ends, attackers low to one, high to another."""
     for n, f in ((4, 1), (13, 3)):
         m = n - f
         honest = np.where(np.arange(m) < f, 0.0, 0.5)
@@ -370,7 +370,7 @@ def test_the_worst_lies_attain_what_is_proved():
             np.testing.assert_allclose(other - one, proved, rtol=1e-6)
 
 
-def test_who_is_heard_is_non_split():
+def test_communication_graphs_are_non_split():
     rng = np.random.default_rng(0)
     densities = []
     for _ in range(50):
@@ -385,21 +385,21 @@ NAMES = list(dict.fromkeys(round_.name for round_ in contraction.ROUNDS))
 
 
 def of_the_plane(name):
-    """The first."""
+    """The first round in the plane of this name."""
     return next(r for r in contraction.ROUNDS if r.name == name and r.d == 2)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_never_above_what_is_proved(name):
-    found, _ = contraction.measure(of_the_plane(name), 120, 0, 0)
-    assert len(found) == 120
-    assert 0.2 < found.max() <= of_the_plane(name).proved * (1 + ROUNDING)
+    factors, _ = contraction.measure(of_the_plane(name), 120, 0, 0)
+    assert len(factors) == 120
+    assert 0.2 < factors.max() <= of_the_plane(name).proved * (1 + ROUNDING)
 
 
 def test_ascent_finds_the_worst_and_not_more():
     round_ = contraction.non_split("mid_extremes", 5, 3)
-    found, climbed = contraction.measure(round_, 60, 10, 25)
-    assert found.max() < climbed.max() <= math.sqrt(7 / 8) * (1 + ROUNDING)
+    factors, climbed = contraction.measure(round_, 60, 10, 25)
+    assert factors.max() < climbed.max() <= math.sqrt(7 / 8) * (1 + ROUNDING)
 
 
 @pytest.mark.slow
@@ -415,9 +415,9 @@ def test_ascent_finds_the_worst_and_not_more():
 )
 def test_never_above_what_is_proved_after_ascent(name, reached):
     round_ = of_the_plane(name)
-    found, climbed = contraction.measure(round_, 1000, 100, 100)
-    assert (len(found), len(climbed)) == (1000, 100)
-    assert found.max() <= round_.proved * (1 + ROUNDING)
+    factors, climbed = contraction.measure(round_, 1000, 100, 100)
+    assert (len(factors), len(climbed)) == (1000, 100)
+    assert factors.max() <= round_.proved * (1 + ROUNDING)
     assert reached < climbed.max() <= round_.proved * (1 + ROUNDING)
 
 

@@ -1,4 +1,4 @@
-"""Arrows of the house run one way, and every public name is documented."""
+"""Imports point one way, and every public name is documented."""
 
 import ast
 import importlib
@@ -15,12 +15,12 @@ from byzjax._numerics import thresholds
 from byzjax.facts import FACTS
 
 ROOT = Path(byzjax.__file__).parent
-# Modules that only gather the names of others.
+# Modules that only re-export names of others.
 FACES = {"byzjax", "experiments"} | {
     f"byzjax.{name}" for name in ("stacked", "rules", "attacks", "protocols", "theory", "testing")
 }
 
-# What the modules of each room may import of byzjax. A room that does not exist yet waits here.
+# What each package's modules may import from byzjax.
 ALGEBRA = ["byzjax._compiled", "byzjax._numerics", "byzjax.stacked", "byzjax.scores"]
 CHECKS = ["byzjax._checks"]
 ALLOWED = {
@@ -81,7 +81,7 @@ MODULES = dict(modules())
 
 
 def imports(path):
-    """The full names of all that a module imports, wherever in it."""
+    """The full names of everything that a module imports, at any level."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -96,7 +96,7 @@ def within(name, room):
     return name == room or name.startswith(room + ".")
 
 
-def test_every_module_is_found():
+def test_every_module_is_listed():
     assert {"byzjax.stacked.layout", "byzjax.rules.krum", "byzjax.attacks._rows"} <= set(MODULES)
     assert len(MODULES) == len(list(ROOT.rglob("*.py")))
 
@@ -104,7 +104,7 @@ def test_every_module_is_found():
 @pytest.mark.parametrize("module", MODULES)
 def test_arrows(module):
     if module == "byzjax":
-        return  # the face re-exports everything
+        return  # the top level re-exports everything
     (room,) = [room for room in ALLOWED if within(module, room)]
     for name in imports(MODULES[module]):
         if within(name, "byzjax"):
@@ -121,7 +121,7 @@ def names_in(path):
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_platforms_are_told_apart_in_one_package(module):
+def test_platforms_are_distinguished_in_one_package(module):
     if not within(module, "byzjax._numerics"):
         assert not {"platform_dependent", "default_backend"} & set(names_in(MODULES[module]))
 
@@ -131,7 +131,7 @@ THRESHOLDS = {name for name in vars(thresholds) if name.isupper()}
 
 @pytest.mark.parametrize("module", MODULES)
 def test_thresholds_are_in_one_module(module):
-    """A size from which another form is faster is named there, and nowhere else."""
+    """A size from which another form is faster is defined there and nowhere else."""
     if module != "byzjax._numerics.thresholds":
         body = ast.parse(MODULES[module].read_text()).body
         written = {
@@ -145,14 +145,14 @@ def test_thresholds_are_in_one_module(module):
 
 
 def arrows(packages):
-    """Which modules each module of these packages imports, by full names."""
-    found = {}
+    """For each module of these packages, the full names of its imports."""
+    paths = {}
     for package in packages:
         root = ROOT.parent / package
         for path in root.rglob("*.py"):
             parts = path.relative_to(root.parent).with_suffix("").parts
             name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-            found[name] = path
+            paths[name] = path
     return {
         name: {
             target
@@ -160,13 +160,13 @@ def arrows(packages):
             if isinstance(node, ast.ImportFrom) and node.module
             for alias in node.names
             for target in (f"{node.module}.{alias.name}", node.module)
-            if target in found and target != name
+            if target in paths and target != name
         }
-        for name, path in found.items()
+        for name, path in paths.items()
     }
 
 
-# The laboratory's packages: each imports from those of lower floors, and from its own.
+# The laboratory's packages by layer: each imports from lower layers and from itself.
 FLOORS = (
     ("grid", "data", "models"),
     ("training", "studies"),
@@ -176,7 +176,7 @@ FLOORS = (
 )
 
 
-def test_floors_of_the_laboratory():
+def test_layers_of_the_laboratory():
     floors = {package: i for i, packages in enumerate(FLOORS) for package in packages}
     for name, others in arrows(("experiments",)).items():
         _, package, *_ = (*name.split("."), "")
@@ -187,8 +187,8 @@ def test_floors_of_the_laboratory():
             assert theirs == package or floors[theirs] < floors[package], f"{name}: {other}"
 
 
-def test_no_circle():
-    """Each module can be read before those that import it; the faces of packages aside."""
+def test_no_import_cycle():
+    """Each module can be read before those that import it, apart from packages' `__init__`."""
     waiting = {
         name: {other for other in others if other not in FACES}
         for name, others in arrows(("byzjax", "experiments")).items()
@@ -196,7 +196,7 @@ def test_no_circle():
     }
     while waiting:
         ready = {name for name, others in waiting.items() if not others & waiting.keys()}
-        assert ready, f"a circle among {sorted(waiting)}"
+        assert ready, f"a cycle among {sorted(waiting)}"
         for name in ready:
             del waiting[name]
 
@@ -211,21 +211,21 @@ def test_only_jax_optax_and_the_standard_library(module):
         assert top in allowed or top in sys.stdlib_module_names, name
 
 
-def test_the_face_has_no_logic():
+def test_the_top_level_has_no_logic():
     tree = ast.parse(MODULES["byzjax"].read_text())
     docstring, *rest = tree.body
     assert isinstance(docstring, ast.Expr)
     assert all(isinstance(node, ast.ImportFrom | ast.Assign) for node in rest)
     assert sorted(byzjax.__all__) == byzjax.__all__
     public = {name for name in vars(byzjax) if not name.startswith("_")}
-    # Submodules become attributes when they are imported; what is listed is the face.
+    # Submodules become attributes when imported; only listed names are public.
     assert {n for n in public if not isinstance(getattr(byzjax, n), types.ModuleType)} <= set(
         byzjax.__all__
     )
 
 
 def public_functions():
-    """What can be reached without an underscore, and is ours."""
+    """Functions of byzjax that are reachable without an underscore."""
     for module_name in MODULES:
         if any(part.startswith("_") for part in module_name.split(".")):
             continue
@@ -239,7 +239,7 @@ def public_functions():
 FUNCTIONS = dict(public_functions())
 
 
-def test_the_public_functions_are_found():
+def test_the_public_functions_are_listed():
     assert {"byzjax.rules.krum.krum", "byzjax.stacked.combinations.mean_selected"} <= set(FUNCTIONS)
 
 
@@ -279,7 +279,7 @@ def test_old_names_warn(module, old, new):
 
 
 @pytest.mark.parametrize("name", FACTS)
-def test_what_is_known_of_a_rule_is_said_where_it_stands(name):
+def test_facts_of_a_rule_are_stated_with_it(name):
     facts, text = FACTS[name], inspect.getdoc(getattr(byzjax, name))
     said = ["\n$$ ", "Requirement:", "Cost:", "Reference:" if facts.reference else ""]
     said += [] if facts.kind == "mixing" else ["Breakdown:", "Promise:"]

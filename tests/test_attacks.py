@@ -1,4 +1,4 @@
-"""The contract that every attack keeps, as one table, and the strength of `little_is_enough`."""
+"""The contract of all attacks, as one table, and the strength of `little_is_enough`."""
 
 import dataclasses
 import math
@@ -28,13 +28,13 @@ class Case:
     oracle: Callable | None  # (matrix [n, d], byzantine, **hyper) -> matrix in float64
     hyper: dict = dataclasses.field(default_factory=dict, hash=False)
     takes_key: bool = False
-    finite: bool = True  # what the liars send is finite if all that the honest send is
-    data: Callable = lambda updates: ()  # what is given after `byzantine`
-    oracle_hyper: dict | None = dataclasses.field(default=None, hash=False)  # where it has others
-    reads_own: bool = False  # what the liars themselves would have sent matters
-    alone: bool = True  # a single liar changes something
-    short: bool = True  # the oracle says what is sent in short floats as well
-    searches: bool = False  # tries the rule many times
+    finite: bool = True  # the attackers' rows are finite if all honest rows are
+    data: Callable = lambda updates: ()  # arguments after `byzantine`
+    oracle_hyper: dict | None = dataclasses.field(default=None, hash=False)  # the oracle's
+    reads_own: bool = False  # it depends on the attackers' honest updates
+    alone: bool = True  # a single attacker changes something
+    short: bool = True  # the oracle is also exact in short floats
+    searches: bool = False  # it evaluates the rule many times
     eps: float = 1e-5
 
     def __call__(self, updates, byzantine, key=None):
@@ -47,12 +47,12 @@ class Case:
 
 
 def krum_of_12(updates):
-    """The deployed rule; with f = 1 also for the smallest of the sizes below."""
+    """The deployed rule; f = 1 suits the smallest of the sizes below as well."""
     return byzjax.krum(updates, f=1)
 
 
 def best_of_few(updates, byzantine):
-    """With the mean, whose slope compiles quickly: what is tested here is what all attacks keep."""
+    """With the mean, whose derivative compiles quickly; this file tests what all attacks share."""
     return attacks.gradient_attack(
         updates,
         byzantine,
@@ -67,24 +67,24 @@ ACROSS = (0.5, -0.5, 0.5, -0.5, 0.5, -0.5)
 
 
 def across(updates):
-    """A momentum across the vector of ones, from whose part across the momentum `relocated` moves.
+    """A momentum orthogonal to the vector of ones, whose orthogonal part `relocated` uses.
 
-    Along it, that part is a small difference of large numbers, in any arithmetic.
+    For a parallel one that part is a small difference of large numbers, in any arithmetic.
     """
     return (jax.tree.map(lambda x: jnp.resize(jnp.asarray(ACROSS), x.shape[1:]), updates),)
 
 
-CENTER, WEIGHT = 0.25, 0.125  # of every coordinate and of every row of one receiver
+CENTER, WEIGHT = 0.25, 0.125  # of the receiver, in every coordinate; of every row
 
 
 def one_receiver(updates):
-    """Its model, and what it averages with."""
+    """The receiver's model and its averaging weights."""
     center = jax.tree.map(lambda x: jnp.full(x.shape[1:], CENTER, x.dtype), updates)
     return center, jnp.full(byzjax.stacked.num_workers(updates), WEIGHT)
 
 
 def dissensus(x, byzantine, epsilon):
-    """The average of all rows less the centre is 1 - epsilon times that of the honest rows."""
+    """The average of all rows minus the centre is 1 - epsilon times that of the honest rows."""
     pull = WEIGHT * (oracles.honest(x, byzantine) - CENTER).sum(axis=0)
     return oracles.lie(x, byzantine, CENTER - epsilon * pull / (WEIGHT * sum(byzantine)))
 
@@ -209,9 +209,9 @@ CASES = [
     Case("inf", attacks.non_finite, oracles.non_finite, {"value": -math.inf}, finite=False),
     Case("gaussian", attacks.gaussian, None, takes_key=True),
 ]
-SIZES = [(12, 4), (12, 1), (25, 11)]  # n, and how many lie
+SIZES = [(12, 4), (12, 1), (25, 11)]  # n, and the number of attackers
 FIRST = [SIZES[0], *[pytest.param(*size, marks=[pytest.mark.slow]) for size in SIZES[1:]]]
-# More rows are compiled once more. By default only for what sorts, ranks or measures them.
+# Another n is compiled again; by default only for attacks that sort, rank or measure rows.
 AT_25 = {"min_max-std", "order-2", "anti_cge", "fang_krum"}
 
 
@@ -239,7 +239,7 @@ def drawn(seed, n, s, d=6):
 
 
 def tree_of(x):
-    """Rows of 6 as two leaves, the form in which each attack is compiled for most tests."""
+    """Rows of 6 as two leaves, the form that most tests compile."""
     return {"a": x[:, :4].reshape(len(x), 2, 2), "b": x[:, 4:]}
 
 
@@ -248,7 +248,7 @@ def matrix_of(tree):
 
 
 def sent(case, x, byzantine):
-    """What the attack makes of a matrix, in NumPy."""
+    """The attack on a matrix, as NumPy."""
     out = compiled(case)(tree_of(x), byzantine, jax.random.key(0))
     assert jax.tree.map(jnp.shape, out) == jax.tree.map(jnp.shape, tree_of(x))
     return matrix_of(out)
@@ -301,7 +301,7 @@ def test_honest_rows_of_several_dtypes_are_bitwise_unchanged(case, n, s):
 
 
 @over_cases()
-def test_no_liar_no_change(case):
+def test_no_attacker_no_change(case):
     x, _ = drawn(2, 12, 0)
     assert bits(sent(case, x, np.zeros(12, bool))) == bits(x)
 
@@ -326,7 +326,7 @@ def test_the_mask_may_be_traced_and_mapped(case):
         np.testing.assert_allclose(out, once(x, mask), rtol=1e-5, atol=1e-6)
 
 
-# One operation after another, what searches takes half a minute.
+# Operation by operation, attacks that search take half a minute.
 @over_cases(lambda case: not case.searches, by_default=TRACED - {"alie", "fang_krum"})
 def test_it_is_the_same_without_jit(case):
     x, masks, key, mapped = over_masks(case)
@@ -339,7 +339,7 @@ def test_it_is_the_same_without_jit(case):
 
 @over_cases(lambda case: not case.reads_own)
 def test_what_the_liars_held_does_not_matter(case):
-    """Only the honest rows are read, but by what says otherwise."""
+    """Only the honest rows are read, except by attacks that declare otherwise."""
     x, byzantine = drawn(4, 12, 4)
     broken = np.where(byzantine[:, None], np.nan, x)
     assert bits(sent(case, broken, byzantine)) == bits(sent(case, x, byzantine))
@@ -352,7 +352,7 @@ def test_few_honest_workers(case, honest):
     assert np.isfinite(sent(case, x, byzantine)).all()
 
 
-# Of each attack the first case; what searches is compiled for seconds.
+# The first case of each attack; those that search take seconds to compile.
 FIRST_OF_EACH = {case.attack: case.id for case in reversed(CASES) if not case.searches}.values()
 
 
@@ -384,21 +384,21 @@ def test_strict_promotion_and_every_platform(case):
 @over_cases()
 def test_errors(case):
     x = np.ones((12, 2), np.float32)
-    for byzantine, found in (
+    for byzantine, shown in (
         (np.zeros(11, bool), "bool[11]"),
         (np.zeros(12, np.int32), "int32[12]"),
         (np.zeros((12, 1), bool), "bool[12, 1]"),
     ):
         with pytest.raises(ValueError, match=r".") as error:
             case(x, byzantine)
-        assert str(error.value) == f"byzantine must be bool[n] with n=12; got {found}."
+        assert str(error.value) == f"byzantine must be bool[n] with n=12; got {shown}."
     with pytest.raises(ValueError, match=r"^no worker axis: "):
         case(np.ones((), np.float32), np.zeros(12, bool))
 
 
 # --- one by one ----------------------------------------------------------------------------------
 
-# n, f, z to three digits: Baruch et al.'s formula as its public implementations have it.
+# n, f, z to three digits: Baruch et al.'s formula as in its public implementations.
 STRENGTHS = [
     (51, 24, 1.446),
     (51, 12, 0.361),
@@ -507,7 +507,7 @@ def test_little_is_enough_has_a_slope_where_honest_rows_coincide():
 
 
 def test_a_lie_that_all_send_is_computed_once():
-    """Over seeds as well: the part of the compiled program that writes all rows only selects."""
+    """Also over seeds: the part of the compiled program that writes all rows only selects."""
     run = jax.vmap(compiled(attacks.inner_product_manipulation, epsilon=2.0), in_axes=(0, None))
     shapes = jax.ShapeDtypeStruct((3, 11, 300), "float32"), jax.ShapeDtypeStruct((11,), bool)
     text = jax.jit(run).lower(*shapes).compile().as_text()

@@ -1,4 +1,4 @@
-"""Attacks that try the deployed rule."""
+"""Attacks that evaluate the deployed rule."""
 
 import functools
 from functools import partial
@@ -17,7 +17,7 @@ from tests.test_attacks import drawn
 
 
 def distance(out, x, byzantine):
-    """From the aggregate to the honest mean."""
+    """The distance from the aggregate to the honest mean."""
     honest = np.asarray(x, np.float64)[~byzantine]
     return float(np.linalg.norm(np.asarray(out, np.float64) - honest.mean(axis=0)))
 
@@ -38,7 +38,7 @@ SEARCHES = {
 
 
 def deployed(n, f):
-    """What a server may do, mixings included."""
+    """Rules as deployed by a server, with and without a mixing."""
     return {
         "mean": byzjax.mean,
         "median": byzjax.median,
@@ -53,7 +53,7 @@ def deployed(n, f):
 
 
 def reached(names, sizes, kinds=tuple(SEARCHES)):
-    """The share of a dense grid's damage that the search finds, for each of the table's cases."""
+    """The share of a dense grid's damage that the search reaches, for each case of the table."""
     grid, out = np.geomspace(0.01, 100.0, 200).astype(np.float32), {}
     for n, f in sizes:
         x, byzantine = drawn(10, n, f, 30)
@@ -69,12 +69,12 @@ def reached(names, sizes, kinds=tuple(SEARCHES)):
                     def on_the_grid(value):
                         return rule(attack(x, byzantine, **{strength: value}))
 
-                    found = search(x, byzantine, rule=rule, low=0.01, high=100.0)
-                    return rule(found), jax.vmap(on_the_grid)(grid)
+                    sent = search(x, byzantine, rule=rule, low=0.01, high=100.0)
+                    return rule(sent), jax.vmap(on_the_grid)(grid)
 
-                found, dense = both(x, byzantine)
+                sent, dense = both(x, byzantine)
                 best = max(distance(row, x, byzantine) for row in np.asarray(dense))
-                out[n, f, name, kind] = distance(found, x, byzantine) / best
+                out[n, f, name, kind] = distance(sent, x, byzantine) / best
     return out
 
 
@@ -84,17 +84,17 @@ def test_a_tenth_of_a_dense_grid_is_enough(name):
 
 
 def test_the_search_refines_the_best_of_its_grid():
-    """The damage to this rule ends at an edge between two of the coarse strengths."""
+    """The damage to this rule drops at a threshold between two of the coarse strengths."""
     (share,) = reached(["comparative_elimination"], [(11, 3)], ["ipm"]).values()
     assert share >= 0.98
 
 
 @pytest.mark.slow
 def test_a_tenth_of_a_dense_grid_is_nearly_always_enough():
-    found = reached(deployed(25, 11), [(25, 11)])
-    misses = {case: round(share, 3) for case, share in found.items() if share < 0.98}
-    print(f"{len(found)} cases, misses: {misses}")
-    assert len(misses) <= 0.05 * len(found), misses
+    reached_shares = reached(deployed(25, 11), [(25, 11)])
+    misses = {case: round(share, 3) for case, share in reached_shares.items() if share < 0.98}
+    print(f"{len(reached_shares)} cases, misses: {misses}")
+    assert len(misses) <= 0.05 * len(reached_shares), misses
 
 
 def test_objectives():
@@ -120,14 +120,15 @@ def test_objectives():
         def with_strength(z):
             return attacks.little_is_enough(x, byzantine, z=z)
 
-        found = [search(x, byzantine, objective=o) for o in ("inner_product", first_coordinate)]
+        sent = [search(x, byzantine, objective=o) for o in ("inner_product", first_coordinate)]
         dense = jax.vmap(with_strength)(jnp.geomspace(0.01, 100, 200))
-        return jax.vmap(byzjax.median)(jnp.concatenate([jnp.stack(found), dense]))
+        return jax.vmap(byzjax.median)(jnp.concatenate([jnp.stack(sent), dense]))
 
     of_inner_product, of_first, *dense = np.asarray(aggregates(x, byzantine), np.float64)
-    for found, score in ((of_inner_product, lambda out: -out @ mean), (of_first, lambda o: -o[0])):
+    scores = (lambda out: -out @ mean), (lambda out: -out[0])
+    for out, score in zip((of_inner_product, of_first), scores, strict=True):
         best = max(map(score, dense))
-        assert score(found) >= best - 0.02 * abs(best)
+        assert score(out) >= best - 0.02 * abs(best)
     with pytest.raises(ValueError, match=r"^objective must be one of distance, inner_product; got"):
         search(x, byzantine, objective="accuracy")
     with pytest.raises(ValueError, match=r"^low must be positive; got low=0"):
@@ -135,7 +136,7 @@ def test_objectives():
 
 
 def total(updates):
-    """A rule that overflows, as means do not."""
+    """A rule that overflows, unlike the library's means."""
     return jnp.sum(updates, axis=0)
 
 
@@ -193,7 +194,7 @@ def mapped(rule):
 
 
 def damages(rule, several, x, byzantine):
-    """Of several stacked updates, `[k, n, d]`."""
+    """The damage of several stacked updates, `[k, n, d]`."""
     return [distance(out, x, byzantine) for out in np.asarray(mapped(rule)(np.asarray(several)))]
 
 
@@ -213,16 +214,16 @@ def test_never_weaker_than_its_starts(name):
     damage, *starts = damages(rule, [sent, *started(x, byzantine)], x, byzantine)
     assert len(starts) == len(attacks.default_starts())
     assert damage >= max(starts) * (1 - 1e-5)
-    if name != "krum":  # where it is one of the honest updates or a lie at the edge already
+    if name != "krum":  # where the start is an honest update or already at the boundary
         assert damage > max(starts) * 1.001
 
 
 def test_ascent_goes_up():
-    """From the weakest of starts alone it finds most of what the best of them do."""
+    """From the weakest start alone it reaches most of the damage of the best one."""
     x, byzantine = drawn(15, 11, 3, 100)
     x += 0.3
     rule = partial(byzjax.trimmed_mean, f=3)
-    weak = partial(attacks.inner_product_manipulation, epsilon=-1.0)  # honest, in fact
+    weak = partial(attacks.inner_product_manipulation, epsilon=-1.0)  # in fact honest
 
     @jax.jit
     def climbed(x, byzantine):
@@ -236,7 +237,7 @@ def test_ascent_goes_up():
 
 @functools.cache
 def climbing(within):
-    """An ascent of some steps, to which the rows of its start and a key are given."""
+    """An ascent of some steps, given its initial rows and a key."""
 
     def run(x, byzantine, key, start):
         return attacks.gradient_attack(
@@ -305,10 +306,10 @@ def test_no_attack_exceeds_what_is_proved(name, hyper, n, f):
     rows = np.asarray(sent, np.float64)
     arguments = {k: v for k, v in hyper.items() if k != "f"}
     kappa = theory.proved("kappa", name, n, f, **arguments)
-    # At the edge of a selection the two may select differently; the bound holds for both.
+    # Near a tie the two may select different rows; the bound holds for both.
     exact, ours = (
         distance(aggregate, rows, byzantine) ** 2 / oracles.variance(rows[~byzantine])
         for aggregate in (getattr(oracles, name)(rows, f, **arguments), compiled(rule)(sent))
     )
     assert max(exact, ours) <= kappa * (1 + 1e-4)
-    assert ours > 0.05 * kappa  # the attack is worth its name, and the bound is no formality
+    assert ours > 0.05 * kappa  # the attack does damage, so that the bound is not vacuous

@@ -1,4 +1,4 @@
-"""What is special about single attacks: ranges, memory, batches, faults."""
+"""Properties of single attacks: ranges, memory, batches, faults."""
 
 import functools
 
@@ -28,7 +28,7 @@ def test_distances_that_min_max_and_min_sum_keep():
         farthest = max(np.linalg.norm(lie - a) for a in good)
         assert farthest == pytest.approx(diameter, rel=1e-5)
     same = np.ones((5, 3), np.float32)
-    for attack in (attacks.min_max, attacks.min_sum):  # nowhere to go
+    for attack in (attacks.min_max, attacks.min_sum):  # no room to move
         out = compiled(attack, direction="std")(same, np.arange(5) < 2)
         np.testing.assert_array_equal(out, same)
 
@@ -43,7 +43,7 @@ def test_min_max_by_hand():
 @pytest.mark.parametrize("factor", [2.0, 5.0])
 def test_fang_trimmed_mean_lies_beyond_the_honest(factor):
     x, byzantine = drawn(1, 25, 11, 400)
-    x[:, :100] += 4  # coordinates that are all positive
+    x[:, :100] += 4  # all coordinates are positive
     x[:, 100:200] -= 4
     good = x[~byzantine]
     out = compiled(attacks.fang_trimmed_mean, factor=factor)(x, byzantine, key=KEY)
@@ -58,15 +58,15 @@ def test_fang_trimmed_mean_lies_beyond_the_honest(factor):
     assert 0.48 < place.mean() < 0.52
     assert place.std() == pytest.approx(12**-0.5, abs=0.01)
     correlation = np.corrcoef(place) - np.eye(len(place))
-    assert np.abs(correlation).max() < 0.25  # 5 standard deviations: every liar draws for itself
+    assert np.abs(correlation).max() < 0.25  # 5 standard deviations: attackers draw independently
 
 
 def test_fang_trimmed_mean_with_partial_knowledge():
     x, byzantine = drawn(2, 25, 11, 400)
-    own = x[byzantine]
+    rows = x[byzantine]
     attack = compiled(attacks.fang_trimmed_mean, knowledge="liars")
     out = np.asarray(attack(x, byzantine, key=KEY))
-    away = (out[byzantine] - own.mean(0)) / own.std(0, ddof=1) * -np.sign(own.mean(0))
+    away = (out[byzantine] - rows.mean(0)) / rows.std(0, ddof=1) * -np.sign(rows.mean(0))
     assert away.min() >= 3 - 1e-3
     assert away.max() <= 4 + 1e-3
 
@@ -80,7 +80,7 @@ def test_fang_krum_is_chosen_and_gives_up():
     np.testing.assert_array_equal(compiled(krum)(out), lie)
     assert np.linalg.norm(lie) > 0.1
     kept = compiled(attacks.fang_krum, rule=byzjax.mean, f=11)(x, byzantine)
-    assert np.abs(np.asarray(kept)[byzantine]).max() < 1e-5  # the mean is never the lie
+    assert np.abs(np.asarray(kept)[byzantine]).max() < 1e-5  # the mean is never sent
     with pytest.raises(ValueError, match=r"^fang_krum needs n >= 2f \+ 2; got n=25, f=12\.$"):
         attacks.fang_krum(x, byzantine, rule=krum, f=12)
 
@@ -108,15 +108,15 @@ def test_hidden_vulnerability_counts_coordinates_through_leaves():
 
 def test_gambler_hits_its_shard_only():
     updates = {name: np.ones((4, 5000), np.float32) for name in "ab"}
-    everybody = np.ones(4, bool)
+    all_rows = np.ones(4, bool)
     gambler = functools.partial(attacks.gambler, factor=-2.0, shards=4)
 
     @jax.jit
     def run(updates):
-        seldom = gambler(updates, everybody, shard=1, probability=0.05, key=KEY)
-        one_leaf = gambler(updates["a"], everybody, shard=3, probability=0.05, key=KEY)
+        seldom = gambler(updates, all_rows, shard=1, probability=0.05, key=KEY)
+        one_leaf = gambler(updates["a"], all_rows, shard=3, probability=0.05, key=KEY)
         surely = [
-            gambler(updates, everybody, shard=shard, probability=1.0, key=KEY) for shard in range(4)
+            gambler(updates, all_rows, shard=shard, probability=1.0, key=KEY) for shard in range(4)
         ]
         return one_leaf, [jnp.concatenate([*x.values()], axis=1) for x in (seldom, *surely)]
 
@@ -128,10 +128,10 @@ def test_gambler_hits_its_shard_only():
     assert 0.04 < hit[:, 2500:5000].mean() < 0.06
     chex.assert_trees_all_equal(run(updates), (one_leaf, [flat, *surely]))
     assert one_leaf[:, :3750].min() == 1
-    for shard, rows in enumerate(surely):  # all of it is hit, from the first coordinate to the last
+    for shard, rows in enumerate(surely):  # the whole shard is hit, both ends included
         np.testing.assert_array_equal(rows == -2, [np.arange(10_000) // 2500 == shard] * 4)
     with pytest.raises(ValueError, match=r"^gambler needs shard < shards; got shard=4, shards=4"):
-        gambler(updates, everybody, shard=4, key=KEY)
+        gambler(updates, all_rows, shard=4, key=KEY)
 
 
 def test_flipped_bits():
@@ -140,12 +140,12 @@ def test_flipped_bits():
     out = compiled(attacks.flip_bits, bits=(31,), coordinates=3)(x, byzantine)
     assert out.tolist() == [[1, 1, 1, 1], [-1, -1, -1, 1]]
     huge = compiled(attacks.flip_bits, bits=(30,), coordinates=1)(x, byzantine)
-    # The exponent of 1.0 lacks just that bit.
+    # The exponent of 1.0 has all bits set but this one.
     assert np.asarray(huge).tolist() == [[1, 1, 1, 1], [np.inf, 1, 1, 1]]
     attack = compiled(attacks.flip_bits, bits=(31, 3), coordinates=None)
     short = attack(x.astype(jnp.bfloat16), byzantine)
     assert short.dtype == jnp.bfloat16
-    assert np.asarray(short)[1].tolist() == [-1] * 4  # bit 3 is none of a short float
+    assert np.asarray(short)[1].tolist() == [-1] * 4  # a short float has no bit 3
     with pytest.raises(ValueError, match=r"^flip_bits needs bits from 0 to 31; got bits=\(32,"):
         attacks.flip_bits(x, byzantine, bits=(32,))
 
@@ -154,9 +154,9 @@ def test_lost_coordinates_and_workers():
     x = np.ones((6, 10_000), np.float32)
     byzantine = np.arange(6) < 3
     out = np.asarray(compiled(attacks.lose_coordinates, share=0.3)(x, byzantine, key=KEY))
-    lost = np.isnan(out)
-    assert not lost[3:].any()
-    np.testing.assert_allclose(lost[:3].mean(axis=1), 0.3, atol=0.02)
+    missing = np.isnan(out)
+    assert not missing[3:].any()
+    np.testing.assert_allclose(missing[:3].mean(axis=1), 0.3, atol=0.02)
     np.testing.assert_array_equal(compiled(byzjax.mean_of_finite)(out), np.ones(10_000))
 
     @jax.jit
@@ -167,7 +167,7 @@ def test_lost_coordinates_and_workers():
     gone = np.isnan(dropped(jax.random.split(KEY, 200)))
     assert not gone[:, 3:].any()
     assert 0.4 < gone[:, :3].mean() < 0.6
-    # Each liar is lost by itself: all eight sets of them are seen, each 25 times, give or take 4.7.
+    # Rows are dropped independently: all eight sets are seen, each 25 times, plus or minus 4.7.
     counts = np.bincount(gone[:, :3] @ [4, 2, 1], minlength=8)
     assert (np.abs(counts - 25) < 4 * 4.7).all()
     zeros = np.asarray(compiled(attacks.drop, value=0.0)(x, byzantine, key=KEY))
@@ -178,7 +178,7 @@ def test_lost_coordinates_and_workers():
 
 
 def sent(tx, steps):
-    """What a transformation makes of the updates of each step, in a scan."""
+    """The outputs of a transformation for the updates of each step, in a scan."""
     state = tx.init(jax.tree.map(lambda x: x[0, 0], steps))
     chex.assert_trees_all_equal_shapes_and_dtypes(state, jax.eval_shape(tx.init, steps[0, 0]))
 
@@ -192,7 +192,7 @@ def sent(tx, steps):
 @pytest.mark.smoke
 @pytest.mark.parametrize("warmup", [3, 10])
 def test_mimic_is_the_papers_loop(warmup):
-    rng = np.random.default_rng(6)  # of which each step of the warm-up changes what is sent
+    rng = np.random.default_rng(6)  # with these, each step of the warm-up changes what is sent
     steps = rng.normal(size=(6, 12, 5)).astype(np.float32) * [3, 1, 1, 1, 1] + 1
     steps = steps.astype(np.float32)
     byzantine = np.arange(12) >= 9
@@ -261,7 +261,7 @@ def test_attacks_take_turns():
     )
     out = sent(byzjax.attack(both, byzantine), steps)
     assert out[:, 0, 0].tolist() == [-2, -2, 9, 9, -2]
-    # A step that the protocol gives takes precedence over one's own count.
+    # The protocol's step takes precedence over the attack's count.
     tx = byzjax.attack(both, byzantine)
     given, _ = jax.jit(lambda x, k: tx.update(x, tx.init(x[0]), step=k))(steps[0], 2)
     assert np.asarray(given)[0].tolist() == [9, 9]

@@ -1,4 +1,4 @@
-"""Rules inside `jax.shard_map` and `jax.pmap` give what they give on the stacked updates."""
+"""Rules inside `jax.shard_map` and `jax.pmap` equal the rules on stacked updates."""
 
 import collections
 import functools
@@ -24,7 +24,7 @@ from tests.rule_cases import CASES
 
 N, F = 8, 2
 KEY = jax.random.key(3)
-# Sizes that 8 divides and that it does not, a scalar, nothing.
+# Sizes divisible by 8 and not, a scalar, an empty leaf.
 SHAPES = {"a": (3, 5), "b": (), "c": (8, 2), "d": (17,), "e": (0,)}
 SIZE = sum(math.prod(shape) for shape in SHAPES.values())
 QUICK = ["mean", "trimmed_mean", "aksel-mid", "krum", "geometric_median", "sign_guard", "zeno"]
@@ -38,7 +38,7 @@ MIXINGS = {
 
 
 def tree_of(matrix):
-    """Rows as a tree of leaves of all kinds of sizes."""
+    """Rows as a tree with leaves of various sizes."""
     tree, start = {}, 0
     for name, shape in SHAPES.items():
         stop = start + math.prod(shape)
@@ -52,7 +52,7 @@ def updates(n=N, seed=0):
 
 
 def with_liars(tree):
-    """One NaN that one device sees, one row of infinities."""
+    """One NaN that only one device sees, and one row of infinities."""
     tree = jax.tree.map(np.copy, tree)
     tree["d"][2, 11] = np.nan
     for leaf in tree.values():
@@ -61,7 +61,7 @@ def with_liars(tree):
 
 
 def on_devices(function, mesh=None, axis="workers"):
-    """A function of one device's rows, each device with its own; the result is the same on all."""
+    """A function of one device's rows, mapped over devices; its result is the same on all."""
     mesh = mesh or mesh_of(workers=N)
     return jax.shard_map(function, mesh=mesh, in_specs=P(axis), out_specs=P())
 
@@ -72,7 +72,7 @@ def faults_of(case):
 
 @functools.cache
 def of_rules(quick):
-    """One program for these rules on 8 devices, and one for them on the stacked updates."""
+    """One program for these rules on 8 devices, and one on the stacked updates."""
     cases = [case for case in CASES if (case.id in QUICK) == quick]
 
     def collective(rows):
@@ -98,11 +98,11 @@ def of_rules(quick):
 )
 def test_rules_on_8_devices_equal_the_stacked_form(case, sent):
     out, expected = (results[case.id] for results in of_rules(case.id in QUICK)[sent])
-    found = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), out)
-    assert found == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), expected)
+    described = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), out)
+    assert described == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), expected)
     if np.isfinite(flat(expected)).all():
         near(out, expected)
-    else:  # more liars than the rule withstands
+    else:  # more Byzantine rows than the rule tolerates
         assert sent == "with liars"
         assert case.facts.promise == "none" or faults_of(case) < 2
         assert not np.isfinite(flat(out)).any()
@@ -113,8 +113,8 @@ def test_the_quick_rules_are_known():
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_each_device_may_aggregate_updates_of_its_own(case):
-    """As when seeds are spread over devices; `jax.shard_map` checks what varies between them."""
+def test_each_device_may_aggregate_its_own_updates(case):
+    """As when seeds are distributed over devices; `jax.shard_map` checks what varies among them."""
     f = faults_of(case)
 
     def alone(trees):
@@ -130,7 +130,7 @@ def test_each_device_may_aggregate_updates_of_its_own(case):
 
 @pytest.mark.slow
 def test_many_workers_a_device():
-    """More than a sorting network is made for."""
+    """More workers than a sorting network is built for."""
     given = {"f": 20}
     rules = [byzjax.median, *(functools.partial(rule, **given) for rule in MANY)]
     tree = updates(N * 17, seed=5)
@@ -282,7 +282,7 @@ def test_large_leaves_travel_by_themselves(monkeypatch):
     near(step(updates()), compiled(byzjax.krum, f=F)(updates()))
     text = step.lower(updates()).compile().as_text()
     kinds = [kind for kind, _, _ in traffic.collectives(text, N)]
-    assert kinds.count("all-to-all") == 4  # a and c, d, and one of what is small
+    assert kinds.count("all-to-all") == 4  # a and c, d, and one for the small leaves
 
 
 def test_its_derivative_is_that_of_the_rule():
@@ -292,9 +292,9 @@ def test_its_derivative_is_that_of_the_rule():
         return sum(jnp.sum((out[name] - target[name]) ** 2) for name in target)
 
     step = on_devices(lambda rows: byzjax.all_aggregate(byzjax.aksel, first(rows), "workers", f=F))
-    slopes = jax.jit(jax.grad(lambda tree: loss(step(tree))))(updates())
+    gradient = jax.jit(jax.grad(lambda tree: loss(step(tree))))(updates())
     whole = jax.jit(jax.grad(lambda tree: loss(byzjax.aksel(tree, f=F))))
-    near(slopes, whole(updates()))
+    near(gradient, whole(updates()))
 
 
 # --- memory --------------------------------------------------------------------------------------
@@ -314,13 +314,13 @@ MEMORIES = {
 
 def test_memory_of_slices():
     def run(transformations, params, steps, rows):
-        found = []
+        outs = []
         for tx in transformations:
             state = tx.init(params)
             for tree in steps:
                 out, state = tx.update(rows(tree), state, params)
-            found.append(out)
-        return found
+            outs.append(out)
+        return outs
 
     params = first(updates(seed=8))
     steps = [with_liars(updates(seed=seed)) for seed in range(3)]
@@ -333,7 +333,7 @@ def test_memory_of_slices():
 
 
 def test_extra_arguments_of_all_kinds():
-    """An update and a function of one are cut; a number, of a shape that an update has, is not."""
+    """Updates and functions of updates are sliced; other arrays of the same shape are not."""
 
     def make(rule, **given):
         return functools.partial(byzjax.aggregate, rule, **given)
@@ -369,44 +369,12 @@ def test_extra_arguments_of_all_kinds():
         jax.eval_shape(wrong, rows)
 
 
-# --- what it costs -------------------------------------------------------------------------------
-
-HLO = """
-%add (a: f32[], b: f32[]) -> f32[] {
-}
-%body (p: (s32[], f32[8])) -> (s32[], f32[8]) {
-  %a = f32[8]{0} all-reduce(%x), replica_groups={{0,1,2,3}}, to_apply=%add
-}
-%one (p: f32[8]) -> f32[8] {
-  %b = bf16[4,10]{1,0} all-gather(%x), replica_groups=[2,4]<=[8], dimensions={0}
-}
-%other (p: f32[8]) -> f32[8] {
-  %c = f32[10]{0} collective-permute(%x), source_target_pairs={{0,1}}
-}
-ENTRY %main (p: f32[8]) -> f32[8] {
-  %d = (s32[], f32[8]) while(%t), body=%body, backend_config={"known_trip_count":{"n":"5"}}
-  %e = (f32[1,3]{1,0}, f32[1,3]{1,0}) all-to-all(%p, %p), replica_groups={{0,1},{2,3}}
-  %f = f32[8]{0} conditional(%i, %p, %p), branch_computations={%one, %other}
-  %g = f32[5]{0} reduce-scatter(%e), replica_groups={}, to_apply=%add
-}
-"""
-
-
-def test_what_a_program_sends_is_counted():
-    assert traffic.bytes_sent(HLO, 8) == {
-        "all-reduce": 5 * 2 * 3 / 4 * 32,
-        "all-to-all": 1 / 2 * 24,
-        "all-gather": 3 / 4 * 80,
-        "collective-permute": 40,
-        "reduce-scatter": 7 / 8 * 160,
-    }
-    with pytest.raises(AssertionError, match="in a loop of unknown length"):
-        traffic.bytes_sent(HLO.replace("known_trip_count", "unknown"), 8)
+# --- cost ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["median", "krum", "lax.pmean"])
 def test_a_device_sends_as_much_as_for_a_mean(name):
-    """2 (P - 1) / P numbers a coordinate, and distances."""
+    """2 (P - 1) / P numbers per coordinate, and distances."""
     shapes = {"w": (700, 100), "b": (3,)}
     d = 700 * 100 + 3
     rows = {k: jax.ShapeDtypeStruct((N, *shape), jnp.float32) for k, shape in shapes.items()}
@@ -430,7 +398,7 @@ def test_a_device_sends_as_much_as_for_a_mean(name):
 
 @pytest.mark.parametrize(("mix", "times"), [(None, 2), (MIXINGS["clip_norms"], 3)])
 def test_a_loss_of_whole_updates_is_evaluated_where_they_are_sent(mix, times):
-    """Each device evaluates the loss of its own worker's; a mixed row has to be sent for it."""
+    """Each device evaluates the loss for its worker's row; a mixed row has to be sent first."""
     d, losses = 4000, collections.Counter()
 
     def loss(params):
@@ -457,7 +425,7 @@ def test_a_loss_of_whole_updates_is_evaluated_where_they_are_sent(mix, times):
 
 
 def peaks(updates, height):
-    """Of whole rows alone: their slices have others."""
+    """A rule of whole rows only: slices have other scores."""
     return height * jnp.max(jnp.abs(updates), axis=1)
 
 
@@ -469,7 +437,7 @@ def of_lowest_peak(updates, *, height=2.0, peak=None, axis_name=None):
 
 
 @pytest.mark.parametrize("mix", [None, *(MIXINGS[name] for name in ("clip_norms", "bucketing"))])
-def test_a_rule_of_ones_own_may_need_whole_rows(mix):
+def test_a_user_defined_rule_may_need_whole_rows(mix):
     rows = np.random.default_rng(0).normal(size=(N, 41)).astype(np.float32)
     rows[0] = 9.0
 
@@ -529,7 +497,7 @@ def test_losses_that_are_known_already():
 def test_two_processes(tmp_path):
     """Over loopback, with four devices each."""
     rows = np.random.default_rng(0).normal(size=(N, 1001)).astype(np.float32)
-    rows[3, 7], rows[6] = np.nan, 1e30  # a liar in each
+    rows[3, 7], rows[6] = np.nan, 1e30  # an attacker in each
     np.save(tmp_path / "updates.npy", rows)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -553,14 +521,14 @@ def test_two_processes(tmp_path):
         for process in processes:
             process.kill()
     assert [process.returncode for process in processes] == [0, 0], "\n".join(logs)[-4000:]
-    found = [np.load(tmp_path / f"{place}.npz") for place in range(2)]
+    results = [np.load(tmp_path / f"{place}.npz") for place in range(2)]
     for name, (rule, given) in two_processes.RULES.items():
-        np.testing.assert_array_equal(found[0][name], found[1][name])
-        near(found[0][name], rule(jnp.asarray(rows), **given))
-    assert [int(each["processes"]) for each in found] == [2, 2]
+        np.testing.assert_array_equal(results[0][name], results[1][name])
+        near(results[0][name], rule(jnp.asarray(rows), **given))
+    assert [int(each["processes"]) for each in results] == [2, 2]
 
 
-# --- what is wrong -------------------------------------------------------------------------------
+# --- errors --------------------------------------------------------------------------------------
 
 
 def coordinatewise_maximum(updates):
@@ -606,8 +574,8 @@ def test_a_mixing_alone_keeps_the_workers():
         jax.eval_shape(step, updates())
 
 
-def test_gradients_that_shard_map_has_summed_are_noticed():
-    """By replicated parameters `jax.grad` sums over devices: then every worker is the mean."""
+def test_gradients_that_shard_map_has_summed_are_rejected():
+    """For replicated parameters `jax.grad` sums over devices: every worker would send the sum."""
 
     def step(params, batch):
         grads = jax.grad(lambda params: jnp.sum((batch[0] - params) ** 2))(params)

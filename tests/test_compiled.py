@@ -1,4 +1,4 @@
-"""Functions of arrays are compiled where they are defined, and look as if they were not."""
+"""Functions of arrays are compiled at their definition, which callers do not notice."""
 
 import functools
 import gc
@@ -25,7 +25,7 @@ TRACES = []
 
 @compiled(limit=positive)
 def clipped(x: jax.Array, *, times: int = 1, limit: float = 1.0, name: str | None = None):
-    """Clips, so many times over."""
+    """Clips `times` times."""
     TRACES.append((times, name))
     for _ in range(static_int("times", times)):
         x = jnp.clip(x, -limit, limit) * 2
@@ -61,7 +61,7 @@ def test_another_float_runs_the_same_program():
     assert traces(lambda: clipped(X, times=7), lambda: clipped(X, times=7)) == 1
 
 
-def test_equal_numbers_of_other_types_are_others():
+def test_equal_numbers_of_other_types_are_distinct():
     assert clipped(X, times=1).shape == (5,)
     for value in (True, 1.0):
         with pytest.raises(TypeError, match=r"^times must be a Python int; got (bool|float)\.$"):
@@ -101,7 +101,7 @@ def test_an_impossible_float_raises_at_each_call():
         byzjax.influence(rule, jnp.ones((3, 2)))
 
 
-# --- what it looks like --------------------------------------------------------------------------
+# --- appearance ----------------------------------------------------------------------------------
 
 
 def test_it_looks_like_the_function():
@@ -148,7 +148,7 @@ def test_without_jit_and_with_debug_flags():
 
 @pytest.mark.parametrize("name", ["krum", "aksel", "trimmed_mean", "geometric_median", "bulyan"])
 def test_inside_a_program_it_is_inlined(name):
-    """What a user's program lowers to is what it would be without a decorator anywhere."""
+    """A user's program lowers to what it would be without any decorator."""
     rule = getattr(byzjax, name)
     options = {} if name == "geometric_median" else {"f": 2}
 
@@ -168,11 +168,11 @@ def test_inside_a_program_it_is_inlined(name):
     assert lowered == expected
 
 
-# --- called again and again ----------------------------------------------------------------------
+# --- repeated calls ------------------------------------------------------------------------------
 
 
 def calls():
-    """Every public function of arrays with what it is called with, by name."""
+    """Every public function of arrays with its arguments, by name."""
     x = jnp.asarray(np.random.default_rng(0).normal(size=(12, 6)).astype(np.float32))
     byzantine, key, one = jnp.arange(12) < 2, jax.random.key(0), x[0]
     for case in CASES:
@@ -221,7 +221,7 @@ def calls():
     }.items()
 
 
-COMPILED = []  # the seconds of each program that was compiled in this process
+COMPILED = []  # the compile time of each program that was compiled in this process
 
 
 @jax.monitoring.register_event_duration_secs_listener
@@ -231,7 +231,7 @@ def _count(event, duration, **_):
 
 
 def compilations(call, times):
-    """How many programs are compiled while it is called so often."""
+    """How many programs are compiled by `times` calls."""
     before = len(COMPILED)
     for _ in range(times):
         jax.block_until_ready(call())
@@ -259,13 +259,13 @@ def test_a_second_call_compiles_nothing(name):
 def test_a_thousand_calls_of_everything_keep_nothing():
     for call in CALLS.values():
         jax.block_until_ready(call())
-    searches = ("fang_krum", "strongest", "gradient_attack")  # a thousand calls of these are long
+    searches = ("fang_krum", "strongest", "gradient_attack")  # a thousand calls of these take long
 
     def round_of(times):
         programs = 0
         for name, call in CALLS.items():
-            few = any(word in name for word in searches)
-            programs += compilations(call, max(1, times // 50) if few else times)
+            slow = any(word in name for word in searches)
+            programs += compilations(call, max(1, times // 50) if slow else times)
         gc.collect()
         return programs, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 

@@ -1,9 +1,9 @@
-"""The contract that every rule keeps: the table is in tests/rule_cases.py.
+"""The contract of all rules; their table is in tests/rule_cases.py.
 
-All inputs of one (rule, n, f) go through two compiled functions, the rule and its derivatives, each
-mapped over `BATCH` matrices `[n, DIM]`: examples differ in values, positions and offsets, never in
-shapes. Values lie on a grid of 1/1024, so that shifting and scaling them is exact in float32 and
-cannot turn a comparison round: what is left is the rounding of the rule's own sums.
+All inputs of one (rule, n, f) use two compiled functions, the rule and its derivatives, each mapped
+over `BATCH` matrices `[n, DIM]`: examples differ in values, positions and offsets, never in shapes.
+Values lie on a grid of 1/1024, so that shifting and scaling them is exact in float32 and cannot
+reverse a comparison: only the rounding of the rule's sums remains.
 """
 
 import functools
@@ -38,19 +38,19 @@ REAL = np.float64 if X64 else np.float32
 
 
 def quick_sizes(case):
-    """(n, f): the fewest workers, and an even number of them."""
+    """(n, f): the fewest workers, and an even number of workers."""
     return {(max(case.least(1), 3), 1), (12, case.most(12))}
 
 
 def sizes(case):
-    """(n, f): besides, no fault, one more, and other numbers of either parity."""
+    """(n, f): in addition, no fault, one more worker, and other numbers of either parity."""
     pairs = {(case.least(0), 0), (case.least(1) + 1, 1), (11, case.most(11))}
     pairs |= {(25, max(1, case.most(25) // 2)), (64, max(1, case.most(64) // 2))}
     return sorted({(n, f) for n, f in pairs if n <= case.most_n} | quick_sizes(case))
 
 
 def over_sizes(*only, keep=lambda case: True, least_f=0, all_quick=False, slow=None, smoke=False):
-    """Parametrizes over cases, and all their sizes or those with `n` in `only`; n = `slow` is.
+    """Parametrizes over cases and their sizes, or those with `n` in `only`; n = `slow` is slow.
 
     With `smoke`, the fewest workers of every quick case belong to the smoke tier.
     """
@@ -73,7 +73,7 @@ def over_sizes(*only, keep=lambda case: True, least_f=0, all_quick=False, slow=N
 
 
 def marks(case, quick):
-    """A case's tests share compiled functions, so they stay together."""
+    """Groups a case's tests, which share compiled functions."""
     return [pytest.mark.xdist_group(case.id), *([] if quick else [pytest.mark.slow])]
 
 
@@ -102,7 +102,7 @@ def compiled(case, n, f):
 
 
 def apply(case, n, f, matrices):
-    """The rule on each of at most BATCH matrices `[n, DIM]`, in one call."""
+    """The rule on up to BATCH matrices `[n, DIM]`, in one call."""
     out = compiled(case, n, f)(padded(matrices))
     assert out.dtype == REAL
     return np.asarray(out, np.float64)[: len(matrices)]
@@ -177,12 +177,12 @@ def test_scales_with_what_has_its_unit(case):
 
 
 def test_known_values():
-    """Small enough to be worked out by hand."""
+    """Small enough to be computed by hand."""
     x = jnp.array([[1.0, 2, 3], [4, 5, 6], [7, 8, 9]])
     y = jnp.array([[0.0, 0], [1, 0], [0, 1], [1, 1], [10, -10]])
     for rule in (byzjax.mean, byzjax.median, functools.partial(byzjax.trimmed_mean, f=1)):
         np.testing.assert_array_equal(rule(x), [4, 5, 6])
-    # Distances 27, 0, 27: a tie at the radius, which goes to the lower index or takes all.
+    # Distances 27, 0, 27: of a tie at the radius, the lower index or all are taken.
     for mode, out in {"mid": [2.5, 3.5, 4.5], "n-f": [2.5, 3.5, 4.5], "radius": [4, 5, 6]}.items():
         np.testing.assert_array_equal(byzjax.aksel(x, f=1, mode=mode), out)
     np.testing.assert_array_equal(byzjax.median(y), [1, 0])
@@ -211,7 +211,7 @@ SHAPES = {
 }
 
 
-@pytest.mark.slow  # the next one is a tree as well, with an empty leaf and a bad row
+@pytest.mark.slow  # the next test has a tree with an empty leaf and a bad row
 @pytest.mark.parametrize("shapes", SHAPES)
 @over_sizes(12)
 def test_a_tree_gives_what_its_vector_gives(case, n, f, shapes):
@@ -226,7 +226,7 @@ def test_a_tree_gives_what_its_vector_gives(case, n, f, shapes):
 
 
 def tree_of_two_dtypes(n):
-    """(matrix, tree) of a bfloat16 and three float32 leaves, one of them empty, with a bad row."""
+    """(matrix, tree) of a bfloat16 and three float32 leaves, one of them empty; one row is bad."""
     x = grid(np.random.default_rng(6), n, 8)
     x[3, 0] = np.inf
     tree = tree_of(x, [(2, 2), (3,), (0,), ()])
@@ -254,20 +254,20 @@ WITH_SLOPE = {"trimmed_mean", "aksel-mid", "krum", "geometric_median", "centered
 @pytest.mark.parametrize(
     "case", [pytest.param(c, id=c.id, marks=marks(c, c.id in WITH_SLOPE)) for c in CASES]
 )
-def test_the_slope_of_a_tree_of_two_dtypes(case):
+def test_the_gradient_of_a_tree_of_two_dtypes(case):
     _, tree = tree_of_two_dtypes(12)
 
     @jax.jit
-    def slope_of(tree):
+    def gradient_of(tree):
         out, vjp = jax.vjp(lambda t: case(t, case.most(12)), tree)
         return vjp(jax.tree.map(jnp.ones_like, out))[0]
 
-    slope = slope_of(tree)
-    assert jax.tree.structure(slope) == jax.tree.structure(tree)
-    dtypes = [leaf.dtype for leaf in jax.tree.leaves(slope)]
+    gradient = gradient_of(tree)
+    assert jax.tree.structure(gradient) == jax.tree.structure(tree)
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(gradient)]
     assert dtypes == [jnp.bfloat16, *[jnp.float32] * 3]
     if case.facts.shifts:  # then the weights of the workers sum to 1
-        sums = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64).sum(axis=0), slope)
+        sums = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64).sum(axis=0), gradient)
         close(flat(sums)[:4], 1, eps=12 * 2**-8)
         close(flat(sums)[4:], 1, eps=1e-5)
 
@@ -277,7 +277,7 @@ def test_coordinates_sliced_over_devices(case, n, f):
     rng = np.random.default_rng(7)
     tree = tree_of(grid(rng, n, 24), [(8,), (8, 2)])
     broken = jax.tree.map(lambda leaf: leaf, tree)
-    # One NaN, seen by one device only: all the others must leave the row out as well.
+    # Only one device sees the NaN; all others must exclude the row as well.
     broken["first"] = broken["first"].at[2, 5].set(jnp.nan)
 
     sliced = jax.shard_map(
@@ -298,10 +298,10 @@ def test_coordinates_sliced_over_devices(case, n, f):
 
     by_one, by_all = value_and_slope(lambda t: case(t, f)), value_and_slope(sliced)
     for t in (tree, broken):
-        whole, slopes = by_one(t)
-        parts, slopes_of_parts = by_all(t)
+        whole, gradient = by_one(t)
+        parts, gradient_of_parts = by_all(t)
         close(flat(parts), flat(whole), 8, case.eps)
-        close(flat(slopes_of_parts), flat(slopes), 8, 10 * case.eps)
+        close(flat(gradient_of_parts), flat(gradient), 8, 10 * case.eps)
 
 
 DTYPES = ["bfloat16", "float16", *["float64"] * X64]
@@ -315,17 +315,17 @@ def test_dtype_is_kept(case, n, f, dtype):
     x = jnp.asarray(x, dtype)
 
     @jax.jit
-    def value_and_slope(x):
+    def value_and_gradient(x):
         out, vjp = jax.vjp(lambda x: case(x, f), x)
         return out, vjp(jnp.ones_like(out))[0]
 
-    out, slope = value_and_slope(x)
-    assert out.dtype == slope.dtype == jnp.dtype(dtype)
+    out, gradient = value_and_gradient(x)
+    assert out.dtype == gradient.dtype == jnp.dtype(dtype)
     exact = case.expected(np.asarray(x, np.float64), f)
     eps = 2 * float(jnp.finfo(dtype).eps)
     close(np.asarray(out, np.float64), exact, 1000, eps=max(eps, case.eps * (dtype != "float64")))
     if case.facts.shifts:  # then the weights of the workers sum to 1
-        close(np.asarray(slope, np.float64).sum(axis=0), 1, eps=12 * float(jnp.finfo(dtype).eps))
+        close(np.asarray(gradient, np.float64).sum(axis=0), 1, eps=12 * float(jnp.finfo(dtype).eps))
 
 
 @pytest.mark.slow
@@ -358,7 +358,7 @@ def test_jit_and_vmap_agree(case):
 CALLED_DIRECTLY = {"trimmed_mean", "aksel-mid", "krum", "centered_clip", "bulyan"}
 
 
-# The example in its docstring calls every rule directly; here the numbers are compared.
+# The docstrings' examples call every rule directly; here the numbers are compared.
 @pytest.mark.parametrize(
     "case", [pytest.param(c, id=c.id, marks=marks(c, c.id in CALLED_DIRECTLY)) for c in CASES]
 )
@@ -394,7 +394,7 @@ DECOMPOSES = {"covariance_filter", "geometric_median", "flag"}
     "case", [pytest.param(c, id=c.id, marks=marks(c, c.id in DECOMPOSES)) for c in CASES]
 )
 def test_no_decomposition_of_a_batch_on_cpu(case):
-    """There it may wait for another one forever: byzjax/_numerics/linalg.py."""
+    """On the CPU a batch of them may deadlock: byzjax/_numerics/linalg.py."""
     n = min(case.most_n, 25)
 
     def value_and_gradient(updates):
@@ -466,7 +466,7 @@ def test_unstacked_updates(case):
         case.call({"w": jnp.ones((12, 2)), "b": jnp.ones((11,))}, **case.kwargs(12, 1))
 
 
-def test_words_and_other_hyperparameters():
+def test_modes_and_other_hyperparameters():
     x = jnp.ones((12, 2))
     with pytest.raises(ValueError, match=r"^mode must be one of mid, n-f, radius; got 'median'\.$"):
         byzjax.aksel(x, f=1, mode="median")
@@ -500,7 +500,7 @@ def test_promise(case, n, f, seed):
     matrices = list(attacked(np.random.default_rng([n, seed]), n, f, trusted=case.trusted))
     assert len(matrices) <= BATCH
     for (x, byzantine), out in zip(matrices, apply(case, n, f, [m for m, _ in matrices])):
-        sent = f"the liars {np.flatnonzero(byzantine)} sent {x[byzantine][0]}"
+        sent = f"the attackers {np.flatnonzero(byzantine)} sent {x[byzantine][0]}"
         bound, kappa = (case.proved(kind, n, f) for kind in ("lambda", "kappa"))
         promise = case.facts.promise
         assert not broken_promise(promise, x, byzantine, out, bound=bound, kappa=kappa), sent
@@ -516,7 +516,7 @@ def test_bad_rows_are_treated_as_in_the_papers_loop(case, n, f):
 
 @over_sizes(11, 12, keep=lambda case: case.proved("epsilon", 11, 1) is not None)
 def test_no_attack_accuracy(case, n, f):
-    """T4 of docs/bounds.md: without a liar, at most epsilon times V from the mean, squared."""
+    """T4 of docs/bounds.md: without attackers, squared distance to the mean <= epsilon V."""
     rng = np.random.default_rng(13)
     matrices = [rng.exponential(size=(n, DIM)) * rng.exponential(size=(n, 1)) for _ in range(BATCH)]
     for x, out in zip(matrices, apply(case, n, f, matrices)):
@@ -526,7 +526,7 @@ def test_no_attack_accuracy(case, n, f):
 
 @pytest.mark.parametrize("f", [1, 2, 3])
 def test_constants_are_attained(f):
-    """The bounds at n = 2f + 1: f + 1 honest values, all 0 but one, which is 1; liars send 2."""
+    """The bounds at n = 2f + 1: f + 1 honest values, f are 0 and one is 1; attackers send 2."""
     n = 2 * f + 1
     good = np.array([0.0] * f + [1.0])[:, None]
     mean, variance = good.mean(), oracles.variance(good)
@@ -544,7 +544,7 @@ def test_constants_are_attained(f):
 
 @over_cases(lambda case: case.rule in (byzjax.aksel, byzjax.krum))
 def test_too_many_bad_rows_do_not_look_healthy(case):
-    """With too few rows at a finite distance, a rule that selects rows returns NaN everywhere."""
+    """With too few rows at finite distances, a rule that selects rows returns only NaN."""
     n = 12
     whole, one_coordinate, overflowing = np.ones((3, n, DIM))
     whole[: n - 2] = np.nan
@@ -602,13 +602,13 @@ def test_derivatives_with_bad_rows(case, n, f):
     x, dx, dy, forward, backward = (a[unique] for a in (x, dx, dy, forward, backward))
     close(np.sum(backward * dx, axis=(1, 2)), np.sum(forward * dy, axis=1), 8, eps=1e-5)
     if promises(case):
-        # What the liars replace by does not matter: the loop's own differences are the derivative.
+        # The replacement rows do not matter: the loop's differences give the derivative.
         step = 1e-6
         for i in np.flatnonzero(~np.isfinite(x).all(axis=(1, 2))):
             wide = x[i].astype(np.float64)
             ahead = case.expected(wide + step * dx[i], f)
             behind = case.expected(wide - step * dx[i], f)
-            slope = (ahead - behind) / (2 * step)
+            exact = (ahead - behind) / (2 * step)
             finite = [column[np.isfinite(column)] for column in x[i].T]
             untied = np.array([len(np.unique(column)) == len(column) for column in finite])
-            np.testing.assert_allclose(forward[i][untied], slope[untied], rtol=2e-5, atol=2e-5)
+            np.testing.assert_allclose(forward[i][untied], exact[untied], rtol=2e-5, atol=2e-5)

@@ -1,4 +1,4 @@
-"""What comes in: updates of workers one by one, of other dtypes, without a worker axis."""
+"""Inputs: updates as a list of workers, of other dtypes, without a worker axis."""
 
 import functools
 
@@ -23,7 +23,7 @@ def each_worker():
     return [one(PARAMS) for _ in range(N)]
 
 
-# --- updates one by one --------------------------------------------------------------------------
+# --- lists of updates ----------------------------------------------------------------------------
 
 
 def test_stack_is_the_stacked_form():
@@ -89,7 +89,7 @@ def test_rules_refuse_what_is_no_real_float(case):
         *[functools.partial(f, byzantine=jnp.arange(12) < 3) for f in (attacks.sign_flip,)],
     ],
 )
-def test_mixings_attacks_and_the_algebra_refuse_complex_numbers(function):
+def test_mixings_attacks_and_the_algebra_reject_complex_numbers(function):
     if function is stacked.widened:
         assert function(jnp.ones(2, jnp.complex64)).dtype == jnp.complex64  # of any tree
         return
@@ -98,7 +98,7 @@ def test_mixings_attacks_and_the_algebra_refuse_complex_numbers(function):
 
 
 def test_complex_updates_as_two_real_ones():
-    """The way that the error names, for a rule whose norms are those of complex numbers."""
+    """The workaround in the error message, for a rule whose norms are those of complex numbers."""
     rng = np.random.default_rng(1)
     rows = rng.normal(size=(2, 12, 3)).astype(np.float32)
     rows[:, 0] = 50.0
@@ -131,7 +131,7 @@ def verbs():
 
 @pytest.mark.parametrize(("name", "tx"), [pytest.param(*verb, id=verb[0]) for verb in verbs()])
 def test_a_worker_axis_that_was_forgotten(name, tx):
-    """The gradient of one worker, or of the mean loss: `[3, 3]` reads as three workers."""
+    """The gradient of one worker, or of the mean loss: `[3, 3]` looks like three workers."""
     params = {"w": jnp.ones((3, 3))}
     with pytest.raises(
         ValueError,
@@ -142,7 +142,7 @@ def test_a_worker_axis_that_was_forgotten(name, tx):
 
 
 def test_parameters_that_are_frozen_around_the_chain():
-    """Then the frozen ones keep a worker axis; behind `aggregate` nothing is wrong."""
+    """Then frozen parameters keep a worker axis; after `aggregate` this is fine."""
     labels = {"w": "learns", "b": "rests"}
 
     def server(tx):

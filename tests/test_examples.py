@@ -1,4 +1,4 @@
-"""The examples in the docstrings print what they say."""
+"""The examples in docstrings print the output shown."""
 
 import doctest
 import importlib
@@ -22,7 +22,7 @@ EXAMPLES = {
 }
 
 
-def test_the_examples_are_found():
+def test_there_are_examples():
     public = {f"{f.__module__}.{f.__name__}" for f in map(vars(byzjax).get, byzjax.rules.__all__)}
     assert public <= set(EXAMPLES)
 

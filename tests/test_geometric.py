@@ -1,4 +1,4 @@
-"""Geometric medians where Weiszfeld's steps are slow: half of the rows at one place."""
+"""Geometric medians for which Weiszfeld's steps are slow: half of the rows at one point."""
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,9 @@ def loss(z, x):
 
 
 def at_one_place(n, spread, seed, d=3):
-    """Half of the rows coincide; from there the others lie in one direction, but for a spread.
+    """Half of the rows coincide; the others lie in one direction from them, up to a spread.
 
-    Their n / 2 directions add up to less than n / 2, so that this place is the only minimiser.
+    The n / 2 unit vectors sum to less than n / 2, so this point is the only minimiser.
     """
     rng = np.random.default_rng(seed)
     place, along = rng.normal(size=(2, d))
@@ -26,7 +26,7 @@ def at_one_place(n, spread, seed, d=3):
 
 @pytest.mark.parametrize("n", [4, 12])
 def test_half_of_the_rows_coincide(n):
-    """With less of a spread any point of a valley is as good in float32, but none beside it."""
+    """With a smaller spread all points of a valley are equally good in float32, but no others."""
     median = jax.jit(byzjax.geometric_median)
     for spread in (0.3, 0.05, 1e-2, 1e-3, 0):
         for seed in range(5):

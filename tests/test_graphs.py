@@ -1,4 +1,4 @@
-"""Graphs against what is known of them: degrees, diameters, spanning trees, spectra."""
+"""Graphs against known properties: degrees, diameters, spanning trees, spectra."""
 
 import collections
 import itertools
@@ -29,8 +29,8 @@ def spanning_trees(graph):
     return round(np.linalg.det((np.diag(a.sum(axis=1)) - a)[1:, 1:]))
 
 
-# graph, nodes, edges, number of nodes of each degree, diameter, spanning trees where a formula
-# is known: Cayley's n^(n-2) for a clique, and products of these over bridges.
+# graph, nodes, edges, number of nodes of each degree, diameter, spanning trees if a formula is
+# known: Cayley's n^(n-2) for a clique, and products of these over bridges.
 KNOWN = [
     (graphs.complete(1), 1, 0, {0: 1}, 0, None),
     (graphs.complete(5), 5, 10, {4: 5}, 1, 5**3),
@@ -69,7 +69,7 @@ def test_known_graphs(graph, n, edges, degrees, far, trees):
 
 
 def test_known_spectra():
-    """Eigenvalues of the adjacency matrix: a circle's cosines, and sums of them on a torus."""
+    """Eigenvalues of the adjacency matrix: cosines for a circle, sums of cosines for a torus."""
 
     def circle(n):
         return 2 * np.cos(2 * np.pi * np.arange(n) / n)
@@ -80,8 +80,8 @@ def test_known_spectra():
         (graphs.complete(6), [5, -1, -1, -1, -1, -1]),
         (graphs.star(5), [2, -2, 0, 0, 0]),
     ):
-        found = np.linalg.eigvalsh(matrix(graph))
-        np.testing.assert_allclose(found, np.sort(expected), atol=1e-12)
+        eigenvalues = np.linalg.eigvalsh(matrix(graph))
+        np.testing.assert_allclose(eigenvalues, np.sort(expected), atol=1e-12)
 
 
 def test_neighborhoods():
@@ -129,7 +129,7 @@ def test_random_regular_draws_all_graphs_about_equally_often():
 
 
 def test_edges_of_erdos_renyi():
-    """20 nodes have 190 pairs; 95 edges in the mean, deviation 6.9, and as many at each node."""
+    """20 nodes have 190 pairs: 95 edges on average, deviation 6.9, equally many at each node."""
     drawn = np.array([matrix(graphs.erdos_renyi(20, 0.5, seed)) for seed in range(100)])
     edges = drawn.sum(axis=(1, 2)) / 2
     assert edges.mean() == pytest.approx(95, abs=4 * 6.9 / 10)
@@ -138,20 +138,20 @@ def test_edges_of_erdos_renyi():
 
 
 def test_erdos_renyi_draws_until_connected():
-    """At np = 1.5 most draws of 12 nodes fall apart; those that are returned do not."""
+    """At np = 1.5 most draws of 12 nodes are disconnected; the returned ones are connected."""
     for seed in range(20):
         graphs.neighborhoods(graphs.erdos_renyi(12, 0.16, seed))
 
 
 def test_small_worlds():
-    """Edges are led elsewhere, none is lost; the way to all others becomes shorter."""
+    """Edges are rewired, none is removed; paths become shorter."""
     circle = matrix(graphs.small_world(60, 4, 0.0, seed=0))
     for probability in (0.1, 1.0):
         drawn = [graphs.small_world(60, 4, probability, seed) for seed in range(20)]
         kept = np.mean([(matrix(graph) * circle).sum() / circle.sum() for graph in drawn])
         assert kept == pytest.approx(1 - probability * (1 - 4 / 59), abs=0.03)
         assert all(matrix(graph).sum() == 240 for graph in drawn)
-        assert all(matrix(graph).sum(axis=1).min() >= 2 for graph in drawn)  # the end that stays
+        assert all(matrix(graph).sum(axis=1).min() >= 2 for graph in drawn)  # the endpoint kept
         assert max(diameter(graph) for graph in drawn) < 15 == diameter(circle.tolist())
 
 
@@ -195,7 +195,7 @@ def test_metropolis_weights(graph):
     np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-14)
     assert (weights.diagonal() >= 1 / (1 + degrees) - 1e-15).all()
     second = np.sort(np.abs(np.linalg.eigvalsh(weights)))[-2]
-    assert second < 1 - 1e-3  # averaging ends in agreement
+    assert second < 1 - 1e-3  # averaging converges to agreement
     np.testing.assert_allclose(np.linalg.matrix_power(weights, 10_000), 1 / n, atol=1e-4)
 
 

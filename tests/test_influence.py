@@ -1,4 +1,4 @@
-"""How much of the aggregate each worker has."""
+"""Each worker's influence on the aggregate."""
 
 import math
 
@@ -32,8 +32,8 @@ def influence(case, x, f, direction=None):
     )
 
 
-# They take longest to compile, and each is much like a rule that stays: of those that weigh rows,
-# that select a subset, that filter, or another form of the same.
+# These take longest to compile, and each resembles a rule that stays in the default tier: one that
+# weights rows, selects a subset, filters, or another form of the same rule.
 LONG = (
     "centered_clip-5",
     "covariance_filter",
@@ -65,8 +65,8 @@ def test_laws(case):
 
     rows = [x, np.ones((n, d), np.float32), *bad]
     directions = np.repeat([np.ones(d), np.arange(5.0) - 1], len(rows), axis=0)
-    found = np.asarray(shares(np.stack([*rows, *rows]), directions.astype(np.float32)))
-    whole, along = found.reshape(2, 5, n)
+    both = np.asarray(shares(np.stack([*rows, *rows]), directions.astype(np.float32)))
+    whole, along = both.reshape(2, 5, n)
     if case.facts.shifts:
         np.testing.assert_allclose(whole[:2].sum(axis=1), 1, atol=1e-4)
         np.testing.assert_allclose(along[:2].sum(axis=1), 1, atol=1e-4)

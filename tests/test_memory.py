@@ -54,14 +54,14 @@ CASES = {
     "safeguard-first": safeguard(filter_first=True, slack=2.0, reset=False),
 }
 over_cases = pytest.mark.parametrize("case", CASES)
-# By default one form of each memory; the options are told apart by the loops.
+# By default one form of each memory; the loops cover the options.
 over_one_of_each = pytest.mark.parametrize(
     "case", [pytest.param(c, marks=[pytest.mark.slow] * ("-" in c)) for c in CASES]
 )
 
 
 def sequence(rng, lie=None, liars=2, n=N, steps=STEPS):
-    """Honest rows about a common mean that drifts; the last ones lie from the third step on."""
+    """Honest rows around a drifting mean; the last ones are Byzantine from the third step on."""
     x = rng.normal(size=(steps, n, D)) + np.linspace(0, 1, steps)[:, None, None]
     if lie is not None:
         x[2:, n - liars :] = lie
@@ -70,7 +70,7 @@ def sequence(rng, lie=None, liars=2, n=N, steps=STEPS):
 
 @functools.partial(jax.jit, static_argnums=0)
 def run(tx, x, params):
-    """All states and outputs, from one scan, which is compiled once for each shape."""
+    """All states and outputs, from one scan that is compiled once per shape."""
 
     def step(state, inputs):
         updates, w = inputs
@@ -105,7 +105,7 @@ def test_equals_the_papers_loop(case, lie):
     with_params = {"params": params} if "concentration" in case else {}
     expected = np.array(oracle(x, **with_params))
     _, out = run(tx, x, params)
-    # Safeguard's mean is taken before anybody is dropped: a first lie of 1e12 is in it.
+    # Safeguard's mean is taken before any row is dropped, so it includes the first 1e12.
     scale = max(8, np.abs(expected[np.isfinite(expected)]).max())
     np.testing.assert_allclose(out, expected, rtol=2e-5, atol=4e-6 * scale)
     assert np.isfinite(out).all()
@@ -170,7 +170,7 @@ OPTIONS = {
 def test_coordinates_sliced_over_devices(name):
     make = functools.partial(getattr(byzjax, name), **OPTIONS[name])
     x, params = sequence(np.random.default_rng(6), 50.0), np.zeros((STEPS, D), np.float32)
-    x[3, 0, 5] = np.nan  # seen by one device only
+    x[3, 0, 5] = np.nan  # only one device sees it
     _, whole = run(CASES[name][0], x, params)
     tx = make(axis_name="s")
 
@@ -200,7 +200,7 @@ def test_memory_is_kept_in_the_dtype_of_sums():
 
 
 def test_safeguard_forgives_with_the_next_window():
-    """Dropped in step 2 of a window of 4, back when the next one begins, unless told otherwise."""
+    """Dropped in step 2 of a window of 4, back in the next window, unless configured otherwise."""
     x, params = np.zeros((6, N, D), np.float32), np.zeros((6, D), np.float32)
     x[1, 0] = 50.0
     for reset, back in ((True, True), (False, False)):
@@ -212,7 +212,7 @@ def test_safeguard_forgives_with_the_next_window():
 
 @pytest.mark.parametrize(("windows", "thresholds"), [((2, 8), (1.0, 9.0)), ((1, 2), (9.0, 1.0))])
 def test_safeguard_sums_within_its_windows(windows, thresholds):
-    """A row of 0.7 n is 0.7 in the sums of n good workers. Steps 0 and 1 are a window, 2 and 3."""
+    """A row of 0.7 n adds 0.7 to the sums of n good workers. Windows: steps 0 and 1, 2 and 3."""
     x, params = np.zeros((4, N, 1), np.float32), np.zeros((4, 1), np.float32)
     x[1:, 0] = 0.7 * N
     tx = byzjax.safeguard(N, windows=windows, thresholds=thresholds, reset=False)
@@ -233,9 +233,9 @@ def test_noise_of_safeguard():
         first, state = noisy.update(zeros, noisy.init(zeros[0]))
         return first, noisy.update(zeros, state)[0]
 
-    found = np.array(jax.jit(two_steps)(zeros))
-    assert (np.abs(found.std(axis=1) - 0.1) < 0.005).all()
-    assert abs(np.corrcoef(found)[0, 1]) < 0.05
+    noise = np.array(jax.jit(two_steps)(zeros))
+    assert (np.abs(noise.std(axis=1) - 0.1) < 0.005).all()
+    assert abs(np.corrcoef(noise)[0, 1]) < 0.05
     sliced = jax.shard_map(
         functools.partial(two_steps, axis_name="s"),
         **{"mesh": mesh_of(s=2), "in_specs": P(None, "s"), "out_specs": P("s")},
@@ -263,10 +263,10 @@ def test_concentration_filter_never_takes_a_liar_back():
 
 
 def test_concentration_filter_drops_by_distance_and_by_products():
-    """V = 1: a row 3 from the median is near enough, one at 4.5 is not.
+    """V = 1: a row at distance 3 from the median is close enough, one at 4.5 is not.
 
-    With D = 0.1, T_A is 3.576. The parameters are 1 away in steps 2 and 3, so that A of the row at
-    3 is 0, 3, 6.
+    With D = 0.1, T_A is 3.576. The parameters are at distance 1 in steps 2 and 3, so A of the row
+    at 3 is 0, 3, 6.
     """
     tx = byzjax.concentration_filter(5, deviation=1.0, diameter=0.1, steps=9, divide_by="good")
     x = np.tile(np.float32([0, 0, 0, 3, 4.5])[:, None], (3, 1, 1))

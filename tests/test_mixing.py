@@ -1,4 +1,4 @@
-"""Mixings: the papers' loops, laws, bad rows, derivatives, and any mixing in front of any rule."""
+"""Mixings: the papers' loops, laws, bad rows, derivatives, any mixing before any rule."""
 
 import functools
 import itertools
@@ -50,7 +50,7 @@ over_mixings = pytest.mark.parametrize("name", MIXINGS)
 
 
 def mixed(name, x):
-    """The mixing of this name, compiled once for each shape."""
+    """The mixing of this name, compiled once per shape."""
     return jax.tree.map(np.asarray, jax.jit(MIXINGS[name][0])(x))
 
 
@@ -74,7 +74,7 @@ def test_equals_the_papers_loop(name, n):
 @over_mixings
 @pytest.mark.parametrize("value", [math.nan, math.inf, -3.4e38, 1e30])
 def test_bad_rows_stay_where_they_are(name, value):
-    """A bad row is left out of all rows that do not need it."""
+    """A bad row affects only the rows that are made of it."""
     _, oracle = MIXINGS[name]
     for places in ([0, 1, 2], [8, 9, 10], [1, 5, 7]):
         x = rows()
@@ -140,7 +140,7 @@ def test_trees_dtypes_and_sliced_coordinates(name):
 
 @over_mixings
 def test_derivatives(name):
-    """As finite differences are; finite where rows coincide or are bad."""
+    """Equal to finite differences; finite where rows coincide or are bad."""
     mixing, oracle = MIXINGS[name]
     x, rng, step = rows(), np.random.default_rng(1), 1e-6
     dx = rng.normal(size=x.shape)
@@ -149,14 +149,14 @@ def test_derivatives(name):
     def forward_and_backward(x, dx):
         _, forward = jax.jvp(mixing, (x,), (dx,))
         out, vjp = jax.vjp(mixing, x)
-        # What comes out of a bad row is not asked for.
+        # Outputs made of a bad row are not compared.
         return forward, vjp(jnp.where(jnp.isfinite(out), 1.0, 0.0))[0]
 
     short = dx.astype(np.float32)
     forward, _ = forward_and_backward(x, short)
     wide = x.astype(np.float64)
-    slope = (oracle(wide + step * dx) - oracle(wide - step * dx)) / (2 * step)
-    np.testing.assert_allclose(forward, slope, rtol=2e-5, atol=2e-5)
+    differences = (oracle(wide + step * dx) - oracle(wide - step * dx)) / (2 * step)
+    np.testing.assert_allclose(forward, differences, rtol=2e-5, atol=2e-5)
     bad = x.copy()
     bad[:3] = [[np.nan], [np.inf], [3e38]]
     for words, matrix in {
@@ -188,8 +188,8 @@ def test_buckets():
         one_each, two_each, all_in_one = (byzjax.bucketing(x, s=s, key=key) for s in (1, 2, 5))
         return one_each, two_each, all_in_one, byzjax.bucketing(x, s=2, key=other_key)
 
-    found = buckets(x, KEY, jax.random.key(1))
-    one_each, out, all_in_one, other = (np.asarray(part) for part in found)
+    outs = buckets(x, KEY, jax.random.key(1))
+    one_each, out, all_in_one, other = (np.asarray(part) for part in outs)
     assert out.shape == (3, 1)
     order = order_of(5)
     np.testing.assert_allclose(out[:, 0], [order[:2].mean(), order[2:4].mean(), order[4]])
@@ -205,11 +205,11 @@ def test_a_rule_behind_bucketing_counts_the_buckets():
 
 
 @pytest.mark.parametrize("case", [pytest.param(c, id=c.id) for c in CASES])
-@pytest.mark.parametrize(  # the others give rows of the shape that they are given
+@pytest.mark.parametrize(  # the others preserve the shape
     "name", [name if name == "bucketing" else pytest.param(name, marks=SLOW) for name in MIXINGS]
 )
 def test_any_mixing_in_front_of_any_rule(name, case):
-    """In a chain and as composition of functions; here their shapes, below also values."""
+    """In a chain and as composed functions; only shapes here, values below."""
     mixing, _ = MIXINGS[name]
     out = jax.eval_shape(
         lambda x: case(mixing(x), 1), jax.ShapeDtypeStruct((25, 6), jnp.zeros(()).dtype)

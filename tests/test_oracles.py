@@ -1,4 +1,4 @@
-"""The loops that the rules are held against, held against numbers worked out by hand or printed."""
+"""The oracles of the rules against published numbers and numbers computed by hand."""
 
 import math
 
@@ -7,9 +7,9 @@ import pytest
 
 from tests import oracles
 
-X = np.array([[1.0, 2, 3], [4, 5, 6], [7, 8, 9]])  # printed by ByzFL for f = 1
-Y = np.array([[0.0, 0], [1, 0], [0, 1], [1, 1], [10, -10]])  # one liar
-LINE = np.array([[0.0], [1], [3], [6], [10], [15], [100]])  # one liar
+X = np.array([[1.0, 2, 3], [4, 5, 6], [7, 8, 9]])  # ByzFL's results for f = 1
+Y = np.array([[0.0, 0], [1, 0], [0, 1], [1, 1], [10, -10]])  # one attacker
+LINE = np.array([[0.0], [1], [3], [6], [10], [15], [100]])  # one attacker
 BAD = [math.nan, -math.nan, math.inf, -math.inf, 1e30, oracles.LARGEST]
 
 
@@ -33,7 +33,7 @@ def clip_from_zero(x, f):
     return oracles.centered_clip(x, f, np.zeros(x.shape[1]), radius=100.0)
 
 
-PRINTED = [  # those of X come from ByzFL; those of 2.5, 3.5, 4.5 are ties, to the lower index
+PRINTED = [  # those of X come from ByzFL; 2.5, 3.5, 4.5 are ties, which go to the lower index
     (X, oracles.mean, [4, 5, 6]),
     (X, oracles.median, [4, 5, 6]),
     (X, oracles.trimmed_mean, [4, 5, 6]),
@@ -119,12 +119,12 @@ def test_fl_trust():
 def test_geometric_median():
     corners = np.array([[math.cos(a), math.sin(a)] for a in 2 * math.pi * np.arange(3) / 3])
     close(oracles.geometric_median(corners + 5), [5, 5], 1e-12)
-    # The angle at the first row is wide: it is the answer, up to the smoothing.
+    # The angle at the first row is obtuse: it is the solution, up to the smoothing.
     wide = np.array([[0, 0], [1, 0.1], [-1, 0.1]])
     close(oracles.geometric_median(wide), [0, 1e-6 * 0.2 / math.sqrt(1.01)], 1e-12)
-    close(oracles.geometric_median(wide[1:]), [0, 0.1], 1e-12)  # any point between would do
+    close(oracles.geometric_median(wide[1:]), [0, 0.1], 1e-12)  # any point between is a solution
     close(oracles.geometric_median(np.ones((4, 2)) / 3), 1 / 3, 1e-15)
-    # Two far rows that agree are still fewer than three.
+    # Two far rows that agree are a minority against three.
     far = np.array([[1e12, 0], [1e12, 0], [0, 0], [1, 1], [1, -1]])
     assert np.linalg.norm(oracles.geometric_median(far)) < 2
     # One step from the mean 4/3, then from the median.
@@ -187,14 +187,14 @@ def test_mixings():
 
 GOOD = np.array([[0.0, 0], [1, 0], [0, 1], [1, 2], [2, 2], [3, 1]])
 
-BY_WEIGHT = [  # a bad row is as if it were not there
+BY_WEIGHT = [  # a bad row is ignored
     oracles.geometric_median,
     lambda x, f: oracles.geometric_median(x, f, iterations=2),
     lambda x, f: oracles.huber(x, f, threshold=0.5),
     lambda x, f: oracles.centered_clip(x, f, [0.0, 0.0], 1.0) * len(x),
     lambda x, f: oracles.fl_trust(x, f, [1.0, 2.0]),
 ]
-BY_SELECTION = [  # nor does one count that is left out
+BY_SELECTION = [  # a row that is left out has no effect
     lambda x, f: oracles.comparative_elimination(x, f),
     lambda x, f: oracles.minimum_diameter(x, f),
     lambda x, f: oracles.minimum_eigenvalue(x, f),
@@ -235,7 +235,7 @@ def test_only_bad_rows():
 
 
 def test_too_many_bad_rows():
-    """The result must not look healthy."""
+    """Too many bad rows do not give a plausible result."""
     two, three = GOOD.copy(), GOOD.copy()
     two[:2], three[:3] = math.nan, 1e30
     assert np.isnan(oracles.covariance_filter(two, 1)).all()

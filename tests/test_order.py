@@ -1,4 +1,4 @@
-"""Order statistics: networks, bisection, their total order, and how tangents are shared."""
+"""Order statistics: networks, bisection, their total order, and shared tangents."""
 
 import functools
 import itertools
@@ -22,12 +22,12 @@ SPECIAL = [math.nan, -math.nan, math.inf, -math.inf, 0.0, -0.0, 1.0, 1.0, -1.0, 
 
 
 def untied(rng, n, c):
-    """Normal values, as float32."""
+    """Normal values in float32."""
     return rng.normal(size=(n, c)).astype(np.float32)
 
 
 def tied(rng, n, c):
-    """Few different values, most of them more than once."""
+    """Few distinct values, most of them repeated."""
     return rng.integers(-2, 3, size=(n, c)).astype(np.float32)
 
 
@@ -54,7 +54,7 @@ def matrix(n, c=12, seed=0):
 
 
 def same(actual, expected, eps=1e-6):
-    """Equal up to rounding, NaN and infinities at the same places."""
+    """Equal up to rounding, with NaN and infinities at the same places."""
     actual = np.asarray(actual, np.float64)
     np.testing.assert_array_equal(np.isnan(actual), np.isnan(expected))
     with np.errstate(invalid="ignore"):
@@ -75,7 +75,7 @@ def statistics(x, fs):
 
 
 def marks_of_a_small_number(n):
-    """The networks of the others are held against a sort in NumPy, below."""
+    """The networks of other sizes are compared with a sort in NumPy, below."""
     if n == 5:
         return pytest.mark.smoke
     return () if n < 10 or n in (12, 17, 40) else SLOW
@@ -107,9 +107,9 @@ def test_networks_and_bisection(n):
     assert thresholds.NETWORK_MAX == 128
     x = matrix(n)
     same(compiled(order.median)(x), oracles.median(x))
-    few = n if n > thresholds.NETWORK_MAX else 64  # 3.4 s of compilation at 128, for the same code
-    f = few // 4
-    same(compiled(order.trimmed_mean, f=f)(x[:few]), oracles.trimmed_mean(x[:few], f))
+    rows = n if n > thresholds.NETWORK_MAX else 64  # 128 compiles for 3.4 s and tests the same code
+    f = rows // 4
+    same(compiled(order.trimmed_mean, f=f)(x[:rows]), oracles.trimmed_mean(x[:rows], f))
 
 
 @pytest.mark.parametrize("n", [5, 12, pytest.param(40, marks=SLOW), 129])
@@ -142,7 +142,7 @@ def test_the_middle_of_large_values_does_not_overflow(n):
 
 @pytest.fixture(params=["in order", "by distance"])
 def nearest(request, monkeypatch):
-    """Small columns are held in order; those of 97 to 128 have their distances ordered."""
+    """Small columns are sorted; for 97 to 128 workers, their distances are."""
     if request.param == "by distance":
         monkeypatch.setattr(thresholds, "NEAREST_NETWORK_MAX", 0)
 
@@ -173,7 +173,7 @@ def check_mean_of_nearest(n, dtype, counts):
     center[:2] = np.nan, np.inf
     exact, c = x.astype(np.float64), center.astype(np.float64)
     eps = max(1e-6, float(jnp.finfo(dtype).eps))
-    # A new function each time: a compiled one would not see what `nearest` replaces.
+    # A new function each time: a compiled one would not see what `nearest` monkeypatches.
     outs = jax.jit(lambda x: [order.mean_of_nearest(x, center, k) for k in counts])(x)
     for k, out in zip(counts, outs, strict=True):
         assert out.dtype == x.dtype
@@ -186,7 +186,7 @@ SIZES = [(113, 3000), (136, 42)]
 
 
 def nearest_to(center, x, k):
-    """The mean of the k values of each column nearest to its centre, by a sort of distances."""
+    """The mean of the k values of each column nearest to its centre, by sorting distances."""
     order = np.argsort(np.abs(x - center), axis=0, kind="stable")
     return np.take_along_axis(x, order[:k], axis=0).mean(axis=0)
 
@@ -195,7 +195,7 @@ def nearest_to(center, x, k):
     ("n", "c"), [(512, 63), *(pytest.param(*s, marks=[pytest.mark.slow]) for s in SIZES)]
 )
 def test_the_nearest_of_many_workers(n, c):
-    """With 512 and 136 the distances to a centre were once rounded in two ways."""
+    """For 512 and 136 the distances to a centre were once rounded in two ways."""
     f, k = n // 5, n - n // 5
     dtype = "float64" if jax.config.jax_enable_x64 else "float32"
     x = (np.random.default_rng(5).normal(size=(n, c)) + 1).astype(dtype)
@@ -205,7 +205,7 @@ def test_the_nearest_of_many_workers(n, c):
     wide = np.sort(x.astype(np.float64), axis=0)
     centers = np.median(wide, axis=0), wide[f : n - f].mean(axis=0)
     for one, center in zip(out, centers, strict=True):
-        # Of two values that are as near up to rounding either may be the last.
+        # Of two values equally near up to rounding, either may be the last.
         expected = nearest_to(center, wide, k)
         apart = np.abs(np.asarray(one, np.float64) - expected)
         assert np.median(apart) < 1e-6
@@ -251,7 +251,7 @@ def test_many_workers_without_coordinates():
     f=st.integers(0, 4),
 )
 def test_any_floats(values, f):
-    """Subnormal numbers, zeros and all the NaN that hypothesis finds."""
+    """Subnormal numbers, zeros, and any NaN that hypothesis generates."""
     n = len(values)
     f = min(f, (n - 1) // 2)
     x = np.array(values, np.float32)[:, None]
@@ -259,7 +259,7 @@ def test_any_floats(values, f):
         expected = np.stack([oracles.median(x), oracles.trimmed_mean(x, f)]).astype(np.float32)
     median, (trimmed,) = compiled(statistics, fs=(f,))(np.tile(x, (1, 2)))
     out = np.asarray([median, trimmed])[:, 0]
-    # XLA may flush subnormal numbers, and the mean of several may overflow in its sum.
+    # XLA may flush subnormal numbers, and the sum behind a mean may overflow.
     largest = np.abs(x[np.isfinite(x)]).max(initial=0)
     sure = [True, largest * n < np.finfo(np.float32).max]
     for one, exact, compared in zip(out, expected[:, 0], sure):
@@ -287,7 +287,7 @@ def test_order_of_keys():
 
 @pytest.mark.parametrize("n", range(1, 13))
 def test_networks_for_every_window(n):
-    """The 0-1 principle: a network that is right for all 2^n columns of bits is right for all."""
+    """The 0-1 principle: a network that is correct on all 2^n columns of bits is correct on all."""
     bits = np.array(list(itertools.product([0, 1], repeat=n)), np.int8).T
     ones = bits.sum(axis=0)
     in_order = np.arange(n)[:, None] >= n - ones
@@ -297,7 +297,7 @@ def test_networks_for_every_window(n):
             assert all(i < j for i, j in network)
             rows = through(network, bits)
             window = slice(start, start + width)
-            # Those ranks, in any order within the window, and only smaller ones before it.
+            # The window holds its ranks in any order, and only smaller values come before it.
             np.testing.assert_array_equal(
                 sum(rows[window]), in_order[window].sum(axis=0, dtype=np.int8)
             )
@@ -306,7 +306,7 @@ def test_networks_for_every_window(n):
 
 
 def through(network, rows):
-    """The rows of integers behind a network."""
+    """The rows of integers after a network."""
     rows = list(rows)
     for i, j in network:
         rows[i], rows[j] = np.minimum(rows[i], rows[j]), np.maximum(rows[i], rows[j])
@@ -314,7 +314,7 @@ def through(network, rows):
 
 
 def test_networks_of_every_small_number_against_a_sort():
-    """Those of the median and of trimmed means bring the same values to their windows."""
+    """The networks of the median and of trimmed means bring the same values to their windows."""
     for n in range(1, 41):
         x = np.random.default_rng(n).integers(-n, n, size=(n, 20))
         ordered = np.sort(x, axis=0)
@@ -341,13 +341,13 @@ def test_pruning_leaves_out_comparators(n):
 
 
 def shares(column, start, width):
-    """The weight of each row: rows of one value share the places that this value has."""
+    """The weight of each row: rows with equal values share the ranks of this value."""
     ordered = oracles.in_order(column)
     window = ordered[start : start + width]
-    alike = (column[:, None] == ordered).sum(axis=1)
+    equal = (column[:, None] == ordered).sum(axis=1)
     places = (column[:, None] == window).sum(axis=1)
-    # NaN is like none, and as an infinity it has no weight.
-    return np.where(np.isfinite(column), places / np.maximum(alike, 1) / width, 0)
+    # NaN equals nothing, and like an infinity it has no weight.
+    return np.where(np.isfinite(column), places / np.maximum(equal, 1) / width, 0)
 
 
 @functools.cache
@@ -360,7 +360,7 @@ def gradients(fn, x):
     return np.asarray(gradient(fn)(x), np.float64)
 
 
-# Beyond 128 a window of one value and one of many; one of two is among the slow ones.
+# Beyond 128, a window of one value and one of many; a window of two is slow.
 @pytest.mark.parametrize(
     ("n", "statistic"),
     [
@@ -393,7 +393,7 @@ def test_ties_by_hand():
         [1 / 3, 0, 1 / 3, 1 / 3, 0]
     )
     assert weights(order.median, [1.0, 1.0, 5.0, 9.0]) == [0.25, 0.25, 0.5, 0]
-    # A liar's NaN of either sign takes an end of the column; it used to move the weights.
+    # An attacker's NaN of either sign takes an end of the column; it used to shift the weights.
     assert weights(order.median, [-math.nan, 1.0, 2.0]) == [0, 1, 0]
     assert weights(order.median, [math.nan, 1.0, 2.0]) == [0, 0, 1]
     trimmed = functools.partial(order.trimmed_mean, f=1)
@@ -415,7 +415,7 @@ def test_gradient_of_mean_of_nearest_of_many():
 
 
 def check_gradient_of_mean_of_nearest(n):
-    """A window like the others; the centre itself carries no gradient."""
+    """A window like the others; the centre has no gradient."""
     x = matrix(n, seed=3)
     center = np.random.default_rng(3).normal(size=x.shape[1]).astype(np.float32)
     k = n - n // 4
@@ -456,13 +456,13 @@ def test_the_middle_of_two_does_not_overflow(values):
     [(5, 2**16 + 3, "float32"), (12, 70_001, "float32"), (5, 2**16, "bfloat16")],
 )
 def test_squares_to_the_median_of_wide_matrices(n, c, dtype):
-    """In blocks and a rest; a row that is not finite is infinitely far, in the rest as well."""
+    """In blocks and a remainder; in both, a row that is not finite is infinitely far."""
     rng = np.random.default_rng(n)
     x = (rng.normal(size=(n, c)) + 3).astype(jnp.dtype(dtype))
     x[1, 7], x[2, c - 1] = np.nan, -np.inf
     out = np.asarray(jax.jit(order.squares_to_median)(x), np.float64)
     exact = x.astype(np.float64)
-    exact[1, 7] = np.inf  # where NaN stands in the order
+    exact[1, 7] = np.inf  # NaN sorts last
     median = np.asarray(compiled(order.median)(x), np.float64)
     squares = ((exact - median) ** 2).sum(axis=1)
     finite = np.isfinite(squares)
@@ -471,11 +471,11 @@ def test_squares_to_the_median_of_wide_matrices(n, c, dtype):
     assert not np.isfinite(out[~finite]).any()
 
 
-# --- the public functions, called directly -----------------------------------------------------
+# --- the public functions, called directly --------------------------------------------------------
 
 
 def loops(x, center, k, f):
-    """Each function of `byzjax.order` by sorts in float64."""
+    """Each function of `byzjax.order`, by sorting in float64."""
     wide = np.sort(x.astype(np.float64), axis=0)
     middle, trimmed = np.median(wide, axis=0), wide[f : len(x) - f].mean(axis=0)
     return {
@@ -511,7 +511,7 @@ def called(x, center, k, f):
 def test_public_order_statistics(n, shape):
     rng = np.random.default_rng(n)
     x = rng.normal(size=(n, *shape)).astype(np.float32)
-    # No column has two values as near to a centre up to rounding.
+    # No column has two values that are equally near to a centre up to rounding.
     center, k, f = rng.normal(size=shape).astype(np.float32), n - n // 3, n // 4
     results = called(jnp.asarray(x), jnp.asarray(center), k, f)
     for name, expected in loops(x, center, k, f).items():
@@ -547,6 +547,6 @@ def test_public_order_statistics_of_short_floats():
         ),
     ],
 )
-def test_public_order_statistics_that_cannot_be(call, error, message):
+def test_errors_of_public_order_statistics(call, error, message):
     with pytest.raises(error, match=message):
         call(jnp.zeros((4, 2)))

@@ -1,4 +1,4 @@
-"""Kernels, interpreted on CPU, against `_order` and loops in NumPy; and that they lower."""
+"""Kernels, interpreted on CPU, against `_order` and NumPy loops; and their lowering."""
 
 import contextlib
 
@@ -11,7 +11,7 @@ from jax import export
 from byzjax._numerics import order, pallas
 from tests.helpers import compiled
 
-COLUMNS = 8195  # the last block of either target is ragged
+COLUMNS = 8195  # the last block is partial on either target
 SPECIAL = [np.nan, -np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, 1.0, -1.0, 3e38, -3e38, 50.0]
 
 pytestmark = pytest.mark.xdist_group("pallas")
@@ -27,14 +27,14 @@ def matrix(n, dtype, c=COLUMNS):
 
 
 def with_bad_rows(n, dtype):
-    """Normal, but for one coordinate of NaN in row 1 and one of infinity in the last."""
+    """Normal, except for a NaN in row 1 and an infinity in the last row."""
     x = np.random.default_rng(n).normal(size=(n, COLUMNS)).astype(np.float32)
     x[1, 5], x[-1, COLUMNS - 1] = np.nan, -np.inf
     return x.astype(jnp.dtype(dtype))
 
 
 def same_bits(actual, expected):
-    """Equal bit for bit, signs of zeros too; a NaN is any NaN."""
+    """Equal bit for bit, including signs of zeros; all NaN are equal."""
     assert actual.dtype == expected.dtype
     integer = f"uint{8 * actual.dtype.itemsize}"
     actual, expected = np.asarray(actual), np.asarray(expected)
@@ -122,7 +122,7 @@ def test_side_by_side(target):
 
 
 def a_card():
-    """From JAX 0.11, Triton's kernels lower for a card that is there, or for one that is named."""
+    """From JAX 0.11, Triton kernels lower only for a GPU that is present or named."""
     if tuple(map(int, jax.__version__.split(".")[:2])) < (0, 11):
         return contextlib.nullcontext()
     from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh

@@ -1,6 +1,6 @@
-"""The contract at the shapes that take each path, which are read from the constants themselves.
+"""The contract at shapes that take each path, computed from the thresholds themselves.
 
-A new threshold brings its own shapes: below it, at it and above it.
+A new threshold needs shapes below it, at it and above it.
 """
 
 import ast
@@ -41,7 +41,7 @@ PATHS = {
     **{f"own_leaf-{d}": (9, d) for d in (thresholds.OWN_LEAF, thresholds.ALWAYS_OWN_LEAF)},
     **{f"squaring-{n}": (n, 30) for n in (thresholds.SQUARED - 1, thresholds.SQUARED)},
 }
-# Of n workers f lie; the finite lies, and those that are not.
+# Values that Byzantine workers send, finite and not.
 LIES = (1e20, -3e38, np.inf, np.nan, 1e4)
 
 
@@ -50,7 +50,7 @@ def honest(n, d, seed=0):
 
 
 def placements(n, f, rng):
-    """First, last, scattered, the places of the centre, and drawn ones."""
+    """First, last, scattered, at the centre, and random places."""
     yield np.arange(f)
     yield np.arange(n - f, n)
     yield np.linspace(0, n - 1, f).astype(int)
@@ -72,7 +72,7 @@ def distances_of_many(n, d):
 
 
 def exact(x):
-    """Squared distances in float64, +inf where float32 has none."""
+    """Squared distances in float64, +inf where float32 overflows."""
     x = x.astype(np.float64)
     with np.errstate(all="ignore"):
         out = np.array([((x - row) ** 2).sum(axis=1) for row in x])
@@ -104,7 +104,7 @@ def test_distances_whatever_liars_at_chosen_places_send(path):
     for k, places in enumerate(placements(n, f, rng)):
         x, lie = base.copy(), LIES[k % len(LIES)]
         x[places] = lie
-        if k % 2:  # not all alike, and some only in one coordinate
+        if k % 2:  # not all equal, and some in one coordinate only
             x[places[: f // 2]] = base[places[: f // 2]]
             x[places[: f // 2], rng.integers(d)] = lie
         check_distances(x, f"{path}, {lie} at {places}")
@@ -115,25 +115,25 @@ def test_distances_whatever_liars_at_chosen_places_send(path):
         close(np.where(np.isinf(mapped), -1, mapped), np.where(np.isinf(once), -1, once), eps=2e-4)
 
 
-# Rules whose loops hold a matrix [d, d], or go through coordinates one by one. They do not change
-# with the axes, so that of a wide matrix only a few columns need to differ from 0.
+# Rules whose oracles hold a matrix [d, d] or loop over coordinates. They are equivariant under
+# permutations of the axes, so only some columns of a wide matrix need to differ from 0.
 EMBEDDED = {
     *["minimum_eigenvalue", "covariance_filter", "geometric_median", "geometric_median_of_means"],
     *["huber", "bulyan", "rfa", "flag", "flag-3", "minimum_diameter"],
 }
-# Of the others, those whose loops take wide matrices as they are.
+# Other rules, whose oracles handle wide matrices.
 WIDE = {
     *["mean", "median", "trimmed_mean", "mean_around_median", "phocas", "majority_sign", "krum"],
     *["aksel-mid", "multi-krum", "medoid", "nearest_to_pivot", "comparative_elimination"],
 }
 FEW = 12  # columns that differ from 0
-SEARCHES = {"minimum_diameter", "minimum_eigenvalue", "bulyan"}  # of few workers, in their loops
-# Variants of others, whose numerics are the same.
+SEARCHES = {"minimum_diameter", "minimum_eigenvalue", "bulyan"}  # slow oracles
+# Variants with the same numerics as others.
 VARIANTS = {
     *["aksel-n-f", "aksel-radius", "multi-krum", "multi-krum-byzfl", "krum-plain-distances"],
     *["rfa", "huber", "flag-3", "centered_clip-5"],
 }
-# Those that products of rows may serve: they are tried beside these thresholds, not only at them.
+# Rules that may use products of rows: tested on either side of these thresholds, not only at them.
 OF_PRODUCTS = {"krum", "bulyan", "medoid", "minimum_diameter", "geometric_median", "flag"}
 
 
@@ -141,7 +141,7 @@ def tried(case: Case, path: str) -> bool:
     n, d = PATHS[path]
     if case.id in VARIANTS or (d > 2**15 and case.id not in EMBEDDED | WIDE):
         return False
-    if path.startswith(("slabs", "own_leaf")):  # of distances, which are tried above
+    if path.startswith(("slabs", "own_leaf")):  # of distances, which are tested above
         return False
     if path.startswith("by_products") and path not in QUICK and case.id not in OF_PRODUCTS:
         return False
@@ -149,12 +149,12 @@ def tried(case: Case, path: str) -> bool:
 
 
 def example(case: Case, path: str) -> tuple[int, np.ndarray, np.ndarray]:
-    """(f, rows of which f lie as far as the rule's promise allows, what the rule gives)."""
+    """(f, rows with f Byzantine ones as far as the rule's promise allows, the expected result)."""
     n, d = PATHS[path]
     f = max(1, min(case.most(n) // 2, 9))
     assert case.least(f) <= n
-    # Of many alike eigenvalues rounding decides which is the largest, so `covariance_filter` too
-    # has few columns, whatever their number.
+    # Among many close eigenvalues rounding decides which is the largest, so `covariance_filter`
+    # also gets few nonzero columns.
     narrow = case.id in EMBEDDED and (d > 2**15 or case.id == "covariance_filter")
     small = honest(n, FEW if narrow else d)
     if case.facts.promise != "none":
@@ -187,8 +187,8 @@ def test_rules_equal_their_loops_on_every_path(case, path):
 
 
 @pytest.mark.slow
-def test_a_hammer_of_drawn_cases():
-    """Liars at drawn places, of drawn values: no honest distance may be wrong on any path."""
+def test_random_cases():
+    """Random values at random places: no honest distance is wrong on any path."""
     rng, count = np.random.default_rng(5), 0
     shapes = [(40, 2**11), (41, 2**11 + 3), (39, 2**11), (64, 300), (65, 300), (97, 60), (130, 60)]
     large = [(8, 2**17), (9, 2**17 + 1)]
@@ -224,7 +224,7 @@ def test_a_hammer_of_drawn_cases():
 
 @pytest.mark.slow
 def test_every_branch_of_the_library_is_taken_by_a_case_of_the_contract():
-    """Constants, conditionals and the forms of other platforms; see `tests/branches.py`."""
+    """Thresholds, conditionals and the forms of other platforms; see `tests/branches.py`."""
     root = pathlib.Path(__file__).parents[1]
     command = [sys.executable, "-m", "tests.branches"]
     done = subprocess.run(command, cwd=root, timeout=600, capture_output=True, text=True)
@@ -235,7 +235,7 @@ def test_every_branch_of_the_library_is_taken_by_a_case_of_the_contract():
     assert int(sides) > 100
 
 
-def test_a_branch_that_no_case_takes_is_told():
+def test_a_branch_that_no_case_takes_is_reported():
     source = "def g(n, x):\n    if n < BLOCKED:\n        return lax.cond(x > 0, abs, abs, x)"
     tree = ast.fix_missing_locations(branches.Marked("toy.py").visit(ast.parse(source)))
     scope = {"BLOCKED": 9, "lax": jax.lax, "_marked_value": branches._marked_value}
@@ -250,10 +250,10 @@ def test_a_branch_that_no_case_takes_is_told():
         branches.taken.clear()
 
 
-# --- what was found ------------------------------------------------------------------------------
+# --- regressions ---------------------------------------------------------------------------------
 
 
-def test_three_liars_who_own_the_centre_break_no_rule():
+def test_three_attackers_at_the_centre_break_no_rule():
     x = honest(9, thresholds.PRODUCTS[-1][1])
     x[[0, 2, 4]] = 1e20
     good = np.delete(x, [0, 2, 4], axis=0)

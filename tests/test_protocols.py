@@ -1,4 +1,4 @@
-"""The contract of protocols: what one server does is what the chain does."""
+"""The contract of protocols: one server computes what the chain computes."""
 
 import functools
 
@@ -108,7 +108,7 @@ def test_info():
 
 
 def test_what_is_sent_is_made_once():
-    """Though the rule reads it as well as who looks at `Info`; the cosines are the liars'."""
+    """Although both the rule and `Info` read it; the cosines are the attackers'."""
     n, dim = 15, 300
 
     def lie(updates, byzantine):
@@ -177,17 +177,17 @@ def test_workers_draw_different_keys():
     _, other = step(state, batch_of(0), jax.random.fold_in(KEY, 1))
     assert len(np.unique(np.concatenate([info.sent["w"], other.sent["w"]]))) == 2 * N * DIM
     key = jax.random.fold_in(jax.random.fold_in(KEY, 0), 3)
-    noise = np.asarray(jax.random.normal(key, (DIM,)))  # of which the loss is a third
+    noise = np.asarray(jax.random.normal(key, (DIM,)))  # the loss is a third of it
     np.testing.assert_allclose(np.asarray(info.sent["w"])[3], noise / DIM, rtol=1e-6)
 
 
 @pytest.mark.parametrize("at_once", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_fewer_workers_at_once_are_the_same(at_once):
-    few = protocols.parameter_server(noisy_loss_fn, **stages(), workers_at_once=at_once)
-    before = few.init(PARAMS, KEY)
+    chunked = protocols.parameter_server(noisy_loss_fn, **stages(), workers_at_once=at_once)
+    before = chunked.init(PARAMS, KEY)
     state, _ = step_of(noisy_loss_fn)(before, batch_of(0), KEY, BYZANTINE, KEY)
-    found, _ = jax.jit(few.step)(before, batch_of(0), KEY)
-    chex.assert_trees_all_close(found.params, state.params, rtol=1e-6, atol=1e-6)
+    after, _ = jax.jit(chunked.step)(before, batch_of(0), KEY)
+    chex.assert_trees_all_close(after.params, state.params, rtol=1e-6, atol=1e-6)
 
 
 def test_workers_at_once_is_a_number():
@@ -198,7 +198,7 @@ def test_workers_at_once_is_a_number():
 
 
 def test_a_sweep_over_masks_and_keys_in_one_scan():
-    """No liar, one, and as many as are tolerated: one program, mapped over masks."""
+    """No attacker, one, and as many as are tolerated: one program, mapped over masks."""
     steps = 120
     batches = jax.tree.map(lambda *xs: np.stack(xs), *[batch_of(k) for k in range(steps)])
 
@@ -231,7 +231,7 @@ def loss_of_first(params, batch):
     return loss_fn(params, first(batch["workers"]))
 
 
-def test_the_mean_falls_where_aksel_stands():
+def test_aksel_converges_where_the_mean_fails():
     def final_loss(rule):
         server = protocols.parameter_server(
             loss_fn,

@@ -1,4 +1,4 @@
-"""The asynchronous server against an event loop in NumPy, and what its judges promise."""
+"""The asynchronous server against an event loop in NumPy, and the guarantees of its judges."""
 
 import functools
 
@@ -33,7 +33,7 @@ def loss_fn(params, batch, key=None):
 
 
 def scan(protocol, events=EVENTS, params=PARAMS, key=KEY, data=DATA):
-    """The final state, and what every step tells."""
+    """The final state and the `Info` of every step."""
 
     def step(state, inputs):
         k, batch = inputs
@@ -49,7 +49,7 @@ def scan(protocol, events=EVENTS, params=PARAMS, key=KEY, data=DATA):
 
 @functools.cache
 def draws(n=N, speeds=None):
-    """The computing times, from the keys that the protocol uses."""
+    """The computation times, from the keys that the protocol uses."""
     slow = np.ones(n) if speeds is None else 1 / np.asarray(speeds)
     first = np.asarray(jax.random.exponential(KEY, (n,)), np.float64) * slow
 
@@ -69,7 +69,7 @@ def loop_gradient(w, x, y):
 def event_loop(
     judge, attack, *, damping=lambda tau: 1.0, max_staleness=np.inf, speeds=None, momentum=0.0
 ):
-    """`judge(p, g, pulled, now, trusted) -> (factor, note)`; `note()` where it is accepted."""
+    """`judge(p, g, pulled, now, trusted) -> (factor, note)`; `note()` is called on acceptance."""
     first, later, slow = draws(speeds=speeds)
     done = list(first)
     w, trace = np.full(DIM, 0.5), np.zeros(DIM)
@@ -99,8 +99,8 @@ def accept_all(p, g, pulled, now, trusted):
 
 
 def loop_kardam(n, f, window, use_norms):
-    """Both filters, as they are written down: lists, loops and sorts."""
-    last_of, norms, slopes = {}, {}, {q: [] for q in range(n)}
+    """Both filters as in the paper: lists, loops and sorts."""
+    last_of, norms, rates = {}, {}, {q: [] for q in range(n)}
     server = {"gradient": np.zeros(DIM), "model": np.zeros(DIM), "refused": 0}
     recent = []
 
@@ -110,9 +110,9 @@ def loop_kardam(n, f, window, use_norms):
     def judge(p, g, pulled, now, trusted):
         if p in last_of and np.linalg.norm(pulled - last_of[p][1]) > 0:
             g_old, x_old = last_of[p]
-            slopes[p].append(np.linalg.norm(g - g_old) / np.linalg.norm(pulled - x_old))
+            rates[p].append(np.linalg.norm(g - g_old) / np.linalg.norm(pulled - x_old))
         last_of[p], norms[p] = (g, pulled), np.linalg.norm(g)
-        coefficients = [max(s[-window:]) for s in slopes.values() if s]
+        coefficients = [max(s[-window:]) for s in rates.values() if s]
         step = np.linalg.norm(now - server["model"])
         short = len(norms) >= 2 * f + 1 and norms[p] <= quantile(list(norms.values()))
         if len(coefficients) >= 2 * f + 1 and step > 0 and server["refused"] < n:
@@ -261,7 +261,7 @@ def test_a_rejected_gradient_moves_nothing():
     assert (np.abs(info.sent["w"][rejected]).max(axis=(1, 2)) > 0).all()
 
 
-def test_info_tells_what_was_computed_and_what_arrived():
+def test_info_holds_what_was_computed_and_what_arrived():
     _, (info, *_) = run_of("kardam")
     assert info.senders.shape == (EVENTS, 1)
     assert info.honest["w"].shape == info.sent["w"].shape == (EVENTS, 1, DIM)
@@ -315,7 +315,7 @@ def test_buffers_equal_the_loop():
 
 
 def watch(bins):
-    """A judge that accepts everything and counts how stale it was."""
+    """A judge that accepts everything and records staleness."""
 
     def judge(state, arrival):
         return jnp.float32(1), state.at[jnp.minimum(arrival.staleness, bins - 1)].add(1)
@@ -407,7 +407,7 @@ def test_dampings():
         assert (np.diff(values) < 0).all()
 
 
-# --- what it is for ------------------------------------------------------------------------------
+# --- under attack --------------------------------------------------------------------------------
 
 
 def several(updates, byzantine, which, *, key):
@@ -421,9 +421,9 @@ def several(updates, byzantine, which, *, key):
 
 
 def distances_under_attack(judge):
-    """Three liars of ten send noise, the reversed gradient or NaN; then nobody lies.
+    """Three of ten workers send noise, the reversed gradient or NaN; in the last run none do.
 
-    Distances to the solution at the end, in those of the start; how much of each is accepted.
+    Final distances to the solution relative to initial ones, and each worker's acceptance rate.
     """
     n, events, target = 10, 1000, TARGET.astype(np.float32)
     liars = np.arange(n) < 3
@@ -461,7 +461,7 @@ def test_kardam_converges_under_just_under_a_third_of_liars():
     assert (distances < 0.05).all(), distances
     assert (rates[:3, :3] < 0.02).all(), rates
     assert (rates[2, :3] == 0).all()
-    # As the frequency filter has it: seven are heard in turn, or at most four of ten at a time.
+    # The frequency filter's limit: seven are heard in turn, or at most four of ten at a time.
     assert (np.abs(rates[:3, 3:].mean(axis=1) - 1 / 7) < 0.04).all(), rates
     assert 0.2 < rates[3].mean() <= 0.4, rates
 
@@ -473,7 +473,7 @@ def test_without_a_judge_the_same_liars_win():
 
 
 @pytest.mark.slow
-def test_without_norms_one_large_coefficient_lets_a_lie_pass():
+def test_without_norms_one_large_coefficient_lets_an_attack_pass():
     distances, rates = distances_under_attack(protocols.kardam(f=3, norms="never"))
     assert not (distances[:2] < 1).any(), distances
     assert (rates[:2, :3].max(axis=1) > 0.02).all(), rates
@@ -492,16 +492,16 @@ def test_a_sweep_over_masks_and_keys():
 
     masks = np.arange(N) < np.array([0, F, F])[:, None]
     keys = jnp.stack([KEY, KEY, jax.random.key(9)])
-    found, accepted = jax.device_get(run(masks, keys))
+    models, accepted = jax.device_get(run(masks, keys))
     state, _ = run_of("kardam")
     np.testing.assert_array_equal(accepted[1], state.accepted)
-    np.testing.assert_allclose(found[1], state.params["w"], rtol=1e-5)
+    np.testing.assert_allclose(models[1], state.params["w"], rtol=1e-5)
     assert (accepted[0] != accepted[1]).any()
     assert (accepted[2] != accepted[1]).any()
-    np.testing.assert_allclose(found, np.tile(TARGET, (3, 1)), atol=0.5)
+    np.testing.assert_allclose(models, np.tile(TARGET, (3, 1)), atol=0.5)
 
 
-# --- what is refused, and what else is told ------------------------------------------------------
+# --- errors and info -----------------------------------------------------------------------------
 
 
 def test_types_shapes_and_traffic():
@@ -565,7 +565,7 @@ def test_impossible_options_stop_at_once(options, error, message):
     assert str(caught.value).startswith(message)
 
 
-def test_impossible_judges_and_batches_stop():
+def test_invalid_judges_and_batches_raise():
     with pytest.raises(ValueError, match=r"^norms must be one of always, otherwise, never; "):
         protocols.lipschitz(f=1, norms="sometimes")
     with pytest.raises(ValueError, match=r"^window must be at least 1; got window=0"):
@@ -577,9 +577,9 @@ def test_impossible_judges_and_batches_stop():
     with pytest.raises(ValueError, match=r"^alpha must be at least 0; got alpha=-1"):
         protocols.exponential_damping(-1)
     state = jax.eval_shape(make().init, PARAMS, KEY)
-    few = {"workers": jax.tree.map(lambda x: x[0, :3], DATA["workers"])}
+    three = {"workers": jax.tree.map(lambda x: x[0, :3], DATA["workers"])}
     with pytest.raises(ValueError, match=r"^expected batches of 7 workers; got 3\."):
-        jax.eval_shape(make().step, state, few, KEY)
+        jax.eval_shape(make().step, state, three, KEY)
     zeno = make(judge=[protocols.zeno_plus_plus(learning_rate=RATE)])
     state = jax.eval_shape(zeno.init, PARAMS, KEY)
     untrusted = {"workers": jax.tree.map(lambda x: x[0], DATA["workers"])}

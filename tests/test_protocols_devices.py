@@ -1,4 +1,4 @@
-"""Workers over devices: a step on several is the step on one, by `jax.shard_map` and `jax.pmap`."""
+"""Workers over devices: steps on several devices equal those on one, also under `jax.pmap`."""
 
 import functools
 
@@ -27,7 +27,7 @@ BATCHES = {
 
 
 def loss_fn(params, batch, key=None):
-    """Every worker's loss is another one, and so are its random numbers."""
+    """Every worker has its own loss and its own random numbers."""
     noise = 0.1 * jnp.mean(params["w"] * jax.random.normal(key, (DIM,)))
     return regression_loss(params, batch) + noise
 
@@ -67,7 +67,7 @@ MAKE = {
 
 def steps_of(protocol):
     def steps(state):
-        """The models after a few steps, and what the last one told."""
+        """The models after a few steps, and the last step's `Info`."""
 
         def one(state, place):
             batch, k = place
@@ -104,11 +104,11 @@ SLOW = ("replicated_servers", "replicated_state_machine", "redundant")
     "name", [pytest.param(x, marks=[pytest.mark.slow] * (x in SLOW)) for x in MAKE]
 )
 def test_steps_on_eight_devices_are_those_on_one(name):
-    """Two workers on each, as far as they go; equal to rounding, since it is another program."""
+    """Two workers per device; equal up to rounding, since it is a different program."""
     protocol = MAKE[name](workers_axis="workers")
-    found = jax.device_get(over(8, steps_of(protocol))(begun(protocol)))
-    chex.assert_trees_all_close(found, on_one_device(name), rtol=1e-6, atol=1e-6)
-    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(found[0])) > 0.01
+    results = jax.device_get(over(8, steps_of(protocol))(begun(protocol)))
+    chex.assert_trees_all_close(results, on_one_device(name), rtol=1e-6, atol=1e-6)
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(results[0])) > 0.01
 
 
 def test_the_same_steps_run_under_pmap():
@@ -118,12 +118,12 @@ def test_the_same_steps_run_under_pmap():
     on_each = jax.device_get(on_each)
     expected = on_one_device("parameter_server")
     for device in range(8):
-        found = jax.tree.map(lambda x, i=device: x[i], on_each)
-        chex.assert_trees_all_close(found, expected, rtol=1e-6, atol=1e-6)
+        results = jax.tree.map(lambda x, i=device: x[i], on_each)
+        chex.assert_trees_all_close(results, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_each_device_computes_the_gradients_of_its_workers_alone():
-    """Counted in the lowered program: of 12 workers, 3 devices multiply 4 batches each."""
+    """Counted in the lowered program: for 12 workers, 3 devices multiply 4 batches each."""
     protocol = MAKE["parameter_server"](workers_axis="workers")
     batch = first(BATCHES)
     step = over(3, lambda state: protocol.step(state, {"workers": batch}, KEY))

@@ -1,4 +1,4 @@
-"""Gossip against a loop over nodes, and what liars can do to it on graphs of several kinds."""
+"""Gossip, also with clipping, against a loop over nodes."""
 
 import functools
 
@@ -19,21 +19,23 @@ from tests.helpers import compiled, regression_batch
 from tests.helpers import regression_loss as loss_fn
 
 KEY = jax.random.key(0)
-NUMBERS = jax.random.key(0, impl="unsafe_rbg")  # of which noise compiles in a third of the time
+NUMBERS = jax.random.key(0, impl="unsafe_rbg")  # its noise compiles in a third of the time
 BATCH, DIM = 4, 3
 PARAMS = {"b": np.zeros((), np.float32), "w": np.zeros(DIM, np.float32)}
 CLIQUES = graphs.two_cliques(7)  # neighbourhoods of 3, 4 and 5 rows
 LIARS = np.arange(7) == 2
 batch_of = functools.partial(regression_batch, n=7)
+TRIM = byzjax.aggregate(byzjax.trimmed_mean, f=1)
+CLIP = byzjax.aggregate(protocols.clipped_gossip, f=1)
 
 
 def rows_of(params):
-    """Models as rows: b, then w."""
+    """Models as rows: b, then w, one row per node."""
     return np.column_stack([params["b"], params["w"]]).astype(np.float64)
 
 
-def still(params, batch, key=None):
-    """A loss without a slope: what is left is the talk."""
+def constant_loss(params, batch, key=None):
+    """A loss with zero gradient: only the exchange remains."""
     del batch, key
     return 0 * jnp.sum(params)
 
@@ -43,13 +45,13 @@ def nothing(n):
 
 
 def begun(peers, params, models=None):
-    """The first state, in which nodes may have other models."""
+    """An initial state in which nodes may have different models."""
     state = jax.jit(peers.init)(params, KEY)
     return state if models is None else state._replace(params=np.asarray(models, np.float32))
 
 
 def row(index):
-    """A rule that returns one row: 0 is the node's own, 1 the first neighbour's."""
+    """A rule that returns one row: row 0 is the node's, row 1 the first neighbour's."""
     return byzjax.aggregate(lambda updates: byzjax.stacked.take(updates, index))
 
 
@@ -75,7 +77,7 @@ def dissensus_loop(rows, byzantine, center, weights, epsilon=1.0):
 
 
 def one_step(graph, models, momenta, batch, rule, lie, byzantine, per_receiver):
-    """Every node by itself: its gradient, its momentum, what it hears, what it makes of that."""
+    """Node by node: its gradient, its momentum, the rows that it receives, its new model."""
     x = np.asarray(batch["workers"]["x"], np.float64)
     y = np.asarray(batch["workers"]["y"], np.float64)
     n, half = len(graph), []
@@ -165,7 +167,7 @@ def test_equals_the_loop_over_nodes(case):
         if not per_receiver:
             np.testing.assert_allclose(rows_of(info.sent), sent, rtol=2e-5, atol=2e-6)
     assert info.senders.tolist() == list(range(7))
-    assert np.abs(models - models[0]).max() > 0.01  # nodes differ
+    assert np.abs(models - models[0]).max() > 0.01  # nodes have different models
     np.testing.assert_array_equal(rows_of(peers.models(state)), rows_of(state.params)[~mask])
 
 
@@ -182,17 +184,17 @@ def test_no_fault_and_the_mean_of_all_is_sgd_on_all_data():
         batch = batch_of(k)
         state, _ = step(state, batch, KEY)
         union = jax.tree.map(lambda x: x.reshape(7 * BATCH, *x.shape[2:]), batch["workers"])
-        slope = jax.device_get(gradient(params, union))
-        params = jax.tree.map(lambda x, g: x - np.float32(0.1) * g, params, slope)
+        grads = jax.device_get(gradient(params, union))
+        params = jax.tree.map(lambda x, g: x - np.float32(0.1) * g, params, grads)
         every = jax.tree.map(lambda leaf: np.stack([leaf] * 7), params)
         chex.assert_trees_all_close(peers.models(state), every, rtol=1e-5, atol=1e-6)
     assert np.linalg.norm(params["w"]) > 1
 
 
-def test_talk_alone_is_a_product_with_the_weights():
-    """So the average of all models stays, and they come together."""
+def test_exchange_alone_is_a_product_with_the_weights():
+    """So the average of all models is preserved, and they converge to it."""
     peers = protocols.gossip(
-        still,
+        constant_loss,
         graph=CLIQUES,
         rule=byzjax.aggregate(byzjax.stacked.weighted_mean),
         optimizer=optax.sgd(0.1),
@@ -209,13 +211,13 @@ def test_talk_alone_is_a_product_with_the_weights():
     assert np.ptp(last, axis=0).max() < 0.05 * np.ptp(x, axis=0).max()
 
 
-# --- who hears what -------------------------------------------------------------------------------
+# --- what nodes receive ---------------------------------------------------------------------------
 
 
 def heard_from_the_first(graph, attack, per_receiver, byzantine, index=1):
     n = len(graph)
     peers = protocols.gossip(
-        still,
+        constant_loss,
         graph=graph,
         rule=row(index),
         optimizer=optax.sgd(1.0),
@@ -228,7 +230,7 @@ def heard_from_the_first(graph, attack, per_receiver, byzantine, index=1):
     return state.params[:, 0], info
 
 
-def test_a_liar_tells_all_the_same_or_each_something_else():
+def test_an_attacker_sends_all_the_same_or_each_something_else():
     byzantine = np.arange(4) == 0
     noise = byzjax.attack(attacks.gaussian, byzantine, sigma=100.0, key=NUMBERS)
     heard, info = heard_from_the_first(graphs.complete(4), noise, False, byzantine)
@@ -239,7 +241,7 @@ def test_a_liar_tells_all_the_same_or_each_something_else():
     assert heard[0] == 2
     assert len(np.unique(heard[1:])) == 3
     assert np.abs(heard[1:]).min() > 5
-    # What the first honest node hears.
+    # What the first honest node receives.
     np.testing.assert_array_equal(info.sent[:, 0], [heard[1], 2, 3, 4])
 
 
@@ -247,10 +249,10 @@ def test_what_the_first_honest_node_does_not_hear_is_the_half_step():
     byzantine = np.array([True, False, False, True, False, True])
     flip = byzjax.attack(attacks.sign_flip, byzantine)
     heard, info = heard_from_the_first(graphs.ring(6), flip, True, byzantine)
-    assert heard.tolist() == [2, -1, 2, 3, -4, -1]  # the neighbour of the lower number
+    assert heard.tolist() == [2, -1, 2, 3, -4, -1]  # the neighbour of lower index
     assert info.sent[:, 0].tolist() == [-1, 2, 3, 4, 5, 6]
     assert info.honest[:, 0].tolist() == [1, 2, 3, 4, 5, 6]
-    chain = graphs.dumbbell(2, 1)  # 0 - 1 - 2 - 3 - 4, two sizes of neighbourhoods
+    chain = graphs.dumbbell(2, 1)  # 0 - 1 - 2 - 3 - 4: neighbourhoods of two sizes
     byzantine = np.array([True, False, True, True, False])
     flip = byzjax.attack(attacks.sign_flip, byzantine)
     heard, info = heard_from_the_first(chain, flip, True, byzantine)
@@ -267,10 +269,10 @@ def test_a_node_does_not_lie_to_itself():
 
 
 def test_dissensus_holds_every_honest_node_where_it_is():
-    """Whose neighbours are liars in part: their lies undo what the honest neighbours say."""
+    """If some neighbours are Byzantine: they cancel the pull of the honest neighbours."""
     byzantine = np.arange(7) == 3
     peers = protocols.gossip(
-        still,
+        constant_loss,
         graph=CLIQUES,
         rule=byzjax.aggregate(byzjax.stacked.weighted_mean),
         optimizer=optax.sgd(0.1),
@@ -282,7 +284,7 @@ def test_dissensus_holds_every_honest_node_where_it_is():
     x = 100 + np.random.default_rng(4).normal(size=(7, 3)).astype(np.float32)
     state = begun(peers, np.zeros(3, np.float32), x)
     state, info = jax.jit(peers.step)(state, nothing(7), KEY)
-    new, near = np.asarray(state.params), [0, 4, 5, 6]  # those who hear node 3
+    new, near = np.asarray(state.params), [0, 4, 5, 6]  # the nodes that hear node 3
     np.testing.assert_allclose(new[near], x[near], rtol=2e-7)
     assert np.abs(new[1:3] - x[1:3]).min() > 0.01
     weights = np.array(graphs.metropolis_weights(CLIQUES))[0][:4]
@@ -295,7 +297,7 @@ def test_dissensus_holds_every_honest_node_where_it_is():
 
 def test_the_optimizer_sees_its_own_nodes_model():
     peers = protocols.gossip(
-        still,
+        constant_loss,
         graph=graphs.ring(3),
         rule=row(0),
         optimizer=optax.chain(optax.add_decayed_weights(0.1), optax.sgd(1.0)),
@@ -314,13 +316,13 @@ TWO = np.array([True, False, False, False, True, False])
 
 
 def toward_its_own(params, batch, key=None):
-    """Node i alone would go to its own point."""
+    """Node i alone would converge to its own point."""
     del key
     return 0.5 * jnp.sum((params - batch) ** 2)
 
 
 def peers_of(byzantine, *, loss=toward_its_own, graph=HALVES, rule=None, key=None, **options):
-    """Two liars at most, who send noise if there is a key, and undo what is learnt if not."""
+    """At most two attackers, which send noise if there is a key, and dissensus otherwise."""
     lie = byzjax.attack(attacks.dissensus, byzantine)
     if key is not None:
         lie = byzjax.attack(attacks.gaussian, byzantine, sigma=3.0, key=key)
@@ -337,12 +339,12 @@ def peers_of(byzantine, *, loss=toward_its_own, graph=HALVES, rule=None, key=Non
 
 
 def test_every_node_keeps_its_rules_memory():
-    """A center that is remembered is the node's own last result, whatever its degree."""
+    """The stored center is the node's own last result, whatever its degree."""
     rule = byzjax.centered_clipping(radius=0.5)
     peers = peers_of(np.zeros(6, bool), rule=rule, attack=None)
     state, _ = jax.device_get(jax.jit(peers.step)(begun(peers, ORIGIN), OWN_POINTS, KEY))
     np.testing.assert_allclose(state.rule.center, state.params, rtol=1e-6)
-    # Two in each half hear the same three; those on the bridge hear one more.
+    # Two nodes in each half hear the same three; those on the bridge hear one more.
     assert len(np.unique(np.round(state.params[:, 0], 5))) == 4
 
 
@@ -350,21 +352,21 @@ SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    ("graph", "per_receiver", "key", "few"),
+    ("graph", "per_receiver", "key", "chunk"),
     [
         (graphs.ring(6), True, None, 4),
         pytest.param(HALVES, True, KEY, 1, marks=SLOW),
         pytest.param(HALVES, False, KEY, 3, marks=SLOW),
     ],
 )
-def test_fewer_nodes_at_once_are_the_same(graph, per_receiver, key, few):
-    found = []
-    for at_once in (None, few):
+def test_fewer_nodes_at_once_are_the_same(graph, per_receiver, key, chunk):
+    results = []
+    for at_once in (None, chunk):
         options = {"per_receiver": per_receiver, "workers_at_once": at_once}
         peers = peers_of(TWO, graph=graph, key=key, **options)
         state = begun(peers, ORIGIN)
-        found.append(jax.jit(peers.step)(state, OWN_POINTS, KEY))
-    (state, info), (same_state, same_info) = found
+        results.append(jax.jit(peers.step)(state, OWN_POINTS, KEY))
+    (state, info), (same_state, same_info) = results
     chex.assert_trees_all_close(same_state.params, state.params, rtol=1e-6, atol=1e-6)
     chex.assert_trees_all_close(same_info, info, rtol=1e-6, atol=1e-6)
 
@@ -392,10 +394,10 @@ def test_a_sweep_over_masks_and_keys_in_one_scan():
     keys = jax.random.split(KEY, 3)
     models, ways = jax.device_get(run(masks, keys))
     assert models.shape == (3, 4, DIM)
-    for mask, found in zip(masks, models):
+    for mask, final in zip(masks, models):
         mine = POINTS[~mask]
-        assert (found > mine.min(axis=0)).all()
-        assert (found < mine.max(axis=0) + 1).all()
+        assert (final > mine.min(axis=0)).all()
+        assert (final < mine.max(axis=0) + 1).all()
     other = np.array([2, 0, 1])
     np.testing.assert_allclose(run(masks[other], keys[other])[1], ways[other], rtol=1e-6)
     for changed in (run(masks[other], keys)[1], run(masks, keys[other])[1]):
@@ -423,172 +425,6 @@ def test_one_of_a_sweep_is_the_run_by_itself(per_receiver):
         np.testing.assert_allclose(state.params, every[0].params[i], rtol=1e-5)
 
 
-# --- liars on graphs ------------------------------------------------------------------------------
-
-# Data differ between nodes: node i would go to its own point c_i if it were alone. Measured is the
-# distance of the farthest honest model to the mean of the honest points after 100 steps, as a share
-# of what it is for the farthest honest node alone.
-KINDS = ("none", "sign_flip", "alie", "ipm", "gaussian", "dissensus")
-
-
-def lies(updates, byzantine, center, weights, *, kind, key):
-    """The attack of that number."""
-    return jax.lax.switch(
-        kind,
-        [
-            lambda: updates,
-            lambda: attacks.sign_flip(updates, byzantine),
-            lambda: attacks.little_is_enough(updates, byzantine, z=1.5),
-            lambda: attacks.inner_product_manipulation(updates, byzantine, epsilon=2.0),
-            lambda: attacks.gaussian(updates, byzantine, key=key),
-            lambda: attacks.dissensus(updates, byzantine, center, weights, epsilon=1.5),
-        ],
-    )
-
-
-@functools.cache
-def program(graph, rule, count):
-    """The honest models at the end of a run under each attack; who lies is given, `count` nodes."""
-
-    @jax.jit
-    @functools.partial(jax.vmap, in_axes=(0, None, None))
-    def run(kind, byzantine, points):
-        peers = protocols.gossip(
-            toward_its_own,
-            graph=graph,
-            rule=rule,
-            optimizer=optax.sgd(0.1),
-            byzantine=byzantine,
-            f=count,
-            attack=byzjax.attack(lies, byzantine, kind=kind, key=NUMBERS),
-            per_receiver=True,
-        )
-        state, _ = jax.lax.scan(
-            lambda state, _: (peers.step(state, {"workers": points}, KEY)[0], None),
-            peers.init(jnp.full(4, 5.0), KEY),
-            length=100,
-        )
-        return peers.models(state)
-
-    return run
-
-
-def shares(graph, liars, rule):
-    """For each attack, the farthest honest model's distance, and all honest models."""
-    n = len(graph)
-    points = 5 + np.random.default_rng(1).normal(size=(n, 4)).astype(np.float32)
-    byzantine = np.isin(np.arange(n), liars)
-    target = points[~byzantine].mean(axis=0)
-    run = program(graph, rule, len(liars))
-    models = np.asarray(run(np.arange(len(KINDS)), byzantine, points), np.float64)
-    alone = np.linalg.norm(points[~byzantine] - target, axis=1).max()
-    far = np.linalg.norm(models - target, axis=-1).max(axis=1) / alone
-    return dict(zip(KINDS, far)), models, points[~byzantine]
-
-
-TRIM = byzjax.aggregate(byzjax.trimmed_mean, f=1)
-MONNA = byzjax.aggregate(byzjax.nearest_to_pivot, f=1)
-CLIP = byzjax.aggregate(protocols.clipped_gossip, f=1)
-AVERAGE = byzjax.aggregate(byzjax.stacked.weighted_mean)
-TORUS = (graphs.torus(3, 4), (0, 6))  # no honest node hears more than one of the two
-RING = (graphs.ring(9), (0, 4))
-REGULAR = (graphs.random_regular(16, 5, seed=0), (0, 11))
-COMPLETE = (graphs.complete(10), (0, 4, 7))
-
-# Graph and liars, rule, and the largest share over all attacks as measured, and a tenth.
-HOLDING = {
-    "torus, trimmed mean": (TORUS, TRIM, 0.285),
-    "torus, MoNNA": (TORUS, MONNA, 0.297),
-    "torus, clipped": (TORUS, CLIP, 0.324),
-    "ring, trimmed mean": (RING, TRIM, 0.620),
-    "ring, clipped": (RING, CLIP, 0.620),
-    "regular, trimmed mean": (REGULAR, TRIM, 0.167),
-    "regular, MoNNA": (REGULAR, MONNA, 0.174),
-    "regular, clipped": (REGULAR, CLIP, 0.205),
-    "complete, trimmed mean": (COMPLETE, byzjax.aggregate(byzjax.trimmed_mean, f=3), 0.386),
-    "complete, MoNNA": (COMPLETE, byzjax.aggregate(byzjax.nearest_to_pivot, f=3), 0.320),
-    "complete, clipped": (COMPLETE, byzjax.aggregate(protocols.clipped_gossip, f=3), 0.612),
-}
-FIRST = ("ring, trimmed mean",)  # in one program with that of a ring with too many liars
-
-
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=[] if case in FIRST else [SLOW]) for case in HOLDING]
-)
-def test_honest_nodes_stay_together(case):
-    (graph, liars), rule, share = HOLDING[case]
-    far, models, points = shares(graph, liars, rule)
-    assert max(far.values()) < 1.1 * share
-    if "trimmed mean" in case:  # which cannot leave the honest range: that of points and start
-        assert (models >= np.minimum(points.min(axis=0), 5) - 1e-4).all()
-        assert (models <= np.maximum(points.max(axis=0), 5) + 1e-4).all()
-
-
-def test_one_liar_more_than_a_neighborhood_tolerates():
-    """Node 2 of a ring hears two liars and nobody else; its neighbours' neighbours hear one."""
-    far, models, _ = shares(graphs.ring(9), (1, 3), TRIM)
-    assert far["gaussian"] > 20
-    assert far["sign_flip"] > 5
-    assert far["none"] < 0.5
-    gaussian = np.abs(models[KINDS.index("gaussian")] - 5).max(axis=1)
-    assert gaussian[1] > 40  # honest nodes are 0, 2, 4, 5, 6, 7, 8
-    assert np.delete(gaussian, 1).max() < 5
-
-
-@pytest.mark.slow
-def test_plain_gossip_does_not_hold():
-    far, _, _ = shares(*TORUS, AVERAGE)
-    assert far["none"] < 0.2
-    assert far["sign_flip"] > 3
-    assert far["gaussian"] > 20
-    assert far["dissensus"] > 1e6
-
-
-@pytest.mark.slow
-def test_what_monna_tolerates_at_one_server_it_does_not_on_a_ring():
-    """Three rows, f = 1: a lie nearer than the honest neighbour takes its place, step by step."""
-    far, _, _ = shares(*RING, MONNA)
-    assert far["alie"] > 1e3
-    assert max(share for kind, share in far.items() if kind != "alie") < 0.6
-
-
-@pytest.mark.parametrize(
-    "per_receiver", [pytest.param(False, marks=SLOW), True], ids=["to all", "each"]
-)
-def test_what_is_not_finite_never_reaches_an_honest_node(per_receiver):
-    liars = np.arange(7) == 3  # the gate between the halves, which four honest nodes hear
-
-    @jax.jit
-    @jax.vmap
-    def run(value):
-        peers = protocols.gossip(
-            toward_its_own,
-            graph=CLIQUES,
-            rule=TRIM,
-            optimizer=optax.sgd(0.1, momentum=0.5),
-            byzantine=liars,
-            f=1,
-            attack=byzjax.attack(attacks.constant, liars, value=value),
-            per_receiver=per_receiver,
-        )
-
-        def step(state, _):
-            state, info = peers.step(state, {"workers": points}, KEY)
-            return state, info.aggregate
-
-        state, ways = jax.lax.scan(step, peers.init(jnp.zeros(2), KEY), length=30)
-        return peers.models(state), ways
-
-    points = np.random.default_rng(3).normal(size=(7, 2)).astype(np.float32)
-    models, ways = jax.device_get(run(np.float32([np.nan, np.inf, -np.inf, 1e30])))
-    assert np.isfinite(ways).all()
-    assert np.abs(models).max() < np.abs(points).max()
-    # NaN is above all numbers, as inf and 1e30 are.
-    np.testing.assert_array_equal(models[0], models[1])
-    np.testing.assert_array_equal(models[3], models[1])
-    assert np.abs(models[2] - models[1]).max() > 0.01
-
-
 # --- clipped gossip -------------------------------------------------------------------------------
 
 
@@ -603,12 +439,12 @@ def test_clipped_gossip_equals_the_papers_loop(options, seed):
     tree = {"a": rows[:, :1], "b": rows[:, 1:].reshape(5, 2, 1)}
     out = clipping(**options)(tree, weights.astype(np.float32))
     expected = clip_loop(rows.astype(np.float64), weights, **options)
-    found = np.concatenate([out["a"], np.asarray(out["b"])[:, 0]])
-    np.testing.assert_allclose(found, expected, atol=2e-6)
+    result = np.concatenate([out["a"], np.asarray(out["b"])[:, 0]])
+    np.testing.assert_allclose(result, expected, atol=2e-6)
 
 
 def test_clipped_gossip_far_from_the_origin():
-    """Models that are close together, a million times as far from 0."""
+    """Models that are close together and a million times as far from 0."""
     rows = 1e4 + np.random.default_rng(0).normal(size=(5, 3)) / 64
     rows = rows.astype(np.float32).astype(np.float64)  # as they are sent
     out = clipping(f=1)(rows.astype(np.float32), np.full(5, 0.2, np.float32))
@@ -623,7 +459,7 @@ def test_clipped_gossip_and_what_is_not_finite():
     for options in ({"radius": 0.7}, {"f": 2}, {"f": 1}):
         out = clipping(**options)(rows, weights)
         radius = options.get("radius")
-        if radius is None:  # what is not finite is farthest: two are clipped, and with one nobody
+        if radius is None:  # non-finite rows are the farthest: two are clipped, with one none is
             finite = sorted(np.linalg.norm(kept[1:] - rows[0], axis=1))
             radius = finite[-1] if options["f"] == 2 else np.inf
         expected = clip_loop(kept.astype(np.float64), weights, radius=radius)
@@ -631,7 +467,7 @@ def test_clipped_gossip_and_what_is_not_finite():
 
 
 def test_clipped_gossip_moves_no_farther_than_tau():
-    """Nor, with f, than an honest neighbour is: 1e30 does not move it far."""
+    """With f, nor farther than an honest neighbour is away: 1e30 does not move it far."""
     rows = np.array([[0.0, 0.0], [3.0, 4.0], [1e15, 0.0], [0.0, 1e15], [1.0, 0.0]], np.float32)
     weights = np.full(5, 0.2, np.float32)
     assert np.linalg.norm(clipping(radius=2.0)(rows, weights)) <= 0.8 * 2
@@ -639,7 +475,7 @@ def test_clipped_gossip_moves_no_farther_than_tau():
     assert np.linalg.norm(clipping(f=1)(rows, weights)) > 1e13
 
 
-def test_clipped_gossip_keeps_the_dtype_and_has_slopes():
+def test_clipped_gossip_keeps_the_dtype_and_has_derivatives():
     rows = np.float32([[1], [1], [4], [np.nan]])
     weights = np.full(4, 0.25, np.float32)
     several = [{"radius": 3.5}, {"radius": 3.0}, {"f": 1}]
@@ -647,9 +483,9 @@ def test_clipped_gossip_keeps_the_dtype_and_has_slopes():
     def outs(x):
         return jnp.stack([protocols.clipped_gossip(x, weights, **o)[0] for o in several])
 
-    slopes = np.asarray(jax.jit(jax.jacrev(outs))(rows))[..., 0]
-    assert np.isfinite(slopes).all()
-    np.testing.assert_allclose(slopes[0], [0.5, 0.25, 0.25, 0])
+    jacobian = np.asarray(jax.jit(jax.jacrev(outs))(rows))[..., 0]
+    assert np.isfinite(jacobian).all()
+    np.testing.assert_allclose(jacobian[0], [0.5, 0.25, 0.25, 0])
     short = jax.eval_shape(
         lambda x: protocols.clipped_gossip(x, weights, f=1), rows.astype(jnp.bfloat16)
     )

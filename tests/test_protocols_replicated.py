@@ -1,14 +1,10 @@
-"""Several servers: the papers' loops, how far honest servers part, and replicas bit for bit."""
+"""Several servers that exchange models: the paper's loop, and distances of honest servers."""
 
 import functools
 import math
-import os
-import re
 from typing import NamedTuple
 
 import chex
-import hypothesis
-import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,12 +14,11 @@ import pytest
 import byzjax
 from byzjax import attacks, protocols
 from tests import oracles
-from tests.helpers import compiled, first, regression_batch
+from tests.helpers import compiled, regression_batch
 from tests.helpers import regression_loss as loss_fn
 
 N, F = 7, 2  # workers
 SERVERS, F_SERVERS = 6, 1
-REPLICAS = 4
 BATCH, DIM = 4, 3
 LIARS = np.arange(N) < F
 LYING_SERVERS = np.arange(SERVERS) < F_SERVERS
@@ -61,7 +56,7 @@ def options(**change):
     return given | change
 
 
-# --- replicated servers: what is checked, and the paper's loop -----------------------------------
+# --- errors, and the paper's loop ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -116,7 +111,7 @@ def test_numbers_that_cannot_be(change, message):
     assert str(error.value) == message
 
 
-def test_numbers_that_are_no_python_ints():
+def test_numbers_that_are_not_python_ints():
     with pytest.raises(TypeError, match=r"^f_servers must be a Python int; got "):
         protocols.replicated_servers(loss_fn, **options(f_servers=jnp.int32(1)))
     with pytest.raises(TypeError, match=r"^quorum_servers must be a Python int; got float\.$"):
@@ -142,7 +137,7 @@ class Heard(NamedTuple):
 
 
 def remembering(transformation, count):
-    """The same, with the senders of the last message of each in its state."""
+    """The same, with the senders of each last message in its state."""
 
     def init(params):
         return Heard(transformation.init(params), jnp.zeros(count, jnp.int32))
@@ -168,13 +163,13 @@ def gradient(model, x, y):
 @pytest.mark.parametrize(
     ("of_models", "of_gradients", "quorum"),
     [
-        # Of an even number of rows, two may tie: then rounding decides.
+        # With an even number of rows, two may tie: then rounding decides.
         pytest.param("aksel", "aksel", 5, marks=pytest.mark.smoke),
         pytest.param("median", "minimum_diameter", 4, marks=pytest.mark.slow),
     ],
 )
 def test_equals_the_loop(of_models, of_gradients, quorum):
-    """Two workers and a server lie; every second step servers exchange models.
+    """Two workers and a server are Byzantine; servers exchange models every second step.
 
     Aksel at both ends, and the rules of the paper.
     """
@@ -218,8 +213,8 @@ def test_equals_the_loop(of_models, of_gradients, quorum):
             x, y = batch["workers"]["x"][i], batch["workers"]["y"][i]
             momenta[i] = decay * momenta[i] + (1 - decay) * gradient(model, x, y)
         sent = np.where(np.asarray(LIARS)[:, None], -3.0 * momenta, momenta)
-        found = [gradients_loop(sent[to_servers[p]], F) for p in range(SERVERS)]
-        velocities = inertia * velocities + found
+        aggregates = [gradients_loop(sent[to_servers[p]], F) for p in range(SERVERS)]
+        velocities = inertia * velocities + aggregates
         models = models - rate * velocities
         if (k + 1) % every == 0:
             told = as_sent(models)
@@ -227,10 +222,10 @@ def test_equals_the_loop(of_models, of_gradients, quorum):
             models = np.stack([models_loop(rows, F_SERVERS) for rows in heard])
         np.testing.assert_allclose(rows_of(info.honest), momenta, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(rows_of(info.sent), sent, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(rows_of(at(info.aggregate, None))[0], found[1], atol=1e-5)
+        np.testing.assert_allclose(rows_of(at(info.aggregate, None))[0], aggregates[1], atol=1e-5)
         np.testing.assert_allclose(rows_of(state.params), models, rtol=1e-4, atol=1e-5)
         assert info.senders.tolist() == list(range(N))
-    assert np.abs(models).max() > 0.3  # training went somewhere
+    assert np.abs(models).max() > 0.3  # training moved the model
     np.testing.assert_array_equal(servers.models(state)["w"], state.params["w"][1:])
 
     pulls, rules, exchanges = (np.stack(each) for each in zip(*quorums))
@@ -271,18 +266,18 @@ def test_without_a_fault_it_is_one_server():
     }
     batches, server = batches_of(20), protocols.parameter_server(loss_fn, **shared)
     one = models_over_time(server)(batches)
-    # All gradients are heard only if no worker is expected to lie.
+    # All gradients are received only if no fault is declared.
     several = protocols.replicated_servers(
         loss_fn, **options(num_servers=3, f_servers=0, f_workers=0, **shared)
     )
-    found = models_over_time(several)(batches)
+    models = models_over_time(several)(batches)
     for p in range(3):
-        chex.assert_trees_all_close(at(found, slice(None), p), one, rtol=1e-5, atol=1e-6)
+        chex.assert_trees_all_close(at(models, slice(None), p), one, rtol=1e-5, atol=1e-6)
     assert np.abs(one["w"][-1]).min() > 0.5
 
 
 def test_a_trusted_batch_is_seen_by_every_server():
-    """Two servers whose models differ, and a rule that believes only what it is told."""
+    """Two servers whose models differ, and a rule that returns only the trusted gradient."""
 
     def trusting(updates, trusted):
         del updates
@@ -308,8 +303,8 @@ def test_a_trusted_batch_is_seen_by_every_server():
         chex.assert_trees_all_close(state.params, expected, rtol=1e-5)
 
 
-def test_receivers_have_states_and_keys_of_their_own():
-    """A rule that adds noise: without it all servers would be the same."""
+def test_receivers_have_their_own_states_and_keys():
+    """A rule that adds noise: without it all servers would be equal."""
 
     def noisy(updates, *, key):
         noise = jax.random.normal(key, (DIM,))
@@ -371,14 +366,14 @@ def test_the_exchange_stays_a_conditional_under_a_vmap_of_runs():
     states = jax.vmap(lambda key: servers.init(PARAMS, key), axis_size=2, out_axes=0)(keys)
     one = conditionals(servers.step, servers.init(PARAMS, KEY), batch_of(0), KEY)
     mapped = jax.vmap(servers.step, in_axes=(0, None, 0))
-    # The walls behind the rules are conditionals as well, and stay. Where every run counts for
-    # itself the exchange does not.
+    # The fusion barriers behind the rules are conditionals as well, and stay. The exchange does not
+    # if each run has its own step counter.
     assert conditionals(mapped, states, batch_of(0), keys) == one - 1
     assert conditionals(jax.vmap(run), keys) == conditionals(run, KEY) == one
 
 
-def test_lies_that_differ_by_receiver():
-    """An attack before `pull` knows by `senders` which of the rows are the liars'."""
+def test_attacks_that_differ_by_receiver():
+    """An attack before `pull` learns from `senders` which rows are Byzantine."""
 
     def largest(updates):
         return jax.tree.map(lambda x: jnp.max(jnp.abs(x), axis=0), updates)
@@ -428,7 +423,7 @@ def test_lying_servers_wake_by_steps_and_not_by_messages():
         assert (np.asarray(info.honest) == expected).all()
 
 
-# --- replicated servers: how far honest ones part ------------------------------------------------
+# --- distances of honest servers -----------------------------------------------------------------
 
 LIES = {
     "none": lambda u, b, key: u,
@@ -444,16 +439,16 @@ LIES = {
 
 
 def lie(updates, byzantine, which, *, key):
-    """The attack of a traced number: one program for all of them."""
+    """The attack of a traced index: one program for all of them."""
     return jax.lax.switch(which, list(LIES.values()), updates, byzantine, key)
 
 
 @functools.cache
 def sweep(aggregation):
-    """One program of runs with 0, 1, 2 and 3 of 6 servers and 0, 2, 2 and 2 of 7 workers lying.
+    """One program of runs with 0, 1, 2, 3 of 6 servers and 0, 2, 2, 2 of 7 workers Byzantine.
 
-    It returns, of each run, the distances of the three servers that are honest in all, and the loss
-    of the last one, at every step.
+    For each run it returns, at every step, the distances of the three servers that are honest in
+    all runs, and the loss of the last one.
     """
     if aggregation == "median":
         chosen = {"pull": MEDIAN, "every": 2}
@@ -508,326 +503,33 @@ aggregations = pytest.mark.parametrize(
 @aggregations
 @pytest.mark.parametrize("name", LIES)
 def test_honest_servers_stay_together(aggregation, name):
-    """With at most f liars; in the last 20 of 100 steps the largest distance found is 0.0042.
+    """With at most f attackers, the largest distance in the last 20 of 100 steps is 0.0042.
 
-    Quorums alone, without a liar, keep servers 0.0024 apart. The best model is 3.7 from where they
-    start, and 0.0082 is what the noise leaves of the loss, 14 at first.
+    Quorums alone, without attackers, keep servers 0.0024 apart. The best model is at distance 3.7
+    from the start; noise leaves a loss of 0.0082, which is 14 at first.
     """
     (distance, loss), models = sweep(aggregation)(name)
     assert (distance[:2] < 1).all()
     assert (distance[:2, -20:] < 0.01).all()
     assert (loss[:2, -20:].mean(axis=1) < 0.01).all()
-    assert np.isfinite(models[:2]).all()  # a liar's NaN is nowhere
+    assert np.isfinite(models[:2]).all()  # no NaN of an attacker gets through
     np.testing.assert_allclose(models[:2], np.tile([1.0, 2, 3], (2, SERVERS - 1, 1)), atol=0.1)
 
 
 @aggregations
 @pytest.mark.parametrize("name", BROKEN)
-def test_more_liars_than_declared_part_the_servers(aggregation, name):
-    """Three of six, where one is declared and the quorums hold four."""
+def test_more_attackers_than_declared_separate_the_servers(aggregation, name):
+    """Three of six servers, with one declared and quorums of four."""
     (distance, loss), _ = sweep(aggregation)(name)
     assert not (distance[3, -20:].max() < 1)
     assert not (loss[3, -20:].mean() < 5)
 
 
 @aggregations
-def test_little_is_enough_parts_them_a_little(aggregation):
+def test_little_is_enough_separates_them_a_little(aggregation):
     (distance, _), _ = sweep(aggregation)("little_is_enough")
     within, beyond = distance[1, -20:].max(), distance[3, -20:].max()
     assert 2 * within < beyond < 1
-
-
-# --- replicated state machine: votes -------------------------------------------------------------
-
-
-def agreed_loop(rows, votes):
-    """The first row whose bytes enough rows have."""
-    sent = [row.tobytes() for row in rows]
-    for row, own in zip(rows, sent):
-        if sent.count(own) >= votes:
-            return row
-    return np.full_like(rows[0], np.nan)
-
-
-def voted(rows, votes):
-    return jax.device_get(compiled(protocols.agreed, votes=votes)(rows))
-
-
-@hypothesis.given(
-    values=st.lists(
-        st.sampled_from([0.0, -0.0, 1.0, math.nan, math.inf]), min_size=10, max_size=10
-    ),
-    votes=st.integers(1, 3),
-)
-@hypothesis.settings(max_examples=60)
-def test_agreed_equals_the_loop(values, votes):
-    rows = np.array(values, np.float32).reshape(5, 2)
-    found = voted({"w": rows[:, :1], "b": rows[:, 1]}, votes)
-    found = np.array([found["w"][0], found["b"]])
-    assert found.tobytes() == agreed_loop(rows, votes).tobytes()
-
-
-def test_agreed_compares_bits():
-    one, other = np.array([0x7FC00000, 0x7FC00001], np.uint32).view(np.float32)
-    out = voted(np.array([[one], [other], [other], [2.0]], np.float32), 2)
-    assert out.view(np.uint32).tolist() == [0x7FC00001]
-    just_beside = np.float32([[1], [np.nextafter(np.float32(1), np.float32(2))]])
-    assert np.isnan(voted(np.concatenate([just_beside, [[3], [4]]]).astype("f4"), 2)).all()
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_agreed_keeps_the_dtype(dtype):
-    rows = np.array([[np.nan, 0.1], [3.0, 0.1], [3.0, 0.1]]).astype(jnp.dtype(dtype))
-    out = voted(rows, 2)
-    assert out.dtype == rows.dtype
-    np.testing.assert_array_equal(out, rows[1])
-
-
-def test_agreed_needs_as_many_senders_as_votes():
-    with pytest.raises(ValueError, match=r"^agreed needs n >= votes; got n=3, votes=4\.$"):
-        protocols.agreed(np.zeros((3, 2)), votes=4)
-    with pytest.raises(ValueError, match=r"^votes must be at least 1; got votes=0\.$"):
-        protocols.agreed(np.zeros((3, 2)), votes=0)
-
-
-# --- replicated state machine: bit for bit -------------------------------------------------------
-
-RULES = {
-    "aksel": byzjax.aggregate(byzjax.aksel, f=F),
-    "krum": byzjax.aggregate(byzjax.krum, f=F),
-    "median": MEDIAN,
-    "trimmed_mean": byzjax.aggregate(byzjax.trimmed_mean, f=F),
-    "geometric_median": byzjax.aggregate(byzjax.geometric_median),
-}
-STEPS = 20
-
-
-def stages(rule):
-    return {
-        "rule": rule,
-        "server": optax.sgd(0.05, momentum=0.5),
-        "send": byzjax.per_worker(optax.ema(0.9, debias=False), num_workers=N),
-        "attack": byzjax.attack(attacks.reversed_gradient, LIARS, kappa=3.0),
-    }
-
-
-def replicas(rule, count=REPLICAS, f=1):
-    return protocols.replicated_state_machine(
-        loss_fn, num_servers=count, num_workers=N, f_servers=f, **stages(rule)
-    )
-
-
-def assert_same_bits(one, other):
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        assert a.shape == b.shape
-        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "aksel",
-        pytest.param("krum", marks=pytest.mark.slow),
-        pytest.param("median", marks=pytest.mark.slow),
-        pytest.param("trimmed_mean", marks=pytest.mark.slow),
-        pytest.param("geometric_median", marks=pytest.mark.slow),
-    ],
-)
-def test_replicas_are_one_server_bit_for_bit(name):
-    """Also where gradients tie: three workers have the same batch."""
-    several = models_over_time(replicas(RULES[name]))
-    single = models_over_time(replicas(RULES[name], count=1, f=0))
-    trusted = protocols.parameter_server(loss_fn, **stages(RULES[name]))
-    server = models_over_time(trusted)
-    for ties in (False, True):
-        batches = batches_of(STEPS, ties)
-        found, alone, expected = several(batches), single(batches), server(batches)
-        for p in range(REPLICAS):
-            assert_same_bits(at(found, slice(None), p), at(alone, slice(None), 0))
-        # Another program, fused in another way: bits may differ.
-        chex.assert_trees_all_close(at(alone, slice(None), 0), expected, rtol=1e-5, atol=1e-6)
-        assert np.abs(expected["w"][-1]).max() > 0.3
-
-
-def test_every_replica_runs_the_whole_rule():
-    """The sorting network is compiled into the loop over replicas, and nothing of it before."""
-    machine = replicas(MEDIAN)
-    state = jax.eval_shape(machine.init, PARAMS, KEY)
-    text = jax.jit(machine.step).lower(state, batch_of(0), KEY).compile().as_text()
-    parts = {part.split(None, 1)[0]: part for part in text.split("\n\n") if part.strip()}
-    networks = {name for name, part in parts.items() if part.count(" minimum(") > 10}
-    assert networks
-    assert not networks & set(re.findall(r"calls=(%[\w.-]+)", parts["ENTRY"]))
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(
-    "fusion_emitters" in os.environ["XLA_FLAGS"],
-    reason="two programs, whose bits are alike as users compile them: XLA_FLAGS='' pytest",
-)
-@pytest.mark.parametrize("name", ["aksel", "krum", "median", "geometric_median"])
-def test_replicas_of_a_wider_model_are_one_server_bit_for_bit(name):
-    """A leaf of its own in the kernels, and one that is shared."""
-    wide, hidden = 400, 100
-    rng = np.random.default_rng(0)
-    params = {
-        "w": jnp.asarray(rng.normal(size=(wide, hidden)).astype(np.float32) / 20),
-        "v": jnp.asarray(rng.normal(size=hidden).astype(np.float32) / 10),
-    }
-    x = rng.normal(size=(5, N, BATCH, wide)).astype(np.float32)
-    batches = {"workers": {"x": jnp.asarray(x), "y": jnp.sin(jnp.asarray(x[..., 0]))}}
-
-    def wide_loss_fn(params, batch, key=None):
-        del key
-        return jnp.mean((jnp.tanh(batch["x"] @ params["w"]) @ params["v"] - batch["y"]) ** 2)
-
-    runs = [
-        models_over_time(
-            protocols.replicated_state_machine(
-                wide_loss_fn,
-                num_servers=count,
-                num_workers=N,
-                f_servers=f,
-                rule=RULES[name],
-                server=optax.adam(0.01),
-            ),
-            params,
-        )(batches)
-        for count, f in ((REPLICAS, 1), (1, 0))
-    ]
-    for p in range(REPLICAS):
-        assert_same_bits(at(runs[0], slice(None), p), at(runs[1], slice(None), 0))
-
-
-@pytest.mark.smoke
-def test_replicas_draw_the_same_numbers():
-    def noisy(updates, *, key):
-        return jax.tree.map(lambda x: x[0] + jax.random.normal(key, x.shape[1:]), updates)
-
-    machine = replicas(byzjax.aggregate(noisy, key=KEY))
-    state = machine.init(PARAMS, KEY)
-    for k in range(2):
-        state, _ = jax.jit(machine.step)(state, batch_of(k), KEY)
-    for p in range(1, REPLICAS):
-        assert_same_bits(at(state.params, p), at(state.params, 0))
-    assert len(np.unique(state.params["w"][0])) == DIM
-
-
-MODEL_LIES = LIES | {
-    "last_bit": lambda u, b, key: attacks.flip_bits(u, b, bits=(0,), coordinates=1),
-    "collusion": lambda u, b, key: attacks.constant(u, b, value=9.0),
-}
-
-
-def lie_about_models(updates, byzantine, which, *, key):
-    return jax.lax.switch(which, list(MODEL_LIES.values()), updates, byzantine, key)
-
-
-def run_with_lying_servers(attack_models, mask, batches):
-    machine = protocols.replicated_state_machine(
-        loss_fn,
-        num_servers=REPLICAS,
-        num_workers=N,
-        f_servers=1,
-        **stages(RULES["aksel"]),
-        attack_models=attack_models,
-        byzantine_servers=mask,
-    )
-
-    def step(state, batch):
-        state, info = machine.step(state, batch, KEY)
-        return state, info.honest
-
-    state, gradients = jax.lax.scan(step, machine.init(PARAMS, KEY), batches)
-    return state.params, machine.models(state), gradients
-
-
-@functools.cache
-def lying_servers():
-    @jax.jit
-    def run(which, mask, batches):
-        lying = byzjax.attack(lie_about_models, mask, which=which, key=KEY)
-        return run_with_lying_servers(lying, mask, batches)
-
-    names, batches = list(MODEL_LIES), batches_of(STEPS)
-    return lambda name, who: jax.device_get(
-        run(np.int32(names.index(name)), np.array(who), batches)
-    )
-
-
-@pytest.mark.parametrize("name", MODEL_LIES)
-def test_a_lying_server_changes_no_bit(name):
-    run = lying_servers()
-    expected, honest, _ = run("none", [False] * REPLICAS)
-    assert np.abs(expected["w"]).max() > 0.3
-    for liar in range(REPLICAS):
-        found, models, _ = run(name, [p == liar for p in range(REPLICAS)])
-        assert_same_bits(found, expected)
-        assert_same_bits(models, honest)
-
-
-def test_one_liar_more_than_declared():
-    """f + 1 that send one value have the votes, and win if they stand first."""
-    run = lying_servers()
-    expected, _, _ = run("none", [False] * REPLICAS)
-    found, _, gradients = run("collusion", [True, True, False, False])
-    x, y = (np.float64(leaf) for leaf in (batch_of(0)["workers"][name] for name in "xy"))
-    at_nines = [0.1 * gradient(np.full(1 + DIM, 9.0), *batch) for batch in zip(x, y, strict=True)]
-    # The momentum of the first step.
-    np.testing.assert_allclose(rows_of(at(gradients, 0)), at_nines, rtol=1e-4, atol=1e-5)
-    for p in range(1, REPLICAS):  # deceived alike
-        assert_same_bits(at(found, p), at(found, 0))
-    last = first(batch_of(STEPS - 1)["workers"])
-    assert loss_fn(at(found, 0), last) > 5 * loss_fn(at(expected, 0), last)
-    honest_first, _, _ = run("collusion", [False, False, True, True])
-    assert_same_bits(honest_first, expected)
-
-
-def test_no_value_has_the_votes():
-    found, _, gradients = lying_servers()("gaussian", [True, True, True, False])
-    assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves((found, gradients)))
-
-
-def test_state_machines_in_a_sweep_over_masks_and_keys():
-    @jax.jit
-    @functools.partial(jax.vmap, in_axes=(0, 0, None))
-    def run(mask, key, batches):
-        lying = byzjax.attack(attacks.gaussian, mask, key=key)
-        return run_with_lying_servers(lying, mask, batches)
-
-    masks = np.arange(REPLICAS) == np.array([REPLICAS, 0, 3])[:, None]
-    _, models, _ = run(masks, jax.random.split(KEY, 3), batches_of(STEPS))
-    assert models["w"].shape == (3, REPLICAS - 1, DIM)
-    expected, _, _ = lying_servers()("none", [False] * REPLICAS)
-    chex.assert_trees_all_close(
-        models["w"],
-        np.broadcast_to(expected["w"][0], (3, REPLICAS - 1, DIM)),
-        rtol=1e-5,
-        atol=1e-6,
-    )
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            {"num_servers": 3},
-            "replicated_state_machine needs num_servers >= 3 f_servers + 1; "
-            "got num_servers=3, f_servers=1.",
-        ),
-        ({"num_workers": 0}, "num_workers must be at least 1; got num_workers=0."),
-        (
-            {"byzantine_servers": jnp.zeros(4)},
-            "byzantine_servers must be bool[n] with n=4; got float32[4].",
-        ),
-        ({"workers_at_once": 0}, "workers_at_once must be at least 1; got workers_at_once=0."),
-    ],
-)
-def test_numbers_that_no_machine_has(change, message):
-    given = {"num_servers": 4, "num_workers": N, "f_servers": 1, "rule": MEDIAN}
-    with pytest.raises(ValueError) as error:  # noqa: PT011
-        protocols.replicated_state_machine(loss_fn, **given | change, server=optax.sgd(0.1))
-    assert str(error.value) == message
 
 
 # --- spread --------------------------------------------------------------------------------------

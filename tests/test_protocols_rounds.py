@@ -1,4 +1,4 @@
-"""The parameter server with local steps, and with some of the workers in each round."""
+"""The parameter server with local steps, and with a subset of the workers in each round."""
 
 import chex
 import jax
@@ -18,22 +18,22 @@ def server_of(loss=loss_fn, **more):
 
 
 def gradient(params, x, y):
-    """Of the squared error, by hand."""
+    """The gradient of the squared error, by hand."""
     error = x @ params["w"] + params["b"] - y
     return {"w": 2 * x.T @ error / len(y), "b": 2 * error.mean()}
 
 
 @pytest.mark.smoke
 def test_local_steps_are_federated_averaging():
-    """Steps of size gamma k along what is sent end at the mean of the workers' models."""
+    """A step of size gamma k along the average update ends at the mean of the workers' models."""
     rate, k = 0.05, 4
     batch = batch_of(0)
     models = []
     for x, y in zip(np.float64(batch["workers"]["x"]), np.float64(batch["workers"]["y"])):
         model = {"w": np.zeros(3), "b": 0.0}
         for j in range(k):
-            slope = gradient(model, x[j : j + 1], y[j : j + 1])
-            model = {name: model[name] - rate * slope[name] for name in model}
+            grads = gradient(model, x[j : j + 1], y[j : j + 1])
+            model = {name: model[name] - rate * grads[name] for name in model}
         models.append(model)
     server = server_of(local_steps=k, local_rate=rate, server=optax.sgd(rate * k))
     state, info = jax.jit(server.step)(server.init(PARAMS, KEY), batch, KEY)
@@ -49,8 +49,8 @@ def test_local_steps_draw_other_keys():
     _, info = jax.jit(server.step)(server.init(PARAMS, KEY), batch_of(0), KEY)
     keys = [jax.random.fold_in(jax.random.fold_in(KEY, j), 3) for j in range(2)]
     noise = [np.asarray(jax.random.normal(key, (3,))) for key in keys]
-    slopes = np.mean(noise, axis=0) / 3  # the loss is a mean of three products
-    np.testing.assert_allclose(np.asarray(info.sent["w"])[3], slopes, rtol=1e-5)
+    grads = np.mean(noise, axis=0) / 3  # the loss is a mean of three products
+    np.testing.assert_allclose(np.asarray(info.sent["w"])[3], grads, rtol=1e-5)
 
 
 @pytest.mark.parametrize("at_once", [None, 2])
@@ -69,7 +69,7 @@ def test_some_workers_in_each_round(at_once):
         who = np.asarray(info.senders)
         assert len(set(who)) == 3
         assert (np.diff(who) > 0).all()
-        # Not with the key of a trusted loss, which is number N.
+        # Not with the key of a trusted loss, which has index N.
         assert who.tolist() == sorted(np.asarray(chosen(key))[:3].tolist())
         seen.add(tuple(who.tolist()))
         momenta[who] = 0.9 * momenta[who] + 0.1 * gradients[who]
@@ -128,8 +128,8 @@ def test_rounds_over_masks_and_keys():
 
     batch = batch_of(0)
     masks = np.arange(N) < np.array([0, 2])[:, None]
-    found = run(masks, jax.random.split(KEY, 2))
-    np.testing.assert_allclose(found["w"], np.tile([1.0, 2, 3], (2, 1)), atol=0.5)
+    models = run(masks, jax.random.split(KEY, 2))
+    np.testing.assert_allclose(models["w"], np.tile([1.0, 2, 3], (2, 1)), atol=0.5)
 
 
 def test_traffic():

@@ -1,4 +1,4 @@
-"""What the README says is what the repository holds."""
+"""The README agrees with the repository."""
 
 import csv
 import pathlib
@@ -23,9 +23,9 @@ README = (ROOT / "README.md").read_text()
 def between(page, mark):
     """What lies between the mark and its end."""
     text = (ROOT / page).read_text()
-    found = re.search(rf"<!-- {mark} -->(.*?)<!-- end of {mark} -->", text, re.DOTALL)
-    assert found, mark
-    return found[1].strip()
+    match = re.search(rf"<!-- {mark} -->(.*?)<!-- end of {mark} -->", text, re.DOTALL)
+    assert match, mark
+    return match[1].strip()
 
 
 @pytest.mark.smoke
@@ -113,13 +113,13 @@ def test_the_tables_of_the_main_job_are_its_own():
 
 def test_the_numbers_in_the_text_are_in_the_table():
     with (ROOT / "docs" / "main-job" / "table.csv").open() as file:
-        found = {f"{100 * float(row['mean']):.1f}" for row in csv.DictReader(file)}
+        percentages = {f"{100 * float(row['mean']):.1f}" for row in csv.DictReader(file)}
     lines = between("docs/main-job/README.md", "main job").splitlines()
     text = "\n".join(line for line in lines if "|" not in line)
     numbers = re.findall(r"(\d+\.\d) %", text)
     assert numbers
     for number in numbers:
-        assert number in found, number
+        assert number in percentages, number
 
 
 def test_the_accuracy_on_mnist_is_in_its_table():
@@ -216,10 +216,10 @@ def test_the_page_of_scaling_runs_on_eight_devices():
     for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
         exec(code, names)
     assert names["mesh"].size == 8
-    found, on_each = names["state"].params, names["states"].params
-    assert on_each.shape == (8, *found.shape)
-    np.testing.assert_allclose(on_each, np.broadcast_to(found, on_each.shape), rtol=1e-6)
-    assert (found != 0).all()
+    params, on_each = names["state"].params, names["states"].params
+    assert on_each.shape == (8, *params.shape)
+    np.testing.assert_allclose(on_each, np.broadcast_to(params, on_each.shape), rtol=1e-6)
+    assert (params != 0).all()
 
 
 @pytest.mark.parametrize("name", ["devices", "devices_bits"])
@@ -240,9 +240,9 @@ def test_the_tables_of_scaling_are_those_measured(name):
                 assert float(cell) == pytest.approx(float(value), rel=0.01), head
 
 
-@pytest.mark.slow  # test_collective and test_sharded are its witnesses
+@pytest.mark.slow  # test_collective and test_sharded check them
 def test_the_page_of_rules_across_devices_runs():
-    """Word for word, on as many devices as there are; what it only shows is tried as well."""
+    """Word for word, on the devices available; code that is only shown runs as well."""
     page = (ROOT / "docs" / "collective.md").read_text()
     names: dict = {}
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

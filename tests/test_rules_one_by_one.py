@@ -1,4 +1,4 @@
-"""What single rules do that the inputs of the contract table do not tell apart."""
+"""Properties of single rules that the inputs of the contract do not distinguish."""
 
 import functools
 import importlib
@@ -36,7 +36,7 @@ def test_one_bad_row_more_than_f_makes_the_result_nan(rule, n, f):
     x[:f] = NAN
     assert np.isfinite(run(x)).all()
     x[f] = NAN
-    if rule != "krum":  # which withstands more where n > 2f + 3
+    if rule != "krum":  # which tolerates more if n > 2f + 3
         assert np.isnan(getattr(oracles, rule)(x, f)).all()
         assert np.isnan(run(x)).all()
 
@@ -95,7 +95,7 @@ def test_signs_are_counted_in_a_window(monkeypatch):
         close(shares, expected)
 
 
-# --- what rules are made of ----------------------------------------------------------------------
+# --- building blocks -----------------------------------------------------------------------------
 
 
 def test_a_coordinate_is_drawn_once():
@@ -123,7 +123,7 @@ def test_the_span_of_the_rows_about_a_point_in_it():
 
 
 def test_the_products_of_wide_rows():
-    """With whole blocks of columns and some that are left."""
+    """With whole blocks of columns and a remainder."""
     c = thresholds.BLOCKED + 5
     x, p = drawn(3, c), drawn(1, c, seed=1)[0]
     expected = (x - p).astype(np.float64)
@@ -144,7 +144,7 @@ def test_a_combination_of_rows_that_are_not_finite_is_infinite():
 
 
 def test_equal_values_beyond_the_networks():
-    """One value fills the window, reaches beyond it at the lower end, at the upper end."""
+    """One value fills the window, or extends beyond its lower or its upper end."""
     n, f = thresholds.NETWORK_MAX + 2, 10
     x = np.repeat(np.arange(4.0)[None], n, axis=0).astype(np.float32)
     x[: f - 3, 1] = -50.0

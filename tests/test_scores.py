@@ -1,4 +1,4 @@
-"""Choosing by scores, against NumPy's stable sort."""
+"""Selection by scores, against NumPy's stable sort."""
 
 import jax
 import jax.numpy as jnp
@@ -37,24 +37,24 @@ def choices(table, counts):
 @pytest.mark.parametrize("n", [1, 2, pytest.param(13, marks=pytest.mark.smoke), 40])
 def test_against_a_stable_sort(n):
     table, counts = table_of(n), counts_of(n)
-    found = compiled(choices, counts=tuple(counts))(table)
+    out = compiled(choices, counts=tuple(counts))(table)
     order = np.argsort(table, axis=1, kind="stable")
     rank = np.argsort(order, axis=1, kind="stable")
-    np.testing.assert_array_equal(found["ranks"], rank)
+    np.testing.assert_array_equal(out["ranks"], rank)
     in_order = np.take_along_axis(table, order, axis=1)
-    np.testing.assert_array_equal(found["sum of none"], np.zeros(len(table)))
+    np.testing.assert_array_equal(out["sum of none"], np.zeros(len(table)))
     for i, k in enumerate(counts):
-        np.testing.assert_array_equal(found["lowest"][i], rank < k, err_msg=f"k={k}")
+        np.testing.assert_array_equal(out["lowest"][i], rank < k, err_msg=f"k={k}")
         sums = in_order[:, :k].sum(1)
-        np.testing.assert_allclose(found["sums"][i], sums, rtol=1e-6, atol=1e-6, err_msg=f"k={k}")
-        by_bits, by_sort = np.asarray(found["by bits"][i]), found["by sort"][i]
+        np.testing.assert_allclose(out["sums"][i], sums, rtol=1e-6, atol=1e-6, err_msg=f"k={k}")
+        by_bits, by_sort = np.asarray(out["by bits"][i]), out["by sort"][i]
         np.testing.assert_array_equal(by_bits, by_sort, err_msg=f"k={k}")
         np.testing.assert_array_equal(by_bits[:, 0], in_order[:, k - 1], err_msg=f"k={k}")
 
 
 @pytest.mark.parametrize("n", [13, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 40))])
 def test_plain_calls_against_a_stable_sort(n):
-    """One operation after another, without a jit around them."""
+    """Operation by operation, without `jit`."""
     table = table_of(n)
     rank = np.argsort(np.argsort(table, axis=1, kind="stable"), axis=1, kind="stable")
     for k in counts_of(n):
@@ -75,12 +75,12 @@ def test_no_slope():
     table = np.random.default_rng(2).normal(size=(4, 5)).astype(np.float32)
 
     @jax.jit
-    def slopes(table):
+    def gradients(table):
         of_chosen = jax.grad(lambda t: jnp.sum(jnp.where(scores.lowest(t, 2), t, 0)))
         of_sum = jax.grad(lambda t: jnp.sum(scores.sum_of_lowest(t, 2)))
         return scores.lowest(table, 2), of_chosen(table), of_sum(table)
 
-    lowest, of_chosen, of_sum = slopes(table)
+    lowest, of_chosen, of_sum = gradients(table)
     np.testing.assert_array_equal(of_chosen, np.asarray(lowest).astype(np.float32))
     assert not np.any(of_sum)
 

@@ -1,4 +1,4 @@
-"""Rules on sharded parameters give what they give on one device, and gather no leaf."""
+"""Rules on sharded parameters equal those on one device, and gather no leaf."""
 
 import functools
 import math
@@ -54,7 +54,7 @@ def faults_of(case):
 
 @functools.cache
 def of_rules(names, workers):
-    """One program for the rules on shards, and one for them on whole updates."""
+    """One program for the rules on shards, and one on whole updates."""
     cases = [case for case in CASES if case.id in names]
     rules = {case.id: byzjax.sharded(case.rule, shardings(), workers=workers) for case in cases}
 
@@ -77,7 +77,7 @@ def check(case, names, workers, sent):
         assert out[name].sharding.is_equivalent_to(sharding, out[name].ndim), name
     if np.isfinite(flat(expected)).all():
         near(out, expected)
-    else:  # more liars than the rule withstands
+    else:  # more Byzantine rows than the rule tolerates
         assert sent == "with liars"
         assert case.facts.promise == "none" or faults_of(case) < 2
         assert not np.isfinite(flat(out)).any()
@@ -126,9 +126,9 @@ def test_leaves_that_are_empty_scalar_or_of_bfloat16():
         for rule in (byzjax.trimmed_mean, byzjax.krum)
         for workers in (None, "data")
     }
-    found = jax.jit(lambda rows: [rule(rows) for rule in rules.values()])(rows)
+    outs = jax.jit(lambda rows: [rule(rows) for rule in rules.values()])(rows)
     whole = jax.jit(lambda rows: [rule(rows, f=F) for rule, _ in rules])(rows)
-    for out, expected in zip(found, whole, strict=True):
+    for out, expected in zip(outs, whole, strict=True):
         jax.tree.map(np.testing.assert_array_equal, out, expected)
         for name in layouts:
             assert (out[name].shape, out[name].dtype) == (layouts[name][0], rows[name].dtype)
@@ -158,7 +158,7 @@ def test_in_a_chain_behind_a_mixing():
         byzjax.aggregate(rule, tau=1.0)
 
 
-# --- what it costs -------------------------------------------------------------------------------
+# --- cost ----------------------------------------------------------------------------------------
 
 LARGE = {  # 1e8 parameters
     "embedding": ((10_000, 9_000), P("devices", None)),
@@ -169,7 +169,7 @@ LARGE = {  # 1e8 parameters
 
 
 def program_of(rule, model, workers=None, **given):
-    """The program on 8 devices, from shapes alone, and those of its stacked updates."""
+    """The program on 8 devices, from shapes alone, and the shapes of its stacked updates."""
     mesh = mesh_of(devices=N)
     one = {name: NamedSharding(mesh, spec) for name, (_, spec) in model.items()}
     rows = {}
@@ -199,14 +199,14 @@ def test_memory_of_a_large_model(rule, most):
     held = share + memory.temp_size_in_bytes + memory.output_size_in_bytes
     assert 1 + 1 / N <= held / share <= most
     sent = traffic.bytes_sent(program.as_text(), N)
-    bias = 7 / 8 * 4 * 1_000  # which is replicated, and so made again of its slices
+    bias = 7 / 8 * 4 * 1_000  # replicated, so reassembled from its slices
     assert sent.pop("all-gather") == bias
     assert sum(sent.values()) <= 8 * 4 * N**2  # distances
 
 
 @pytest.mark.smoke
 def test_in_the_place_of_a_scattered_sum():
-    """Workers and parameters over the same devices: everybody sends what others look after."""
+    """Workers and parameters over the same devices: each sends the slices that others hold."""
     model = {"w": ((64, 100), P("devices")), "v": ((3, 80), P(None, "devices"))}
     program, _ = program_of(byzjax.krum, model, workers="devices", f=F)
     sent = traffic.bytes_sent(program.as_text(), N)
@@ -214,7 +214,7 @@ def test_in_the_place_of_a_scattered_sum():
     assert sent == {"all-to-all": 7 / 8 * 4 * (64 * 100 + 3 * 80), "all-reduce": distances}
 
 
-# --- what is wrong -------------------------------------------------------------------------------
+# --- errors --------------------------------------------------------------------------------------
 
 
 def other_mesh():

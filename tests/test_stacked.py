@@ -30,13 +30,13 @@ def normal(seed, *shape):
 
 
 def exact_pairs(x):
-    """In float64, one pair after the other."""
+    """In float64, pair by pair."""
     x = np.asarray(x, np.float64)
     return np.array([[np.sum((a - b) ** 2) for b in x] for a in x])
 
 
 def near(actual, expected, rtol=2e-6, atol=0.0):
-    """Equal up to rounding, by default relative to each number alone."""
+    """Equal up to rounding, by default relative to each number."""
     np.testing.assert_allclose(np.asarray(actual, np.float64), expected, rtol=rtol, atol=atol)
 
 
@@ -125,7 +125,7 @@ def assert_right(updates, x, n):
     point = jax.tree.map(lambda leaf: leaf[0] + 1, updates)
     weights = np.arange(n, dtype=np.float32) * (np.arange(n) != n - 1)
     weights[0] += n == 2 or n == 1
-    # A new function each time: a compiled one would not see the limits that a test replaces.
+    # A new function each time: a compiled one would not see limits that a test monkeypatches.
     out = jax.jit(lambda *given: all_of_it(*given))(updates, point, weights)
     near(out["norms"], np.sum(exact**2, axis=1))
     near(out["distances"], np.sum((exact - flat(point)) ** 2, axis=1))
@@ -192,10 +192,10 @@ def test_pairs_of_a_matrix_that_is_large():
 
 
 @pytest.mark.parametrize("around", [-1, 0, pytest.param(1, marks=SLOW)])
-def test_leaves_of_their_own_and_shared_ones(around):
-    """Leaves on either side of OWN_LEAF, and between them small ones that share a buffer."""
-    own = thresholds.OWN_LEAF
-    shapes = [(3,), (own + around,), (2, 2), (), (own // 2, 2), (5,)]
+def test_leaves_with_their_own_kernels_and_shared_ones(around):
+    """Leaves on either side of OWN_LEAF, with small ones between them that share a buffer."""
+    size = thresholds.OWN_LEAF
+    shapes = [(3,), (size + around,), (2, 2), (), (size // 2, 2), (5,)]
     x = normal(3, 4, sum(math.prod(s) for s in shapes))
     updates = cut(x, shapes)
     groups = layout._layout(updates)
@@ -291,7 +291,7 @@ def test_distances_do_not_cancel(n, d):
 @pytest.mark.parametrize("near", [False, True])
 @pytest.mark.parametrize(("n", "d"), [(48, 3000), (9, thresholds.PRODUCTS[1][1])])
 def test_liars_close_together_far_away(n, d, near):
-    """Equal rows are at 0, and a near one is as far as it is, also where products would cancel."""
+    """Equal rows are at distance 0 and near ones exact, also where products would cancel."""
     x = np.random.default_rng(n).normal(size=(n, d)).astype(np.float32)
     x[[2, 3, 7]] = 1e3 * x[2]
     x[5] = 0.5 * x[2]
@@ -305,7 +305,7 @@ def test_liars_close_together_far_away(n, d, near):
 
 
 def test_several_matrices_at_once_go_by_differences():
-    """A conditional under `vmap` would compute products and differences."""
+    """Under `vmap` a conditional would compute both products and differences."""
     x = np.random.default_rng(0).normal(size=(2, 48, 3000)).astype(np.float32)
     x[0, [2, 3, 7]] = 1e3 * x[0, 2]
 
@@ -313,11 +313,11 @@ def test_several_matrices_at_once_go_by_differences():
         pairs = stacked.pairwise_squared_distances(x)
         return jnp.sum(pairs[0] / (1 + pairs[1])), pairs
 
-    slope_and_pairs = jax.grad(weighted, has_aux=True)
-    slopes, pairs = jax.jit(jax.vmap(slope_and_pairs))(x)
-    for one, slope, found in zip(x, slopes, pairs):
-        near(found, exact_pairs(one), rtol=5e-6)
-        near(slope, jax.jit(slope_and_pairs)(one)[0], rtol=1e-4, atol=1e-6)
+    gradient_and_pairs = jax.grad(weighted, has_aux=True)
+    gradients, pairs = jax.jit(jax.vmap(gradient_and_pairs))(x)
+    for one, gradient, squares in zip(x, gradients, pairs):
+        near(squares, exact_pairs(one), rtol=5e-6)
+        near(gradient, jax.jit(gradient_and_pairs)(one)[0], rtol=1e-4, atol=1e-6)
 
     def products(function, x):
         return jax.jit(function).lower(x).as_text().count("dot_general")
@@ -328,33 +328,33 @@ def test_several_matrices_at_once_go_by_differences():
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_short_floats_are_summed_in_float32(dtype):
-    """3000 ones: bfloat16 would stop counting at 256, float16 at 2048; squares of 300 overflow."""
+    """3000 ones: sums would stop at 256 in bfloat16, 2048 in float16; squares of 300 overflow."""
 
     @jax.jit
     def sums(x, large, many):
-        everybody = jnp.ones(len(many), bool)
+        all_rows = jnp.ones(len(many), bool)
         return {
             "norms": stacked.squared_norms(x),
             "distances": stacked.squared_distances(x, x[1]),
             "pairs": stacked.pairwise_squared_distances(x),
             "large norms": stacked.squared_norms(large),
             "mean": stacked.mean(many),
-            "mean of large": stacked.mean_selected(60_000 * many, everybody),
+            "mean of large": stacked.mean_selected(60_000 * many, all_rows),
         }
 
     short = jnp.dtype(dtype)
     x, large = np.ones((2, 3000), short), np.full((2, 10), 300, short)
     x[1] = large[1] = 0
     out = sums(x, large, np.ones((600, 2), short))
-    found = {name: value.tolist() for name, value in out.items()}
-    assert found["norms"] == [3000, 0]
+    values = {name: value.tolist() for name, value in out.items()}
+    assert values["norms"] == [3000, 0]
     assert out["norms"].dtype == jnp.float32
-    assert found["distances"] == [3000, 0]
-    assert found["pairs"][0] == [0, 3000]
-    assert found["large norms"] == [900_000, 0]
-    assert found["mean"] == [1, 1]
+    assert values["distances"] == [3000, 0]
+    assert values["pairs"][0] == [0, 3000]
+    assert values["large norms"] == [900_000, 0]
+    assert values["mean"] == [1, 1]
     assert out["mean"].dtype == short
-    assert found["mean of large"] == np.full(2, 60_000, short).tolist()
+    assert values["mean of large"] == np.full(2, 60_000, short).tolist()
 
 
 @jax.jit
@@ -374,7 +374,7 @@ def test_a_distance_that_is_not_finite_is_infinite():
     expected[np.ix_([0, 5], [0, 5])] = [[0, 4], [4, 0]]
     np.fill_diagonal(expected, 0)
     np.testing.assert_array_equal(pairs, expected)
-    # In the last, narrower block of a long row, and in one leaf of several.
+    # In the last, partial block of a long row, and in one leaf of several.
     long = np.zeros((3, 2 * BLOCK + 5), np.float32)
     long[1, -1] = np.nan
     for tree in (long, {"a": np.ones((3, 2), np.float32), "b": long}):
@@ -383,7 +383,7 @@ def test_a_distance_that_is_not_finite_is_infinite():
         assert np.isinf(pairs).sum() == 4
 
 
-def test_a_row_of_weight_zero_is_not_looked_at():
+def test_a_row_of_weight_zero_is_ignored():
     mean_of = compiled(stacked.mean_selected)
     for bad in (math.nan, math.inf, -math.inf):
         x = np.array([[1.0], [bad], [4.0]], np.float32)
@@ -421,7 +421,7 @@ def test_gradients_of_distances(d):
 
 
 def test_gradients_of_distances_do_not_cancel():
-    """A common offset of 1e3, a spread of 1e-3, and one liar far away that moves every mean."""
+    """A common offset of 1e3, a spread of 1e-3, and a far outlier that moves every mean."""
     x = (1e3 + 1e-3 * np.random.default_rng(0).normal(size=(7, 50))).astype(np.float32)
     x[2] = 1e12
     gradient = jax.jit(jax.grad(lambda x: stacked.pairwise_squared_distances(x)[4, 5]))(x)
@@ -467,7 +467,7 @@ def test_gradients_of_means():
     gradient = jax.grad(lambda x, w: stacked.weighted_mean(x, w).sum(), argnums=(0, 1))
     dx, dw = jax.jit(gradient)(x, weights)
     np.testing.assert_allclose(dx, weights[:, None] / 4 * np.ones((1, 2)))
-    # A row of weight 0 is not looked at, by the slope in its weight neither: it used to be NaN.
+    # A row of weight 0 is ignored, also by the derivative in its weight, which used to be NaN.
     assert np.isfinite(dw).all()
     out = (1 * 3 + 3 * 8) / 4  # sums of the rows: 3 and 8
     near(dw, [(3 - out) / 4, -out / 4, -out / 4, (8 - out) / 4], rtol=1e-5)

@@ -1,4 +1,4 @@
-"""The searches for the best subset: hard graphs, ties, and what must not be searched."""
+"""The searches for the best subset: hard graphs, ties, and cases without a search."""
 
 import jax
 import jax.numpy as jnp
@@ -28,10 +28,10 @@ def from_edges(edges):
     return distances
 
 
-# Rows of cliques of three have two neighbours, which are left without a search.
+# Rows in cliques of three have two neighbours; they are removed without a search.
 @pytest.mark.parametrize("size", [3, 4, pytest.param(5, marks=SLOW)])
 def test_cliques(size):
-    """Of each clique of far rows all but one have to go; then the diameter is 1, else 2."""
+    """All but one row of each clique of far rows must go for the diameter to be 1, not 2."""
     count = 6
     f = count * (size - 1)
     alone = max(0, 2 * f + 1 - count * size)
@@ -58,7 +58,7 @@ def test_petersen_graph():
 @pytest.mark.parametrize("f", [pytest.param(2, marks=SLOW), 5])
 @pytest.mark.parametrize("name", ["minimum_diameter", "minimum_eigenvalue"])
 def test_many_ties(name, f):
-    """Few different distances, among points on a small grid: the first subset counts."""
+    """Few distinct distances, among points on a small grid: the first subset counts."""
     x = np.random.default_rng(4).integers(0, 3, (24, 11, 2)).astype(np.float32)
     outs = jax.jit(jax.vmap(lambda x: getattr(byzjax, name)(x, f=f)))(x)
     for one, out in zip(x, np.asarray(outs)):
@@ -67,7 +67,7 @@ def test_many_ties(name, f):
 
 
 def test_thirty_rows():
-    """Twenty within a ball of radius 1, ten liars who are near each other, beyond it."""
+    """Twenty rows in a ball of radius 1, and ten Byzantine rows close together outside it."""
     rng = np.random.default_rng(0)
     good = rng.normal(size=(20, 50))
     good /= np.linalg.norm(good, axis=1, keepdims=True)
@@ -80,7 +80,7 @@ def test_thirty_rows():
 
 @pytest.mark.parametrize("far", [1e3, 1e9, 1e15])
 def test_scales_of_the_least_eigenvalue(far):
-    """Rows that are far away do not blur the differences between the others."""
+    """Far rows do not lose the digits of differences between the others."""
     rng = np.random.default_rng(1)
     x = rng.normal(size=(9, 6)).astype(np.float32)
     x[:2] *= far
@@ -102,7 +102,7 @@ def test_bounds_are_below_the_eigenvalues():
     left_out = [(k, j, i) for i in range(12) for j in range(i) for k in range(j)]
     left_out = np.array(left_out, np.int32)
     for x in (rng.normal(size=(12, 200)), rng.normal(size=(12, 2)), np.eye(12, 40)):
-        found = bounds_and_values((x @ x.T).astype(np.float32), left_out)
-        bounds, values = (np.asarray(part) for part in found)
+        outs = bounds_and_values((x @ x.T).astype(np.float32), left_out)
+        bounds, values = (np.asarray(part) for part in outs)
         assert (bounds <= values * (1 + 1e-5)).all(), x.shape
         assert (bounds >= 0.5 * values).all(), x.shape

@@ -1,4 +1,4 @@
-"""What `byzjax.testing` finds: it lets the library's own pass, and each kind of fault fail."""
+"""`byzjax.testing` passes the library's rules and attacks, and detects each kind of fault."""
 
 import functools
 import inspect
@@ -27,9 +27,9 @@ SOME = ("huber", "spectral_filter", "nearest_to_pivot")
 
 
 def as_one_program(rule):
-    """The rule under `jax.jit`: where `check_rule` calls it plainly, one program is compiled.
+    """The rule under `jax.jit`: each direct call in `check_rule` compiles one program.
 
-    Without it there would be one for each of the rule's operations.
+    Otherwise there would be one for each of the rule's operations.
     """
     given = [name for name in inspect.signature(rule).parameters if name != "updates"]
     return jax.jit(rule, static_argnames=given)
@@ -124,7 +124,7 @@ def over_numpy(updates):
 
 
 def of_kinked_norms(updates):
-    """The root has no slope where a row is the median."""
+    """The root has no derivative where a row is the median."""
     norms = jnp.sqrt(stacked.squared_distances(updates, byzjax.median(updates)))
     return jax.tree.map(lambda m: m + 0 * jnp.sum(norms), byzjax.median(updates))
 
@@ -143,7 +143,7 @@ def mixed_dtypes(updates):
 
 @as_one_program
 def one_at_a_time(updates):
-    """Each leaf has a nearest worker of its own, so a tree is not its flat vector."""
+    """Each leaf has its own nearest worker, so a tree differs from its flat vector."""
 
     def nearest(leaf):
         squares = stacked.squared_distances(leaf, byzjax.median(leaf))
@@ -154,7 +154,7 @@ def one_at_a_time(updates):
 
 @as_one_program
 def deaf(updates, *, axis_name=None):
-    """Its distances are of one device's coordinates."""
+    """Its distances use one device's coordinates only."""
     squares = stacked.squared_distances(updates, byzjax.median(updates))
     return stacked.mean_selected(updates, scores.lowest(squares, 2))
 
@@ -178,7 +178,7 @@ def of_no_window(updates, *, f):
 
 @as_one_program
 def by_the_largest(updates):
-    """Of an empty leaf there is none."""
+    """Fails on an empty leaf, which has no largest value."""
 
     def one(leaf):
         largest = jnp.max(jnp.abs(leaf))
@@ -219,7 +219,7 @@ def by_the_largest(updates):
         (careless, claims(takes_f=True), "errors: 2 updates with f=1 do not raise ValueError"),
     ],
 )
-def test_a_broken_rule_is_found(rule, facts, words):
+def test_a_broken_rule_is_detected(rule, facts, words):
     name = rule.__name__
     with pytest.raises(AssertionError, match=f"^{name} breaks its contract, .*{words}"):
         check_rule(rule, facts, sizes=[(5, 1)])
@@ -250,7 +250,7 @@ def test_a_rule_that_is_wrong_without_a_fault_alone_is_found():
         check_corners(clause_of, halved, claims(takes_f=True), rng, 1e-5)
 
 
-def test_another_loop_is_found():
+def test_another_loop_is_detected():
     with pytest.raises(AssertionError, match=r"median breaks its contract, equals its loop, n=5"):
         check_rule(byzjax.median, FACTS["median"], sizes=[(5, 1)], loop=lambda x, f: x.mean(axis=0))
 
@@ -262,7 +262,7 @@ def test_another_loop_is_found():
         ({"kappa": lambda n, f: 0.1}, "more than 0.1 times their variance"),
     ],
 )
-def test_a_bound_that_does_not_hold_is_found(bounds, said):
+def test_a_bound_that_does_not_hold_is_detected(bounds, said):
     with pytest.raises(AssertionError, match=rf"^median breaks .*, promise 'bounded', .*{said}"):
         check_rule(byzjax.median, claims("bounded"), sizes=[(5, 1)], **bounds)
 
@@ -280,7 +280,7 @@ def test_what_cannot_be_checked(given, said):
 
 
 def test_a_rule_without_a_promise_and_its_loop():
-    """Liars' NaN reach the aggregate, and that of the loop."""
+    """The attackers' NaN reaches the aggregate, and the loop's."""
     rule = functools.partial(byzjax.mean)
     held = check_rule(rule, FACTS["mean"], sizes=[(5, 1)], loop=oracles.mean)
     assert "equals its loop" in held
@@ -345,6 +345,6 @@ def draws_while_traced(updates, byzantine):
         (draws_while_traced, "two calls give the same: worker"),
     ],
 )
-def test_a_broken_attack_is_found(attack, clause):
+def test_a_broken_attack_is_detected(attack, clause):
     with pytest.raises(AssertionError, match=f"^{attack.__name__} breaks its contract, {clause}"):
         check_attack(attack)

@@ -1,4 +1,4 @@
-"""Constants, errors by Monte Carlo and searches, held against loops in NumPy and known numbers."""
+"""Constants, Monte Carlo errors and searches, against NumPy loops and known numbers."""
 
 import itertools
 import math
@@ -55,14 +55,14 @@ def fits(c, n, f):
 )
 def test_known_values(rule, options, values):
     for (n, f), value in values.items():
-        found = theory.proved("kappa", rule, n, f, **options)
-        assert found == pytest.approx(value, rel=1e-3), (n, f)
+        constant = theory.proved("kappa", rule, n, f, **options)
+        assert constant == pytest.approx(value, rel=1e-3), (n, f)
 
 
 @pytest.mark.smoke
 def test_published_values():
-    found = theory.proved("kappa", "median", 7, 3, tags=("read",))
-    assert found == 64
+    constant = theory.proved("kappa", "median", 7, 3, tags=("read",))
+    assert constant == 64
     assert theory.proved("kappa", "trimmed_mean", 7, 3, tags=("read",)) == 72
     assert theory.proved("kappa", "krum", 7, 3, tags=("read",), neighbors="n-f-1") == 24
     assert theory.proved("kappa", "krum", 7, 3, tags=("read",)) is None  # of another form
@@ -81,7 +81,7 @@ def test_nothing_is_below_the_lower_bound(kind, constant):
                 assert value >= theory.lower_bound(kind, n, f) - 1e-12, (n, f)
             if kind == "kappa" and constant.tag in theory.HELD:
                 behind = theory.after_adaptive_clipping(value, n, f)
-                assert behind <= 3 * value + 1e-12  # as it is printed
+                assert behind <= 3 * value + 1e-12  # as printed
 
 
 def test_what_is_proved_here_is_no_weaker_than_what_is_published():
@@ -141,7 +141,7 @@ def test_a_constant_is_of_one_form():
 def test_the_page_is_what_the_code_prints():
     page = (ROOT / "docs" / "comparison.md").read_text()
     assert page == comparison.page()
-    for kind, constant in ALL:  # what is from memory alone is not quoted
+    for kind, constant in ALL:  # values without a source are not quoted
         shown = constant.source in page and constant.text in page
         assert shown or constant.tag not in comparison.SHOWN, (kind, constant)
 
@@ -151,9 +151,9 @@ def test_the_page_is_what_the_code_prints():
 
 def test_intervals_are_students():
     values = np.random.default_rng(0).normal(size=9)
-    found = theory.estimate(jnp.asarray(values))
+    estimate = theory.estimate(jnp.asarray(values))
     low, high = scipy.stats.t.interval(0.95, 8, values.mean(), scipy.stats.sem(values))
-    np.testing.assert_allclose(found, (values.mean(), low, high), rtol=1e-5)
+    np.testing.assert_allclose(estimate, (values.mean(), low, high), rtol=1e-5)
     for freedom in (1, 2, 100):
         assert theory.errors._quantile(freedom) == pytest.approx(
             scipy.stats.t.ppf(0.975, freedom), rel=1e-6
@@ -167,7 +167,7 @@ def test_moments(kind):
     assert abs(x.mean()) < 0.02
     assert abs(x.var() - 1) < 0.03
     assert drawn.dtype == jnp.zeros(()).dtype
-    if kind == "sparse":  # a tenth is touched: (0 - 0.1) / 0.3 and (1 - 0.1) / 0.3
+    if kind == "sparse":  # a tenth is nonzero: (0 - 0.1) / 0.3 and (1 - 0.1) / 0.3
         np.testing.assert_allclose(np.unique(x), [-1 / 3, 3], rtol=1e-6)
 
 
@@ -176,7 +176,7 @@ def test_errors_are_those_of_the_papers_loop():
     key, attack = jax.random.key(3), attacks.order_statistic
     rule = partial(byzjax.aksel, f=s)
     options = {"n": n, "d": d, "mean": mean, "trials": trials, "key": key}
-    found = theory.angular_error(rule, s=s, attack=attack, **options)
+    result = theory.angular_error(rule, s=s, attack=attack, **options)
     ratio = theory.efficiency(rule, **options)
     byzantine = np.arange(n) >= n - s
     errors, aggregates, quiet, of_mean = [], [], [], []
@@ -186,22 +186,22 @@ def test_errors_are_those_of_the_papers_loop():
         errors.append(oracles.distance(aggregates[-1], np.full(d, mean)) / math.sqrt(d))
         quiet.append(oracles.distance(oracles.aksel(x, s), np.full(d, mean)) ** 2)
         of_mean.append(oracles.distance(x.mean(axis=0), np.full(d, mean)) ** 2)
-    assert found.error.value == pytest.approx(np.mean(errors), rel=1e-5)
+    assert result.error.value == pytest.approx(np.mean(errors), rel=1e-5)
     assert ratio.value == pytest.approx(np.mean(quiet) / np.mean(of_mean), rel=1e-5)
     residuals = (np.array(quiet) - ratio.value * np.array(of_mean)) / np.mean(of_mean)
     half = scipy.stats.t.ppf(0.975, trials - 1) * scipy.stats.sem(residuals)
     assert ratio.high - ratio.value == pytest.approx(half, rel=1e-4)
     pairs = [
         (a - mean) @ (b - mean) for a, b in itertools.permutations(aggregates, 2)
-    ]  # of different draws, so that the noise has mean 0
-    assert found.bias == pytest.approx(math.sqrt(max(0, np.mean(pairs)) / d), rel=1e-4)
+    ]  # from different draws, so that the noise has mean 0
+    assert result.bias == pytest.approx(math.sqrt(max(0, np.mean(pairs)) / d), rel=1e-4)
 
 
 def test_known_errors():
     """The mean's is 1 / sqrt(n); the median's, relative to it, 1.544 at n = 25."""
-    found = theory.angular_error(byzjax.mean, n=16, d=2000, trials=50)
-    assert found.error.value == pytest.approx(0.25, rel=0.01)
-    assert found.bias < 0.02
+    result = theory.angular_error(byzjax.mean, n=16, d=2000, trials=50)
+    assert result.error.value == pytest.approx(0.25, rel=0.01)
+    assert result.bias < 0.02
     ratio = theory.efficiency(byzjax.median, n=25, d=500, trials=50)
     assert ratio.value == pytest.approx(1.544, rel=0.02)
 
@@ -211,7 +211,7 @@ def test_who_is_selected():
     liars, honest = theory.selection_probability(
         partial(byzjax.aksel, f=4), attack=attacks.order_statistic, **options
     )
-    assert (liars.value, honest.value) == (1.0, pytest.approx(1 / 5))  # all liars and one more
+    assert (liars.value, honest.value) == (1.0, pytest.approx(1 / 5))  # all attackers and one more
     with pytest.raises(ValueError, match=r"needs 1 <= s < n; got s=9, n=9\.$"):
         theory.selection_probability(byzjax.mean, n=9, d=2, s=9, attack=attacks.zero)
 
@@ -231,16 +231,16 @@ def test_errors_of_the_errors():
         theory.estimate(jnp.ones(1))
 
 
-def test_an_aggregate_that_is_not_finite_is_told():
+def test_an_aggregate_that_is_not_finite():
     destroyed = {"n": 5, "d": 2, "s": 1, "attack": attacks.non_finite, "trials": 6}
-    found = theory.angular_error(byzjax.mean, **destroyed)
-    assert math.isnan(found.error.value)
-    assert math.isnan(found.bias)
+    result = theory.angular_error(byzjax.mean, **destroyed)
+    assert math.isnan(result.error.value)
+    assert math.isnan(result.bias)
     liars, _ = theory.selection_probability(byzjax.mean, **destroyed)
     assert liars.value == 1
 
 
-def test_a_form_that_is_not_known_is_told():
+def test_an_unknown_form():
     with pytest.raises(TypeError, match=r"^krum has no parameter neighbours; it takes updates, f,"):
         theory.proved("kappa", "krum", 11, 3, neighbours="n-f-1")
     with pytest.raises(ValueError, match=r"^f must be at least 0; got f=-1\.$"):
@@ -263,15 +263,15 @@ def test_ratios_are_those_of_the_definition():
     subsets = np.asarray(kappa._subsets(6, 2))
     assert subsets.shape == (15, 6)
     aggregate = oracles.median(x)
-    found = compiled(kappa._ratios)(aggregate, subsets / 4, x)
-    np.testing.assert_allclose(found, list(loop_of_ratios(aggregate, x, 2)), rtol=2e-5)
+    ratios = compiled(kappa._ratios)(aggregate, subsets / 4, x)
+    np.testing.assert_allclose(ratios, list(loop_of_ratios(aggregate, x, 2)), rtol=2e-5)
     flat = np.ones((6, 2)) / 3
     assert not np.any(compiled(kappa._ratios)(flat[0] + 1, subsets / 4, flat))
 
 
 @pytest.mark.parametrize("n", [10, 11])
 def test_without_liars_the_medians_epsilon_is_attained(n):
-    """By as many ones among zeros as leave the median at 0."""
+    """Attained by as many ones among zeros as leave the median at 0."""
     ones = [np.arange(n)[:, None] < count for count in range(1, n)]
     ratios = [next(loop_of_ratios(oracles.median(x), x, 0)) for x in ones]
     assert max(ratios) == pytest.approx(theory.proved("epsilon", "median", n, 2))
@@ -309,7 +309,7 @@ def test_the_search_attains_what_can_be_attained(name, options, n, f):
 def test_a_search_leaves_the_process_as_it_was():
     before = jnp.zeros(1).dtype
     worst = theory.kappa_search(byzjax.mean, n=5, f=2, restarts=10, steps=600)
-    assert worst.kappa > 10  # of the mean there is no end
+    assert worst.kappa > 10  # the mean's is unbounded
     assert jnp.zeros(1).dtype == before
     with pytest.raises(ValueError, match=r"^kappa_search needs n >= 2f \+ 1; got n=4, f=2\.$"):
         theory.kappa_search(byzjax.mean, n=4, f=2)
@@ -320,12 +320,12 @@ def test_a_search_leaves_the_process_as_it_was():
     [
         # Whatever f is declared.
         pytest.param(partial(byzjax.aksel, f=1), 7, 4, marks=pytest.mark.slow),
-        (partial(byzjax.trimmed_mean, f=2), 7, 3),  # whatever n allows, it trims two values
+        (partial(byzjax.trimmed_mean, f=2), 7, 3),  # it always trims two values
         (partial(byzjax.centered_clip, center=jnp.zeros(3), radius=1.0), 5, None),
         pytest.param(byzjax.mean, 5, 1, marks=pytest.mark.slow),
         pytest.param(byzjax.median, 7, 4, marks=pytest.mark.slow),
         pytest.param(partial(byzjax.aksel, f=1, mode="n-f"), 7, 2, marks=pytest.mark.slow),
-        # With three rows that are not finite, an honest one has only three neighbours of four.
+        # With three rows that are not finite, an honest one has only three of four neighbours.
         pytest.param(partial(byzjax.krum, f=1), 7, 3, marks=pytest.mark.slow),
         pytest.param(
             *(partial(byzjax.spectral_filter, f=2, key=jax.random.key(0)), 7, 2),
@@ -334,7 +334,7 @@ def test_a_search_leaves_the_process_as_it_was():
     ],
 )
 def test_breakdown(rule, n, liars):
-    found = theory.breakdown_search(rule, n=n, d=3, restarts=4)
-    assert found.liars == liars
-    assert len(found.damage) == n
-    assert found.damage[0] < 10
+    result = theory.breakdown_search(rule, n=n, d=3, restarts=4)
+    assert result.liars == liars
+    assert len(result.damage) == n
+    assert result.damage[0] < 10

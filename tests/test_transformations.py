@@ -1,4 +1,4 @@
-"""What every transformation and protocol keeps, in whatever training loop it is put."""
+"""Properties of all transformations and protocols in any training loop."""
 
 import functools
 
@@ -20,7 +20,7 @@ WINDOWS = {"windows": (2, 4), "thresholds": (4.0, 6.0)}
 
 
 def transformations(key):
-    """One of each kind; what draws numbers is given this key."""
+    """One of each kind; those that draw random numbers get this key."""
     return {
         "per_worker": byzjax.per_worker(optax.trace(0.9), N),
         "per_worker with noise": byzjax.per_worker(optax.add_noise(0.1, 0.5, key), N),
@@ -69,13 +69,13 @@ def params_of(dtype=np.float32):
     return {"w": jnp.zeros(3, dtype), "b": jnp.zeros((), dtype)}
 
 
-# --- buffers that are given away -----------------------------------------------------------------
+# --- donated buffers -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("donated", ["params", "state", "both"])
 @over_all
 def test_buffers_may_be_donated(name, donated):
-    """The state shares none with itself, with the parameters, nor with the user's key."""
+    """The state shares no buffer with itself, the parameters or the user's key."""
     key, params = jax.random.key(7), params_of()
     tx = made(name, key)
     places = {"params": 0, "state": 1, "both": (0, 1)}[donated]
@@ -89,7 +89,7 @@ def test_buffers_may_be_donated(name, donated):
     kept = tx.init(params)
     for k in range(3):
         params, state, out = step(params, state, rows(k))
-    assert jax.random.normal(key).shape == ()  # still there
+    assert jax.random.normal(key).shape == ()  # still alive
     for leaf in jax.tree.leaves(kept):
         assert not leaf.is_deleted()
     assert jax.tree.structure(out) == jax.tree.structure(params)
@@ -149,7 +149,7 @@ def test_the_state_of_a_protocol_may_be_donated(name, protocol):
     params, key = params_of(), jax.random.key(1)
     batch = regression_batch(0, 6 if name == "redundant" else N)
     step = jax.jit(lambda *args: protocol.step(*args)[0], donate_argnums=0)
-    for _ in range(2):  # the parameters and the key are there for another run
+    for _ in range(2):  # the parameters and the key can start another run
         state = protocol.init(params, key)
         for k in range(2):
             state = step(state, batch, jax.random.fold_in(key, k))
@@ -169,7 +169,7 @@ def test_an_empty_tree_is_an_empty_answer(name):
 
 
 @over_all
-def test_a_label_that_no_leaf_has(name):
+def test_a_label_without_leaves(name):
     tx = optax.partition({"all": made(name), "none": made(name)}, lambda params: "all")
     params = params_of()
     updates, _ = tx.update(rows(0), tx.init(params), params)
@@ -195,8 +195,8 @@ def test_states_keep_their_types_and_sums_are_wide(name, dtype):
         assert floats <= {"float32"} | narrow
 
 
-def test_centered_clipping_arrives_in_short_floats():
-    """A center in bfloat16 stood still at 2, where the steps were below its rounding."""
+def test_centered_clipping_converges_in_short_floats():
+    """A center in bfloat16 got stuck at 2, where steps are below its rounding."""
     tx, rows = byzjax.centered_clipping(radius=0.01), jnp.full((3, 1), 10.0, jnp.bfloat16)
 
     def step(state, _):
@@ -265,12 +265,12 @@ def test_traced_noise_without_a_key_is_not_dropped():
     assert np.isnan(aggregate(0.5)).all()
 
 
-# --- some workers a round ------------------------------------------------------------------------
+# --- client sampling -----------------------------------------------------------------------------
 
 
 @over_memories
 def test_who_takes_no_part_is_remembered(name):
-    """Rounds of three workers, in which other liars are drawn each time."""
+    """Rounds of three workers, with other attackers each time."""
     tx, params = made(name), params_of()
     rounds = [[0, 1, 2], [2, 3, 4], [0, 3, 4], [1, 2, 4], [0, 1, 2]]
     update = jax.jit(tx.update)
@@ -289,7 +289,7 @@ def test_who_takes_no_part_is_remembered(name):
 
 
 def rows_of_state(name, state, step):
-    """What is remembered of each worker; sums of a window begin anew for all of them."""
+    """Memory per worker; sums over a window restart for all workers at once."""
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state) if N in jnp.shape(leaf)]
     assert leaves or name in ("centered_clipping", "mimic")
     if name.startswith("safeguard") and step % 2 == 0:
@@ -309,7 +309,7 @@ def test_all_workers_as_senders_are_all_workers(name):
 
 @pytest.mark.parametrize("name", ["foolsgold", "stale"])
 def test_all_workers_in_two_rounds_remember_as_in_one(name):
-    """Who takes part has his own rows back, in whatever order they come."""
+    """Participants get back their own rows, in any order."""
     tx, params, updates = made(name), params_of(), rows(0)
     _, whole = tx.update(updates, tx.init(params), params)
     state = tx.init(params)
@@ -326,7 +326,7 @@ def test_all_workers_in_two_rounds_remember_as_in_one(name):
 
 
 @pytest.mark.parametrize("name", aggregations_with_memory(jax.random.key(0)))
-def test_rows_of_nobody_known_are_refused(name):
+def test_rows_of_unknown_workers_are_rejected(name):
     tx, params = made(name), params_of()
     if name != "centered_clipping":
         short = name.partition(" ")[0]
@@ -336,7 +336,7 @@ def test_rows_of_nobody_known_are_refused(name):
 
 @over_memories
 def test_memories_under_client_sampling(name):
-    """In the protocol, with liars that change and rounds of which all may lie."""
+    """In the protocol, with changing attackers and rounds in which all may be Byzantine."""
     memory = name in aggregations_with_memory(jax.random.key(0))
     lies = byzjax.attack(attacks.inner_product_manipulation, attacks.rotating(BYZANTINE))
     server = protocols.parameter_server(

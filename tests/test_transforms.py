@@ -1,4 +1,4 @@
-"""The contract of the verbs: they are optax transformations, and compose with optax's own."""
+"""The contract of the verbs: they are optax transformations and compose with optax's."""
 
 import functools
 
@@ -29,7 +29,7 @@ def at(tree, k):
 
 
 def pairs(updates):
-    """A mixing that changes n: means of neighbours, the last by itself."""
+    """A mixing that changes n: means of neighbours, the last row alone."""
     return jax.tree.map(lambda x: (x + jnp.roll(x, -1, axis=0))[: N // 2 + 1] / 2, updates)
 
 
@@ -78,7 +78,7 @@ verbs = pytest.mark.parametrize(
 
 @functools.cache
 def one_update(name):
-    """A verb and a program: the state after an update, and what the update is in all its forms."""
+    """A verb and a program: the state after an update, and the update in all its forms."""
     tx = ALL[name]()
 
     @jax.jit
@@ -165,7 +165,7 @@ def test_it_is_the_same_without_jit(name):
 
 
 @verbs
-def test_unstacked_updates_give_one_clear_line(name):
+def test_errors_of_unstacked_updates(name):
     tx, _ = one_update(name)
     with pytest.raises(ValueError, match=r"^no worker axis: \['b'\] is a scalar; stacked updates"):
         tx.update({"w": np.ones((N, 2, 3)), "b": np.ones(())}, tx.init(PARAMS), PARAMS)
@@ -194,9 +194,9 @@ def test_inject_hyperparams():
     for step in range(3):
         updates = stacked_updates(step)
         out, state = update(updates, state, PARAMS)
-        for found, rows in zip(jax.tree.leaves(out), jax.tree.leaves(updates)):
+        for leaf, rows in zip(jax.tree.leaves(out), jax.tree.leaves(updates)):
             rows[BYZANTINE] = -step / 10 * rows[~BYZANTINE].mean(axis=0)
-            np.testing.assert_allclose(found, rows, rtol=1e-6, atol=1e-6)
+            np.testing.assert_allclose(leaf, rows, rtol=1e-6, atol=1e-6)
     rate = optax.inject_hyperparams(
         lambda learning_rate: optax.chain(
             byzjax.aggregate(byzjax.krum, f=F), optax.sgd(learning_rate)
@@ -227,7 +227,7 @@ def test_optax_aggregating_process():
 
 
 def test_an_optimizer_that_needs_the_loss():
-    """optax's own extra arguments (value, grad, value_fn) pass through and reach their reader."""
+    """optax's extra arguments (value, grad, value_fn) pass through to their consumer."""
     tx = optax.chain(
         byzjax.attack(attacks.little_is_enough, BYZANTINE, f=F),
         byzjax.aggregate(byzjax.median),
@@ -242,7 +242,7 @@ def test_an_optimizer_that_needs_the_loss():
     chex.assert_trees_all_close(*both(stacked_updates()))
 
 
-# --- the chain is the functions, one after another -----------------------------------------------
+# --- the chain is the composition of the functions -----------------------------------------------
 
 
 def test_the_chain_is_the_composition():
@@ -419,7 +419,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("text", WRONG)
-def test_wrong_keywords_are_told_at_construction(text):
+def test_wrong_keywords_raise_at_construction(text):
     with pytest.raises(TypeError, match=r".") as error:
         WRONG[text]()
     assert str(error.value) == text
@@ -444,7 +444,7 @@ def test_functions_of_every_kind():
 
 
 def test_an_extra_argument_never_sets_a_hyperparameter():
-    """optax's schedulers and line searches are given `value`; `non_finite` has one of its own."""
+    """optax's schedulers and line searches take `value`; `non_finite` has a different `value`."""
     tx = byzjax.attack(attacks.non_finite, np.array([False, True]))
 
     @jax.jit

@@ -1,6 +1,6 @@
-"""What a device sends in a compiled program, counted in its optimised HLO.
+"""Bytes that a device sends in a compiled program, counted in its optimised HLO.
 
-The convention: a collective among P devices is done in the way that sends least. Of B bytes that
+By convention, a collective among P devices uses the algorithm that sends least. Of B bytes that
 one device holds before (all-to-all, all-reduce, reduce-scatter) or after (all-gather) it, the
 device sends
 
@@ -8,7 +8,7 @@ device sends
     all-reduce                               2 (P - 1) / P B, a reduce-scatter and an all-gather
     collective-permute                       B
 
-A collective in a loop counts as often as the loop runs; of the branches of a conditional all count.
+A collective in a loop counts once per iteration; all branches of a conditional count.
 """
 
 import collections
@@ -17,7 +17,7 @@ import re
 
 KINDS = ("all-to-all", "all-gather", "all-reduce", "reduce-scatter", "collective-permute")
 
-_BITS = {"pred": 8, "bf16": 16}  # of others the name says it: f32, s8, u64
+_BITS = {"pred": 8, "bf16": 16}  # the names of others say it: f32, s8, u64
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
 _COLLECTIVE = re.compile(rf" = (.+?) ({'|'.join(KINDS)})(-start|-done)?\(")
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
@@ -30,7 +30,7 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 
 def collectives(text, devices):
-    """(kind, bytes that a device sends, how often) of every collective in optimised HLO."""
+    """(kind, bytes that a device sends, number of times) of every collective in optimised HLO."""
     computations, entry, lines = {}, None, []
     for line in text.splitlines():
         if begin := _COMPUTATION.match(line):
@@ -40,19 +40,19 @@ def collectives(text, devices):
     assert entry, "no ENTRY in the text"
 
     def within(name):
-        found = []
+        counted = []
         for line in computations[name]:
             if one := _COLLECTIVE.search(line):
                 assert not one[3], f"asynchronous: {line[:200]}"
-                found.append((one[2], _sent(one[2], one[1], line, devices), 1))
+                counted.append((one[2], _sent(one[2], one[1], line, devices), 1))
             for called in _CALLED.findall(line):
                 for branch in "".join(called).split(","):
-                    found += within(branch.strip().lstrip("%"))
+                    counted += within(branch.strip().lstrip("%"))
             if body := _WHILE.search(line):
                 inside, trips = within(body[1]), _TRIPS.search(line)
                 assert trips or not inside, f"collectives in a loop of unknown length: {line[:200]}"
-                found += [(kind, sent, int(trips[1]) * times) for kind, sent, times in inside]
-        return found
+                counted += [(kind, sent, int(trips[1]) * times) for kind, sent, times in inside]
+        return counted
 
     return within(entry)
 
@@ -74,7 +74,7 @@ def _bits(dtype):
 
 
 def _group(line, devices):
-    """How many devices take part."""
+    """The number of devices that take part."""
     if explicit := re.search(r"replica_groups=\{\{([\d,]+)\}", line):
         return len(explicit[1].split(","))
     if listed := re.search(r"replica_groups=\[(\d+),(\d+)\]", line):

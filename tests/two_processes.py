@@ -1,7 +1,7 @@
 """One of two processes: `JAX_NUM_CPU_DEVICES=4 python -m tests.two_processes PORT PLACE FOLDER`.
 
-Gives every device one row of the matrix in FOLDER/updates.npy and writes what all rules of
-`RULES` make of them to FOLDER/PLACE.npz.
+Gives every device one row of the matrix in FOLDER/updates.npy and writes the aggregates of all
+`RULES` to FOLDER/PLACE.npz.
 """
 
 import sys
@@ -35,8 +35,8 @@ def main(port, place, folder):
         }
 
     out = jax.jit(jax.shard_map(step, mesh=mesh, in_specs=P("workers"), out_specs=P()))(rows)
-    own = {name: np.asarray(leaf.addressable_data(0)) for name, leaf in out.items()}
-    np.savez(f"{folder}/{place}.npz", processes=jax.process_count(), **own)
+    local = {name: np.asarray(leaf.addressable_data(0)) for name, leaf in out.items()}
+    np.savez(f"{folder}/{place}.npz", processes=jax.process_count(), **local)
     jax.distributed.shutdown()
 
 

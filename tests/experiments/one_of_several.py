@@ -1,7 +1,7 @@
-"""The laboratory as on the command line, which says the bits of its states and may die on time.
+"""The laboratory's command line, which also logs the bits of its states and can kill itself.
 
-`python -m tests.experiments.one_of_several FILE EVALUATIONS SIGNAL OPTION...`: a line in FILE for
-each evaluation, and after so many of them it sends itself the signal. It keeps a checkpoint after
+`python -m tests.experiments.one_of_several FILE EVALUATIONS SIGNAL OPTION...` writes a line to FILE
+per evaluation, and after EVALUATIONS of them sends itself the signal. It saves a checkpoint after
 every evaluation, and a process that is silent for five seconds counts as dead.
 """
 
@@ -21,24 +21,24 @@ ALIKE = devices.equal_on_all
 
 
 def watched(path, evaluations=0, signal=0):
-    """`devices.equal_on_all`, that does all that."""
+    """`devices.equal_on_all`, which also logs, saves and sends the signal."""
     count = 0
 
     def watch(*args):
         nonlocal count
-        states, found = ALIKE(*args)
+        states, results = ALIKE(*args)
         count += 1
         with open(path, "a") as file:
             file.write(digest(states) + "\n")
         if count == evaluations:
             os.kill(os.getpid(), signal)
-        return states, found
+        return states, results
 
     return watch
 
 
 def digest(states):
-    """Of all bits that this process holds, on its first device."""
+    """A digest of all bits that this process holds on its first device."""
     leaves = [x.addressable_data(0) for x in jax.tree.leaves(states)]
     arrays = [np.asarray(jax.random.key_data(x) if devices.is_key(x) else x) for x in leaves]
     return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()

@@ -25,14 +25,14 @@ def test_the_best_of_the_worst():
         block("krum", 0.1, "sign_flip", [0.2, None]),
         block("krum", 0.5, "sign_flip", [0.3, 0.3], test=0.25),
     ]
-    found = choose.best_settings(blocks).set_index("rule")
-    assert found.loc["median", "learning_rate"] == 0.1
-    assert found.loc["median", "worst attack"] == "zero"
-    assert found.loc["median", "worst held out"] == pytest.approx(0.6)
-    assert found.loc["median", "test there"] == pytest.approx(0.61)
-    assert found.loc["krum", "learning_rate"] == 0.5
-    assert "momentum" not in found
-    assert "dataset" not in found
+    best = choose.best_settings(blocks).set_index("rule")
+    assert best.loc["median", "learning_rate"] == 0.1
+    assert best.loc["median", "worst attack"] == "zero"
+    assert best.loc["median", "worst held out"] == pytest.approx(0.6)
+    assert best.loc["median", "test there"] == pytest.approx(0.61)
+    assert best.loc["krum", "learning_rate"] == 0.5
+    assert "momentum" not in best
+    assert "dataset" not in best
 
 
 def test_each_f_has_a_choice_of_its_own():
@@ -40,8 +40,8 @@ def test_each_f_has_a_choice_of_its_own():
         block("median", rate, "zero", [held], f=f)
         for f, rate, held in ((2, 0.1, 0.5), (2, 0.5, 0.6), (4, 0.1, 0.4), (4, 0.5, 0.3))
     ]
-    found = choose.best_settings(blocks)
-    assert list(zip(found["f"], found["learning_rate"])) == [(2, 0.5), (4, 0.1)]
+    best = choose.best_settings(blocks)
+    assert list(zip(best["f"], best["learning_rate"])) == [(2, 0.5), (4, 0.1)]
 
 
 def test_nothing_to_choose_by():
@@ -54,7 +54,7 @@ def test_what_is_held_out_is_not_trained_on():
     rest, x, y = batches.hold_out(digits, 137)
     assert len(y) == 137
     assert len(rest.train_y) == 1300
-    # Images with their labels, in an order that does not depend on where they came from.
+    # Images with their labels, in an order that does not depend on their split.
     images, labels = np.concatenate([rest.train_x, x]), np.concatenate([rest.train_y, y])
     together = np.column_stack([images.reshape(1437, -1), labels])
     whole = np.column_stack([digits.train_x.reshape(1437, -1), digits.train_y])

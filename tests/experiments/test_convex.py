@@ -118,11 +118,11 @@ def test_checksum_is_of_the_content(tmp_path):
     assert checksum(spambase().replace("9,5", "9,6"), False) != first
 
 
-# Looking for files
+# Finding files
 
 
 def test_order_of_the_folders(tmp_path, monkeypatch):
-    def found(data_dir=None):
+    def num_samples(data_dir=None):
         return len(datasets.load("mushrooms", data_dir=data_dir).train_y)
 
     given, environment = tmp_path / "given", tmp_path / "environment"
@@ -134,15 +134,15 @@ def test_order_of_the_folders(tmp_path, monkeypatch):
         write(folder / "mushrooms", mushrooms(count))
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert found() == 16
+    assert num_samples() == 16
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert found() == 12
+    assert num_samples() == 12
     monkeypatch.setenv("BYZJAX_DATA_DIR", str(environment))
-    assert found() == 8
-    assert found(given) == found(str(given)) == 4
-    # A plain file goes first.
+    assert num_samples() == 8
+    assert num_samples(given) == num_samples(str(given)) == 4
+    # A plain file takes precedence.
     write(given / "mushrooms", mushrooms(10), compressed=True)
-    assert found(given) == 4
+    assert num_samples(given) == 4
 
 
 @pytest.mark.parametrize("name", convex.NAMES)
@@ -202,7 +202,7 @@ BAD_LIBSVM = [
 def test_a_damaged_line_is_named(bad, where, tmp_path):
     lines = mushrooms().splitlines()
     lines.insert(where, bad)
-    lines.insert(1, "")  # counts as a line
+    lines.insert(1, "")  # which counts as a line
     write(tmp_path / "mushrooms", "\n".join(lines) + "\n")
     number = 1 if where == 0 else where + 2
     with pytest.raises(ValueError, match="expected") as error:
@@ -217,7 +217,7 @@ ZEROS = ",".join(["0"] * 56)
 @pytest.mark.parametrize(
     "bad",
     [
-        f"{ZEROS},1",  # a number too few
+        f"{ZEROS},1",  # one number missing
         f"{ZEROS},0,0,1",
         f"{ZEROS},0,2",
         f"{ZEROS},x,1",
@@ -285,7 +285,7 @@ def test_one_sample_cannot_be_split(tmp_path):
         datasets.load("mushrooms", data_dir=tmp_path)
 
 
-# The files as they are published
+# The published files
 
 PUBLISHED = {  # samples of label 0 and of label 1, to train and to test; checksum
     "a9a": ([24720, 7841], [12435, 3846], "c980176fbb6aba9c"),

@@ -41,7 +41,7 @@ def test_digits():
     assert digits.train_x.dtype == digits.test_x.dtype == np.float32
     assert digits.train_y.dtype == digits.test_y.dtype == np.int32
     assert digits.num_classes == 10
-    assert digits.checksum == "f618bea623765e9b"  # also says that the split is fixed
+    assert digits.checksum == "f618bea623765e9b"  # which also shows that the split is fixed
     counts = np.bincount(digits.train_y) + np.bincount(digits.test_y)
     assert counts.tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
 
@@ -247,7 +247,7 @@ def test_real_images(name, cache_home):
     np.testing.assert_array_equal(again.test_x, dataset.test_x)
 
 
-# What the workers hold
+# What workers hold
 
 
 def tiny(train_y, shape=(3,)):

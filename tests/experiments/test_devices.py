@@ -1,4 +1,4 @@
-"""Workers over devices in the laboratory: what comes out, and what cannot be."""
+"""Workers over devices in the laboratory: results and errors."""
 
 import jax
 import jax.numpy as jnp
@@ -19,34 +19,34 @@ SMALL = Config(
 )  # fmt: skip
 
 
-@pytest.mark.slow  # tests/test_protocols_devices.py has the same of single steps
+@pytest.mark.slow  # tests/test_protocols_devices.py tests the same for single steps
 def test_several_devices_end_where_one_does(tmp_path, monkeypatch, capsys):
-    """Bit for bit here: the sums are the same ones, and 7 workers are no multiple of 3 devices.
+    """Bit for bit here: the sums are the same, and 7 workers are no multiple of 3 devices.
 
-    Nothing promises as much of every model and rule: another program may take a sum otherwise. So
-    how many devices there were is not what a block is, but stands beside it.
+    This is not promised for every model and rule: another program may sum in another order. So the
+    number of devices is stored with a block, but is not part of its identity.
     """
     digits, over = datasets.load("digits"), devices.mesh(3)
     kind = jax.devices()[0].device_kind
-    found, kept = [], []
+    results, kept = [], []
     for mesh in (over, None):
         folder = tmp_path / str(devices.size(mesh))
         monkeypatch.setattr(
             devices, "equal_on_all", watched(tmp_path / f"bits.{devices.size(mesh)}")
         )
         tasks = sweep.tasks([SMALL], folder, lambda _: digits)
-        found += sweep.run(tasks, folder, lambda _: digits, mesh)
+        results += sweep.run(tasks, folder, lambda _: digits, mesh)
         kept.append(blocks.checkpoints(tasks[0], folder, mesh).folder.name)
     bits = [(tmp_path / f"bits.{count}").read_text().split() for count in (3, 1)]
     assert len(set(bits[0])) == 2
     assert bits[0] == bits[1]
-    assert found[0]["runs"] == found[1]["runs"]
-    assert [block["environment"]["device"] for block in found] == [f"{kind} x 3", f"{kind} x 1"]
+    assert results[0]["runs"] == results[1]["runs"]
+    assert [block["environment"]["device"] for block in results] == [f"{kind} x 3", f"{kind} x 1"]
 
     assert [block.name for block in (tmp_path / "3" / "blocks").iterdir()] == [tasks[0].path.name]
-    assert kept[0] != kept[1]  # but a block's digits all come from as many
+    assert kept[0] != kept[1]  # but all digits of a block come from the same number of devices
     again = sweep.tasks([SMALL], tmp_path / "3", lambda _: digits)
-    assert sweep.run(again, tmp_path / "3", lambda _: digits) == found[:1]
+    assert sweep.run(again, tmp_path / "3", lambda _: digits) == results[:1]
     said = capsys.readouterr().err
     assert f"finished blocks have device {kind} x 3, here it is {kind} x 1; results may" in said
 
@@ -94,7 +94,7 @@ def test_devices_that_part_are_found_out():
         ),
     ],
 )
-def test_what_cannot_be_is_one_line(words, message, tmp_path, capsys, monkeypatch):
+def test_errors_are_one_line(words, message, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(commands, "_keep_compiled_programs", lambda: None)
     assert commands.main([*words.split(), "--results", str(tmp_path)]) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]

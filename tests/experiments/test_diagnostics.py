@@ -17,9 +17,9 @@ def told(info, byzantine, rule):
 
     @jax.jit
     def of_step(info, byzantine):
-        found = diagnostics.of_step(info, byzantine, rule)
-        assert tuple(found) == diagnostics.NAMES
-        return found
+        measured = diagnostics.of_step(info, byzantine, rule)
+        assert tuple(measured) == diagnostics.NAMES
+        return measured
 
     return {name: float(value) for name, value in of_step(info, byzantine).items()}
 
@@ -34,7 +34,7 @@ def test_of_a_step():
     aggregate = jax.jit(rule)(sent.astype(np.float32))
     rows = (np.asarray(a, np.float32) for a in (honest, sent, aggregate))
     info = Info(*rows, np.arange(7))
-    found = told(info, byzantine, rule)
+    measured = told(info, byzantine, rule)
 
     good = honest[:5]
     mean, out = good.mean(axis=0), np.asarray(aggregate, np.float64)
@@ -49,24 +49,24 @@ def test_of_a_step():
         "liars_excluded": 1.0,
     }
     for name, value in expected.items():
-        np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(measured[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-def test_influence_of_the_mean_and_without_liars():
+def test_influence_of_the_mean_and_without_attackers():
     x = np.random.default_rng(1).normal(size=(4, 3)).astype(np.float32)
     info = Info(x, x, jax.jit(byzjax.mean)(x), np.arange(len(x)))
-    found = told(info, np.array([True, False, False, False]), byzjax.mean)
-    np.testing.assert_allclose(found["liars_influence"], 0.25, rtol=1e-5)
-    assert found["liars_excluded"] == 0
+    measured = told(info, np.array([True, False, False, False]), byzjax.mean)
+    np.testing.assert_allclose(measured["liars_influence"], 0.25, rtol=1e-5)
+    assert measured["liars_excluded"] == 0
     none = told(info, np.zeros(4, bool), byzjax.mean)
     assert none["liars_influence"] == 0
     assert math.isnan(none["liars_excluded"])
     np.testing.assert_allclose(none["distance"], 0, atol=1e-6)
 
 
-def test_nobody_can_tell_whose_influence():
+def test_influence_is_unknown_without_a_rule():
     x = np.ones((4, 3), np.float32)
-    found = told(Info(x, x, x[0], np.arange(4)), np.zeros(4, bool), None)
-    assert math.isnan(found["liars_influence"])
-    assert math.isnan(found["honest_excluded"])
-    assert not math.isnan(found["distance"])
+    measured = told(Info(x, x, x[0], np.arange(4)), np.zeros(4, bool), None)
+    assert math.isnan(measured["liars_influence"])
+    assert math.isnan(measured["honest_excluded"])
+    assert not math.isnan(measured["distance"])

@@ -1,4 +1,4 @@
-"""Blocks as a file, and back."""
+"""Export of blocks to a file and back."""
 
 import pytest
 
@@ -30,7 +30,7 @@ def test_there_and_back(tmp_path):
     assert store.read_block(store.block_path(folder, described)) == blocks[0]
 
 
-def test_nothing_there_and_a_damaged_line(tmp_path):
+def test_missing_files_and_a_damaged_line(tmp_path):
     assert export.read(tmp_path) == []
     (tmp_path / export.FILE).write_text('hash,content\nabc,"{""rule"": "\n')
     with pytest.raises(ValueError, match=r"blocks\.csv, line 2 is damaged\.$"):

@@ -1,4 +1,4 @@
-"""Many hosts, as processes on this one: what they find together, and what happens when one dies."""
+"""Several hosts, as processes on one: their common results, and what happens when one dies."""
 
 import atexit
 import json
@@ -20,32 +20,32 @@ from experiments.training import devices
 from tests.experiments.one_of_several import watched
 
 ROOT = pathlib.Path(__file__).parents[2]
-CACHE = tempfile.mkdtemp(prefix="byzjax-xla-")  # compiled programs, shared by these tests only
+CACHE = tempfile.mkdtemp(prefix="byzjax-xla-")  # compiled programs, for these tests only
 atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
-# An attack that draws numbers, and momenta: all that a state may hold.
+# An attack that draws random numbers, and momenta: everything that a state may hold.
 GRID = Config(
     model="softmax", n=5, f=1, s=(1,), seeds=1, steps=8, eval_every=2, batch_size=4,
     rule=("median",), attack=("gaussian(sigma=1.0)",),
 )  # fmt: skip
 WORDS = "--model softmax --n 5 --f 1 --s 1 --seeds 1 --steps 8 --eval-every 2 --batch-size 4"
 WORDS += " --rule median --attack gaussian(sigma=1.0)"
-LIMIT = 120  # seconds, after which a test fails and its processes are ended
+LIMIT = 120  # seconds after which a test fails and its processes are killed
 CLUSTERS = ("SLURM_", "OMPI_", "KUBERNETES_", "TPU_", "JAX_COORDINATOR", "JAX_NUM_PROCESSES")
 
 
 def free_port(least=0):
-    """One that nobody listens on here."""
-    with socket.socket() as found:
+    """A free port."""
+    with socket.socket() as listener:
         try:
-            found.bind(("127.0.0.1", least))
+            listener.bind(("127.0.0.1", least))
         except OSError:
             return free_port(least + 1)
-        return found.getsockname()[1]
+        return listener.getsockname()[1]
 
 
 @pytest.fixture
 def start(tmp_path):
-    """Starts process number i of two; each has a folder of results and writes bits and errors."""
+    """Starts process i of two; each writes results to a folder, and bits and errors to files."""
     processes = []
 
     def start(i, port, options=(), then=(0, 0), **environment):
@@ -81,7 +81,7 @@ def one_of_two(i, port):
 
 
 def slurm(i, port):
-    """What SLURM tells a task of a step; JAX makes the coordinator's port of the job's number."""
+    """SLURM's variables for a task; JAX derives the coordinator's port from the job's number."""
     return {
         "SLURM_JOB_ID": str(port - (65536 - 2**12)),
         "SLURM_STEP_NODELIST": "127.0.0.1",
@@ -96,13 +96,13 @@ def said(tmp_path, i):
 
 
 def stopped_with_a_message(tmp_path, i):
-    """Ours where the error came to the laboratory, JAX's where JAX ended the process."""
+    """The laboratory's message if the error reached it, JAX's if JAX ended the process."""
     text = said(tmp_path, i)
     return f"error: process {i} of 2 stopped: " in text or "another task died" in text
 
 
 @pytest.mark.slow
-def test_two_processes_find_what_one_does_though_one_of_them_dies(start, tmp_path, monkeypatch):
+def test_two_processes_reproduce_one_though_one_of_them_dies(start, tmp_path, monkeypatch):
     port = free_port()
     dying = start(1, port, one_of_two(1, port), then=(2, int(signal.SIGKILL)))
     other = start(0, port, one_of_two(0, port))
@@ -114,7 +114,7 @@ def test_two_processes_find_what_one_does_though_one_of_them_dies(start, tmp_pat
     (kept,) = folder.glob("checkpoints/*/[0-9]*")
     assert kept.name in ("4", "6")
 
-    # As SLURM would start them again.
+    # Restarted, as SLURM would.
     port = free_port(65536 - 2**12)
     pair = [start(i, port, ("--coordinator", "auto"), **slurm(i, port)) for i in (0, 1)]
     assert [process.wait(LIMIT) for process in pair] == [0, 0], said(tmp_path, 0)
@@ -124,10 +124,10 @@ def test_two_processes_find_what_one_does_though_one_of_them_dies(start, tmp_pat
     tasks = sweep.tasks([GRID], alone, lambda _: digits)
     (expected,) = sweep.run(tasks, alone, lambda _: digits, devices.mesh(2))
     (path,) = folder.glob("blocks/*")
-    found = json.loads(path.read_text())
+    block = json.loads(path.read_text())
     assert path.name == tasks[0].path.name
-    assert found["runs"] == expected["runs"]
-    assert found["environment"]["device"] == expected["environment"]["device"]
+    assert block["runs"] == expected["runs"]
+    assert block["environment"]["device"] == expected["environment"]["device"]
     undisturbed = (tmp_path / "bits").read_text().split()
     assert len(set(undisturbed)) == 4
     for i in (0, 1):
@@ -142,8 +142,8 @@ def test_two_processes_find_what_one_does_though_one_of_them_dies(start, tmp_pat
 @pytest.mark.parametrize(
     ("victim", "sent"), [(0, signal.SIGKILL), (1, signal.SIGSTOP), (0, signal.SIGTERM)]
 )
-def test_none_waits_for_one_that_is_gone(start, tmp_path, victim, sent):
-    """The first one too, and one that is only silent: for longer than a heartbeat may take."""
+def test_no_process_waits_for_one_that_is_gone(start, tmp_path, victim, sent):
+    """Also the first process, and one that is only silent for longer than a heartbeat may take."""
     port = free_port()
     then = {victim: (2, int(sent))}
     pair = [start(i, port, one_of_two(i, port), then.get(i, (0, 0))) for i in (0, 1)]

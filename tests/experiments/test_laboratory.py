@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import json
-import math
 import os
 import pathlib
 import re
@@ -11,15 +10,13 @@ import signal
 import subprocess
 import sys
 import time
-from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments.cli import commands
-from experiments.data import batches, datasets
+from experiments.data import datasets
 from experiments.execution import block as blocks
 from experiments.execution import store, sweep
 from experiments.grid import catalogue, specs
@@ -28,7 +25,6 @@ from experiments.grid.planning import Block
 from experiments.models import zoo
 from experiments.report import figures
 from experiments.training import program as programs
-from experiments.training.runs import block_runs
 
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = Config(model="softmax", n=7, f=2, s=(0, 1, 2), seeds=2, steps=6, eval_every=3, batch_size=4)
@@ -37,11 +33,6 @@ SMALL = Config(model="softmax", n=7, f=2, s=(0, 1, 2), seeds=2, steps=6, eval_ev
 @pytest.fixture(scope="module")
 def digits():
     return datasets.load("digits")
-
-
-@pytest.fixture(scope="module")
-def softmax(digits):
-    return zoo.build("softmax", digits.train_x.shape[1:], digits.num_classes)
 
 
 def options(results, *more):
@@ -67,7 +58,7 @@ def start(arguments, **kwargs):
 def run(arguments):
     process = start(arguments)
     try:
-        out, err = process.communicate(timeout=600)  # only so that nothing hangs forever
+        out, err = process.communicate(timeout=600)  # only so that no test hangs forever
     finally:
         process.kill()
     return process.returncode, out, err
@@ -75,7 +66,7 @@ def run(arguments):
 
 @pytest.fixture
 def told(capsys):
-    """The same as `run`, in this process."""
+    """`run` in this process."""
 
     def run_here(arguments):
         status = commands.main(arguments)
@@ -85,23 +76,23 @@ def told(capsys):
 
 
 def results_of(folder):
-    """What the blocks say, without times."""
-    found = {}
+    """The contents of the blocks, without times."""
+    runs = {}
     for path in sorted((folder / "blocks").glob("*.json")):
         content = json.loads(path.read_text())
-        found[path.name] = content["runs"]
-    return found
+        runs[path.name] = content["runs"]
+    return runs
 
 
 @pytest.fixture(scope="module")
 def built():
-    """The programs so far, by all that they are made of."""
+    """The programs built so far, by everything they depend on."""
     return {}
 
 
 @pytest.fixture
 def programs_are_kept(built, monkeypatch):
-    """A program that another sweep has built is used again; building one takes half a second."""
+    """Reuses a program that another sweep has built; building one takes half a second."""
     build = programs.build
 
     def kept(config, dataset, model, rule, mixing, choices, over):
@@ -116,243 +107,23 @@ def programs_are_kept(built, monkeypatch):
     monkeypatch.setattr(programs, "build", kept)
 
 
-# --- runs and programs ---------------------------------------------------------------------------
-
-
-MEAN_ALONE = (("rule", "mean"), ("mixing", "none"), ("attack", "none"))
-
-
 def swept(config, dataset):
     folder = pathlib.Path(config.results) / config.study
     load = lambda _: dataset  # noqa: E731
     return sweep.run(sweep.tasks([config], folder, load), folder, load)
 
 
-@pytest.mark.smoke
-def test_runs_lie_as_many_as_they_should_and_the_same_ones(digits):
-    runs = block_runs(SMALL, digits, [(0, 1), (0, 2), (1, 1), (1, 2)])
-    liars = np.asarray(runs.byzantine).reshape(2, 2, 7)
-    assert (liars.sum(axis=2) == [[1, 2], [1, 2]]).all()
-    assert (liars[:, 0] <= liars[:, 1]).all()
-    assert (liars[0] != liars[1]).any()  # another seed, other liars
-    keys = jax.random.key_data(runs.key).reshape(2, 2, -1)
-    assert (keys[:, 0] == keys[:, 1]).all()
-    assert (keys[0] != keys[1]).any()
-
-
-def test_data_dealt_to_honest_workers_alone(digits):
-    config = dataclasses.replace(SMALL, partition="sorted", dealt_to="honest")
-    runs = block_runs(config, digits, [(0, 0), (0, 2)])
-    everything = len(digits.train_y)
-    for byzantine, indices, sizes in zip(*map(np.asarray, runs[1:4])):
-        assert (sizes[byzantine] == everything).all()
-        honest = [row[:size] for row, size in zip(indices, sizes)]
-        honest = np.concatenate([row for row, lies in zip(honest, byzantine) if not lies])
-        assert sorted(honest) == list(range(everything))
-        labels = digits.train_y[honest]
-        assert (np.diff(labels) >= 0).all()  # in their order, sorted by label
-
-
-def test_strengths_and_step_sizes_share_one_program(digits, tmp_path, monkeypatch):
-    few = dataclasses.replace(
-        SMALL,
-        rule=("median",),
-        s=(2,),
-        seeds=1,
-        attack=("gaussian(sigma=1.0)", "gaussian(sigma=9.0)"),
-    )
-    grids = [dataclasses.replace(few, learning_rate=rate) for rate in (0.1, 0.5)]
-    built, build = [], programs.build
-
-    def counted(*args):
-        built.append(build(*args))
-        return built[-1]
-
-    monkeypatch.setattr(programs, "build", counted)
-    load = lambda _: digits  # noqa: E731
-    tasks = sweep.tasks(grids, tmp_path, load)
-    together = sweep.run(tasks, tmp_path, load)
-    assert len(built) == 1
-    losses = [block["runs"][0]["loss"][-1] for block in together]
-    assert len(set(losses)) == 4
-    for i, task in enumerate(tasks):
-        alone = dataclasses.replace(task.config, attack=(str(task.block.attack),))
-        (found,) = sweep.run(sweep.tasks([alone], tmp_path / str(i), load), tmp_path / str(i), load)
-        assert found["runs"][0]["loss"] == pytest.approx(together[i]["runs"][0]["loss"], rel=1e-6)
-
-
-def final(program, runs, attack, config=SMALL):
-    """The model and its evaluation at the end."""
-    states = program.start(jnp.int32(attack), runs)
-    for step in range(0, config.steps, config.eval_every):
-        states, _ = program.advance(states, jnp.int32(step), jnp.int32(attack), runs)
-    return states.protocol.params, program.evaluate(states, True, runs)
-
-
-@pytest.mark.slow
-def test_the_switch_runs_the_attack_that_was_chosen(digits, softmax):
-    rule, mixing = specs.parse("rule", "median", f=2), specs.parse("mixing", "none", f=2)
-    texts = (
-        *("gaussian(sigma=5.0)", "flip_labels", "mimic(warmup=2)"),
-        *("stale(delay=2)", "alternating"),
-    )
-    attacks = [specs.parse("attack", text, f=2) for text in texts]
-    runs = block_runs(SMALL, digits, [(0, 2), (1, 2)])
-    together = programs.build(SMALL, digits, softmax, rule, mixing, attacks)
-    seen = []
-    for i, attack in enumerate(attacks):
-        alone = programs.build(SMALL, digits, softmax, rule, mixing, [attack])
-        expected, _ = final(alone, runs, 0)
-        found, _ = final(together, runs, i)
-        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
-            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-        seen.append(np.concatenate([np.ravel(p) for p in jax.tree.leaves(found)]))
-    for i in range(len(seen)):
-        for j in range(i):
-            assert not np.allclose(seen[i], seen[j], atol=1e-4), (texts[i], texts[j])
-
-
-WATCHED = dataclasses.replace(
-    SMALL, steps=4, eval_every=2, momentum=0.0, average=True, validation=100, eval_samples=50
-)
-
-
-class Watched(NamedTuple):
-    """What is found at an evaluation of `WATCHED`."""
-
-    model: Any
-    average: Any
-    metrics: programs.Metrics
-    diagnostics: dict[str, Any]
-
-
-def of_run(tree, *place):
-    return jax.tree.map(lambda leaf: leaf[place], tree)
-
-
-@pytest.fixture(scope="module")
-def watched(digits, softmax):
-    """The runs of `WATCHED` under the mean, and both evaluations.
-
-    In the first nobody lies, in the second two workers flip their labels.
-    """
-    mean, mixing, none = (specs.parse(*words, f=2) for words in MEAN_ALONE)
-    flip = specs.parse("attack", "flip_labels", f=2)
-    runs = block_runs(WATCHED, digits, [(0, 0), (0, 2)])
-    program = programs.build(WATCHED, digits, softmax, mean, mixing, [none, flip])
-    states, found = program.start(jnp.int32(1), runs), []
-    for step in (0, 2):
-        states, diagnostics = program.advance(states, jnp.int32(step), jnp.int32(1), runs)
-        held = jax.device_get((states.protocol.params, states.average))  # states are given away
-        metrics = program.evaluate(states, step == 2, runs)
-        found.append(Watched(*held, *jax.device_get((metrics, diagnostics))))
-    return runs, found
-
-
-@pytest.fixture(scope="module")
-def by_hand(digits, softmax, watched):
-    """The models and gradients of the same two runs, by a loop of SGD on the union batch."""
-    rest, _, _ = batches.hold_out(digits, WATCHED.validation)
-    runs = watched[0]
-    starts = jax.jit(jax.vmap(lambda key: softmax.init(jax.random.fold_in(key, 0))))(runs.key)
-
-    @jax.jit
-    def gradient(params, run, step):
-        key = jax.random.fold_in(jax.random.fold_in(run.key, 4), step)
-        batch = batches.sample_batch(
-            key, run.indices, run.sizes, rest.train_x, rest.train_y, WATCHED.batch_size
-        )
-        batch["y"] = jnp.where(run.byzantine[:, None], 9 - batch["y"], batch["y"])
-        union = {name: leaf.reshape(-1, *leaf.shape[2:]) for name, leaf in batch.items()}
-        return jax.grad(softmax.loss)(params, union)
-
-    out = []
-    for r in range(2):
-        run, each, gradients = of_run(runs, r), [jax.device_get(of_run(starts, r))], []
-        for step in range(4):
-            gradients.append(jax.device_get(gradient(each[-1], run, step)))
-            each.append(
-                jax.tree.map(lambda p, g: p - WATCHED.learning_rate * g, each[-1], gradients[-1])
-            )
-        out.append((each[1:], gradients))
-    return out
-
-
-def assert_same_model(found, expected):
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("r", [0, 1], ids=["nobody lies", "flipped labels"])
-def test_training_is_plain_sgd_on_the_union_batch(r, watched, by_hand):
-    each, _ = by_hand[r]
-    for found, expected in zip(watched[1], each[1::2], strict=True):
-        assert_same_model(of_run(found.model, r), expected)
-
-
-def test_the_average_is_that_of_all_models_so_far(watched, by_hand):
-    for r, (each, _) in enumerate(by_hand):
-        for found, count in zip(watched[1], (2, 4), strict=True):
-            expected = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *each[:count])
-            assert_same_model(of_run(found.average, r, 0), expected)
-
-
-def test_diagnostics_are_of_the_last_step_before_an_evaluation(watched, by_hand):
-    _, gradients = by_hand[0]
-    for found, gradient in zip(watched[1], gradients[1::2], strict=True):
-        norm = math.sqrt(sum(float(np.sum(g**2)) for g in jax.tree.leaves(gradient)))
-        assert float(found.diagnostics["honest_norm"][0]) == pytest.approx(norm, rel=1e-4)
-
-
-def test_which_samples_an_evaluation_is_on(digits, softmax, watched):
-    """The first 50, at the end all 360, and each time the 100 that were held out."""
-    _, *held = batches.hold_out(digits, 100)
-    accuracy = jax.jit(softmax.accuracy)
-    for found, count in zip(watched[1], (50, 360), strict=True):
-        for r in range(2):
-            average = of_run(found.average, r, 0)
-            right = accuracy(average, digits.test_x[:count], digits.test_y[:count])
-            assert float(found.metrics.accuracy[r]) == pytest.approx(float(right))
-            right = accuracy(average, *held)
-            assert float(found.metrics.validation[r]) == pytest.approx(float(right))
-
-
-def test_what_a_loss_draws_is_not_what_chose_its_batch():
-    """Otherwise dropout would depend on the samples.
-
-    This loss draws samples in the way in which batches are drawn; the step marks where both agree.
-    """
-    config = Config(
-        n=1, f=0, s=(0,), seeds=1, steps=1, eval_every=1, batch_size=64, momentum=0.0,
-        learning_rate=1.0,
-    )  # fmt: skip
-    x, y = np.arange(100, dtype=np.float32)[:, None], np.zeros(100, np.int32)
-    numbers = datasets.Dataset("numbers", x, y, x, y, 2, "0")
-    runs = block_runs(config, numbers, [(0, 0)])
-
-    def loss(params, batch, key=None):
-        again = runs.indices[0, 0][jax.random.randint(key, (64,), 0, 100)]
-        return params @ (again == batch["x"][:, 0]).astype(jnp.float32)
-
-    model = zoo.Model(lambda key: jnp.zeros(64), None, loss, None)
-    mean, mixing, none = (specs.parse(*words, f=0) for words in MEAN_ALONE)
-    program = programs.build(config, numbers, model, mean, mixing, [none])
-    zero = jnp.int32(0)
-    states, _ = program.advance(program.start(zero, runs), zero, zero, runs)
-    assert np.count_nonzero(states.protocol.params) < 10  # 0.64 are expected
-
-
-def test_a_model_that_is_not_finite_is_a_result(digits, softmax, tmp_path):
+def test_a_model_that_is_not_finite_is_a_result(digits, tmp_path):
     config = Config(
         model="softmax", n=7, f=2, s=(1,), seeds=1, steps=2, eval_every=1, rule=("mean",),
         attack=("non_finite",), results=str(tmp_path),
     )  # fmt: skip
     (block,) = swept(config, digits)
-    (found,) = block["runs"]
-    assert found["finite"] == [False, False]
-    assert found["loss"] == [None, None]
-    assert found["diverged"] == 1
-    assert found["distance"] == [None, None]
+    (run_of_block,) = block["runs"]
+    assert run_of_block["finite"] == [False, False]
+    assert run_of_block["loss"] == [None, None]
+    assert run_of_block["diverged"] == 1
+    assert run_of_block["distance"] == [None, None]
 
 
 def test_the_identity_of_a_block_is_what_decides_its_numbers():
@@ -408,7 +179,7 @@ def test_a_half_written_file_is_never_found(tmp_path):
 def test_a_study_writes_what_it_promises_and_continues_with_what_is_missing(
     tmp_path, told, programs_are_kept, monkeypatch
 ):
-    # Two rules that other tests have compiled as well.
+    # Two rules that other tests compile as well.
     command = options(tmp_path / "results", "--rule", "median", "mean")
     status, out, err = told(command)
     assert status == 0, err
@@ -430,14 +201,14 @@ def test_a_study_writes_what_it_promises_and_continues_with_what_is_missing(
     assert config["jax"] == jax.__version__
     assert "| median" in out
     assert "s = 2 liars" in out
-    assert "step/s" in err  # the bar
+    assert "step/s" in err  # the progress bar
 
     before = results_of(folder)
     assert len(before) == 6
     victim = folder / "blocks" / sorted(before)[0]
     victim.unlink()
     (folder / "blocks" / sorted(before)[1]).write_text('{"half": ')  # a damaged file
-    monkeypatch.setattr(figures, "make", lambda *_: {})  # they have been looked at
+    monkeypatch.setattr(figures, "make", lambda *_: {})  # they have been read
     status, out, err = told(command)
     assert status == 0, err
     assert "4 of 6 blocks are in" in out
@@ -481,7 +252,7 @@ def test_killed_ten_times_it_ends_as_if_nothing_had_happened(tmp_path):
         finally:
             process.kill()
             process.communicate(timeout=30)
-        results_of(folder)  # raises where a file is half-written
+        results_of(folder)  # raises if a file is half-written
     status, _, err = run(options(tmp_path / "results", *more))
     assert status == 0, err
     undisturbed = tmp_path / "undisturbed"
@@ -596,7 +367,7 @@ def test_shards_are_the_whole_study(digits, tmp_path, programs_are_kept):
 
 def test_a_long_block_goes_on_from_its_checkpoint(digits, tmp_path, monkeypatch, programs_are_kept):
     monkeypatch.setattr(blocks, "CHECKPOINT_SECONDS", 0.0)
-    # Attacks that remember and draw numbers, and a momentum: all that a state may hold.
+    # Attacks with memory and random numbers, and a momentum: everything that a state may hold.
     config = dataclasses.replace(
         SMALL, rule=("median",), attack=("mimic", "gaussian(sigma=1.0)"), s=(1, 2), eval_every=2,
         validation=100, average=True,
@@ -618,9 +389,9 @@ def test_a_long_block_goes_on_from_its_checkpoint(digits, tmp_path, monkeypatch,
     assert len(list((folder / "checkpoints").iterdir())) == 1
     steps = []
     monkeypatch.setattr(blocks, "_log", lambda task, step, *rest: steps.append(step))
-    found = sweep.run(tasks, folder, lambda _: digits)
-    assert steps == [6, 2, 4, 6]  # the first block goes on after its fourth step
-    assert [block["runs"] for block in found] == [block["runs"] for block in undisturbed]
+    resumed = sweep.run(tasks, folder, lambda _: digits)
+    assert steps == [6, 2, 4, 6]  # the first block resumes after its fourth step
+    assert [block["runs"] for block in resumed] == [block["runs"] for block in undisturbed]
     assert not list((folder / "checkpoints").iterdir())
 
 
@@ -647,14 +418,14 @@ def test_what_fails_is_written_down_and_does_not_stop_the_rest(digits, tmp_path,
 
 def test_a_study_that_has_changed_leaves_no_run_twice(digits, tmp_path, programs_are_kept):
     folder = tmp_path / "study"
-    few = dataclasses.replace(SMALL, rule=("mean", "median"), attack=("none",), s=(0,), seeds=2)
-    more = dataclasses.replace(few, rule=("median",), seeds=3)
-    for config in (few, more):
+    before = dataclasses.replace(SMALL, rule=("mean", "median"), attack=("none",), s=(0,), seeds=2)
+    after = dataclasses.replace(before, rule=("median",), seeds=3)
+    for config in (before, after):
         sweep.run(sweep.tasks([config], folder, lambda _: digits), folder, lambda _: digits)
     assert len(list((folder / "blocks").iterdir())) == 3
-    found = {str(c.rule): store.finished([c], folder) for c in (few, more)}
-    assert [b["rule"] for b in found[str(few.rule)]] == ["mean", "median"]
-    (both,) = found[str(more.rule)]
+    finished = {str(c.rule): store.finished([c], folder) for c in (before, after)}
+    assert [b["rule"] for b in finished[str(before.rule)]] == ["mean", "median"]
+    (both,) = finished[str(after.rule)]
     assert both["members"] == [[0, 0], [1, 0], [2, 0]]
 
 

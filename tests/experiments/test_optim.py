@@ -29,12 +29,12 @@ def changed(**more):
 )
 def test_schedules(text, expected):
     rate = optim.schedule(changed(schedule=text))
-    found = [rate(step) if callable(rate) else rate for step in (0, 4, 8)]
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    rates = [rate(step) if callable(rate) else rate for step in (0, 4, 8)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-6)
 
 
 def run(stages, gradients, params):
-    """Steps of the server under the mean, with what every stage does in between."""
+    """Steps of the server under the mean, with all stages in between."""
     mean = optax.stateless(lambda updates, params: updates.mean(axis=0))
     parts = [stages["send"], stages["receive"], mean, stages["server"]]
     tx = optax.chain(*[part for part in parts if part is not None])
@@ -49,16 +49,16 @@ def run(stages, gradients, params):
 @pytest.mark.parametrize("kind", optimizers.KINDS)
 @pytest.mark.parametrize("place", optimizers.PLACES)
 def test_momentum(kind, place):
-    """Under the mean all places are the same."""
+    """Under the mean all places are equivalent."""
     rng = np.random.default_rng(0)
     gradients = rng.normal(size=(4, 3, 5)).astype(np.float32)
-    found = run(
+    models = run(
         optim.stages(changed(momentum=0.9, momentum_at=place, momentum_kind=kind)),
         jnp.asarray(gradients),
         jnp.zeros(5),
     )
     params, m = np.zeros(5), np.zeros(5)
-    for g, after in zip(gradients.mean(axis=1), found):
+    for g, after in zip(gradients.mean(axis=1), models):
         m = 0.9 * m + (0.1 if kind == "damped" else 1.0) * g
         params = params - 0.5 * (g + 0.9 * m if kind == "nesterov" else m)
         np.testing.assert_allclose(after, params, rtol=1e-5, atol=1e-6)
@@ -87,7 +87,7 @@ def test_decay_then_clipping_then_momentum():
             weight_decay=1.0, clip=1.0, momentum=0.5, momentum_kind="undamped", learning_rate=1.0
         )
     )
-    found = run(stages, gradients, jnp.zeros(2))
+    models = run(stages, gradients, jnp.zeros(2))
     # (3, 4) is shortened to (0.6, 0.8), and (0.6, 5.8) - (0.6, 0.8) = (0, 5) to (0, 1).
     second = 0.5 * np.array([0.6, 0.8]) + [0.0, 1.0]
-    np.testing.assert_allclose(found, [[-0.6, -0.8], [-0.6, -0.8] - second], rtol=1e-6)
+    np.testing.assert_allclose(models, [[-0.6, -0.8], [-0.6, -0.8] - second], rtol=1e-6)

@@ -28,7 +28,7 @@ def made_up(classes=2):
 
 
 def test_the_loss_with_its_decay_is_flat_there():
-    """The mean of the workers' losses, of whom one has many samples."""
+    """The mean of the workers' losses; one worker has many samples."""
     data, decay = made_up(), 0.02
     model = zoo.build("logistic", (4,), 2)
     workers = [np.arange(10), np.arange(10, 20), np.arange(20, 200)]
@@ -39,11 +39,11 @@ def test_the_loss_with_its_decay_is_flat_there():
         each = [model.loss(params, {"x": data.train_x[w], "y": data.train_y[w]}) for w in workers]
         return sum(each) / 3 + decay / 2 * shrunk
 
-    slope = jax.jit(jax.grad(loss))(best)
-    assert max(np.abs(s).max() for s in map(np.asarray, jax.tree.leaves(slope))) < 1e-6
+    gradient = jax.jit(jax.grad(loss))(best)
+    assert max(np.abs(s).max() for s in map(np.asarray, jax.tree.leaves(gradient))) < 1e-6
 
 
-def test_training_goes_there():
+def test_training_converges_to_the_optimum():
     config = Config(
         dataset="a9a", model="logistic", n=5, f=1, s=(0,), seeds=1, steps=400, batch_size=200,
         eval_every=200, momentum=0.0, learning_rate=1.0, schedule="cosine", weight_decay=0.05,
@@ -63,7 +63,7 @@ def test_training_goes_there():
     assert far[1] <= far[0]
 
 
-def test_what_has_no_optimum():
+def test_models_without_an_optimum():
     with pytest.raises(ValueError, match=r"two classes and weight_decay > 0; got 3 classes, weigh"):
         optimum.logistic(made_up(classes=3), 0.1, [np.arange(3)])
     with pytest.raises(
@@ -81,7 +81,7 @@ def test_what_a_grid_asks_for_is_kept_and_drawn(tmp_path):
     )  # fmt: skip
     tasks = sweep.tasks([config], tmp_path, lambda config: made_up())
     blocks = sweep.run(tasks, tmp_path, lambda config: made_up())
-    assert len(blocks) == 2  # of one program
+    assert len(blocks) == 2  # all in one program
     for block in blocks:
         (run,) = block["runs"]
         assert len(run["validation"]) == len(run["to_optimum"]) == 2

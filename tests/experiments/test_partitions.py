@@ -4,7 +4,7 @@ import pytest
 from experiments.data import partitions
 
 LABELS = np.repeat(np.arange(10), [30, 31, 32, 33, 34, 35, 36, 37, 38, 39])[::-1].copy()  # 345
-# Each kind with a value at which everybody gets something.
+# Each kind with a value at which every worker gets samples.
 KINDS = [
     "iid",
     "sorted",
@@ -56,7 +56,7 @@ def test_partition_follows_the_seed(kind):
         return lists(LABELS, 5, kind, seed=seed)
 
     assert dealt(1) == dealt(1)
-    # Nothing is drawn where all is kept and sorted.
+    # Nothing is random where all samples are kept and sorted.
     constant = kind in ("sorted", "gamma_similarity(0)", "long_tail(1)")
     assert (dealt(1) == dealt(2)) == constant
 
@@ -115,11 +115,11 @@ def test_dirichlet_shares_have_the_moments_of_the_law():
     np.testing.assert_allclose(shares.var(0), 0.0625, atol=0.008)
 
 
-# Each kind by itself
+# The kinds, one by one
 
 
 def test_pathological_gives_k_labels_where_shards_fit():
-    labels = np.tile(np.arange(10), 40)  # 20 shards of 20: two to a class
+    labels = np.tile(np.arange(10), 40)  # 20 shards of 20: two per class
     for seed in range(5):
         counts = class_counts(
             partitions.partition(labels, 10, "pathological(2)", seed=seed), labels
@@ -229,7 +229,7 @@ def test_unequal_is_iid_by_label():
 
 
 @pytest.mark.parametrize("alpha", [1e-3, 1e-300])
-def test_unequal_serves_everyone_at_any_alpha(alpha):
+def test_unequal_gives_every_worker_samples_at_any_alpha(alpha):
     sizes = [len(p) for p in partitions.partition(LABELS, 345, f"unequal({alpha})", seed=0)]
     assert sizes == [1] * 345
     sizes = [len(p) for p in partitions.partition(LABELS, 300, f"unequal({alpha})", seed=0)]

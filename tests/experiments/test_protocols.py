@@ -1,4 +1,4 @@
-"""Protocols by name, each trained for a while, and what cannot be."""
+"""Protocols by name, each trained briefly, and errors."""
 
 import dataclasses
 import inspect
@@ -75,7 +75,7 @@ def test_many_models_learn(tmp_path, protocol, more):
 
 
 def test_the_one_server_is_not_named_among_what_decides():
-    """So that blocks from before there were other protocols are found."""
+    """So that blocks stored before there were other protocols are recognized."""
     assert "protocol" not in identity(BASE)
     other = dataclasses.replace(BASE, protocol="gossip")
     assert identity(other)["protocol"] == "gossip"
@@ -136,7 +136,7 @@ def test_the_one_server_is_not_named_among_what_decides():
         ({"attack": ("dissensus",)}, r"^attack: dissensus needs center, weights; "),
     ],
 )
-def test_what_cannot_be(more, message):
+def test_errors(more, message):
     with pytest.raises((ValueError, TypeError), match=message):
         assemble.plan(dataclasses.replace(BASE, **more))
 
@@ -163,24 +163,24 @@ def test_what_is_known_of_a_protocol_is_what_it_takes():
 
 @pytest.mark.slow
 def test_kardam_trains_as_well_as_without_liars(tmp_path):
-    """Just under a third of the workers send what is far too long."""
+    """Just under a third of the workers send updates that are far too long."""
     digits = datasets.load("digits")
     config = Config(
         n=10, f=3, s=(0, 3), seeds=1, steps=8_000, eval_every=8_000, batch_size=16,
         momentum=0.0, learning_rate=0.1, rule=("mean",),
         attack=("gaussian(sigma=200)", "reversed_gradient(kappa=100)"),
     )  # fmt: skip
-    found = {}
+    accuracy = {}
     for judge in ("kardam", "none"):
         protocol = f"asynchronous(judge='{judge}', damping='none')"
         asked = dataclasses.replace(config, protocol=protocol)
         tasks = sweep.tasks([asked], tmp_path, lambda config: digits)
         for block in sweep.run(tasks, tmp_path, lambda config: digits):
             last = [run["accuracy"][-1] for run in block["runs"]]
-            found[judge, block["attack"]] = sum(last) / len(last)
-    alone = found["none", "none"]
+            accuracy[judge, block["attack"]] = sum(last) / len(last)
+    alone = accuracy["none", "none"]
     assert alone > 0.95
     for attack in config.attack:
-        assert found["kardam", attack] > alone - 0.02, found
-        assert found["none", attack] < found["kardam", attack], found
-    assert found["none", "reversed_gradient(kappa=100)"] < 0.2, found
+        assert accuracy["kardam", attack] > alone - 0.02, accuracy
+        assert accuracy["none", attack] < accuracy["kardam", attack], accuracy
+    assert accuracy["none", "reversed_gradient(kappa=100)"] < 0.2, accuracy

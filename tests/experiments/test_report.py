@@ -1,4 +1,4 @@
-"""Tables, figures and pages of made-up studies."""
+"""Tables, figures and pages of synthetic studies."""
 
 import html.parser
 import itertools
@@ -34,14 +34,14 @@ SMALL = Config(
 
 
 def accuracy(rule, attack, s, seed, step):
-    """Something else for each, between 0.5 and 1."""
+    """A different value for each, between 0.5 and 1."""
     mixed = sum(map(ord, rule + attack)) % 17
     return round(0.5 + mixed / 100 + 0.01 * seed - 0.02 * s + 0.005 * step, 6)
 
 
 def blocks_of(grid, measured=0.5, of=accuracy):
-    """Finished blocks of a grid; `measured` is what all diagnostics say."""
-    found = []
+    """Finished blocks of a grid; `measured` is the value of all diagnostics."""
+    blocks = []
     steps = list(range(grid.eval_every, grid.steps + 1, grid.eval_every))
     liars = [s for s in grid.s if s > 0]
     for rule, mixing, attack in itertools.product(grid.rule, grid.mixing, grid.attack):
@@ -61,7 +61,7 @@ def blocks_of(grid, measured=0.5, of=accuracy):
             for seed, s in members
         ]
         if runs:
-            found.append(
+            blocks.append(
                 {
                     **{name: getattr(grid, name) for name in configs.IDENTITY},
                     "rule": rule,
@@ -80,7 +80,7 @@ def blocks_of(grid, measured=0.5, of=accuracy):
                     },
                 }
             )
-    return found
+    return blocks
 
 
 def names_of(blocks, grids):
@@ -89,7 +89,7 @@ def names_of(blocks, grids):
 
 
 class Page(html.parser.HTMLParser):
-    """A parser that wants every element closed, and keeps texts, cells, names and addresses."""
+    """A parser that requires every element to be closed; it keeps texts, cells, names and links."""
 
     VOID = frozenset({"meta", "img", "br", "wbr"})
 
@@ -339,7 +339,7 @@ def test_titles_lie_within_their_figure():
 # --- the page -------------------------------------------------------------------------------------
 
 
-def test_the_page_holds_what_was_found(tmp_path):
+def test_the_page_holds_the_results(tmp_path):
     blocks = blocks_of(SMALL)
     blocks[0]["environment"]["jax"] = "0.9.0"
     blocks[1]["runs"][0]["finite"] = [True, False, False]
@@ -361,11 +361,11 @@ def test_the_page_holds_what_was_found(tmp_path):
         re.findall(r"<t[hd].*?>(.*?)</t[hd]>", row)
         for row in re.findall(r"<tr>(.*?)</tr>", everything)
     )
-    for line, found in zip(lines, results.to_dict("records"), strict=True):
+    for line, result in zip(lines, results.to_dict("records"), strict=True):
         cells = dict(zip(head, line, strict=True))
         for name in ("mean", "std", "min", "max"):
-            assert cells[name] == f"{100 * found[name]:.2f}", (name, line)
-        assert cells["95 % interval"] == f"{100 * found['low']:.2f} to {100 * found['high']:.2f}"
+            assert cells[name] == f"{100 * result[name]:.2f}", (name, line)
+        assert cells["95 % interval"] == f"{100 * result['low']:.2f} to {100 * result['high']:.2f}"
     assert f"not finite at 20, 1 of {SMALL.seeds}" in read.text
     assert "jax differ" in read.text
     assert "0.9.0 (1 block)" in read.text
@@ -394,7 +394,7 @@ def test_prose():
     assert "<ul><li>one</li><li>two &lt;b&gt;</li></ul>" in made
 
 
-def test_nothing_known_is_no_error(tmp_path):
+def test_missing_results_are_no_error(tmp_path):
     blocks = blocks_of(SMALL, measured=None, of=lambda *_: math.nan)
     for block in blocks:
         del block["environment"]

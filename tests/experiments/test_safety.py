@@ -1,4 +1,4 @@
-"""Folders of strangers, damaged files, and settings that nobody can mean."""
+"""Untrusted folders, damaged files, and settings that make no sense."""
 
 import contextlib
 import dataclasses
@@ -35,7 +35,7 @@ def tasks_in(folder, digits, config=SMALL):
 
 
 def written_by_a_stranger(folder, digits, rule):
-    """A study's folder whose blocks are those of another rule."""
+    """A study's folder whose blocks belong to another rule."""
     tasks = tasks_in(folder, digits)
     blocks = sweep.run(tasks, folder, lambda _: digits)
     grid = dataclasses.asdict(dataclasses.replace(SMALL, rule=(rule,)))
@@ -58,7 +58,7 @@ def test_reading_results_imports_and_calls_nothing(tmp_path, monkeypatch, digits
             assert commands.main([command, str(folder)]) == 0
             assert rule.partition("(")[0] in capsys.readouterr().out
         else:
-            with contextlib.suppress(ValueError, SystemExit):  # there is nothing to choose from
+            with contextlib.suppress(ValueError, SystemExit):  # `choose` has no candidates
                 commands.main([command, str(folder)])
     assert not (tmp_path / "imported").exists()
     assert not (tmp_path / "called").exists()
@@ -72,7 +72,7 @@ def test_only_rules_are_called(name):
         specs.parse("rule", f"{name}(command='x')", f=1)
 
 
-def test_functions_of_ones_own(tmp_path, monkeypatch):
+def test_user_defined_functions(tmp_path, monkeypatch):
     (tmp_path / "own_rules.py").write_text(
         "import optax\n"
         "def first(updates, *, f): return updates\n"
@@ -109,8 +109,8 @@ def test_a_damaged_checkpoint_is_set_aside(tmp_path, capsys):
     kept = checkpoint.Checkpoints(tmp_path / "block")
     states = {"w": jax.numpy.ones(3)}
     metrics = Metrics(*[np.zeros(1)] * len(Metrics._fields))
-    found = {name: np.zeros(1) for name in checkpoint.diagnostics.NAMES}
-    kept.save(2, states, [(metrics, found)])
+    diagnostics = {name: np.zeros(1) for name in checkpoint.diagnostics.NAMES}
+    kept.save(2, states, [(metrics, diagnostics)])
     assert kept.restore(states)[0] == 2
     for part in sorted((tmp_path / "block").rglob("*")):
         if part.is_file():
@@ -119,7 +119,7 @@ def test_a_damaged_checkpoint_is_set_aside(tmp_path, capsys):
     said = capsys.readouterr().err
     assert f"the checkpoint {tmp_path / 'block'} cannot be read" in said
     assert (tmp_path / "block.damaged").is_dir()
-    kept.save(1, states, [(metrics, found)])
+    kept.save(1, states, [(metrics, diagnostics)])
     assert kept.restore(states)[0] == 1
 
 
@@ -145,8 +145,8 @@ def test_two_processes_do_not_train_one_block(tmp_path, digits, capsys):
             0.5, lambda: (task.path.with_suffix(".later").rename(task.path), stop.set())
         )
         timer.start()
-        (found,) = sweep.run([task], tmp_path / "two", lambda _: digits)
-        assert found["runs"] == ["of the other"]
+        (finished,) = sweep.run([task], tmp_path / "two", lambda _: digits)
+        assert finished["runs"] == ["of the other"]
         assert "is being trained by another process; waiting." in capsys.readouterr().err
     finally:
         stop.set()
@@ -182,7 +182,7 @@ def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
         ({"schedule": "steps(" + "(" * 900}, r"^unknown schedule 'steps"),
     ],
 )
-def test_settings_that_nobody_can_mean_are_one_line(changes, message):
+def test_settings_that_make_no_sense_are_one_line(changes, message):
     with pytest.raises(ValueError, match=message) as error:
         planning.plan(dataclasses.replace(SMALL, **changes))
     assert len(str(error.value).splitlines()) == 1

@@ -1,4 +1,4 @@
-"""The pages and the notebooks: what they say is so, and what they show runs."""
+"""The pages and the notebooks: their statements hold and their code runs."""
 
 import json
 import os
@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.py"))
 REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
-# What a reader does once, and what would install into the environment of the tests.
+# Commands that a reader runs once, or that would install into the tests' environment.
 INSTALLING = re.compile(r"git clone|python3 -m venv|\. \.venv|(\.venv/bin/)?pip install")
 
 
@@ -37,14 +37,14 @@ SHORT = {
 
 
 def run_page(page, folder):
-    """Runs a page as a reader would: files are saved, commands are given, the rest is one script.
+    """Runs a page as a reader would: saves its files, runs its commands, the rest as one script.
 
-    Commands are made `SHORT`.
+    Commands are shortened by `SHORT`.
     """
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join((str(folder), str(ROOT))),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiled quickly rather than well
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # for short compilation
     }
 
     def run(*command):
@@ -82,7 +82,7 @@ def test_getting_started_prints_what_it_says(tmp_path):
 
 @pytest.mark.slow
 def test_the_page_of_flax_runs():
-    """In this process: the page gives no commands and saves no files."""
+    """In this process: the page has no commands and saves no files."""
     scripts = blocks("flax.md", "python")
     assert len(scripts) == 3
     assert not blocks("flax.md", "bash")
@@ -90,8 +90,8 @@ def test_the_page_of_flax_runs():
 
 
 @pytest.mark.slow
-def test_a_rule_of_ones_own(tmp_path):
-    """Its contract, its table, its report and its worst case, by the page alone."""
+def test_a_user_defined_rule(tmp_path):
+    """Its contract, table, report and worst case, from the page alone."""
     (rule,) = (code for code in blocks("own-rule.md", "python") if "# my_rules.py" in code)
     lines = [line for line in rule.splitlines() if line.strip() and not line.startswith("#")]
     assert len(lines) < 15
@@ -102,7 +102,7 @@ def test_a_rule_of_ones_own(tmp_path):
     table = (tmp_path / "results" / "worst-case" / "damage.csv").read_text()
     assert "my_rules:nearest,gradient_attack" in table
 
-    # What the page says of a broken rule.
+    # What the page says about a broken rule.
     path = tmp_path / "my_rules.py"
     path.write_text(path.read_text().replace("scores.lowest(distances, n - f)", "distances >= 0"))
     done = subprocess.run(
@@ -119,7 +119,7 @@ def test_a_rule_of_ones_own(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_attack_of_ones_own(tmp_path):
+def test_a_user_defined_attack(tmp_path):
     said = dict(line.rsplit(" ", 1) for line in run_page("own-attack.md", tmp_path).splitlines())
     assert float(said["strongest"]) > float(said["factor 0.5"])
 
@@ -131,7 +131,7 @@ def test_the_page_of_the_threat_model_runs(tmp_path):
 
 
 def test_every_page_with_code_is_run():
-    """Here, or in test_readme.py; pages of results show how they were made."""
+    """Here or in test_readme.py; pages of results show the commands that produced them."""
     ran_there = {"protocols.md", "index.md", "collective.md", "scaling.md"}
     here = {"start.md", "flax.md", "own-rule.md", "own-attack.md", "threat-model.md"}
     for page in DOCS.glob("*.md"):
@@ -189,8 +189,8 @@ def test_there_are_five_notebooks():
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_pair_agrees_and_has_no_output(path):
     cells = notebook(path)["cells"]
-    found = [(cell["cell_type"], "".join(cell["source"]).strip()) for cell in cells]
-    assert found == list(cells_of_script(path)), "jupytext --to ipynb --update colab/*.py"
+    shown = [(cell["cell_type"], "".join(cell["source"]).strip()) for cell in cells]
+    assert shown == list(cells_of_script(path)), "jupytext --to ipynb --update colab/*.py"
     for cell in cells:
         assert not cell.get("outputs")
         assert cell.get("execution_count") is None
@@ -206,7 +206,7 @@ def test_a_notebook_opens_with_its_badge_and_installs_on_colab_only(path):
     )
     assert place in (DOCS / "notebooks.md").read_text()
     assert f'REPOSITORY = "{REPOSITORY}"\nif "google.colab" in sys.modules:\n' in install
-    assert install.count("pip") == 2  # the command, and what to do elsewhere
+    assert install.count("pip") == 2  # the command, and the instructions for other systems
 
 
 def test_the_repository_has_one_address():

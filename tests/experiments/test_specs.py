@@ -48,7 +48,7 @@ def test_parse_call(text, name, given):
         "a(b=-'c')",
     ],
 )
-def test_what_cannot_be_read(text):
+def test_invalid_specs(text):
     with pytest.raises(ValueError, match=r'cannot read .* such as "krum"') as error:
         calls.parse_call(text)
     assert "\n" not in str(error.value)
@@ -86,7 +86,7 @@ def test_a_strength_may_be_traced_and_says_so(name, strengths):
         tx = specs.transformation(spec, byzantine=byzantine, key=None, n=5)
         return tx.update(updates, tx.init(updates[0]), **told)[0]
 
-    found = jax.jit(lambda values: sent(spec.with_strengths(values)))
+    traced = jax.jit(lambda values: sent(spec.with_strengths(values)))
     choices = (0.5, 0.5), (0.25, 0.75)
     plain = [
         f"{name}({', '.join(f'{s}={value}' for s, value in zip(strengths, values))})"
@@ -94,8 +94,8 @@ def test_a_strength_may_be_traced_and_says_so(name, strengths):
     ]
     expected = jax.jit(lambda: [sent(specs.parse("attack", text, f=1)) for text in plain])()
     for values, lies in zip(choices, expected, strict=True):
-        np.testing.assert_allclose(found(np.float32(values)), lies, rtol=1e-5, atol=1e-6)
-    if name != "alternating":  # which has its strength from the attack that it alternates
+        np.testing.assert_allclose(traced(np.float32(values)), lies, rtol=1e-5, atol=1e-6)
+    if name != "alternating":  # which takes its strength from the attack that it alternates
         for strength in strengths:
             assert "may be traced" in said.partition(f"{strength}: ")[2]
 
@@ -219,13 +219,13 @@ def test_an_attack_that_tries_the_rule_is_given_the_deployed_one():
 
 def test_every_attack_of_the_table_runs():
     for name in catalogue.ATTACKS:
-        if name == "dissensus":  # has peers to tell apart: tests/experiments/test_protocols.py
+        if name == "dissensus":  # needs peers: tests/experiments/test_protocols.py
             continue
         given = "(gamma=1.0)" if name == "hidden_vulnerability" else ""
         specs.check(specs.parse("attack", name + given, f=11), 25)
 
 
-# --- functions of one's own -----------------------------------------------------------------------
+# --- user-defined functions -----------------------------------------------------------------------
 
 OWN = '''
 import byzjax
@@ -250,14 +250,14 @@ def silent(updates, byzantine):
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """A module of a name of its own for each test, as Python keeps those that it has imported."""
+    """A module with a different name for each test, since Python caches imported modules."""
     name = f"own_{tmp_path.name}".replace("-", "_")
     (tmp_path / f"{name}.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
     return name
 
 
-def test_a_rule_of_ones_own(own):
+def test_a_user_defined_rule(own):
     spec = specs.parse("rule", f"{own}:middle(share=2)", f=3)
     assert spec.hyperparameters == {"share": 2, "f": 3}
     assert str(spec) == f"{own}:middle(share=2)"
@@ -279,12 +279,12 @@ def test_a_rule_of_ones_own(own):
         ("a b:rule", r"^cannot read 'a b:rule'; expected"),
     ],
 )
-def test_what_is_not_there(text, message):
+def test_missing_functions(text, message):
     with pytest.raises(ValueError, match=message):
         specs.parse("rule", text, f=1)
 
 
-def test_a_changed_file_gets_results_of_its_own(own, tmp_path):
+def test_a_changed_file_gets_its_own_results(own, tmp_path):
     grid = Config(rule=("median", f"{own}:middle"))
     before = grid.code
     assert before.startswith(f"{own}=")

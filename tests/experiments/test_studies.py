@@ -1,4 +1,4 @@
-"""The studies that are shipped: their grids are possible, and their pages say what they are."""
+"""The shipped studies: their grids are valid, and their pages describe them."""
 
 import dataclasses
 import pathlib
@@ -48,7 +48,7 @@ def test_the_grids_of_two_cores_are_possible(name):
 
 @pytest.mark.parametrize(("name", "edition"), ALL)
 def test_every_rule_has_enough_workers(name, edition):
-    """Also behind buckets: without tracing anything, so that it is quick."""
+    """Also behind bucketing; nothing is traced, so it is quick."""
     for grid in studies.grids(name, edition):
         assert grid.study == name
         assert grid.dataset in datasets.NAMES
@@ -60,21 +60,21 @@ def test_every_rule_has_enough_workers(name, edition):
 
 
 def test_the_ranking_of_attacks_is_that_of_its_table():
-    page, found = (DOCS / "README.md").read_text(), {}
+    page, measured = (DOCS / "README.md").read_text(), {}
     table = pd.read_csv(DOCS / "attacks-cpu" / "table.csv")
     for line in table.itertuples():
-        found[line.rule, line.attack] = f"{100 * line.mean:.1f} ± {100 * line.std:.1f}"
+        measured[line.rule, line.attack] = f"{100 * line.mean:.1f} ± {100 * line.std:.1f}"
     ranking = page.split("<!-- ranking -->")[1].split("<!-- end of ranking -->")[0]
     lines = [line.split("|")[1:-1] for line in ranking.strip().splitlines()[2:]]
     assert [line[0].strip() for line in lines] == list(dict.fromkeys(table["rule"]))
     for rule, none, worst in lines:
-        assert none.strip() == found[rule.strip(), "none"]
+        assert none.strip() == measured[rule.strip(), "none"]
         shown = re.findall(r"`(.+?)` ([\d.]+ ± [\d.]+)", worst)
         assert len(shown) == 5
         means = table[(table["rule"] == rule.strip()) & (table["attack"] != "none")]
         assert [name for name, _ in shown] == list(means.sort_values("mean")["attack"][:5])
         for name, value in shown:
-            assert value == found[rule.strip(), name]
+            assert value == measured[rule.strip(), name]
 
 
 def test_tables_are_what_the_files_say():
@@ -96,14 +96,14 @@ def test_what_is_said_of_momentum():
 
 
 def test_what_is_said_of_aksel():
-    """Every accuracy in the text is one of the table, and what it concludes is so."""
+    """Every accuracy in the text is in the table, and the conclusions follow from it."""
     results = pd.read_csv(DOCS / "aksel-cpu" / "table.csv")
-    found = {f"{100 * mean:.1f}" for mean in results["mean"]}
+    percentages = {f"{100 * mean:.1f}" for mean in results["mean"]}
     page = (DOCS / "README.md").read_text()
     text = page.split("What the abstract of AKSEL says")[1].split("![")[0]
     said = re.findall(r"\b\d\d\.\d\b", text)
     assert len(said) > 8
-    assert set(said) <= found
+    assert set(said) <= percentages
     means = results.set_index(["f", "s", "attack", "rule"])["mean"].mul(100).sort_index()
     quiet = means.loc[12, 0, "none"]
     assert (quiet.drop("krum") > quiet["mean"] - 0.45).all()
@@ -138,25 +138,25 @@ def test_what_is_said_of_unlike_data():
 
 
 def test_what_is_said_of_the_optimum():
-    found = table_of((DOCS / "README.md").read_text(), "convex")
+    rows = table_of((DOCS / "README.md").read_text(), "convex")
     quiet = {
         (r["data"], r["f"], r["rule"]): float(r["distance to the optimum, s = 0"].split()[0])
-        for r in found
+        for r in rows
     }
     assert {v for key, v in quiet.items() if key[2] == "mean"} == {0.07}
     robust = [v for key, v in quiet.items() if key[2] != "mean"]
     assert (min(robust), max(robust)) == (0.27, 2.01)
-    ratios = [(float(r["squared error over variance, s = 0"].split()[0]), r) for r in found]
+    ratios = [(float(r["squared error over variance, s = 0"].split()[0]), r) for r in rows]
     assert all(ratio < float(r["f / (n - f)"]) for ratio, r in ratios)
     assert max(ratios, key=lambda pair: pair[0])[0] == 0.75
-    far = {(r["data"], r["rule"]): float(r["farthest, s = f"]) for r in found if r["f"] == "11"}
+    far = {(r["data"], r["rule"]): float(r["farthest, s = f"]) for r in rows if r["f"] == "11"}
     assert max(v for key, v in far.items() if key[1] in ("median", "trimmed_mean")) == 3.66
     carried = [v for key, v in far.items() if key[1].startswith(("aksel", "krum"))]
     assert (round(min(carried)), round(max(carried))) == (35, 150)
 
 
 def table_of(page, name):
-    """The rows of a part of the page, as dicts."""
+    """The rows of a table of the page, as dicts."""
     part = page.split(f"<!-- {name} -->")[1].split(f"<!-- end of {name} -->")[0]
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines()]
     head, *rows = [line for line in lines if line and not line[0].startswith(":")]
@@ -182,7 +182,7 @@ def test_what_is_said_of_protocols():
     assert all(mean[replicas][attack] == one[attack] for attack in (*quiet, *LOUD))
     curves = tables.curves(export.read(DOCS / "protocols-cpu"))
     needed = {level: findings.steps_to(curves, level) for level in (0.9, 0.92, 0.93)}
-    ratio = {level: found[servers] / found[server] - 1 for level, found in needed.items()}
+    ratio = {level: steps[servers] / steps[server] - 1 for level, steps in needed.items()}
     assert f"here {many['steps to 92 %']} steps to 92 %" in text
     assert f"takes {one['steps to 92 %']}, so {100 * ratio[0.92]:.0f} % more" in text
     assert f"at 90 % it is {100 * ratio[0.9]:.0f} %, at 93 % {100 * ratio[0.93]:.0f} %" in text
@@ -192,9 +192,9 @@ def test_what_is_said_of_protocols():
     peers = mean["gossip(graph='complete')"]["little_is_enough"]
     assert f"({peers} under" in text
     assert {mean["redundant(code='cyclic')"][attack] for attack in (*quiet, *LOUD)} == {"94.9"}
-    lost = mean["asynchronous"]
-    lost = [lost["gaussian(sigma=200)"], lost["reversed_gradient(kappa=100)"]]
-    assert f"({lost[0]}, {lost[1]})" in text
+    accuracies = mean["asynchronous"]
+    accuracies = [accuracies["gaussian(sigma=200)"], accuracies["reversed_gradient(kappa=100)"]]
+    assert f"({accuracies[0]}, {accuracies[1]})" in text
 
 
 LOUD = ("none", "sign_flip", "gaussian(sigma=200)", "reversed_gradient(kappa=100)")
@@ -214,7 +214,7 @@ def test_what_is_said_of_buckets():
 
 
 def test_what_it_would_cost(tmp_path):
-    """Softmax regression: two products forward and backward, 2 * 64 * 10 operations each."""
+    """Softmax regression: two products, forward and backward, of 2 * 64 * 10 operations each."""
     digits = datasets.load("digits")
     config = Config(
         model="softmax", rule=("mean",), attack=("none",), s=(0,), n=10, f=1, seeds=2,

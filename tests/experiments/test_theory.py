@@ -1,4 +1,4 @@
-"""The theory page: what it shows and says is what its files hold, and what they hold is proved."""
+"""The theory page agrees with its files, and the files agree with the proofs."""
 
 import math
 import pathlib
@@ -34,10 +34,10 @@ TEXT = (DOCS / "theory.md").read_text()
 
 @pytest.mark.parametrize("part", measure.PARTS)
 def test_the_files_hold_all_that_the_full_form_measures(part):
-    found = read(part)
+    lines = read(part)
     tasks = [task.described for task in measure.PARTS[part](measure.FULL)]
-    assert len(found) == len(tasks)
-    for described, line in zip(tasks, found.to_dict("records")):
+    assert len(lines) == len(tasks)
+    for described, line in zip(tasks, lines.to_dict("records")):
         assert {k: line[k] for k in described if k != "part"} == {
             k: v for k, v in described.items() if k != "part"
         }
@@ -45,26 +45,26 @@ def test_the_files_hold_all_that_the_full_form_measures(part):
 
 def test_the_acceptance_experiment():
     """Computed before this library was written; to 2 %."""
-    found = read("acceptance").set_index(["setting", "rule", "n"])["error"]
+    errors = read("acceptance").set_index(["setting", "rule", "n"])["error"]
     for rule, values in (
         ("aksel", (0.91, 1.22, 1.64, 1.97, 2.27, 2.52, 2.76)),
         ("median", (1.12, 1.42, 1.76, 2.04, 2.30, 2.54, 2.77)),
     ):
         for n, value in zip(measure.FULL.workers, values, strict=True):
-            assert found["f = (n-1)/2", rule, n] == pytest.approx(value, rel=0.02), (rule, n)
+            assert errors["f = (n-1)/2", rule, n] == pytest.approx(value, rel=0.02), (rule, n)
     for rule, low, high in (
         ("aksel", 0.75, 0.81),
         ("aksel, n-f", 0.64, 0.72),
         ("median", 0.95, 1.02),
     ):
-        flat = found["f = 0.4 n", rule]
+        flat = errors["f = 0.4 n", rule]
         assert low * 0.99 < flat.min() < flat.max() < high * 1.01
     for rule, first, last in (
         ("aksel", 0.31, 0.15),
         ("aksel, n-f", 0.26, 0.10),
         ("median", 0.42, 0.325),
     ):
-        falling = found["f = 0.2 n", rule]
+        falling = errors["f = 0.2 n", rule]
         assert falling.is_monotonic_decreasing
         assert falling[25] == pytest.approx(first, rel=0.03)
         assert falling[401] == pytest.approx(last, rel=0.03)
@@ -72,7 +72,7 @@ def test_the_acceptance_experiment():
 
 def test_the_efficiencies():
     """Computed before this library was written; to 5 %."""
-    found = read("efficiency").set_index(["distribution", "n", "f", "rule"])["ratio"]
+    ratios = read("efficiency").set_index(["distribution", "n", "f", "rule"])["ratio"]
     for at, values in {
         ("gaussian", 25, 11): {
             **{"aksel": 1.92, "aksel, n-f": 1.79, "median": 1.544, "trimmed_mean": 1.448},
@@ -94,13 +94,13 @@ def test_the_efficiencies():
         ("exponential", 51, 24): {"median": 5.51, "mean_around_median": 8.55, "aksel": 1.84},
     }.items():
         for rule, value in values.items():
-            assert found[(*at, rule)] == pytest.approx(value, rel=0.05), (at, rule)
+            assert ratios[(*at, rule)] == pytest.approx(value, rel=0.05), (at, rule)
 
 
 def test_no_search_exceeds_what_is_proved():
-    found = read("kappa")
-    assert (found["restarts"] == 100).all()
-    for name, n, f, value in zip(found["rule"], found["n"], found["f"], found["found"]):
+    table = read("kappa")
+    assert (table["restarts"] == 100).all()
+    for name, n, f, value in zip(table["rule"], table["n"], table["f"], table["found"]):
         for constant in constants_of(name, n, f):
             assert value <= constant.value(n, f) * (1 + 1e-4), (name, n, f)
             if constant.attained and constant.attained(n, f):
@@ -123,7 +123,7 @@ def test_no_error_exceeds_what_is_proved():
 
 
 def test_what_breaks_is_what_is_not_promised():
-    """Nothing that is proved to withstand f liars breaks at f or fewer."""
+    """No rule that is proved to withstand f Byzantine workers breaks at f or fewer."""
     for line in read("breakdown").to_dict("records"):
         form = FORMS[line["rule"]]
         if theory.proved("kappa", form.name, line["n"], line["f"]) is not None:
@@ -157,7 +157,7 @@ def test_exponents():
 
 
 def test_what_is_computed_is_what_is_measured():
-    """Within the interval and 1 %: the computation is of many coordinates."""
+    """Within the interval and 1 %: the computation assumes many coordinates."""
     accepted = read("acceptance")
     for line in accepted[accepted["setting"] == "f = (n-1)/2"].to_dict("records"):
         computed = {"aksel": growth.of_aksel, "median": growth.of_median}[line["rule"]]
@@ -173,7 +173,7 @@ def test_the_tables_are_what_the_files_say():
     assert set(re.findall(r"<!-- end of (.+?) -->", TEXT)) == set(page.PARTS)
 
 
-def test_the_figures_are_there():
+def test_the_figures_exist():
     shown = set(re.findall(r"\]\(theory/(\w+\.png)\)", TEXT))
     drawn = {f"{name}.png" for names in plots.FIGURES.values() for name in names}
     assert shown == drawn
@@ -208,9 +208,9 @@ def test_what_is_said_of_growth():
 
 
 def test_exponents_of_d():
-    found = read("growth")
-    found = found[found["distribution"] == "gaussian"]
-    several = [line for _, line in found.groupby("n") if len(line) > 2]
+    table = read("growth")
+    table = table[table["distribution"] == "gaussian"]
+    several = [line for _, line in table.groupby("n") if len(line) > 2]
     assert len(several) == 4
     for line in several:
         fit = growth.exponent(line["d"], line["d"] ** 0.5 * line["error"])
@@ -232,8 +232,8 @@ def test_what_is_said_of_the_lowest_bound():
 
 
 def test_what_is_said_of_all_rules():
-    found = read("rules")
-    against = found[found["against"] == "n"].set_index(["at", "n", "rule"])["error"]
+    table = read("rules")
+    against = table[table["against"] == "n"].set_index(["at", "n", "rule"])["error"]
     assert against["limit", 101, "medoid"] > 10 > against["limit", 51, "medoid"]
     for n in (25, 51, 101):
         for rule in ("median", "trimmed_mean", "krum"):
@@ -242,27 +242,27 @@ def test_what_is_said_of_all_rules():
     for rule in ("covariance_filter", "spectral_filter", "nearest_to_pivot"):
         assert against["limit", 25, rule] < against["limit", 25, "aksel"] / 2
         assert page.proved_error(rule, 25, 12) is None
-    level = found[found["against"] == "d"].set_index(["rule", "d"])["error"]
-    for rule in found["rule"].unique():
+    level = table[table["against"] == "d"].set_index(["rule", "d"])["error"]
+    for rule in table["rule"].unique():
         assert level[rule, 100_000] == pytest.approx(level[rule, 100], rel=0.5)
 
 
 def test_what_is_said_of_efficiency():
-    found = read("efficiency").set_index(["rule", "distribution", "n", "f"])["ratio"]
+    ratios = read("efficiency").set_index(["rule", "distribution", "n", "f"])["ratio"]
 
     def at(rule, *kinds):
-        return " and ".join(f"{found[rule, kind, 25, 11]:.2f}" for kind in kinds)
+        return " and ".join(f"{ratios[rule, kind, 25, 11]:.2f}" for kind in kinds)
 
     skewed, others = ("exponential", "sparse"), ("gaussian", "heavy_tailed")
     assert said(f"(Aksel {at('aksel', *skewed)}, the median {at('median', *skewed)})")
     assert said(f"(the median {at('median', *others)}, Aksel {at('aksel', *others)})")
-    assert said(f"(Krum {found['krum'].min():.0f} to {found['krum'].max():.0f})")
-    assert found["geometric_median"].max() < 1.01
+    assert said(f"(Krum {ratios['krum'].min():.0f} to {ratios['krum'].max():.0f})")
+    assert ratios["geometric_median"].max() < 1.01
 
 
 def test_what_is_said_of_selection():
-    found = read("selection").set_index(["attack", "rule"])
-    for (attack, rule), liars, honest in zip(found.index, found["liars"], found["honest"]):
+    table = read("selection").set_index(["attack", "rule"])
+    for (attack, rule), liars, honest in zip(table.index, table["liars"], table["honest"]):
         one = rule in ("krum", "medoid")  # then one of the eight is selected
         if attack == "sign_flip":
             assert liars < 0.15 < honest or one
@@ -271,17 +271,17 @@ def test_what_is_said_of_selection():
 
 
 def test_what_is_said_of_kappa():
-    found = read("kappa")
+    table = read("kappa")
     above = {
         name: [
             value / theory.lower_bound("kappa", n, f)
             for n, f, value in zip(part["n"], part["f"], part["found"])
         ]
-        for name, part in found.groupby("rule")
+        for name, part in table.groupby("rule")
     }
     shares = {
         name: [v / proved_kappa(name, n, f) for n, f, v in zip(part["n"], part["f"], part["found"])]
-        for name, part in found.groupby("rule")
+        for name, part in table.groupby("rule")
         if name != "covariance_filter"
     }
     for name in ("median", "trimmed_mean", "minimum_eigenvalue"):
@@ -293,7 +293,7 @@ def test_what_is_said_of_kappa():
         assert max(above[name]) > 3.99
     for name in ("mean_around_median", "phocas", "medoid"):
         assert max(shares[name]) < 0.5
-    values = found.set_index(["rule", "n", "f"])["found"]
+    values = table.set_index(["rule", "n", "f"])["found"]
     for n, f in measure.FULL.pairs:
         observed = n / (n - 2 * f) if n % 2 == 0 else (n - 1) / (n + 1 - 2 * f)
         assert values["geometric_median", n, f] == pytest.approx(observed, rel=0.05)
@@ -302,10 +302,10 @@ def test_what_is_said_of_kappa():
 
 
 def test_what_is_said_of_breakdown():
-    found = read("breakdown").set_index(["at", "rule"])
-    liars = found["liars"]
+    table = read("breakdown").set_index(["at", "rule"])
+    liars = table["liars"]
     assert (liars <= 6).all()
-    for (at, rule), count, f in zip(found.index, liars, found["f"]):
+    for (at, rule), count, f in zip(table.index, liars, table["f"]):
         assert (count > f) == (rule not in ("mean", "spectral_filter")), (at, rule)
     for rule in ("median", "aksel", "geometric_median", "huber", "medoid", "sign_guard"):
         assert liars["f = 2", rule] == 6
@@ -322,7 +322,7 @@ def test_what_is_said_of_breakdown():
     ids=["all finite", "not finite"],
 )
 def test_the_most_damaging_of_the_listed_attacks_is_taken(lies, expected, monkeypatch):
-    """By the distance to the honest mean, which is 2 here; what is not finite is the farthest."""
+    """By the distance to the honest mean, which is 2 here; non-finite values are the farthest."""
 
     def sending(lie):
         return lambda n: lambda updates, byzantine: jnp.where(byzantine[:, None], lie, updates)
@@ -337,8 +337,8 @@ def test_the_most_damaging_of_the_listed_attacks_is_taken(lies, expected, monkey
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):
-    few = measure.QUICK._replace(workers=(5,), d=50, trials=3)
-    monkeypatch.setattr(run, "QUICK", few)
+    small = measure.QUICK._replace(workers=(5,), d=50, trials=3)
+    monkeypatch.setattr(run, "QUICK", small)
     command = ["--quick", "--part", "acceptance", "--results", str(tmp_path / "results")]
     assert run.main([*command, "--out", str(tmp_path / "out")]) == 0
     made = pd.read_csv(tmp_path / "out" / "acceptance.csv")
@@ -346,7 +346,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "out" / "acceptance.png").exists()
     capsys.readouterr()
     before = (tmp_path / "results" / "theory-quick" / "acceptance.csv").read_bytes()
-    assert run.main(command) == 0  # from what is on disk
+    assert run.main(command) == 0  # from the files on disk
     assert (tmp_path / "results" / "theory-quick" / "acceptance.csv").read_bytes() == before
     with pytest.raises(ValueError, match=r"^unknown part 'kapa'; known: acceptance, "):
         run.main(["--part", "kapa"])

@@ -20,13 +20,13 @@ DOCS = pathlib.Path(__file__).parents[2] / "docs" / "worst-case"
 
 def test_f_is_the_rules_limit_and_half_of_it():
     config = WorstCase(data=("gaussian",), rule=("median", "krum", "minimum_eigenvalue", "huber"))
-    found = {(s.name, s.n, s.d): [] for s in settings(config)}
+    declared = {(s.name, s.n, s.d): [] for s in settings(config)}
     for s in settings(config):
-        found[s.name, s.n, s.d].append(s.f)
-    assert found["median", 11, 100] == [5, 2]
-    assert found["krum", 25, 10_000] == [11, 5]
-    assert found["minimum_eigenvalue", 11, 100] == [5, 2]
-    assert found["minimum_eigenvalue", 25, 100] == [3, 1]
+        declared[s.name, s.n, s.d].append(s.f)
+    assert declared["median", 11, 100] == [5, 2]
+    assert declared["krum", 25, 10_000] == [11, 5]
+    assert declared["minimum_eigenvalue", 11, 100] == [5, 2]
+    assert declared["minimum_eigenvalue", 25, 100] == [3, 1]
     (huber, *_) = (s for s in settings(config) if s.name == "huber")
     x, _ = worst_case.updates_of("gaussian", 11, 100, None)
     radius = np.median(np.linalg.norm(x - x.mean(axis=0), axis=1))
@@ -48,29 +48,29 @@ def test_wrong_names(change, message):
     assert message in str(error.value)
 
 
-def test_rules_that_have_an_update_of_their_own():
+def test_rules_with_their_own_update():
     rng = np.random.default_rng(0)
     x, own = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((7, 5), (5,)))
     config = WorstCase(data=("gaussian",), size=("7x5",), rule=tuple(worst_case.WITH_OWN))
-    found = {s.name: worst_case.deployed(s, own)(x) for s in settings(config) if s.limit == "half"}
-    np.testing.assert_array_equal(found["fl_trust"], byzjax.fl_trust(x, own))
+    out = {s.name: worst_case.deployed(s, own)(x) for s in settings(config) if s.limit == "half"}
+    np.testing.assert_array_equal(out["fl_trust"], byzjax.fl_trust(x, own))
     (radius,) = {
         calls.parse_call(s.rule)[1]["radius"] for s in settings(config) if s.name == "centered_clip"
     }
     clipped = byzjax.centered_clip(x, own, radius=radius)
-    np.testing.assert_array_equal(found["centered_clip"], clipped)
-    # Zeno's loss has the gradient `own`, so that it keeps rows that point there.
+    np.testing.assert_array_equal(out["centered_clip"], clipped)
+    # Zeno's loss has the gradient `own`, so it keeps rows that point in that direction.
     scores = [float(own @ (0.1 * row)) - float(jnp.sum((0.1 * row) ** 2)) / 2 for row in x]
     scores -= 0.01 * np.sum(np.asarray(x) ** 2, axis=1)
     (f,) = {s.f for s in settings(config) if s.name == "zeno" and s.limit == "half"}
     best = np.argsort(-scores)[: 7 - f]
-    np.testing.assert_allclose(found["zeno"], x[best].mean(axis=0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(out["zeno"], x[best].mean(axis=0), rtol=1e-5, atol=1e-6)
 
 
 def test_damage_and_bound_are_in_errors_of_the_honest_mean(monkeypatch):
-    """By hand, for the median of the honest 0, 0, 3 and one lie: the mean is 1, and so its error.
+    """By hand, for the median of the honest 0, 0, 3 and one attacker: their mean is 1.
 
-    That is the root of (1 + 1 + 4) / (3 * 2).
+    The error of the mean is 1 as well: the root of (1 + 1 + 4) / (3 * 2).
     """
     x = np.array([[0.0], [0.0], [3.0], [0.0]], np.float32)
     rows = {"far": 9.0, "below": -9.0, "not finite": np.nan}
@@ -80,14 +80,14 @@ def test_damage_and_bound_are_in_errors_of_the_honest_mean(monkeypatch):
     for name in ("strongest", "fang_krum", "gradient_attack"):
         monkeypatch.setattr(attacks, name, lambda updates, byzantine, **_: updates)
     config = WorstCase()
-    found = worst_case.measure(Setting(*3 * ["median"], "gaussian", 4, 1, 1, "limit"), config)
+    cell = worst_case.measure(Setting(*3 * ["median"], "gaussian", 4, 1, 1, "limit"), config)
     # Medians 1.5 and 0; the proved kappa is 1/2, so sqrt(6 / 3 / 2) = 1.
-    assert found["damage"]["far"] == pytest.approx(0.5)
-    assert found["damage"]["below"] == found["bound"] == pytest.approx(1.0)
-    found = worst_case.measure(Setting(*3 * ["mean"], "gaussian", 4, 1, 1, "limit"), config)
-    assert found["damage"]["far"] == pytest.approx(2.0)  # the mean of all is 3
-    assert found["damage"]["not finite"] is None
-    assert found["bound"] is None
+    assert cell["damage"]["far"] == pytest.approx(0.5)
+    assert cell["damage"]["below"] == cell["bound"] == pytest.approx(1.0)
+    cell = worst_case.measure(Setting(*3 * ["mean"], "gaussian", 4, 1, 1, "limit"), config)
+    assert cell["damage"]["far"] == pytest.approx(2.0)  # the mean of all is 3
+    assert cell["damage"]["not finite"] is None
+    assert cell["bound"] is None
 
 
 def test_labels_of_cells():
@@ -129,16 +129,16 @@ def test_the_published_table_holds_what_its_page_says():
     cases = table.groupby(["data", "n", "d", "at", "rule"])
     assert f"in all {cases.ngroups} cases" in " ".join((DOCS / "README.md").read_text().split())
     for case, cells in cases:
-        found = cells.set_index("attack")["damage"]
-        assert len(found) >= 30, case
-        white_box = found["gradient_attack"]
-        assert white_box >= found.max() * (1 - 1e-3), case
+        of_attacks = cells.set_index("attack")["damage"]
+        assert len(of_attacks) >= 30, case
+        white_box = of_attacks["gradient_attack"]
+        assert white_box >= of_attacks.max() * (1 - 1e-3), case
         bound = cells["bound"].iloc[0]
-        assert pd.isna(bound) or found.max() <= bound * (1 + 1e-4), case
+        assert pd.isna(bound) or of_attacks.max() <= bound * (1 + 1e-4), case
     assert damage.summary(table) == (DOCS / "summary.md").read_text()
 
 
-def test_the_limit_of_a_rule_of_ones_own_is_in_its_facts(tmp_path, monkeypatch):
+def test_the_limit_of_a_user_defined_rule_is_in_its_facts(tmp_path, monkeypatch):
     (tmp_path / "own_worst.py").write_text(
         "from byzjax import median\n"
         "from byzjax.facts import Facts\n"

@@ -188,7 +188,7 @@ MUTANTS = [
         "byzjax/protocols/_servers.py",
         "mask, num_servers - f_servers)",
         "mask, num_servers)",
-        'tests/test_protocols_replicated.py -k "machines_in_a_sweep"',
+        'tests/test_protocols_state_machine.py -k "machines_in_a_sweep"',
     ),
     Mutant(
         "workers: all losses draw with the same key",
@@ -347,7 +347,7 @@ MUTANTS = [
         "byzjax/protocols/codes.py",
         "weights = jnp.where(finite, sums[best], 0)",
         "weights = sums[best]",
-        'tests/test_protocols_redundant.py -k "leave_nothing_to_find"',
+        'tests/test_protocols_cyclic_code.py -k "leave_nothing_to_find"',
     ),
     # --- several servers ---------------------------------------------------------------------
     Mutant(
@@ -369,14 +369,14 @@ MUTANTS = [
         "byzjax/protocols/replicated_state_machine.py",
         "agreed(models, votes=self.f + 1)",
         "agreed(models, votes=max(self.f, 1))",
-        'tests/test_protocols_replicated.py -k "changes_no_bit and collusion"',
+        'tests/test_protocols_state_machine.py -k "changes_no_bit and collusion"',
     ),
     Mutant(
         "replicated_state_machine: no barrier between the replicas",
         "byzjax/protocols/replicated_state_machine.py",
         "lax.optimization_barrier((params, sent))",
         "(params, sent)",
-        'tests/test_protocols_replicated.py -k "every_replica_runs"',
+        'tests/test_protocols_state_machine.py -k "every_replica_runs"',
     ),
     Mutant(
         "spread: distances are squared",

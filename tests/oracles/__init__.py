@@ -1,8 +1,8 @@
-"""The papers' loops: NumPy, float64, one function for each rule, mixing and attack, naive.
+"""The papers' loops: naive NumPy in float64, one function for each rule, mixing and attack.
 
-A rule takes the matrix `x: [n, d]` whose row i is what worker i sent, and f, whether it needs it or
-not; an attack `byzantine: bool[n]`. A bad row, one that is not finite or whose sum of squares
-overflows float32, is infinitely far away. Nothing here knows byzjax.
+A rule takes the matrix `x: [n, d]`, whose row i is the update of worker i, and f, even if unused;
+an attack takes `byzantine: bool[n]`. A bad row, which is not finite or whose sum of squares
+overflows float32, is infinitely far away. Nothing here imports byzjax.
 """
 
 from tests.oracles.attacks import (

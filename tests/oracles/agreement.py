@@ -10,7 +10,7 @@ from tests.oracles.rows import far, squared_distance
 
 
 def mid_extremes(x):
-    """The first pair at the largest distance; a row alone is a pair with itself."""
+    """The first pair at the largest distance; a single row is paired with itself."""
     x, bad = np.asarray(x, np.float64), far(x)
     best, pair = -1.0, None
     for i, j in itertools.combinations_with_replacement(range(len(x)), 2):
@@ -40,9 +40,9 @@ def trimmed_agreement(x, f):
 
 
 def box_of_safe_area(points, f):
-    """(least, most) of each coordinate over all points in the hulls of all but f of the points.
+    """(min, max) of each coordinate over the points in the hulls of all subsets of n - f points.
 
-    A linear program: the point, and for each of these sets the weights that make it.
+    A linear program: its variables are the point and, for each subset, the point's weights.
     """
     points = np.asarray(points, np.float64)
     m, d = points.shape
@@ -62,11 +62,11 @@ def box_of_safe_area(points, f):
     for j in range(d):
         for sign, out in ((1, least), (-1, most)):
             cost = sign * np.eye(unknowns)[j]
-            found = linprog(
+            solution = linprog(
                 cost, A_eq=np.concatenate(equal), b_eq=np.concatenate(to), bounds=limits
             )
-            assert found.status == 0, found.message
-            out[j] = found.x[j]
+            assert solution.status == 0, solution.message
+            out[j] = solution.x[j]
     return least, most
 
 
@@ -83,17 +83,17 @@ def safe_area_average(x, f):
 
 
 def distance_to_hull(point, points):
-    """The least, over the hull of the points, of the largest difference in a coordinate."""
+    """The distance to the hull of the points in the maximum norm."""
     points, point = np.asarray(points, np.float64), np.asarray(point, np.float64)
     m, d = points.shape
     slack = -np.ones((d, 1))
     above = np.concatenate([np.block([[points.T, slack]]), np.block([[-points.T, slack]])])
-    found = linprog(
+    solution = linprog(
         np.append(np.zeros(m), 1),
         A_ub=above,
         b_ub=np.concatenate([point, -point]),
         A_eq=[[1.0] * m + [0.0]],
         b_eq=[1],
     )
-    assert found.status == 0, found.message
-    return found.fun
+    assert solution.status == 0, solution.message
+    return solution.fun

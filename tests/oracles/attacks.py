@@ -1,4 +1,4 @@
-"""The attacks: what n workers send if some of them lie."""
+"""The attacks: the updates of n workers of which some are Byzantine."""
 
 import math
 
@@ -88,7 +88,7 @@ def _direction(good, direction):
 
 
 def _largest(allowed):
-    """The largest gamma that is allowed, by doubling and halving as public code does."""
+    """The largest allowed gamma, by doubling and halving as in the public code."""
     low, high = 0.0, 1.0
     while allowed(high):
         low, high = high, 2 * high
@@ -177,7 +177,7 @@ def flip_bits(x, byzantine, bits, coordinates):
 
 
 def mimic(steps, byzantine, first, warmup):
-    """What is sent in each of the steps (matrices), from the first random direction."""
+    """The updates sent in each step (a matrix per step), from a random initial direction."""
     out, mean, direction, target = [], np.zeros_like(first), np.zeros_like(first), 0
     for t, x in enumerate(steps):
         good = honest(x, byzantine)

@@ -1,4 +1,4 @@
-"""Aggregations with memory: from what n workers sent in each step to one row for each step."""
+"""Aggregations with memory: from the updates of n workers in each step to one row per step."""
 
 import math
 
@@ -46,7 +46,7 @@ def foolsgold(steps, confidence=1.0, divide=True):
 
 
 def vector_median(rows, members, radius):
-    """The first member that more than n / 2 of them are near to, or the one with the most."""
+    """The first member with more than n / 2 of them nearby, or the one with the most."""
     near = {i: sum(distance(rows[i], rows[j]) <= radius for j in members) for i in members}
     enough = [i for i in members if 2 * near[i] > len(rows)]
     return enough[0] if enough else max(members, key=lambda i: near[i])
@@ -60,7 +60,7 @@ def from_median(rows, i, middle):
 def concentration_filter(
     steps, params, deviation, diameter, delta=0.1, num_steps=None, divide_by="workers"
 ):
-    """`params`: those at each step."""
+    """`params`: the parameters at each step."""
     n, d = np.shape(steps[0])
     total = len(steps) if num_steps is None else num_steps
     root = math.sqrt(total * math.log(16 * n * total / delta))

@@ -1,4 +1,4 @@
-"""The mixings: from the rows that n workers sent to as many, or fewer."""
+"""The mixings: from the rows of n workers to n rows or fewer."""
 
 import numpy as np
 

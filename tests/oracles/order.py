@@ -21,7 +21,7 @@ def mean_of_window(values, start, width):
 
 
 def middle(n):
-    """(start, width) of the one or two middle places among n."""
+    """(start, width) of the one or two middle ranks among n."""
     return ((n - 1) // 2, 1) if n % 2 else (n // 2 - 1, 2)
 
 
@@ -34,7 +34,7 @@ def trimmed_mean_of(values, f):
 
 
 def mean_of_nearest_of(values, center, k):
-    """Mean of the k values nearest to the centre, the lower one on a tie; NaN is an infinity."""
+    """Mean of the k values nearest to the centre, the lower one on a tie; NaN is infinite."""
     if not np.isfinite(center):
         return np.nan
     infinity = {-1: -np.inf, 1: np.inf}
@@ -43,7 +43,7 @@ def mean_of_nearest_of(values, center, k):
 
 
 def mean_of_finite_of(values):
-    """Mean of the finite values, 0 if there is none."""
+    """Mean of the finite values, 0 if there are none."""
     finite = [v for v in values if np.isfinite(v)]
     return sum(v / len(finite) for v in finite)
 

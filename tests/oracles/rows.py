@@ -1,14 +1,14 @@
-"""Whole rows: how far they are from each other, and means of some of them."""
+"""Distances between rows, and means of selected rows."""
 
 import numpy as np
 
-# What is tried in float32 overflows there: a larger sum of squares is infinite here as well.
+# The tested code overflows in float32: a larger sum of squares is infinite here as well.
 LARGEST = float(np.finfo(np.float32).max)
 
 
 def or_infinity(total):
     """The sum, or +inf where it is not finite or overflows float32."""
-    return total if total <= LARGEST else np.inf  # NaN is not <= anything
+    return total if total <= LARGEST else np.inf  # a comparison with NaN is false
 
 
 def squared_distance(a, b):
@@ -25,7 +25,7 @@ def norm(row):
 
 
 def far(x):
-    """The bad rows: those that have no finite norm."""
+    """The bad rows: those without a finite norm."""
     return np.array([np.isinf(norm(row)) for row in x])
 
 
@@ -43,7 +43,7 @@ def mean_of_rows(x, indices, scores):
 
 
 def weighted_sum(x, weights):
-    """A row of weight 0 does not count, whatever it holds."""
+    """A row of weight 0 is ignored, whatever it holds."""
     x = np.asarray(x, np.float64)
     return sum((w * row for w, row in zip(weights, x) if w != 0), np.zeros(x.shape[1]))
 

@@ -1,4 +1,4 @@
-"""The rules: from the rows that n workers sent to one."""
+"""The rules: from the rows of n workers to one row."""
 
 import itertools
 import math
@@ -25,7 +25,7 @@ from tests.oracles.rows import (
     weighted_sum,
 )
 
-# --- every coordinate by itself ------------------------------------------------------------------
+# --- coordinate-wise -----------------------------------------------------------------------------
 
 
 def mean(x, f=0):
@@ -57,7 +57,7 @@ def majority_sign(x, f=0):
     return by_column(lambda values: np.sign(sum(np.sign(v) for v in values if v == v)), x)
 
 
-# --- the rows of least score ---------------------------------------------------------------------
+# --- rows of least score -------------------------------------------------------------------------
 
 
 def aksel(x, f, mode="mid"):
@@ -84,7 +84,7 @@ def krum(x, f, m=1, neighbors="n-f-2", squared=True):
 
 
 def bulyan(x, f, rule=None):
-    """`rule(rows, f=f)` is an oracle, Krum if there is none; what it is nearest to is picked."""
+    """`rule(rows, f=f)` is an oracle, Krum by default; the row nearest to its result is picked."""
     x = np.asarray(x, np.float64)
     n, left, picked = len(x), list(range(len(x))), []
     for _ in range(n - 2 * f):
@@ -102,15 +102,15 @@ def bulyan(x, f, rule=None):
 
 
 def medoid(x, f=0):
-    """Infinite distances count more than any finite ones; NaN if half of all are infinite."""
+    """An infinite distance exceeds any finite one; NaN if half of all are infinite."""
     n, scores = len(x), []
     for i in range(n):
         distances = [distance(x[i], x[j]) for j in range(n) if j != i]
         finite = [r for r in distances if np.isfinite(r)]
         scores.append((n - 1 - len(finite), sum(finite)))
     (best,) = lowest(scores, 1)
-    hopeless = not np.isfinite(x[best]).all() or 2 * scores[best][0] >= n
-    return mean_of_rows(x, [best], {best: np.inf if hopeless else 0.0})
+    too_many_bad = not np.isfinite(x[best]).all() or 2 * scores[best][0] >= n
+    return mean_of_rows(x, [best], {best: np.inf if too_many_bad else 0.0})
 
 
 def comparative_elimination(x, f):
@@ -137,12 +137,12 @@ def zeno(x, f, params, trusted_loss, learning_rate, rho):
 
 
 def mean_of_best_subset(x, f, score, rounding=0.0):
-    """Over all subsets of n - f rows, the first of the least score; NaN if none is finite."""
+    """The first subset of n - f rows with the least score; NaN if no score is finite."""
     best, least = [], np.inf
     for subset in itertools.combinations(range(len(x)), len(x) - f):
-        found = score(list(subset))
-        if found < least * (1 - rounding):
-            best, least = list(subset), found
+        value = score(list(subset))
+        if value < least * (1 - rounding):
+            best, least = list(subset), value
     return np.asarray(x, np.float64)[best].mean(axis=0) if best else np.full(np.shape(x)[1], np.nan)
 
 
@@ -152,7 +152,7 @@ def minimum_diameter(x, f):
 
 
 def covariance(x, weights=None):
-    """(mean, covariance) of the rows, weighted."""
+    """(mean, covariance) of the weighted rows."""
     weights = np.ones(len(x)) if weights is None else weights
     center = weighted_mean(x, weights)
     rows = [(w, row - center) for w, row in zip(weights, x) if w != 0]
@@ -172,7 +172,7 @@ def minimum_eigenvalue(x, f):
 
 
 def covariance_filter(x, f):
-    """Bad rows count as filtered already; NaN if there are more than f."""
+    """Bad rows count as already filtered; NaN if there are more than f."""
     x, n = np.asarray(x, np.float64), len(x)
     weights = np.where(far(x), 0.0, 1.0)
     if sum(weights) < n - f:
@@ -192,9 +192,9 @@ def covariance_filter(x, f):
 
 
 def spectral_filter(x, f, key=None, coordinates=None, iterations=5, remove=1.0, samples=None):
-    """`samples`: the coordinates that each iteration looks at, all if there are none.
+    """`samples`: the coordinates that each iteration uses, all by default.
 
-    (`key` and `coordinates`, of which samples are made elsewhere, are not looked at.)
+    (`key` and `coordinates`, from which samples are drawn elsewhere, are ignored.)
     """
     x, bad = np.asarray(x, np.float64), far(x)
     n, kept, survived = len(x), len(x) - int(remove * f), np.zeros(len(x), int)
@@ -213,11 +213,11 @@ def spectral_filter(x, f, key=None, coordinates=None, iterations=5, remove=1.0, 
     return x[always].mean(axis=0) if len(always) else x[survived.argmax()]
 
 
-# --- all rows, the far ones less -----------------------------------------------------------------
+# --- all rows, far ones with less weight ---------------------------------------------------------
 
 
 def geometric_median(x, f=0, smoothing=1e-6, iterations=None, start="mean"):
-    """Without `iterations`, the limit, or NaN if half of the rows are bad."""
+    """Without `iterations`, the limit; NaN if half of the rows are bad."""
     good = np.asarray(x, np.float64)[~far(x)]
     if not len(good) or (iterations is None and 2 * len(good) <= len(x)):
         return np.full(np.shape(x)[1], np.nan)
@@ -230,7 +230,7 @@ def geometric_median(x, f=0, smoothing=1e-6, iterations=None, start="mean"):
 
 
 def geometric_median_of_means(x, f=0, *, k, smoothing=1e-6):
-    """A group with a bad row in it is a bad row."""
+    """A group that contains a bad row is a bad row."""
     x, bad = np.asarray(x, np.float64), far(x)
     groups = np.array_split(np.arange(len(x)), k)
     means = [mean_of_rows(x, g, np.where(bad, np.inf, 0.0)) for g in groups]
@@ -238,7 +238,7 @@ def geometric_median_of_means(x, f=0, *, k, smoothing=1e-6):
 
 
 def huber(x, f=0, *, threshold):
-    """Huber's losses are `threshold` times those of the smoothed geometric median."""
+    """Huber losses are `threshold` times those of the smoothed geometric median."""
     return geometric_median(x, smoothing=threshold)
 
 
@@ -252,7 +252,7 @@ def centered_clip(x, f, center, radius, iterations=1):
 
 
 def fl_trust(x, f, trusted):
-    """Zeros if nobody is trusted."""
+    """Zeros if no worker is trusted."""
     x, trusted = np.asarray(x, np.float64), np.asarray(trusted, np.float64)
     trust, scales = np.zeros(len(x)), np.zeros(len(x))
     for i, row in enumerate(x):
@@ -266,11 +266,11 @@ def fl_trust(x, f, trusted):
 
 
 def mean_shift(points, neighbors, nearer=1e-6):
-    """Clusters as lists of indices, flat kernel, from every point, the larger first.
+    """Mean shift with a flat kernel from every point: clusters as lists of indices, largest first.
 
-    The bandwidth is the mean distance to the point that is so many `neighbors` away, itself one.
-    Two centres within a bandwidth of each other are the same: the one with more points near it.
-    A point that is nearer to a centre by less than `nearer` is as near to the earlier one.
+    The bandwidth is the mean distance to the `neighbors`-th nearest point, itself included. Of two
+    centres within a bandwidth of each other, the one with more points nearby is kept. A point
+    belongs to the earlier centre unless a later one is nearer by at least `nearer`.
     """
     points, n = np.asarray(points, np.float64), len(points)
     apart = np.sort(np.linalg.norm(points[:, None] - points[None], axis=2), axis=1)
@@ -281,8 +281,8 @@ def mean_shift(points, neighbors, nearer=1e-6):
         for _ in range(300):
             around = points[np.linalg.norm(points - z, axis=1) <= bandwidth]
             moved = around.mean(axis=0)
-            still, z = np.abs(moved - z).max() <= 1e-9 * bandwidth, moved
-            if still:
+            converged, z = np.abs(moved - z).max() <= 1e-9 * bandwidth, moved
+            if converged:
                 break
         centers.append(z)
         sizes.append(sum(np.linalg.norm(points - z, axis=1) <= bandwidth))
@@ -304,15 +304,15 @@ def sign_guard(x, f=0, lower=0.1, upper=3.0, window=None):
     x, n, bad = np.asarray(x, np.float64), len(x), far(x)
     norms = np.array([norm(row) for row in x])
     middle = median_of(norms)
-    alike = [i for i in range(n) if lower * middle < norms[i] < upper * middle]
+    similar = [i for i in range(n) if lower * middle < norms[i] < upper * middle]
     good = np.flatnonzero(~bad)
     if not len(good):
         return np.zeros(x.shape[1])
     part = x[good] if window is None else x[good][:, window]
     points = np.array([[np.mean(r > 0), np.mean(r == 0), np.mean(r < 0)] for r in part])
     clusters = mean_shift(points, max(1, n // 2))
-    largest = max(clusters, key=len)  # the first of them
-    selected = [i for i in alike if i in good[largest]] or alike
+    largest = max(clusters, key=len)  # the first one
+    selected = [i for i in similar if i in good[largest]] or similar
     if not selected:
         return np.zeros(x.shape[1])
     return sum(x[i] * min(1, middle / norms[i]) for i in selected) / len(selected)

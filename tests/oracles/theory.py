@@ -1,4 +1,4 @@
-"""What the theorems speak of."""
+"""Quantities that the theorems use."""
 
 import itertools
 
@@ -8,7 +8,7 @@ from tests.oracles.rows import distance
 
 
 def variance(x):
-    """V_S, the mean squared distance of the rows to their mean."""
+    """V_S: the mean squared distance of the rows to their mean."""
     x = np.asarray(x, np.float64)
     return np.mean(np.sum((x - x.mean(axis=0)) ** 2, axis=1))
 
