@@ -6,6 +6,7 @@ import jax
 import optax
 
 from byzjax._checks import positive, rows_of_params, static_int
+from byzjax._compiled import taught
 from byzjax.memory._state import like, nothing
 from byzjax.rules._clip import clipped_about
 from byzjax.stacked import PyTree
@@ -21,6 +22,7 @@ class CenterState(NamedTuple):
     center: PyTree
 
 
+@taught
 def centered_clipping(
     *, radius: float, iterations: int = 1, axis_name: str | None = None
 ) -> optax.GradientTransformationExtraArgs:

@@ -8,6 +8,7 @@ import optax
 from jax import lax
 
 from byzjax import stacked
+from byzjax._mistakes import no_transformation, shown
 from byzjax._numerics.maps import each
 from byzjax.stacked import PyTree
 
@@ -128,11 +129,42 @@ def try_rule(rule: optax.GradientTransformationExtraArgs, size: int, rows: str, 
         raise ValueError(f"{str(error).rstrip('.')}; {rows}, {size} rows.") from error
 
 
+_EXAMPLES = {
+    "mix": "byzjax.mix(byzjax.nearest_neighbors, f=f)",
+    "optimizer": "optax.sgd(0.1)",
+    "send": "byzjax.per_worker(optax.ema(0.9), num_workers=n)",
+    "server": "optax.sgd(0.1)",
+} | dict.fromkeys(("attack", "attack_models"), "byzjax.attack(attacks.sign_flip, byzantine)")
+
+
 def supported(
-    *stages: optax.GradientTransformation | None,
+    protocol: str, loss_fn: Callable, **stages: optax.GradientTransformation | None
 ) -> tuple[optax.GradientTransformationExtraArgs, ...]:
-    """The stages, None as the identity, each accepting extra arguments."""
-    return tuple(optax.with_extra_args_support(stage or optax.identity()) for stage in stages)
+    """The stages, None as the identity, each accepting extra arguments.
+
+    Raises:
+      TypeError: one is not a transformation, `loss_fn` is not a function, or the rule leaves the
+        worker axis.
+    """
+    if not callable(loss_fn):
+        raise TypeError(
+            f"{protocol}: loss_fn must be a function, loss_fn(params, batch, key=None); "
+            f"got {shown(loss_fn)}."
+        )
+    for name, stage in stages.items():
+        example = _EXAMPLES.get(name, "byzjax.aggregate(byzjax.krum, f=f)")
+        write = f"{name}={example}"
+        wrong = stage is not None and no_transformation(protocol, name, stage, write)
+        if wrong:
+            raise wrong
+        verb = getattr(getattr(stage, "update", None), "verb", None)
+        if name in ("rule", "pull", "contract") and verb in ("attack", "mix"):
+            raise TypeError(
+                f"{protocol}: {name} must remove the worker axis, which byzjax.{verb} keeps: "
+                f"write {write}, or optax.chain(byzjax.{verb}(...), byzjax.aggregate(...))."
+            )
+    whole = (stage or optax.identity() for stage in stages.values())
+    return tuple(map(optax.with_extra_args_support, whole))
 
 
 def floats(params: PyTree) -> int:

@@ -12,6 +12,7 @@ from jax import lax
 
 from byzjax import stacked
 from byzjax._checks import static_int
+from byzjax._compiled import taught
 from byzjax._numerics.arrays import copied
 from byzjax.protocols import _workers
 from byzjax.protocols._protocol import Info, Protocol, Traffic
@@ -52,6 +53,7 @@ class AsynchronousState(NamedTuple):
     judges: tuple
 
 
+@taught
 def asynchronous(
     loss_fn: Callable,
     *,
@@ -153,7 +155,7 @@ def asynchronous(
     for each in judge:
         each.check(n)
     damping = damping or constant_damping()
-    stages = _workers.supported(attack, rule, server)
+    stages = _workers.supported("asynchronous", loss_fn, attack=attack, rule=rule, server=server)
     if buffers is not None:
         _workers.try_rule(stages[1], buffers, "in asynchronous these are its buffers", "trusted")
     made = _Asynchronous(loss_fn, judge, damping, buffers, speeds, max_staleness, n, stages)

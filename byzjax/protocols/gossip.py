@@ -10,6 +10,7 @@ import optax
 
 from byzjax import stacked
 from byzjax._checks import static_int
+from byzjax._compiled import taught
 from byzjax._numerics.arrays import copied
 from byzjax._numerics.maps import each_receiver
 from byzjax.protocols import _workers, graphs
@@ -48,6 +49,7 @@ class _Degree(NamedTuple):
     weights: jax.Array
 
 
+@taught
 def gossip(
     loss_fn: Callable,
     *,
@@ -140,7 +142,9 @@ def gossip(
         raise ValueError(
             f"byzantine must be bool[n] with n={n}; got {byzantine.dtype}{list(byzantine.shape)}."
         )
-    rule, optimizer, attack = _workers.supported(rule, optimizer, attack)
+    rule, optimizer, attack = _workers.supported(
+        "gossip", loss_fn, rule=rule, optimizer=optimizer, attack=attack
+    )
     for size in sorted({1 + len(near) for near in heard}):
         _workers.try_rule(
             rule, size, "in gossip these are a node and its neighbours", "center", "weights"

@@ -12,6 +12,7 @@ from jax import lax
 
 from byzjax import stacked
 from byzjax._checks import positive, static_int
+from byzjax._compiled import taught
 from byzjax._numerics.arrays import copied
 from byzjax._numerics.barrier import fusion_barrier
 from byzjax.protocols import _workers
@@ -31,6 +32,7 @@ class ServerState(NamedTuple):
     stages: tuple
 
 
+@taught
 def parameter_server(
     loss_fn: Callable,
     *,
@@ -123,7 +125,9 @@ def parameter_server(
                 "per_round needs per_round <= num_workers; "
                 f"got per_round={per_round}, num_workers={num_workers}."
             )
-    stages = _workers.supported(send, attack, mix, rule, server)
+    stages = _workers.supported(
+        "parameter_server", loss_fn, send=send, attack=attack, mix=mix, rule=rule, server=server
+    )
     made = _ParameterServer(
         loss_fn,
         stages,

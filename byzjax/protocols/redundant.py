@@ -11,7 +11,7 @@ from jax import lax
 
 from byzjax import rules, stacked
 from byzjax._checks import one_of, static_int
-from byzjax._compiled import compiled
+from byzjax._compiled import compiled, taught
 from byzjax._numerics.arrays import copied
 from byzjax.protocols import _workers, codes
 from byzjax.protocols._protocol import Info, Protocol, Traffic
@@ -85,6 +85,7 @@ def vote(updates: PyTree, *, r: int, axis_name: str | None = None) -> PyTree:
     return jax.tree.map(leaf_voted, updates)
 
 
+@taught
 def redundant(
     loss_fn: Callable,
     *,
@@ -199,8 +200,9 @@ def redundant(
         raise ValueError(
             f"redundant needs r to divide num_workers; got r={r}, num_workers={nodes}."
         )
-    chosen = (attack or optax.identity(), rule or aggregate(rules.mean), server)
-    attack, rule, server = stages = _workers.supported(*chosen)
+    rule = rule or aggregate(rules.mean)
+    stages = _workers.supported("redundant", loss_fn, attack=attack, rule=rule, server=server)
+    attack, rule, server = stages
     made = _Redundant(
         loss_fn, s, server, r, rule, attack, workers_at_once, workers_axis, cyclic, nodes, stages
     )
