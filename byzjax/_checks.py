@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from byzjax import _mistakes, stacked
-from byzjax._compiled import check_hyperparameters
 from byzjax._mistakes import keystr, name_of
 from byzjax.facts import FACTS, inequality
 
@@ -17,24 +16,10 @@ from byzjax.facts import FACTS, inequality
 def static_int(name: str, value: Any, *, at_least: int = 0) -> int:
     """`value` as a Python int: hyperparameters such as f must be static under `jit`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(_no_int(name, value))
+        raise TypeError(_mistakes.no_int(name, value))
     if value < at_least:
         raise ValueError(f"{name} must be at least {at_least}; got {name}={value}.")
     return int(value)
-
-
-def _no_int(name: str, value: Any) -> str:
-    if _mistakes.is_array(value):
-        return _mistakes.not_static(name, "a Python int", value)
-    got = f"{name} must be a Python int; got {type(value).__name__}"
-    if (isinstance(value, float) and value.is_integer()) or isinstance(value, str | bool):
-        text = str(int(value)) if not isinstance(value, str) or value.isdecimal() else "..."
-        return f"{got}, {value!r}: write {name}={text}."
-    if isinstance(value, float):
-        fraction = name == "f" and 0 < value < 1
-        counts = f": it counts workers, write f=int({value} * n)" if fraction else ""
-        return f"{got}, {value}{counts}."
-    return f"{got}: write {name}=2, for example."
 
 
 def enough_workers(
@@ -104,14 +89,12 @@ def right_verb(verb: str, function: Callable) -> None:
         )
 
 
-def hyperparameters(function: Callable, given: dict[str, Any]) -> None:
-    """Checks at construction what a function would only say when it is called."""
+def static_hyperparameters(function: Callable, given: dict[str, Any]) -> None:
+    """Checks at construction what a function would say only when it is called."""
     parameters = inspect.signature(function).parameters
     for name, value in given.items():
         if name in parameters and parameters[name].annotation in (int, "int"):
             static_int(name, value)
-    check_hyperparameters(inspect.unwrap(getattr(function, "func", function)), given)
-    check_hyperparameters(getattr(function, "func", function), given)
 
 
 def prng_key(name: str, value: Any) -> None:
@@ -130,9 +113,9 @@ def mask_of_workers(byzantine: Any, n: int | None = None) -> None:
     size = "" if n is None else f" with n={n}"
     got = _mistakes.shown(byzantine) if shape is None else f"{dtype}{list(shape)}"
     text = f"byzantine must be bool[n]{size}; got {got}"
+    if shape == (n,) and dtype != "bool":
+        raise ValueError(f"{text}: for a mask of 0 and 1 write byzantine.astype(bool).")
     if isinstance(byzantine, set) or (shape and str(dtype).startswith(("int", "uint"))):
-        if shape == (n,):
-            raise ValueError(f"{text}: for a mask of 0 and 1 write byzantine.astype(bool).")
         raise ValueError(f"{text}: for indices write jnp.isin(jnp.arange(n), jnp.array(indices)).")
     if shape == () or isinstance(byzantine, int):
         raise ValueError(f"{text}: if the first k attack, write jnp.arange(n) < k.")

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from byzjax import stacked
+from byzjax._checks import static_hyperparameters
 from byzjax._compiled import check_hyperparameters, compiled, static_of, taught
 from byzjax._signature import must_be_function
 from byzjax.stacked import PyTree
@@ -54,6 +55,7 @@ def influence(
       Array([0. , 0.5, 0.5, 0. , 0. ], dtype=float32)
     """
     must_be_function("influence", rule)
+    static_hyperparameters(rule, hyperparameters)
     stacked.num_workers(updates)
     check_hyperparameters(rule, hyperparameters)
     fixed = {name: hyperparameters.pop(name) for name in static_of(rule, hyperparameters)}

@@ -30,7 +30,7 @@ import optax
 
 from byzjax import _checks, _mistakes, stacked
 from byzjax._checks import rows_of_params, static_int
-from byzjax._compiled import taught
+from byzjax._compiled import check_hyperparameters, taught
 from byzjax._numerics import arrays
 from byzjax._numerics.barrier import fusion_barrier
 from byzjax._signature import must_be_function, signature
@@ -272,8 +272,9 @@ class _Call:
         names = [*given, *(() if key is None else ("key",))]
         must_be_function(verb, function)
         _checks.right_verb(verb, function)
+        _checks.static_hyperparameters(function, given)
         spec = signature(verb, function, names, skip=skip)
-        _checks.hyperparameters(function, given)
+        check_hyperparameters(getattr(function, "func", function), given)
         if key is not None:
             _checks.prng_key("key", key)
         self.name = spec.name
@@ -311,4 +312,6 @@ class _Call:
             return apply(updates, kwargs | {"key": key}, extra_args), KeyState(following)
 
         vars(update)["verb"] = self.verb  # which per_worker refuses
+        for function in (init, update):  # for Python's own errors
+            function.__qualname__ = f"{self.verb}({self.name}, ...).{function.__name__}"
         return optax.GradientTransformationExtraArgs(init, update)

@@ -17,7 +17,7 @@ import optax
 
 import byzjax
 import byzjax.testing
-from byzjax import attacks, order, protocols, scores, stacked
+from byzjax import attacks, order, protocols, scores, stacked, theory
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "mistakes.md"
 
@@ -78,12 +78,24 @@ def names():
     def update(tx, updates, params=None, **extra):
         return tx.update(updates, tx.init(params), params, **extra)
 
+    def step(batch, key):
+        server = protocols.parameter_server(
+            loss_fn, rule=byzjax.aggregate(byzjax.median), server=optax.sgd(0.1)
+        )
+        return server.step(server.init(params, jax.random.key(0)), batch, key)
+
     return {
         **vars(byzjax),
         **{"n": n, "x": x, "params": params, "grads": grads, "one_gradient": params},
-        **{"byzantine": jnp.arange(n) < 2, "key": jax.random.key(0), "update": update},
+        **{
+            "byzantine": jnp.arange(n) < 2,
+            "key": jax.random.key(0),
+            "update": update,
+            "step": step,
+        },
         **{"byzjax": byzjax, "attacks": attacks, "protocols": protocols, "order": order},
         **{"scores": scores, "stacked": stacked, "testing": byzjax.testing},
+        "theory": theory,
         **{"jax": jax, "jnp": jnp, "np": np, "optax": optax, "partial": functools.partial},
         **{"Tensor": Tensor, "EagerTensor": EagerTensor, "DataFrame": DataFrame},
         **{"MyRule": MyRule, "loss_fn": loss_fn, "halved": halved, "OrderedDict": OrderedDict},
@@ -118,7 +130,9 @@ SECTIONS: dict[str, list[Mistake]] = {
         Mistake("krum(x, f=2, m=99)", ValueError, ("m <= n - f - 2 = 7; got m=99",)),
         Mistake('aksel(x, f=2, mode="median")', ValueError, ("one of mid, n-f, radius; got",)),
         Mistake("clip_norms(x, 1.0)", TypeError, ("write clip_norms(updates, max_norm=1.0).",)),
-        Mistake('clip_norms(x, max_norm="1")', TypeError, ("max_norm is a str, '1'; expected",)),
+        Mistake('clip_norms(x, max_norm="1")', TypeError, ("max_norm must be a number; got '1'.",)),
+        Mistake("huber(x, threshold=None)", TypeError, ("must be a number; got None.",)),
+        Mistake('bulyan(x, f=1, rule="krum")', TypeError, ("rule must be a function; got 'krum'",)),
         Mistake("huber(x, threshold=-1.0)", ValueError, ("threshold must be positive; got",)),
         Mistake("centered_clip(x, radius=1.0)", TypeError, ("centered_clip(updates, center, rad",)),
         Mistake(
@@ -140,7 +154,7 @@ SECTIONS: dict[str, list[Mistake]] = {
         Mistake(
             "bucketing(x, s=2, key=jax.random.split(key))",
             TypeError,
-            ("key must be one PRNG key; got 2: write key=keys[0].",),
+            ("key must be one PRNG key; got keys of shape (2,): write key=keys[0].",),
         ),
         Mistake("aggregate(sign_guard)", TypeError, ("sign_guard, key=jax.random.key(0)).",)),
         Mistake("mix(bucketing, s=2, key=0)", TypeError, ("write key=jax.random.key(0).",)),
@@ -150,7 +164,6 @@ SECTIONS: dict[str, list[Mistake]] = {
         Mistake("krum([one_gradient] * 11, f=2)", ValueError, ("write byzjax.stack(updates).",)),
         Mistake("krum([jnp.ones((3, 2))] * 11, f=2)", ValueError, ("byzjax.stack(updates)",)),
         Mistake("mean([[1.0, 2.0], [3.0, 4.0]])", ValueError, ("write jnp.asarray(updates)",)),
-        Mistake("median(iter([x]))", TypeError, ("write byzjax.stack(updates)",)),
         Mistake("krum(one_gradient, f=2)", ValueError, ("leaves disagree on n", "jax.vmap(jax.g")),
         Mistake("median(jnp.sum(x))", ValueError, ("no worker axis", "jax.vmap(jax.grad(loss)")),
         Mistake("krum(None, f=2)", ValueError, ("no leaves; got None", "shape [n, ...]")),
@@ -199,6 +212,7 @@ SECTIONS: dict[str, list[Mistake]] = {
             TypeError,
             ("takes a rule, a function; got an array", "write aggregate(byzjax.krum, ...), not"),
         ),
+        Mistake("aggregate(aksel(f=4))", TypeError, ("write functools.partial(aksel, f=...)",)),
         Mistake("aggregate(aksel)", TypeError, ("write aggregate(aksel, f=...).",)),
         Mistake("aggregate(aksel, 4)", TypeError, ("write aggregate(rule, f=4).",)),
         Mistake("aggregate(aksel, f=0.4)", TypeError, ("Python int", "write f=int(0.4 * n)")),
@@ -395,6 +409,25 @@ SECTIONS: dict[str, list[Mistake]] = {
             ("write gossip(loss_fn, graph=..., rule=..., optimizer=...).",),
         ),
         Mistake(
+            "protocols.parameter_server(lambda params, batch: 0.0, rule=aggregate(median), "
+            "server=optax.sgd(0.1))",
+            TypeError,
+            ("must take key, used or not: write def loss_fn(params, batch, key=None).",),
+        ),
+        Mistake('step({"worker": x}, key)', TypeError, ('needs batch={"workers": ...}', "got the")),
+        Mistake('step({"workers": x}, 0)', TypeError, ("write key=jax.random.key(0).",)),
+        Mistake(
+            'protocols.gossip(loss_fn, graph="ring", rule=aggregate(median), optimizer=None)',
+            TypeError,
+            ("a graph is a matrix, bool[n, n]; got 'ring': write protocols.graphs.ring(n)",),
+        ),
+        Mistake(
+            "protocols.asynchronous(loss_fn, num_workers=5, server=optax.sgd(0.1), "
+            "judge=protocols.kardam)",
+            TypeError,
+            ("got the function kardam: write judge=protocols.kardam(f=f).",),
+        ),
+        Mistake(
             "protocols.asynchronous(loss_fn, num_workers=2.5, server=optax.sgd(0.1))",
             TypeError,
             ("num_workers must be a Python int; got float, 2.5.",),
@@ -416,6 +449,8 @@ SECTIONS: dict[str, list[Mistake]] = {
         Mistake("scores.lowest(x[:, 0], 99)", ValueError, ("need k <= n; got k=99, n=11.",)),
         Mistake("scores.lowest([3.0, 1.0], 1)", TypeError, ("write jnp.asarray(values).",)),
         Mistake("scores.ranks(x)", ValueError, ("one value per worker, [n]; got shape (11, 3).",)),
+        Mistake("influence(krum, x, f=0.4)", TypeError, ("write f=int(0.4 * n).",)),
+        Mistake("stacked.sample(x, 2.0, key)", TypeError, ("count must be", "write count=2.")),
         Mistake('influence("krum", x)', TypeError, ("write influence(byzjax.krum, updates, ...)",)),
         Mistake("influence(krum(x, f=2), x)", TypeError, ("not influence(byzjax.krum(updates",)),
         Mistake("influence(krum, x, 2)", TypeError, ("write krum(updates, f=2).",)),
@@ -443,6 +478,7 @@ SECTIONS: dict[str, list[Mistake]] = {
         Mistake("attacks.LittleIsEnough", AttributeError, ("byzjax.attacks.little_is_enough?",)),
         Mistake("protocols.ring", AttributeError, ("did you mean byzjax.protocols.graphs.ring?",)),
         Mistake("stacked.krum", AttributeError, ("did you mean byzjax.krum?",)),
+        Mistake('theory.proved("kappa", "Krum", 11, 2)', ValueError, ("did you mean 'krum'?",)),
         Mistake("order.trimmedmean", AttributeError, ("did you mean byzjax.order.trimmed_mean?",)),
     ],
 }
@@ -467,7 +503,8 @@ and is the same whether the function is called directly or inside `jax.jit`.
 Here `x` holds the updates of 11 workers, `[11, 3]`; `grads` is a tree of stacked updates for
 `params`, and `one_gradient` lacks the worker axis; `byzantine` is `bool[11]`. `Tensor`,
 `EagerTensor` and `DataFrame` belong to PyTorch, TensorFlow and pandas, and
-`update(tx, updates, params)` is `tx.update(updates, tx.init(params), params)`.
+`update(tx, updates, params)` is `tx.update(updates, tx.init(params), params)`; `step(batch, key)`
+is a step of `protocols.parameter_server`.
 
 Only one of them is a warning, which is given once: NumPy's default `float64` becomes `float32` in
 JAX unless `jax.config.update("jax_enable_x64", True)` was called before. To convert it yourself,

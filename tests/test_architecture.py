@@ -52,7 +52,7 @@ ALLOWED = {
         "byzjax._numerics",
     ],
     "byzjax.facts": [],
-    "byzjax._checks": ["byzjax._compiled", "byzjax.facts", "byzjax.stacked", *MISTAKES],
+    "byzjax._checks": ["byzjax.facts", "byzjax.stacked", *MISTAKES],
     "byzjax._signature": MISTAKES,
     "byzjax._slices": ["byzjax._numerics", "byzjax.stacked"],
     "byzjax.solvers": ["byzjax._numerics", "byzjax.stacked", "byzjax.solvers"],
@@ -60,7 +60,12 @@ ALLOWED = {
         *["byzjax._deprecated", *ALGEBRA, *CHECKS, "byzjax._signature", "byzjax.solvers"],
         "byzjax.rules",
     ],
-    "byzjax.influence": ["byzjax._compiled", "byzjax._signature", "byzjax.stacked"],
+    "byzjax.influence": [
+        "byzjax._checks",
+        "byzjax._compiled",
+        "byzjax._signature",
+        "byzjax.stacked",
+    ],
     "byzjax.memory": [*ALGEBRA, *CHECKS, "byzjax.rules", "byzjax.memory"],
     "byzjax.mixing": [*ALGEBRA, *CHECKS],
     "byzjax.attacks": ["byzjax._deprecated", *ALGEBRA, *CHECKS, "byzjax.attacks"],
@@ -90,6 +95,7 @@ ALLOWED = {
     ],
     "byzjax.theory": [
         *[*ALGEBRA, *CHECKS, "byzjax.facts", "byzjax.rules", "byzjax.influence"],
+        "byzjax._deprecated",
         "byzjax.theory",
     ],
 }

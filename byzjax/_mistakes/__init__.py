@@ -3,7 +3,7 @@
 Every message is one line of at most 200 characters and says what to write instead.
 """
 
-from byzjax._mistakes.arguments import no_value, not_static, unbound, unknown_keyword
+from byzjax._mistakes.arguments import no_int, no_value, not_static, unbound, unknown_keyword
 from byzjax._mistakes.functions import no_function, no_transformation
 from byzjax._mistakes.leaves import (
     Float64,
@@ -21,6 +21,7 @@ from byzjax._mistakes.words import (
     keystr,
     listed,
     name_of,
+    nearest,
     shown,
 )
 
@@ -33,10 +34,12 @@ __all__ = [
     "keystr",
     "listed",
     "name_of",
+    "nearest",
     "no_array",
     "no_attribute",
     "no_axis",
     "no_function",
+    "no_int",
     "no_key",
     "no_transformation",
     "no_value",

@@ -40,6 +40,9 @@ def unbound(function: Callable, args: tuple, kwargs: Mapping[str, Any]) -> TypeE
     named = [*(p.name for p in options), "num_workers"]
     shape = [f"{p.name}=..." if p.name in named else p.name for p in required]
     needs = f"{name} needs {listed(missing)}"
+    if missing[0] == "updates" and kwargs:
+        bound = ", ".join([name, *(f"{key}=..." for key in kwargs)])
+        return TypeError(f"{needs}; to give them later, write functools.partial({bound}).")
     return TypeError(fitting(f"{needs}; write {name}({', '.join(shape)}).", f"{needs}."))
 
 
@@ -75,26 +78,47 @@ def no_value(
 ) -> TypeError | None:
     """The error for a value that its parameter cannot take, judged by the annotation."""
     name, wanted = parameter.name, parameter.annotation
-    if _is_function(wanted):
-        if callable(value):
-            return None
+    if str(error).startswith(f"{name} "):  # the function's own words
+        return None
+    kinds = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
+    if any(map(_is_function, kinds)) and (isinstance(value, str) or is_array(value)):
         return TypeError(f"{name} must be a function; got {shown(value)}.")
-    if static:
-        if not is_array(value):
-            return None
+    if wanted is int and not is_array(value) and type(value) is not int:
+        return TypeError(no_int(name, value))
+    if _is_function(wanted):
+        return None if callable(value) else TypeError(f"{name} must be a function; got {value!r}.")
+    if static and is_array(value):
         kind = "a Python int" if wanted is int else "a static value"
         return TypeError(not_static(name, kind, value, function.__name__))
     if name == "key" and (wrong := no_key(name, value)):
         return wrong
+    number = float in kinds
+    if (value is None or isinstance(value, str)) and number and value is not parameter.default:
+        return TypeError(f"{name} must be a number; got {shown(value)}.")
     plain = isinstance(value, list | tuple | dict | types.NoneType)
     if wanted is jax.Array and plain and not isinstance(error, ValueError):
         write = "" if isinstance(value, dict | types.NoneType) else f": write jnp.asarray({name})"
         return TypeError(f"{name} must be an array; got {shown(value)}{write}.")
-    return no_array(name, value)
+    return None if static else no_array(name, value)
 
 
 def _is_function(annotation: Any) -> bool:
     return (typing.get_origin(annotation) or annotation) is Callable
+
+
+def no_int(name: str, value: Any) -> str:
+    """The error for a value that is not a Python int."""
+    if is_array(value):
+        return not_static(name, "a Python int", value)
+    got = f"{name} must be a Python int; got {type(value).__name__}"
+    if (isinstance(value, float) and value.is_integer()) or isinstance(value, str | bool):
+        text = str(int(value)) if not isinstance(value, str) or value.isdecimal() else "..."
+        return f"{got}, {value!r}: write {name}={text}."
+    if isinstance(value, float):
+        fraction = name == "f" and 0 < value < 1
+        counts = f": it counts workers, write f=int({value} * n)" if fraction else ""
+        return f"{got}, {value}{counts}."
+    return f"{got}: write {name}=2, for example."
 
 
 def not_static(name: str, kind: str, value: Any, function: str | None = None) -> str:

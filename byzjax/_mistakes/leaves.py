@@ -63,7 +63,7 @@ def _foreign(name: str, tree: Any, path: Any, leaf: Any) -> str:
 
 def no_key(name: str, value: Any) -> TypeError | None:
     """The error for a value that is no PRNG key, or several."""
-    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", ())
+    dtype, shape = getattr(value, "dtype", None), tuple(getattr(value, "shape", ()))
     if dtype is None or not is_array(value):
         seed = repr(value) if isinstance(value, int) and not isinstance(value, bool) else "0"
         return TypeError(
@@ -75,7 +75,9 @@ def no_key(name: str, value: Any) -> TypeError | None:
             f"{name} must be a PRNG key; got an array of {dtype}: write {name}=jax.random.key(0)."
         )
     if len(shape) > (0 if typed else 1):
-        return TypeError(f"{name} must be one PRNG key; got {shape[0]}: write {name}=keys[0].")
+        return TypeError(
+            f"{name} must be one PRNG key; got keys of shape {shape}: write {name}=keys[0]."
+        )
     return None
 
 
@@ -89,7 +91,7 @@ def notice_float64(tree: Any) -> None:
     """Says once that NumPy's float64 becomes float32, judged by the first leaf."""
     while type(tree) in (dict, list, tuple) and tree:
         tree = next(iter(tree.values())) if type(tree) is dict else tree[0]
-    if getattr(tree, "dtype", None) != "float64" or jax.config.jax_enable_x64:
+    if getattr(tree, "dtype", None) != "float64" or getattr(jax.config, "jax_enable_x64", False):
         return
     Float64.unsaid = False
     warnings.warn(

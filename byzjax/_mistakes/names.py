@@ -56,7 +56,8 @@ def no_attribute(module: str, name: str) -> AttributeError:
     plain = f"module {module!r} has no attribute {name!r}"
     if name.startswith("_"):
         return AttributeError(plain)
-    if importlib.util.find_spec(module) and importlib.util.find_spec(f"{module}.{name}"):
+    package = hasattr(importlib.import_module(module), "__path__")
+    if package and importlib.util.find_spec(f"{module}.{name}"):
         return AttributeError(f"{plain}: write import {module}.{name} first.")
     place = whereabouts(module, name)
     if place == "byzjax.krum" and name.lower().startswith("multi"):
@@ -74,7 +75,7 @@ def whereabouts(module: str, name: str) -> str | None:
         if meant in names:
             return f"{home}.{meant}"
     for home, names in public.items():
-        if close := nearest(meant, names):
+        if close := nearest(meant, names, cutoff=0.75):
             return f"{home}.{close}"
     return None
 

@@ -19,8 +19,6 @@ def shown(value: Any) -> str:
         return f"the class {value.__name__}"
     if isinstance(value, types.ModuleType):
         return f"the module {value.__name__}"
-    if isinstance(value, jax.core.Tracer):
-        return "a traced array"
     if isinstance(value, ARRAYS):
         return f"an array of shape {value.shape}"
     if is_transformation(value):
@@ -72,7 +70,7 @@ def fitting(*forms: str) -> str:
     return next((form for form in forms if len(form) <= LONGEST), forms[-1][: LONGEST - 4] + " ...")
 
 
-def nearest(name: str, names: Iterable[str]) -> str | None:
+def nearest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The name that was probably meant: of another case, or spelt similarly."""
     plain = {known.replace("_", "").lower(): known for known in names}
     given = name.replace("_", "").lower()
@@ -81,5 +79,5 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     if len(given) < 3:
         return None
     begins = [known for known in plain if known.startswith(given)]
-    close = difflib.get_close_matches(given, plain, n=1, cutoff=0.6 if len(given) > 4 else 0.75)
+    close = difflib.get_close_matches(given, plain, n=1, cutoff=cutoff if len(given) > 4 else 0.75)
     return plain[(close or begins)[0]] if close or begins else None

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from byzjax._checks import positive, rows_of_params, static_int
@@ -68,6 +69,7 @@ def centered_clipping(
         if not jax.tree.leaves(updates):
             return updates, state
         rows_of_params("centered_clipping", updates, params)
+        updates = jax.tree.map(jnp.asarray, updates)
         center = clipped_about(updates, state.center, radius, iterations, axis_name)
         out = jax.tree.map(lambda c, sent: c.astype(sent.dtype), center, updates)
         return out, CenterState(like(state.center, center))

@@ -1,5 +1,6 @@
 """Shared by protocols: gradients of the workers, choice of messages, selection of honest rows."""
 
+import inspect
 from collections.abc import Callable
 
 import jax
@@ -8,7 +9,8 @@ import optax
 from jax import lax
 
 from byzjax import stacked
-from byzjax._mistakes import no_transformation, shown
+from byzjax._checks import prng_key
+from byzjax._mistakes import name_of, no_transformation, shown
 from byzjax._numerics.maps import each
 from byzjax.stacked import PyTree
 
@@ -46,6 +48,18 @@ def gradients(
         return each(lambda b, k: grad(params, b, key=k), batch, keys, at_once=at_once)
 
     return shard_workers(local, batch, numbers, *([params] if own else []), axis=axis)
+
+
+def batches(batch: dict, key: jax.Array) -> PyTree:
+    """The workers' batches of a step, whose arguments are checked."""
+    prng_key("key", key)
+    if not isinstance(batch, dict) or "workers" not in batch:
+        got = f"the keys {sorted(map(str, batch))}" if isinstance(batch, dict) else shown(batch)
+        raise TypeError(
+            'a step needs batch={"workers": ...}, whose leaves have shape [n, ...], one batch for '
+            f"each worker; got {got}."
+        )
+    return batch["workers"]
 
 
 def check_batch(of_workers: PyTree, n: int) -> None:
@@ -129,6 +143,14 @@ def try_rule(rule: optax.GradientTransformationExtraArgs, size: int, rows: str, 
         raise ValueError(f"{str(error).rstrip('.')}; {rows}, {size} rows.") from error
 
 
+def _takes_key(loss_fn: Callable) -> bool:
+    try:
+        parameters = inspect.signature(loss_fn).parameters.values()
+    except (TypeError, ValueError):  # of some builtin
+        return True
+    return any(p.name == "key" or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
 _EXAMPLES = {
     "mix": "byzjax.mix(byzjax.nearest_neighbors, f=f)",
     "optimizer": "optax.sgd(0.1)",
@@ -150,6 +172,11 @@ def supported(
         raise TypeError(
             f"{protocol}: loss_fn must be a function, loss_fn(params, batch, key=None); "
             f"got {shown(loss_fn)}."
+        )
+    if not _takes_key(loss_fn):
+        raise TypeError(
+            f"{protocol}: {name_of(loss_fn)} must take key, used or not: write "
+            "def loss_fn(params, batch, key=None)."
         )
     for name, stage in stages.items():
         example = _EXAMPLES.get(name, "byzjax.aggregate(byzjax.krum, f=f)")

@@ -199,7 +199,7 @@ class _Gossip:
         return copied(state)
 
     def step(self, state: GossipState, batch: dict, key: jax.Array) -> tuple[GossipState, Info]:
-        models, of_workers = state.params, batch["workers"]
+        models, of_workers = state.params, _workers.batches(batch, key)
         count = stacked.num_workers(of_workers)
         if count != self.n:
             raise ValueError(f"expected batches of the graph's {self.n} nodes; got {count}.")

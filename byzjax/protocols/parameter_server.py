@@ -189,7 +189,7 @@ class _ParameterServer:
 
     def step(self, state: ServerState, batch: dict, key: jax.Array) -> tuple[ServerState, Info]:
         """One step."""
-        params, of_workers = state.params, batch["workers"]
+        params, of_workers = state.params, _workers.batches(batch, key)
         n = stacked.num_workers(of_workers)
         if self.num_workers is not None:
             _workers.check_batch(of_workers, self.num_workers)

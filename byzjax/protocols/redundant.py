@@ -245,10 +245,11 @@ class _Redundant:
     ) -> tuple[RedundantState, Info]:
         params, (attacking, ruling, serving) = state.params, state.stages
         n = self.nodes
-        _workers.check_batch(batch["workers"], n)
+        of_workers = _workers.batches(batch, key)
+        _workers.check_batch(of_workers, n)
         extra_args = _workers.trusted(self.loss_fn, params, batch, key, n)
         options = {"at_once": self.workers_at_once, "axis": self.workers_axis}
-        gradients = _workers.gradients(self.loss_fn, params, batch["workers"], key, **options)
+        gradients = _workers.gradients(self.loss_fn, params, of_workers, key, **options)
         honest = codes.encode(gradients, s=self.s) if self.cyclic else _of_groups(gradients, self.r)
         sent, attacking = self.attack.update(honest, attacking, self.message(params), **extra_args)
         if self.cyclic:

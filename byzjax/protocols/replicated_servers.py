@@ -214,7 +214,7 @@ class _ReplicatedServers:
     ) -> tuple[ReplicatedState, Info]:
         (n, m), (q_servers, q_workers) = self.sizes, self.quorums
         attack_models, pull, send, attack, rule, server, _ = self.stages
-        of_workers = batch["workers"]
+        of_workers = _workers.batches(batch, key)
         _workers.check_batch(of_workers, m)
         to_workers, to_servers, between = [jax.random.fold_in(key, m + k) for k in (1, 2, 3)]
         attacking_models, pulling, sending, attacking, ruling, serving, contracting = state.stages

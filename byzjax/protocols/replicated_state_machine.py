@@ -230,7 +230,7 @@ class _ReplicatedStateMachine:
         return copied(MachineState(_workers.copies(params, self.n), (*once, *each)))
 
     def step(self, state: MachineState, batch: dict, key: jax.Array) -> tuple[MachineState, Info]:
-        of_workers = batch["workers"]
+        of_workers = _workers.batches(batch, key)
         _workers.check_batch(of_workers, self.m)
         attacking_models, sending, attacking, *replicated = state.stages
         models, attacking_models = self.attack_models.update(state.params, attacking_models)
