@@ -127,6 +127,7 @@ SECTIONS: dict[str, list[Mistake]] = {
         Mistake("krum(x, f=byzantine)", TypeError, ("Python int", "write f=int(f.sum())")),
         Mistake("krum(x, f=-1)", ValueError, ("f must be at least 0; got f=-1.",)),
         Mistake("krum(x, f=5)", ValueError, ("n >= 2f + 3; got n=11, f=5.",)),
+        Mistake("krum(x, f=np.int64(5))", ValueError, ("n >= 2f + 3; got n=11, f=5.",)),
         Mistake("krum(x, f=2, m=99)", ValueError, ("m <= n - f - 2 = 7; got m=99",)),
         Mistake('aksel(x, f=2, mode="median")', ValueError, ("one of mid, n-f, radius; got",)),
         Mistake("clip_norms(x, 1.0)", TypeError, ("write clip_norms(updates, max_norm=1.0).",)),

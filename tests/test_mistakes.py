@@ -136,6 +136,29 @@ def test_long_paths_are_cut():
         assert len(str(error.value)) <= 200
 
 
+def test_an_error_of_the_function_is_left_alone():
+    """What the caller's own function raises comes through, although byzjax looked at the call."""
+
+    def of_user(updates, *, f):
+        raise TypeError(f"updates of the user, {f}")
+
+    for error in (TypeError("mine"), ValueError("mine"), KeyError("mine"), AttributeError("mine")):
+
+        def rule(updates, error=error):
+            raise error
+
+        for call in (
+            lambda rule=rule: byzjax.influence(rule, GIVEN["x"]),
+            lambda rule=rule: byzjax.stacked.coordinatewise(rule, GIVEN["x"]),
+            lambda rule=rule: GIVEN["update"](byzjax.aggregate(rule), GIVEN["x"]),
+        ):
+            with pytest.raises(type(error)) as caught_error:
+                call()
+            assert caught_error.value is error
+    with pytest.raises(TypeError, match=r"^updates of the user, 2$"):
+        byzjax.bulyan(GIVEN["x"], f=2, rule=of_user)
+
+
 # --- float64 -------------------------------------------------------------------------------------
 
 FLOAT64 = """

@@ -1,6 +1,7 @@
 """Arguments that do not fit a function's parameters."""
 
 import inspect
+import numbers
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -83,10 +84,12 @@ def no_value(
     kinds = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
     if any(map(_is_function, kinds)) and (isinstance(value, str) or is_array(value)):
         return TypeError(f"{name} must be a function; got {shown(value)}.")
-    if wanted is int and not is_array(value) and type(value) is not int:
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if wanted is int and not (whole or is_array(value)):
         return TypeError(no_int(name, value))
     if _is_function(wanted):
-        return None if callable(value) else TypeError(f"{name} must be a function; got {value!r}.")
+        wrong = TypeError(f"{name} must be a function; got {shown(value)}.")
+        return None if callable(value) else wrong
     if static and is_array(value):
         kind = "a Python int" if wanted is int else "a static value"
         return TypeError(not_static(name, kind, value, function.__name__))
