@@ -104,7 +104,13 @@ def prng_key(name: str, value: Any) -> None:
 
 
 def mask_of_workers(byzantine: Any, n: int | None = None) -> None:
-    """Raises if a value is not `bool[n]`; n is not checked if it is None."""
+    """Raises if a value is not `bool[n]`.
+
+    Without n, when a transformation is made, None passes: whoever only checks its other arguments
+    has no mask yet. An update raises.
+    """
+    if byzantine is None and n is None:
+        return
     if isinstance(byzantine, list | tuple) and byzantine:
         byzantine = jnp.asarray(byzantine)
     shape, dtype = getattr(byzantine, "shape", None), getattr(byzantine, "dtype", None)
