@@ -66,6 +66,7 @@ def pages() -> dict[str, str]:
     from byzjax import facts
     from byzjax._numerics import table as numerics
     from byzjax.attacks import __main__ as attacks
+    from byzjax.theory import comparison
 
     readme = (ROOT / "README.md").read_text()
     for mark, kind in (("rules", "rule"), ("memory", "memory"), ("mixings", "mixing")):
@@ -76,6 +77,7 @@ def pages() -> dict[str, str]:
         "README.md": readme,
         "docs/rules.md": facts.page(),
         "docs/attacks.md": attacks.page(),
+        "docs/comparison.md": comparison.page(),
         "docs/numerics.md": between(numbers, "forms", numerics.table()),
     }
 
