@@ -6,7 +6,7 @@ import pathlib
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -94,13 +94,14 @@ class Profile:
         try:
             jax.profiler.stop_trace()
             labels = [stages.labels(each.executable.as_text()) for each in program.compiled]
-            ran = stages.operations(folder, programs.CALL)
-            found = stages.seconds(ran, labels)
+            ran = stages.labelled(stages.operations(folder, programs.CALL), labels)
+            stages.write(folder / "stages.trace.json.gz", ran)
+            found = stages.seconds(ran)
         except Exception as error:  # a block that has been trained is not lost with its profile
             print(f"No more profiles after {folder}: {error}", file=sys.stderr)
             self.folder = None
             return {}
-        return {_line(names): seconds for names, seconds in found.items()}
+        return {stages.line_of(names): seconds for names, seconds in found.items()}
 
     def report(self) -> str:
         """A line for each stage and for what else took time; empty without a profile.
@@ -144,11 +145,6 @@ def _blocking(program: programs.Program) -> programs.Program:
 
     functions = program.start, program.advance, program.evaluate
     return programs.Program(*map(waiting, functions), program.compiled)
-
-
-def _line(names: Sequence[str]) -> str:
-    """The name of a line: a stage, or the stages that share fusions."""
-    return names[0] if len(names) == 1 else f"{' + '.join(names)}, fused"
 
 
 def _rounded(spent: dict[str, float]) -> dict[str, float]:

@@ -6,6 +6,9 @@ from several stages, their time belongs to none of them.
 """
 
 import collections
+import gzip
+import itertools
+import json
 import pathlib
 import re
 from collections.abc import Iterator, Sequence
@@ -28,6 +31,8 @@ STAGES = (
 # Instructions outside of any scope, and time within a program when none runs.
 OUTSIDE = "no stage"
 BETWEEN = "between operations"
+# As many as the profiler writes to its own JSON.
+MOST_EVENTS = 1_000_000
 
 # Instructions that compute nothing; XLA copies them into the fusions that read them.
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "broadcast", "iota"}
@@ -158,6 +163,7 @@ class Operation(NamedTuple):
       name: of the instruction; of a call, empty.
       module: name of the program that the instruction belongs to; None if the trace does not say.
       program: index of the program called; -1 for an instruction.
+      line: index of the thread or stream in the trace.
     """
 
     start: float
@@ -165,6 +171,7 @@ class Operation(NamedTuple):
     name: str
     module: str | None = None
     program: int = -1
+    line: int = 0
 
 
 def operations(folder: pathlib.Path, call: str) -> list[Operation]:
@@ -184,39 +191,66 @@ def operations(folder: pathlib.Path, call: str) -> list[Operation]:
     found: list[Operation] = []
     ends: dict[int, float] = {}
     started: list[tuple[int, int]] = []
-    for plane in data.planes:
-        for line in plane.lines:
-            for event in line.events:
-                name = event.name
-                stats = dict(event.stats)
-                if name.startswith("end: "):  # of an instruction that ran in other threads
-                    ends[stats.get("_c", -1)] = event.start_ns
-                elif name == call:
-                    start = event.start_ns
-                    found.append(Operation(start, start, "", None, int(stats["program"])))
-                elif "hlo_op" in stats:
-                    if "_p" in stats:
-                        started.append((len(found), stats["_p"]))
-                    start, module = event.start_ns, stats.get("hlo_module")
-                    end = start + event.duration_ns
-                    found.append(Operation(start, end, str(stats["hlo_op"]), module))
+    for number, line in enumerate(line for plane in data.planes for line in plane.lines):
+        for event in line.events:
+            name, start, stats = event.name, event.start_ns, dict(event.stats)
+            if name.startswith("end: "):  # of an instruction that ran in other threads
+                ends[stats.get("_c", -1)] = start
+            elif name == call:
+                found.append(Operation(start, start, "", None, int(stats["program"])))
+            elif "hlo_op" in stats:
+                if "_p" in stats:
+                    started.append((len(found), stats["_p"]))
+                end, module = start + event.duration_ns, stats.get("hlo_module")
+                found.append(Operation(start, end, str(stats["hlo_op"]), module, -1, number))
     for place, key in started:
         if ends.get(key, 0) > found[place].end:
             found[place] = found[place]._replace(end=ends[key])
-    return sorted(found)
+    return sorted(found, key=lambda each: (each.start, each.name))
 
 
-def seconds(ran: Sequence[Operation], programs: Sequence[Labels]) -> dict[tuple[str, ...], float]:
+class Labelled(NamedTuple):
+    """An instruction that ran, and its stages.
+
+    Attributes:
+      operation: the instruction.
+      stages: its stages; empty if unknown.
+      container: whether it is a loop, conditional or call.
+    """
+
+    operation: Operation
+    stages: tuple[str, ...]
+    container: bool
+
+
+def labelled(ran: Sequence[Operation], programs: Sequence[Labels]) -> list[Labelled]:
+    """The instructions with their stages; those of other programs are left out.
+
+    Args:
+      ran: calls of programs and their instructions, in order of their start. An instruction belongs
+        to the program called last.
+      programs: the labels of the programs.
+    """
+    found, program = [], None
+    for each in ran:
+        if each.program >= 0:
+            program = programs[each.program]
+        elif program is not None and each.module in (None, program.module):
+            stages = program.stages.get(each.name)
+            if stages is not None:
+                found.append(Labelled(each, stages, each.name in program.containers))
+    return found
+
+
+def seconds(ran: Sequence[Labelled]) -> dict[tuple[str, ...], float]:
     """The seconds of each stage, or of several in one fusion; their sum is at most the wall time.
 
     At every moment the running instructions share the time equally. A loop or conditional has the
     time in which none runs: that of its stage, or else `BETWEEN`.
-
-    Args:
-      ran: calls of programs and their instructions, in order of their start.
-      programs: the labels of the programs.
     """
-    changes = _changes(ran, programs)
+    changes = [(each.operation.start, 1, each.container, each.stages) for each in ran]
+    changes += [(each.operation.end, -1, each.container, each.stages) for each in ran]
+    changes.sort(key=lambda change: change[0])
     spent: dict[tuple[str, ...], float] = collections.defaultdict(float)
     working: dict[tuple[str, ...], int] = collections.defaultdict(int)
     around: list[tuple[str, ...]] = []
@@ -241,22 +275,27 @@ def seconds(ran: Sequence[Operation], programs: Sequence[Labels]) -> dict[tuple[
     return {key: total / 1e9 for key, total in spent.items()}
 
 
-def _changes(
-    ran: Sequence[Operation], programs: Sequence[Labels]
-) -> list[tuple[float, int, bool, tuple[str, ...]]]:
-    """(time, 1 or -1, whether a container, stages) of each start and end, in order of time.
+def write(path: pathlib.Path, ran: Sequence[Labelled]) -> None:
+    """Writes a trace for Perfetto in which instructions have the names of their stages.
 
-    An instruction belongs to the program called last; those of other programs are left out.
+    It is compressed JSON, of the first `MOST_EVENTS` instructions.
     """
-    changes = []
-    program = None
-    for each in ran:
-        if each.program >= 0:
-            program = programs[each.program]
-        elif program is not None and each.module in (None, program.module):
-            stages = program.stages.get(each.name)
-            if stages is not None:
-                container = each.name in program.containers
-                changes.append((each.start, 1, container, stages))
-                changes.append((each.end, -1, container, stages))
-    return sorted(changes, key=lambda change: change[0])
+    events = [
+        {
+            "name": line_of(each.stages or (OUTSIDE,)),
+            "ph": "X",
+            "ts": each.operation.start / 1e3,
+            "dur": (each.operation.end - each.operation.start) / 1e3,
+            "pid": 0,
+            "tid": each.operation.line,
+            "args": {"instruction": each.operation.name, "program": each.operation.module},
+        }
+        for each in itertools.islice((one for one in ran if not one.container), MOST_EVENTS)
+    ]
+    with gzip.open(path, "wt", compresslevel=1) as file:
+        json.dump({"traceEvents": events}, file)
+
+
+def line_of(stages: Sequence[str]) -> str:
+    """The name of a stage, or of the stages that share fusions."""
+    return stages[0] if len(stages) == 1 else f"{' + '.join(stages)}, fused"

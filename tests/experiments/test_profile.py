@@ -1,5 +1,6 @@
 """`--profile`: scopes in the programs, and the time that each stage took."""
 
+import gzip
 import json
 import re
 
@@ -97,7 +98,7 @@ def test_instructions_that_run_together_share_the_time():
         (12, 14, "sort.1", "jit_step"),
         (12, 14, "sort.1", "jit_step"),  # on a second device
     )
-    found = stages.seconds(operations, [stages.labels(PROGRAM)])
+    found = stages.seconds(stages.labelled(operations, [stages.labels(PROGRAM)]))
     assert found == {
         (BETWEEN,): 4.0,
         ("attack", "server"): 1.5,
@@ -192,6 +193,9 @@ def test_a_profile_says_where_the_time_went_and_changes_nothing(tmp_path, told, 
 
     (trace,) = traces.glob("*/plugins/profile/*/*.xplane.pb")
     assert list(trace.parent.glob("*.trace.json.gz"))
+    with gzip.open(next(traces.glob("*/stages.trace.json.gz"))) as file:
+        events = json.load(file)["traceEvents"]
+    assert {"gradient", "aggregate", "evaluate"} <= {event["name"] for event in events}
     _, _, table = out.partition("Seconds by stage, 1 blocks traced (docs/training.md):\n")
     rows = [line.rsplit(maxsplit=3) for line in table.splitlines()[:-1]]
     spent = {name.strip(): float(seconds) for name, seconds, _, _ in rows}
