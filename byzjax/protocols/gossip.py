@@ -214,7 +214,8 @@ class _Gossip:
             sent, attacking = self.attack.update(half, attacking, models)
 
         # Own and sent half steps in one array, so that a receiver's rows take one gather.
-        both = jax.tree.map(lambda *parts: jnp.concatenate(parts), half, sent)
+        with jax.named_scope("send"):
+            both = jax.tree.map(lambda *parts: jnp.concatenate(parts), half, sent)
 
         def meet(senders: jax.Array, weights: jax.Array, to_one: PyTree, ruling: PyTree) -> tuple:
             own = stacked.take(half, senders[0])

@@ -44,6 +44,7 @@ class Profile:
         self.wanted = self.folder is not None
         self.spent: dict[str, float] = {}
         self.blocks = 0
+        self.known: tuple[list, list[stages.Labels]] = [], []  # the last program and its labels
 
     @contextlib.contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -93,7 +94,11 @@ class Profile:
         """Ends the trace: the seconds of its stages; none, and no more traces, if that fails."""
         try:
             jax.profiler.stop_trace()
-            labels = [stages.labels(each.executable.as_text()) for each in program.compiled]
+            if self.known[0] is not program.compiled:
+                self.known = program.compiled, []
+            labels = self.known[1]
+            for each in program.compiled[len(labels) :]:
+                labels.append(stages.labels(each.executable.as_text() or ""))
             ran = stages.labelled(stages.operations(folder, programs.CALL), labels)
             stages.write(folder / "stages.trace.json.gz", ran)
             found = stages.seconds(ran)
@@ -114,7 +119,7 @@ class Profile:
             return "No profile: all blocks were finished already, so nothing was trained."
         total = time.perf_counter() - self.begin
         spent = {name: self.spent.get(name, 0.0) for name in (DATA, COMPILE, *stages.STAGES)}
-        last = (FUSED, stages.OUTSIDE, stages.BETWEEN, REPORT, TRACE)
+        last = (FUSED, stages.OUTSIDE, stages.UNNAMED, stages.BETWEEN, REPORT, TRACE)
         for name in sorted(set(self.spent) - {*spent, *last}):
             line = name if self.spent[name] >= 0.001 * total else FUSED
             spent[line] = spent.get(line, 0.0) + self.spent[name]
@@ -143,8 +148,11 @@ def _blocking(program: programs.Program) -> programs.Program:
     def waiting(function: Callable) -> Callable:
         return lambda *args: jax.block_until_ready(function(*args))
 
-    functions = program.start, program.advance, program.evaluate
-    return programs.Program(*map(waiting, functions), program.compiled)
+    return program._replace(
+        start=waiting(program.start),
+        advance=waiting(program.advance),
+        evaluate=waiting(program.evaluate),
+    )
 
 
 def _rounded(spent: dict[str, float]) -> dict[str, float]:

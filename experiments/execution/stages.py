@@ -28,8 +28,10 @@ STAGES = (
     "diagnostics",
     "evaluate",
 )
-# Instructions outside of any scope, and time within a program when none runs.
+# Instructions outside of any scope, those that XLA has added without a name, and time within a
+# program when none runs.
 OUTSIDE = "no stage"
+UNNAMED = "unnamed by XLA"
 BETWEEN = "between operations"
 # As many as the profiler writes to its own JSON.
 MOST_EVENTS = 1_000_000
@@ -70,7 +72,8 @@ class Labels(NamedTuple):
 
     Attributes:
       module: the program's name, as in a trace.
-      stages: the stages of each instruction that may be in a trace, by name; several for a fusion.
+      stages: the stages of each instruction that may be in a trace, by name: several for a fusion,
+        `OUTSIDE` without any, and nothing if unknown.
       containers: loops, conditionals and calls, whose time contains that of other instructions.
     """
 
@@ -80,7 +83,11 @@ class Labels(NamedTuple):
 
 
 def labels(text: str) -> Labels:
-    """The stages of a program, from its text, `jax.stages.Compiled.as_text()`."""
+    """The stages of a program, from its text, `jax.stages.Compiled.as_text()`.
+
+    Instructions without a name belong to the loop or conditional around them. If all others of the
+    program are of one stage, so are they.
+    """
     computations, entry = _parsed(text)
     module = _MODULE.search(text)
     found: dict[str, tuple[str, ...]] = {}
@@ -88,14 +95,17 @@ def labels(text: str) -> Labels:
 
     def visit(computation: str, around: tuple[str, ...]) -> None:
         for each in computations.get(computation, ()):
-            own = _own_stages(each, computations) or around
+            own = _own_stages(each, computations)
+            own = around or own if own in ((), (OUTSIDE,)) else own
             found[each.name] = own
             if each.kind in _CONTAINERS:
                 containers.add(each.name)
                 for inner in each.called:
-                    visit(inner, own)
+                    visit(inner, () if own == (OUTSIDE,) else own)
 
-    visit(entry, ())
+    named = (each.op_name for inside in computations.values() for each in inside)
+    everywhere = {stage_of(name) for name in named if "/" in name}
+    visit(entry, tuple(everywhere) if len(everywhere) == 1 and OUTSIDE not in everywhere else ())
     return Labels(module[1] if module else "", found, frozenset(containers))
 
 
@@ -127,10 +137,9 @@ def _own_stages(
     if instruction.kind == "fusion":
         inside = _inside(instruction, computations)
         known = {stage_of(each.op_name) for each in inside if "/" in each.op_name}
-        if known - {OUTSIDE}:
+        if known:
             return tuple(stage for stage in (*STAGES, OUTSIDE) if stage in known)
-    stage = stage_of(instruction.op_name)
-    return () if stage == OUTSIDE else (stage,)
+    return (stage_of(instruction.op_name),) if "/" in instruction.op_name else ()
 
 
 def _inside(
@@ -193,7 +202,10 @@ def operations(folder: pathlib.Path, call: str) -> list[Operation]:
     started: list[tuple[int, int]] = []
     for number, line in enumerate(line for plane in data.planes for line in plane.lines):
         for event in line.events:
-            name, start, stats = event.name, event.start_ns, dict(event.stats)
+            name, start = event.name, event.start_ns
+            if name.startswith("ThreadpoolListener"):
+                continue
+            stats = dict(event.stats)
             if name.startswith("end: "):  # of an instruction that ran in other threads
                 ends[stats.get("_c", -1)] = start
             elif name == call:
@@ -261,10 +273,11 @@ def seconds(ran: Sequence[Labelled]) -> dict[tuple[str, ...], float]:
                 if number:
                     spent[key] += (now - last) * number / count
         elif around:
-            spent[around[-1] or (BETWEEN,)] += now - last
+            inside = around[-1] not in ((), (OUTSIDE,))
+            spent[around[-1] if inside else (BETWEEN,)] += now - last
         last = now
         if not container:
-            working[stages or (OUTSIDE,)] += change
+            working[stages or (UNNAMED,)] += change
             count += change
         elif change > 0:
             around.append(stages)
@@ -282,7 +295,7 @@ def write(path: pathlib.Path, ran: Sequence[Labelled]) -> None:
     """
     events = [
         {
-            "name": line_of(each.stages or (OUTSIDE,)),
+            "name": line_of(each.stages or (UNNAMED,)),
             "ph": "X",
             "ts": each.operation.start / 1e3,
             "dur": (each.operation.end - each.operation.start) / 1e3,
@@ -293,7 +306,7 @@ def write(path: pathlib.Path, ran: Sequence[Labelled]) -> None:
         for each in itertools.islice((one for one in ran if not one.container), MOST_EVENTS)
     ]
     with gzip.open(path, "wt", compresslevel=1) as file:
-        json.dump({"traceEvents": events}, file)
+        file.write(json.dumps({"traceEvents": events}))  # many times faster than `json.dump`
 
 
 def line_of(stages: Sequence[str]) -> str:

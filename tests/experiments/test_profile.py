@@ -12,7 +12,7 @@ from experiments.cli import commands
 from experiments.data import datasets
 from experiments.execution import stages
 from experiments.execution.profile import Profile
-from experiments.execution.stages import BETWEEN, OUTSIDE, Operation
+from experiments.execution.stages import BETWEEN, OUTSIDE, UNNAMED, Operation
 from experiments.grid import catalogue
 from experiments.grid.config import Config
 from experiments.training import assemble
@@ -60,6 +60,7 @@ ENTRY %main (a: f32[8]) -> f32[8] {
   %a = f32[8]{0} parameter(0)
   %outer = (s32[], /*index=1*/f32[8]{0}) while(%a), condition=%cond.1, body=%body.1
   %sort.1 = f32[8]{0} sort(%a), to_apply=%less, metadata={op_name="jit(step)/aggregate/sort"}
+  %keys.1 = f32[8]{0} xor(%a, %a), metadata={op_name="jit(step)/xor"}
   ROOT %if.1 = f32[8]{0} conditional(%k, %a, %a), branch_computations={%yes, %yes}
 }
 """
@@ -76,9 +77,13 @@ def test_stages_of_a_program():
         "in.1": ("gradient",),  # it has no name, but runs within a loop of this stage
         "tan.1": ("mix",),
         "sort.1": ("aggregate",),
+        "keys.1": (OUTSIDE,),
         "outer": (),
     }
     assert {name: found.stages[name] for name in expected} == expected
+
+    one = re.sub(r'op_name="[^"]*"', 'op_name="jit(step)/evaluate/add"', PROGRAM)
+    assert set(stages.labels(one).stages.values()) == {("evaluate",)}
 
 
 def ran(*intervals):
@@ -102,7 +107,7 @@ def test_instructions_that_run_together_share_the_time():
     assert found == {
         (BETWEEN,): 4.0,
         ("attack", "server"): 1.5,
-        (OUTSIDE,): 1.5,
+        (UNNAMED,): 1.5,
         ("gradient",): 3.0,
         ("aggregate",): 2.0,
     }
