@@ -85,9 +85,9 @@ class Profile:
             jax.config.update(_METADATA, before)
             compiling = sum(each.seconds for each in program.compiled[known:])
             with self.timed(TRACE):
-                found = {COMPILE: compiling} | self._stopped(folder, program)
-                _append(log, {"block": block, "profile": _rounded(found)})
-            self._add(found)
+                block_seconds = {COMPILE: compiling} | self._stopped(folder, program)
+                _append(log, {"block": block, "profile": _rounded(block_seconds)})
+            self._add(block_seconds)
             self.blocks += 1
 
     def _stopped(self, folder: pathlib.Path, program: programs.Program) -> dict[str, float]:
@@ -101,12 +101,12 @@ class Profile:
                 labels.append(stages.labels(each.executable.as_text() or ""))
             ran = stages.labelled(stages.operations(folder, programs.CALL), labels)
             stages.write(folder / "stages.trace.json.gz", ran)
-            found = stages.seconds(ran)
+            by_stages = stages.seconds(ran)
         except Exception as error:  # a block that has been trained is not lost with its profile
             print(f"No more profiles after {folder}: {error}", file=sys.stderr)
             self.folder = None
             return {}
-        return {stages.line_of(names): seconds for names, seconds in found.items()}
+        return {stages.line_of(names): seconds for names, seconds in by_stages.items()}
 
     def report(self) -> str:
         """A line for each stage and for what else took time; empty without a profile.

@@ -90,14 +90,14 @@ def labels(text: str) -> Labels:
     """
     computations, entry = _parsed(text)
     module = _MODULE.search(text)
-    found: dict[str, tuple[str, ...]] = {}
+    of_instructions: dict[str, tuple[str, ...]] = {}
     containers: set[str] = set()
 
     def visit(computation: str, around: tuple[str, ...]) -> None:
         for each in computations.get(computation, ()):
             own = _own_stages(each, computations)
             own = around or own if own in ((), (OUTSIDE,)) else own
-            found[each.name] = own
+            of_instructions[each.name] = own
             if each.kind in _CONTAINERS:
                 containers.add(each.name)
                 for inner in each.called:
@@ -106,7 +106,7 @@ def labels(text: str) -> Labels:
     named = (each.op_name for inside in computations.values() for each in inside)
     everywhere = {stage_of(name) for name in named if "/" in name}
     visit(entry, tuple(everywhere) if len(everywhere) == 1 and OUTSIDE not in everywhere else ())
-    return Labels(module[1] if module else "", found, frozenset(containers))
+    return Labels(module[1] if module else "", of_instructions, frozenset(containers))
 
 
 def _parsed(text: str) -> tuple[dict[str, list[Instruction]], str]:
@@ -125,8 +125,10 @@ def _parsed(text: str) -> tuple[dict[str, list[Instruction]], str]:
             if branches:
                 called += [one.strip().lstrip("%") for one in branches[1].split(",")]
             scalar = "[]" in shape and not shape.startswith("(")
-            found = Instruction(name, kind, scalar, op_name[1] if op_name else "", tuple(called))
-            current.append(found)
+            instruction = Instruction(
+                name, kind, scalar, op_name[1] if op_name else "", tuple(called)
+            )
+            current.append(instruction)
     return computations, entry
 
 
@@ -197,7 +199,7 @@ def operations(folder: pathlib.Path, call: str) -> list[Operation]:
     if not traces:
         raise FileNotFoundError(f"the profiler has written no trace to {folder}.")
     data = ProfileData.from_file(str(traces[-1]))
-    found: list[Operation] = []
+    events: list[Operation] = []
     ends: dict[int, float] = {}
     started: list[tuple[int, int]] = []
     for number, line in enumerate(line for plane in data.planes for line in plane.lines):
@@ -209,16 +211,16 @@ def operations(folder: pathlib.Path, call: str) -> list[Operation]:
             if name.startswith("end: "):  # of an instruction that ran in other threads
                 ends[stats.get("_c", -1)] = start
             elif name == call:
-                found.append(Operation(start, start, "", None, int(stats["program"])))
+                events.append(Operation(start, start, "", None, int(stats["program"])))
             elif "hlo_op" in stats:
                 if "_p" in stats:
-                    started.append((len(found), stats["_p"]))
+                    started.append((len(events), stats["_p"]))
                 end, module = start + event.duration_ns, stats.get("hlo_module")
-                found.append(Operation(start, end, str(stats["hlo_op"]), module, -1, number))
+                events.append(Operation(start, end, str(stats["hlo_op"]), module, -1, number))
     for place, key in started:
-        if ends.get(key, 0) > found[place].end:
-            found[place] = found[place]._replace(end=ends[key])
-    return sorted(found, key=lambda each: (each.start, each.name))
+        if ends.get(key, 0) > events[place].end:
+            events[place] = events[place]._replace(end=ends[key])
+    return sorted(events, key=lambda each: (each.start, each.name))
 
 
 class Labelled(NamedTuple):
@@ -243,19 +245,19 @@ def labelled(ran: Sequence[Operation], programs: Sequence[Labels]) -> list[Label
         to the program called last.
       programs: the labels of the programs.
     """
-    found, program = [], None
+    with_stages, program = [], None
     for each in ran:
         if each.program >= 0:
             program = programs[each.program]
         elif program is not None and each.module in (None, program.module):
             stages = program.stages.get(each.name)
             if stages is not None:
-                found.append(Labelled(each, stages, each.name in program.containers))
-    return found
+                with_stages.append(Labelled(each, stages, each.name in program.containers))
+    return with_stages
 
 
 def seconds(ran: Sequence[Labelled]) -> dict[tuple[str, ...], float]:
-    """The seconds of each stage, or of several in one fusion; their sum is at most the wall time.
+    """The seconds of each stage, or of several in one fusion; their sum is at most the time that passed.
 
     At every moment the running instructions share the time equally. A loop or conditional has the
     time in which none runs: that of its stage, or else `BETWEEN`.
