@@ -257,7 +257,7 @@ def labelled(ran: Sequence[Operation], programs: Sequence[Labels]) -> list[Label
 
 
 def seconds(ran: Sequence[Labelled]) -> dict[tuple[str, ...], float]:
-    """The seconds of each stage, or of several in one fusion; their sum is at most the time that passed.
+    """The seconds of each stage, or of several in one fusion; at most the time that passed in all.
 
     At every moment the running instructions share the time equally. A loop or conditional has the
     time in which none runs: that of its stage, or else `BETWEEN`.
