@@ -67,7 +67,9 @@ def _grid(path: pathlib.Path, grid: Any) -> Config:
     if not isinstance(grid, dict):
         raise _damaged(path, "a grid is no object")
     defaults = {field.name: field.default for field in dataclasses.fields(Config)}
-    values = {name: tuple(v) if isinstance(v, list) else v for name, v in grid.items()}
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in grid.items()
+    }
     for name, value in values.items():
         if name not in defaults:
             raise ValueError(
@@ -159,10 +161,14 @@ def _differences(old: Config, new: Config) -> dict[str, str]:
             present = _values(new, name)
             absent = [str(value) for value in _values(old, name) if value not in present]
             if absent:
-                out[name] = f"{option} {' '.join(absent):.60} (missing here)"
+                out[name] = f"{option} {_say(absent):.60} (missing here)"
         elif name != "seeds" or now < before:
-            out[name] = f"{option} {before!s:.40} (here {now!s:.40})"
+            out[name] = f"{option} {_say(before):.40} (here {_say(now):.40})"
     return out
+
+
+def _say(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _message(start: str, differences: list[str], advice: str) -> str:
@@ -191,7 +197,7 @@ def write_command(folder: pathlib.Path, command: str, settings: dict[str, Any]) 
         check(folder, [], advice, command=command)
         before = described.more.get("settings", {})
         differing = [
-            f"--{name.replace('_', '-')} {value!s:.40} (here {shown.get(name)!s:.40})"
+            f"--{name.replace('_', '-')} {_say(value):.40} (here {_say(shown.get(name)):.40})"
             for name, value in before.items()
             if value != shown.get(name)
         ]
