@@ -104,7 +104,7 @@ def study(arguments: Sequence[str]) -> int:
         claims.check(folder, grids, "move it away, or add --results with another folder", **more)
     brings_in = hosts.leads() and not command.fresh and not command.dry_run
     if brings_in and (new := export.bring_in(shipped, folder)):
-        print(f"{new} blocks come from {shipped}; --fresh recomputes them.")
+        print(f"From {shipped}: {store.blocks(new)}; --fresh recomputes them.")
     tasks = sweep.tasks(grids, folder, data.describe) if command.dry_run else data.tasks(folder)
     runs = sum(len(task.block.runs) for task in tasks)
     programs = len({planning.program(task.config, task.block) for task in tasks})

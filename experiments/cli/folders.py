@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -54,13 +55,13 @@ def print_what_is_missing(folder: pathlib.Path, grids: list[Config], blocks: lis
         print(f"warning: {failure['error']}", file=sys.stderr)
     missing, planned = store.unfinished(grids, blocks)
     if missing:
-        note = f"note: {missing} of {planned} runs are missing; the command that trained"
-        print(f"{note} the others continues with them.", file=sys.stderr)
+        note = f"note: {planned - missing} of {planned} runs are here; the command that trained"
+        print(f"{note} them continues with the others.", file=sys.stderr)
     with contextlib.redirect_stderr(io.StringIO()):  # damaged blocks have been named
         others = len(store.every(folder)) - len(blocks)
     if others:
-        note = f"note: {others} more blocks in {folder / 'blocks'} belong to other settings"
-        print(f"{note} and are not shown.", file=sys.stderr)
+        note = f"note: {store.blocks(others)} of other settings in {folder / 'blocks'}"
+        print(f"{note}, not shown.", file=sys.stderr)
 
 
 def with_blocks(folder: pathlib.Path) -> pathlib.Path:
@@ -102,6 +103,8 @@ def show_cache(arguments: Sequence[str]) -> int:
     for part in cache.parts():
         where = cache.folder() / ("xla" if part.what == "compiled programs" else "*.npz")
         lines.append((str(where), f"{part.what}, {cache.in_words(part.bytes)}"))
+    if given := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        lines.append((given, "compiled programs, by $JAX_COMPILATION_CACHE_DIR; --clear leaves it"))
     lines.append((str(cache.folder() / "convex"), "your files of a9a, mushrooms, spambase and w8a"))
     lines.append((str(prepared.root(None)), "image data sets, prepared by TFDS"))
     width = max(len(where) for where, _ in lines)

@@ -27,8 +27,8 @@ def write(folder: pathlib.Path, blocks: Sequence[dict[str, Any]], target: pathli
     lost = names(target) - {store.block_path(folder, _described(block)).name for block in blocks}
     if lost:
         raise ValueError(
-            f"{target / FILE} has {len(lost)} blocks that {folder} lacks; nothing is exported. "
-            "Give another folder, or remove that file first."
+            f"{target / FILE} has {store.blocks(len(lost))} that {folder} lacks; nothing is "
+            "exported. Give another folder, or remove that file first."
         )
     target.mkdir(parents=True, exist_ok=True)
     temporary = target / f".{FILE}.tmp"

@@ -234,6 +234,11 @@ def warn_of_other_versions(found: Sequence[dict[str, Any]], over: Mesh | None = 
             )
 
 
+def blocks(count: int) -> str:
+    """A number of blocks: `1 block`, `2 blocks`."""
+    return f"{count} block{'s' * (count != 1)}"
+
+
 def in_words(described: dict[str, Any]) -> str:
     """A block in words: `nearest_neighbors + krum under sign_flip`."""
     mixing = described.get("mixing", "none")

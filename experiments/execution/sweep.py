@@ -198,5 +198,5 @@ class _Trainer:
             were = "run was" if self.taken == 1 else "runs were"
             print(f"{self.taken} {were} trained by another process at the same time.")
         if self.failed:
-            failed = f"{self.failed} block{'s' * (self.failed > 1)} failed"
-            print(f"{failed}; see {self.folder / 'failed'}.", file=sys.stderr)
+            failed = f"{store.blocks(self.failed)} failed; see {self.folder / 'failed'}."
+            print(failed, file=sys.stderr)

@@ -234,7 +234,7 @@ def test_an_export_loses_no_block(tmp_path):
     blocks = store.every(tmp_path / "all")
     export.write(tmp_path / "all", blocks, tmp_path / "out")
     export.write(tmp_path / "all", blocks, tmp_path / "out")
-    with pytest.raises(ValueError, match=r"blocks\.csv has 1 blocks that .*all lacks; nothing is"):
+    with pytest.raises(ValueError, match=r"blocks\.csv has 1 block that .*all lacks; nothing is"):
         export.write(tmp_path / "all", blocks[1:], tmp_path / "out")
     assert export.read(tmp_path / "out") == blocks
 
@@ -300,6 +300,24 @@ def test_a_shipped_study_is_reported_elsewhere(tmp_path, told, without_data, mon
     assert (tmp_path / "results" / "bucketing-cpu" / "index.html").exists()
     assert contents(SHIPPED / "bucketing-cpu") == before
     assert told("study", "bucketing", "--dry-run")[0] == 0
+
+
+@pytest.mark.parametrize("name", studies.names())
+def test_shipped_folders_belong_to_their_studies(name, tmp_path):
+    """A study continues from its shipped blocks and config.json."""
+    folder = tmp_path / f"{name}-cpu"
+    folder.mkdir()
+    shutil.copy(SHIPPED / folder.name / "config.json", folder)
+    (folder / "table.csv").touch()
+    edition = {"study": name, "edition": "cpu"}
+    grids = studies.grids(name, "cpu")
+    claims.check(folder, grids, "move it", **edition)
+    blocks = export.read(SHIPPED / folder.name)
+    assert store.unfinished(grids, store.belonging(grids, blocks))[0] == 0
+    assert all(store._has_curves(block) for block in blocks)
+    changed = [dataclasses.replace(grid, clip=7.0) for grid in grids]
+    with pytest.raises(ValueError, match=r"was made with --clip \d.* \(here 7\.0\); move it\."):
+        claims.check(folder, changed, "move it", **edition)
 
 
 def test_what_must_be_trained_needs_data_and_says_how(tmp_path, told, without_data):
@@ -436,7 +454,7 @@ def test_a_damaged_block_is_named_in_the_report(tmp_path, told, how):
     status, out, err = told("report", tmp_path)
     assert status == 0
     assert f"warning: {path} is damaged; it counts as missing." in err.splitlines()
-    assert "note: 1 of 4 runs are missing; the command that trained the others continues" in err
+    assert "note: 3 of 4 runs are here; the command that trained them continues with the" in err
     assert f"{path} is damaged" in (tmp_path / "index.html").read_text()
     assert "1 block failed" in (tmp_path / "index.html").read_text()
     assert "| mean" in out
@@ -448,8 +466,7 @@ def test_blocks_of_other_settings_are_counted(tmp_path, told):
     store.write_config([SMALL], tmp_path)
     status, _, err = told("report", tmp_path)
     assert status == 0
-    note = f"note: 4 more blocks in {tmp_path / 'blocks'} belong to other settings"
-    assert err == f"{note} and are not shown.\n"
+    assert err == f"note: 4 blocks of other settings in {tmp_path / 'blocks'}, not shown.\n"
 
 
 def test_why_a_block_failed_is_said_in_one_line(tmp_path, told, monkeypatch, capsys):

@@ -263,8 +263,8 @@ MUTANTS = [
     Mutant(
         "store: a block with a curve too short counts as finished",
         "experiments/execution/store.py",
-        "if len({len(run[name])",
-        "if 0 < len({len(run[name])",
+        '"loss", "finite")}) == 1',
+        '"loss", "finite")}) >= 1',
         'tests/experiments/test_results.py -k "damaged_block and short"',
     ),
     Mutant(
