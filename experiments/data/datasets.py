@@ -40,6 +40,45 @@ class Dataset:
     num_classes: int
     checksum: str
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one sample."""
+        return self.train_x.shape[1:]
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """The numbers of samples for training and for testing."""
+        return len(self.train_y), len(self.test_y)
+
+
+class Outline(NamedTuple):
+    """What the blocks of a study depend on, known without the data themselves.
+
+    Attributes:
+      shape: of one sample.
+      num_classes: number of classes.
+      sizes: the numbers of samples for training and for testing.
+      checksum: as in `Dataset`.
+    """
+
+    shape: tuple[int, ...]
+    num_classes: int
+    sizes: tuple[int, int]
+    checksum: str
+
+
+OUTLINES = {
+    "digits": Outline((8, 8, 1), 10, (1437, 360), "f618bea623765e9b"),
+    "mnist": Outline((28, 28, 1), 10, (60_000, 10_000), "bd58c4704eea5663"),
+    "fashion_mnist": Outline((28, 28, 1), 10, (60_000, 10_000), "75ab27f0b83cfe1c"),
+    "cifar10": Outline((32, 32, 3), 10, (50_000, 10_000), "902bd0ce8e144b70"),
+    "a9a": Outline((123,), 2, (32_561, 16_281), "c980176fbb6aba9c"),
+    "mushrooms": Outline((112,), 2, (6499, 1625), "bd48fe28ae8b3733"),
+    "spambase": Outline((57,), 2, (3680, 921), "f7e056cd76b491f6"),
+    "w8a": Outline((300,), 2, (39_799, 9950), "4779673c0a73902c"),
+}
+"""The published data sets, so that finished blocks of them are recognised without the data."""
+
 
 def load(name: str, *, data_dir: str | Path | None = None, download: bool = False) -> Dataset:
     """Returns the data set `name`, one of `NAMES`.
@@ -53,7 +92,7 @@ def load(name: str, *, data_dir: str | Path | None = None, download: bool = Fals
 
     Raises:
       ValueError: the name is unknown, or a file is damaged.
-      FileNotFoundError: the data are not prepared and `download` is false, or a file is missing.
+      MissingDataError: the data are not prepared and `download` is false, or a file is missing.
       ImportError: TensorFlow is needed and cannot be imported.
     """
     if name not in SOURCES:

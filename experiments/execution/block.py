@@ -1,7 +1,6 @@
 """Trains the runs of one block, resuming from its checkpoint if there is one."""
 
 import hashlib
-import json
 import pathlib
 import time
 from collections.abc import Callable
@@ -12,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from experiments.data import datasets
-from experiments.execution import hosts, store
+from experiments.execution import hosts, store, strict
 from experiments.execution.checkpoint import Checkpoints
 from experiments.execution.profile import DATA, Profile
 from experiments.execution.store import Task
@@ -124,7 +123,10 @@ def _run(config: Config, seed: int, s: int, place: int, curves: list) -> dict[st
         "finite": finite,
         **asked,
         "diverged": None if all(finite) else steps[finite.index(False)],
-        "per_class": [round(float(v), 4) for v in curves[-1][0].per_class[place]],
+        # Likewise the accuracy on a class without test samples.
+        "per_class": [
+            round(float(v), 4) if np.isfinite(v) else None for v in curves[-1][0].per_class[place]
+        ],
         **{name: [_number(seen[name][place]) for _, seen in curves] for name in diagnostics.NAMES},
     }
 
@@ -144,7 +146,7 @@ def _log(
     }
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.jsonl").open("a") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(strict.dumps(line) + "\n")
 
 
 def _number(value: np.ndarray) -> float | None:

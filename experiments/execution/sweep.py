@@ -1,12 +1,10 @@
 """Runs grids block by block; finished blocks are on disk and are not run again."""
 
-import contextlib
-import fcntl
 import pathlib
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +14,7 @@ from tqdm import tqdm
 
 from experiments.data import datasets
 from experiments.execution import block as blocks
-from experiments.execution import hosts, store
+from experiments.execution import hosts, locks, store
 from experiments.execution.profile import DATA, Profile
 from experiments.execution.store import Task
 from experiments.grid import planning
@@ -27,16 +25,23 @@ from experiments.training import program as programs
 
 
 def tasks(
-    grids: Sequence[Config], folder: pathlib.Path, load: Callable[[Config], datasets.Dataset]
+    grids: Sequence[Config],
+    folder: pathlib.Path,
+    describe: Callable[[Config], datasets.Dataset | datasets.Outline],
 ) -> list[Task]:
     """All blocks of all grids; a block that two grids share appears once.
 
     Blocks that share a compiled program are adjacent.
+
+    Args:
+      grids: the grids.
+      folder: the folder of the study.
+      describe: the data set of a grid, or its outline.
     """
     by_path: dict[pathlib.Path, Task] = {}
     by_program: dict[tuple, list[Task]] = {}
     for config in grids:
-        dataset = load(config)
+        dataset = describe(config)
         for block in assemble.plan(config, parameters(config, dataset)):
             described = store.identity(config, block, dataset.checksum)
             path = store.block_path(folder, described)
@@ -52,9 +57,9 @@ def stretch(tasks: Sequence[Task], shard: int, shards: int) -> list[Task]:
     return list(tasks[first:last])
 
 
-def parameters(config: Config, dataset: datasets.Dataset) -> int:
+def parameters(config: Config, dataset: datasets.Dataset | datasets.Outline) -> int:
     """The number of parameters of the model."""
-    model = zoo.build(config.model, dataset.train_x.shape[1:], dataset.num_classes)
+    model = zoo.build(config.model, dataset.shape, dataset.num_classes)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
@@ -93,7 +98,7 @@ def run(
     with tqdm(total=steps, unit="step", unit_scale=True, disable=not (missing and lead)) as bar:
         trainer = _Trainer(folder, load, over, bar, profile or Profile())
         for task in missing:
-            with _alone(folder / "locks" / task.path.stem):
+            with locks.alone(folder / "locks" / task.path.stem, store.in_words(task.described)):
                 if (content := trainer.train(task)) is not None:
                     finished[task.path] = content
     if missing and lead:
@@ -124,7 +129,7 @@ class _Trainer:
         self.key: tuple | None = None  # of the program
         self.program: programs.Program | None = None
         self.begin, self.compiling = time.perf_counter(), 0.0
-        self.compiled = self.failed = 0
+        self.compiled = self.failed = self.taken = 0
 
     def train(self, task: Task) -> dict[str, Any] | None:
         """Trains, writes and returns a block; None if it failed or another process writes."""
@@ -132,6 +137,7 @@ class _Trainer:
         self.bar.set_postfix_str(f"{task.block.rule} under {task.block.attack}")
         if not hosts.several() and (content := store.read_block(task.path, store.PARTS)):
             self.bar.update(_steps(task))  # another process has finished it in the meantime
+            self.taken += len(task.block.runs)
             return content
         checkpoints = blocks.checkpoints(task, self.folder, self.over)
         try:
@@ -177,40 +183,30 @@ class _Trainer:
         return self.folder / "failed" / task.path.name
 
     def _write_failure(self, task: Task, error: Exception) -> None:
-        first_line = (str(error).strip() or "no message").splitlines()[0]
+        reason = "out of memory" if isinstance(error, MemoryError) else "no message"
+        first_line = (str(error).strip() or reason).splitlines()[0]
         failure = {
             "error": f"{type(error).__name__}: {first_line}",
             "traceback": traceback.format_exc(),
             "environment": store.environment(self.over),
         }
-        store.write_json(self._failure(task), task.described | failure)
+        path = self._failure(task)
+        store.write_json(path, task.described | failure)
+        tqdm.write(store.failure_line(task.described | failure, path), file=sys.stderr)
 
     def report(self, missing: Sequence[Task]) -> None:
         """Prints the number of runs and their times."""
-        runs = sum(len(task.block.runs) for task in missing)
+        runs = sum(len(task.block.runs) for task in missing) - self.taken
         seconds = time.perf_counter() - self.begin
-        print(
-            f"{runs} runs in {self.compiled} programs and {seconds:.0f} s: {seconds / runs:.2f} s "
-            f"per run, {100 * self.compiling / seconds:.0f} % of the time spent compiling."
-        )
+        if runs:
+            print(
+                f"{runs} runs in {self.compiled} programs and {seconds:.0f} s: "
+                f"{seconds / runs:.2f} s per run, {100 * self.compiling / seconds:.0f} % of the "
+                "time spent compiling."
+            )
+        if self.taken:
+            were = "run was" if self.taken == 1 else "runs were"
+            print(f"{self.taken} {were} trained by another process at the same time.")
         if self.failed:
-            print(f"{self.failed} blocks failed; see {self.folder / 'failed'}.", file=sys.stderr)
-
-
-@contextlib.contextmanager
-def _alone(path: pathlib.Path) -> Iterator[None]:
-    """A lock: other processes on the same folder wait while a block trains.
-
-    Processes that train together take no lock.
-    """
-    if hosts.several():
-        yield
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"{path.stem} is being trained by another process; waiting.", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+            failed = f"{store.blocks(self.failed)} failed; see {self.folder / 'failed'}."
+            print(failed, file=sys.stderr)

@@ -111,12 +111,12 @@ def test_the_newest_version_is_read(tmp_path):
 
 def test_what_needs_tensorflow_says_so(tmp_path, monkeypatch, cache_home):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    with pytest.raises(ImportError, match=r"downloading mnist .* pip install 'byzjax\[download\]'"):
+    with pytest.raises(ImportError, match=r'downloading mnist .* pip install -e "\.\[download\]"'):
         datasets.load("mnist", data_dir=tmp_path, download=True)
     folder = tmp_path / "mnist" / "3.0.1"
     folder.mkdir(parents=True)
     (folder / "dataset_info.json").write_text(json.dumps({"fileFormat": "tfrecord"}))
-    with pytest.raises(ImportError, match=r"TFRecord .* pip install 'byzjax\[download\]'"):
+    with pytest.raises(ImportError, match=r'TFRecord .* pip install -e "\.\[download\]"'):
         datasets.load("mnist", data_dir=tmp_path)
 
 
