@@ -306,10 +306,11 @@ class _Call:
                 _checks.before_aggregate(updates, params)
             stacked.num_workers(updates)
             kwargs = self.arguments(extra_args | ({} if params is None else {"params": params}))
-            if self.key is None:
-                return apply(updates, kwargs, extra_args), state
-            following, key = jax.random.split(state.key)
-            return apply(updates, kwargs | {"key": key}, extra_args), KeyState(following)
+            with jax.named_scope(self.verb):
+                if self.key is None:
+                    return apply(updates, kwargs, extra_args), state
+                following, key = jax.random.split(state.key)
+                return apply(updates, kwargs | {"key": key}, extra_args), KeyState(following)
 
         vars(update)["verb"] = self.verb  # which per_worker refuses
         for function in (init, update):  # for Python's own errors

@@ -47,7 +47,8 @@ def gradients(
             return each(lambda p, b, k: grad(p, b, key=k), models, batch, keys, at_once=at_once)
         return each(lambda b, k: grad(params, b, key=k), batch, keys, at_once=at_once)
 
-    return shard_workers(local, batch, numbers, *([params] if own else []), axis=axis)
+    with jax.named_scope("gradient"):
+        return shard_workers(local, batch, numbers, *([params] if own else []), axis=axis)
 
 
 def batches(batch: dict, key: jax.Array) -> PyTree:
@@ -74,7 +75,8 @@ def trusted(loss_fn: Callable, params: PyTree, batch: dict, key: jax.Array, n: i
     if "trusted" not in batch:
         return {}
     trusted_key = jax.random.fold_in(key, n)
-    return {"trusted": jax.grad(loss_fn)(params, batch["trusted"], key=trusted_key)}
+    with jax.named_scope("gradient"):
+        return {"trusted": jax.grad(loss_fn)(params, batch["trusted"], key=trusted_key)}
 
 
 def shard_workers(function: Callable, *args: PyTree, axis: str | None) -> PyTree:
@@ -127,7 +129,8 @@ def stepped(params: PyTree, updates: PyTree) -> PyTree:
                 "parameters behind byzjax.aggregate, not around it, as in "
                 "optax.chain(byzjax.aggregate(...), optax.partition(...))."
             )
-    return optax.apply_updates(params, updates)
+    with jax.named_scope("server"):
+        return optax.apply_updates(params, updates)
 
 
 def try_rule(rule: optax.GradientTransformationExtraArgs, size: int, rows: str, *data: str) -> None:
@@ -158,11 +161,14 @@ _EXAMPLES = {
     "server": "optax.sgd(0.1)",
 } | dict.fromkeys(("attack", "attack_models"), "byzjax.attack(attacks.sign_flip, byzantine)")
 
+_SCOPES = dict.fromkeys(("rule", "pull", "contract"), "aggregate")
+_SCOPES |= {"attack_models": "attack", "optimizer": "send"}
+
 
 def supported(
     protocol: str, loss_fn: Callable, **stages: optax.GradientTransformation | None
 ) -> tuple[optax.GradientTransformationExtraArgs, ...]:
-    """The stages, None as the identity, each accepting extra arguments.
+    """The stages, each accepting extra arguments and in a `jax.named_scope`; None is the identity.
 
     Raises:
       TypeError: one is not a transformation, `loss_fn` is not a function, or the rule leaves the
@@ -190,8 +196,23 @@ def supported(
                 f"{protocol}: {name} must remove the worker axis, which byzjax.{verb} keeps: "
                 f"write {write}, or optax.chain(byzjax.{verb}(...), byzjax.aggregate(...))."
             )
-    whole = (stage or optax.identity() for stage in stages.values())
-    return tuple(map(optax.with_extra_args_support, whole))
+    return tuple(
+        _in_scope(_SCOPES.get(name, name), stage or optax.identity())
+        for name, stage in stages.items()
+    )
+
+
+def _in_scope(
+    name: str, stage: optax.GradientTransformation
+) -> optax.GradientTransformationExtraArgs:
+    """A stage whose operations carry a name, which profiles show."""
+    stage = optax.with_extra_args_support(stage)
+
+    def update(updates, state, params=None, **extra_args):
+        with jax.named_scope(name):
+            return stage.update(updates, state, params, **extra_args)
+
+    return optax.GradientTransformationExtraArgs(stage.init, update)
 
 
 def floats(params: PyTree) -> int:

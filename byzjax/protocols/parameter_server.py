@@ -200,7 +200,8 @@ class _ParameterServer:
             senders = jnp.sort(drawn)
             of_workers = stacked.take(of_workers, senders)
         compute = functools.partial(self.local_updates, params, key)
-        updates = _workers.shard_workers(compute, of_workers, senders, axis=self.workers_axis)
+        with jax.named_scope("gradient"):
+            updates = _workers.shard_workers(compute, of_workers, senders, axis=self.workers_axis)
         send, *rest = self.stages
         sending, *states = state.stages
         if self.per_round is None:

@@ -316,5 +316,7 @@ def _quorum(whose: str, quorum: int | None, n: int, f: int, least: int) -> int:
 
 def _heard(messages: PyTree, quorum: jax.Array) -> PyTree:
     """The messages of a quorum, without a copy if it contains all senders."""
-    all_senders = len(quorum) == stacked.num_workers(messages)
-    return messages if all_senders else stacked.take(messages, quorum)
+    if len(quorum) == stacked.num_workers(messages):
+        return messages
+    with jax.named_scope("send"):
+        return stacked.take(messages, quorum)

@@ -234,7 +234,8 @@ class _ReplicatedStateMachine:
         _workers.check_batch(of_workers, self.m)
         attacking_models, sending, attacking, *replicated = state.stages
         models, attacking_models = self.attack_models.update(state.params, attacking_models)
-        model = agreed(models, votes=self.f + 1)
+        with jax.named_scope("aggregate"):
+            model = agreed(models, votes=self.f + 1)
         options = {"at_once": self.workers_at_once, "axis": self.workers_axis}
         gradients = _workers.gradients(self.loss_fn, model, of_workers, key, **options)
         honest, sending = self.send.update(gradients, sending, model)

@@ -28,8 +28,8 @@ class WorstCase:
     Damage is the distance from the aggregate to the honest mean, in units of that mean's standard
     error, the root of sum_i |x_i - mean|^2 / (h (h - 1)) for h honest updates. f is the rule's
     limit for n workers and half of it, with f Byzantine workers. The white-box attack starts from
-    all other attacks, so it is at least as strong. Results go to <results>/worst-case/; running the
-    command again resumes.
+    all other attacks, so it is at least as strong. Results go to <results>/worst-case/, with other
+    options to a folder named after them; running the command again resumes.
     """
 
     results: str = "results"
@@ -48,6 +48,8 @@ class WorstCase:
     """Steps of each ascent of the white-box attack."""
     data_dir: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
     """TFDS folder of prepared data sets; default $TFDS_DATA_DIR, then that of TFDS."""
+    download: bool = False
+    """Let TFDS fetch what is missing, as for `run`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,6 +172,8 @@ def settings(config: WorstCase) -> list[Setting]:
     for name in config.data:
         if name not in ("gaussian", "mnist"):
             raise ValueError(f"data must be gaussian or mnist; got {name!r}.")
+    if config.download and "mnist" in config.data:
+        datasets.load("mnist", data_dir=config.data_dir, download=True)
     for kind, size, text in itertools.product(config.data, config.size, config.rule):
         n, _, d = size.partition("x")
         if not (n.isdigit() and d.isdigit()):

@@ -1,10 +1,10 @@
 """The command line: `python -m experiments [run | study | report | choose | ...]`."""
 
 import dataclasses
-import functools
 import os
 import pathlib
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -14,10 +14,11 @@ import tyro
 from jax.sharding import Mesh
 
 from experiments import studies
-from experiments.cli import options
-from experiments.data import batches, datasets, histograms, partitions
-from experiments.execution import cost, export, hosts, store, sweep
-from experiments.grid import catalogue, planning
+from experiments.cli import folders, material, options
+from experiments.data import cache, datasets, histograms, partitions
+from experiments.execution import claims, cost, export, hosts, store, sweep
+from experiments.execution.profile import DATA, REPORT, Profile
+from experiments.grid import catalogue, naming, planning
 from experiments.grid import config as configs
 from experiments.grid.config import Config
 from experiments.models import zoo
@@ -39,7 +40,13 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     _keep_compiled_programs()
     try:
-        return COMMANDS[name](arguments)
+        status = COMMANDS[name](arguments)
+        if name not in ("list", "cache") and hosts.leads():
+            print(cache.line())
+        return status
+    except cache.MissingDataError as error:
+        print(f"error: {error.text(_command(name, arguments))}", file=sys.stderr)
+        return 2
     except (*USER_ERRORS, hosts.StoppedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -48,24 +55,35 @@ def main(arguments: Sequence[str]) -> int:
         return 130
 
 
+def _command(name: str, arguments: Sequence[str]) -> str:
+    words = [word for word in (name, *arguments) if word not in ("run", "--dry-run")]
+    return f"python -m experiments {shlex.join(words)}".rstrip()
+
+
 def run(arguments: Sequence[str]) -> int:
     """Runs a grid given on the command line."""
     begin = time.perf_counter()
     command = tyro.cli(options.RunCommand, prog="python -m experiments", args=arguments)
     command.machines.join()
-    config = command.grid
-    dataset = _checked([config])(config)
+    config, profile = command.grid, _profile(command.profile, begin)
+    if not naming.is_given("study", arguments):
+        config = dataclasses.replace(config, study=naming.folder_name("main", config))
+    data = material.Material([config])
     over = command.machines.mesh([config])
     folder = pathlib.Path(config.results) / config.study
-    load = functools.cache(lambda _: dataset)
-    tasks = sweep.tasks([config], folder, load)
+    if hosts.leads():
+        claims.check(folder, [config], "add --study {} for another folder")
+    with profile.timed(DATA):
+        tasks = data.tasks(folder)
     runs = sum(len(task.block.runs) for task in tasks)
+    dataset = data.describe(config)
+    train, test = dataset.sizes
     print(
-        f"{config.dataset} ({len(dataset.train_y)} + {len(dataset.test_y)} samples), "
+        f"{config.dataset} ({train} + {test} samples), "
         f"{config.model}, n = {config.n}, f = {config.f}: {len(tasks)} blocks, {runs} runs of "
-        f"{config.steps} steps."
+        f"{config.steps} steps, into {folder}."
     )
-    return _run_and_report([config], tasks, folder, load, over, begin)
+    return _run_and_report([config], tasks, folder, data.load, over, profile)
 
 
 def study(arguments: Sequence[str]) -> int:
@@ -80,12 +98,17 @@ def study(arguments: Sequence[str]) -> int:
         for grid in studies.grids(command.name, command.edition)
     ]
     folder = pathlib.Path(command.results) / f"{command.name}-{command.edition}"
-    load = _checked(grids)
+    more = {"study": command.name, "edition": command.edition}
+    data, profile = material.Material(grids), _profile(command.profile, begin)
     over = command.machines.mesh(grids)
-    shipped = not command.fresh and hosts.leads()
-    if shipped and (new := export.bring_in(STUDIES / folder.name, folder)):
-        print(f"{new} blocks come from {STUDIES / folder.name}; --fresh recomputes them.")
-    tasks = sweep.tasks(grids, folder, load)
+    shipped = folders.as_seen_from_here(STUDIES / folder.name)
+    if hosts.leads():
+        claims.check(folder, grids, "move it away, or add --results with another folder", **more)
+    brings_in = hosts.leads() and not command.fresh and not command.dry_run
+    if brings_in and (new := export.bring_in(shipped, folder)):
+        print(f"From {shipped}: {store.blocks(new)}; --fresh recomputes them.")
+    with profile.timed(DATA):
+        tasks = sweep.tasks(grids, folder, data.describe) if command.dry_run else data.tasks(folder)
     runs = sum(len(task.block.runs) for task in tasks)
     programs = len({planning.program(task.config, task.block) for task in tasks})
     print(
@@ -94,39 +117,59 @@ def study(arguments: Sequence[str]) -> int:
     )
     tasks = sweep.stretch(tasks, shard, shards)
     if command.dry_run:
-        missing = [task for task in tasks if store.read_block(task.path) is None]
-        print(cost.estimate(missing, load) if missing else "Nothing is missing.")
+        there = set() if command.fresh else export.names(shipped)
+        missing = [
+            task
+            for task in tasks
+            if task.path.name not in there and not store.read_block(task.path)
+        ]
+        places = f"{folder} or {shipped}" if there else str(folder)
+        print(f"{len(tasks) - len(missing)} of {len(tasks)} blocks are in {places} already.")
+        print(cost.estimate(missing, data.describe) if missing else "Nothing is missing.")
+        if absent := data.absent(missing, _command("study", arguments)):
+            print(f"Before they can be trained: {absent}")
         return 0
-    more = {"study": command.name, "edition": command.edition}
     if shards == 1:
-        return _run_and_report(grids, tasks, folder, load, over, begin, **more)
-    finished = _run(grids, tasks, folder, load, over, **more)
+        return _run_and_report(grids, tasks, folder, data.load, over, profile, **more)
+    finished = _run(grids, tasks, folder, data.load, over, profile, **more)
     if finished is None:
         return 0
+    print(profile.report(), end="\n" if profile.wanted else "")
     print(f"Shard {shard} of {shards}: {len(finished)} of {len(tasks)} blocks are finished.")
+    print(f"Results: {folder}; python -m experiments report {folder} writes index.html.")
     return 0 if len(finished) == len(tasks) else 1
 
 
-def _run(grids, tasks, folder: pathlib.Path, load, over: Mesh | None, **more: str) -> list | None:
+def _profile(folder: str | None, begin: float) -> Profile:
+    """The profile of a command, of the first process only."""
+    return Profile(folder if hosts.leads() else None, begin)
+
+
+def _run(
+    grids, tasks, folder: pathlib.Path, load, over: Mesh | None, profile: Profile, **more: str
+) -> list | None:
     """The finished blocks; None on processes other than the first."""
     if hosts.leads():
         store.write_config(grids, folder, over, **more)
     with hosts.together():
-        finished = sweep.run(tasks, folder, load, over)
+        finished = sweep.run(tasks, folder, load, over, profile)
     return finished if hosts.leads() else None
 
 
 def _run_and_report(
-    grids, tasks, folder: pathlib.Path, load, over: Mesh | None, begin: float, **more: str
+    grids, tasks, folder: pathlib.Path, load, over: Mesh | None, profile: Profile, **more: str
 ) -> int:
-    finished = _run(grids, tasks, folder, load, over, **more)
+    finished = _run(grids, tasks, folder, load, over, profile, **more)
     if finished is None:
         return 0
     if not finished:
         return 1
-    print(f"\n{_write_report(folder, finished, grids, **more)}\n")
-    print(f"{folder}: index.html, tables as CSV, Markdown and LaTeX, figures as PNG and SVG.")
-    print(f"{time.perf_counter() - begin:.0f} seconds.")
+    with profile.timed(REPORT):
+        tables = _write_report(folder, finished, grids, **more)
+    print(f"\n{tables}\n")
+    print(profile.report(), end="\n" if profile.wanted else "")
+    print(f"{time.perf_counter() - profile.begin:.0f} seconds.")
+    print(folders.results_line(folder))
     return 0 if len(finished) == len(tasks) else 1
 
 
@@ -145,7 +188,7 @@ def _write_report(
     else:
         command += f" {configs.options(grids[0])}".rstrip()
     described = tables.About(title=title, claim=about, command=command)
-    failures = list(store.failures(folder))
+    failures = [*store.failures(folder), *store.damaged(folder)]
     results = tables.write(folder, finished, grids, described, failures)
     return tables.text(results)
 
@@ -153,11 +196,13 @@ def _write_report(
 def report(arguments: Sequence[str]) -> int:
     """Writes tables, figures and the page of a study."""
     command = tyro.cli(options.ReportCommand, prog="python -m experiments report", args=arguments)
-    folder = pathlib.Path(command.folder)
-    described, grids, finished = _finished(folder)
+    folder = folders.with_blocks(pathlib.Path(command.folder))
+    described, grids, finished = folders.finished(folder)
     more = {name: described[name] for name in ("study", "edition") if name in described}
     print(_write_report(folder, finished, grids, **more))
-    print(f"\n{folder / 'index.html'}")
+    print()
+    folders.print_what_is_missing(folder, grids, finished)
+    print(folders.results_line(folder))
     if command.export is not None:
         target = pathlib.Path(command.export) / folder.name
         export.write(folder, finished, target)
@@ -170,26 +215,12 @@ def choose(arguments: Sequence[str]) -> int:
     command = tyro.cli(options.ChooseCommand, prog="python -m experiments choose", args=arguments)
     from experiments.analysis import choose  # imported here: pandas takes a second
 
-    table = choose.best_settings(_finished(pathlib.Path(command.folder))[-1])
+    folder = folders.with_blocks(pathlib.Path(command.folder))
+    _, grids, finished = folders.finished(folder)
+    table = choose.best_settings(finished)
+    folders.print_what_is_missing(folder, grids, finished)
     print(table.to_string(index=False, float_format="%.3f"))
     return 0
-
-
-def _finished(folder: pathlib.Path) -> tuple[dict, list[Config], list[dict]]:
-    """The content of config.json, its grids, and their finished blocks."""
-    described = store.read_block(folder / "config.json")
-    if described is None or "grids" not in described:
-        raise FileNotFoundError(f"{folder} has no config.json; expected the folder of a study.")
-    grids = [Config(**_as_tuples(grid)) for grid in described["grids"]]
-    finished = store.finished(grids, folder)
-    if not finished:
-        raise FileNotFoundError(f"{folder / 'blocks'} has no finished block of these grids.")
-    store.warn_of_other_versions(finished)
-    return described, grids, finished
-
-
-def _as_tuples(grid: dict) -> dict:
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in grid.items()}
 
 
 def worst_case(arguments: Sequence[str]) -> int:
@@ -254,26 +285,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "theory": theory,
     "list": names,
     "data": show_data,
+    "cache": folders.show_cache,
 }
-
-
-def _checked(grids: Sequence[Config]) -> Callable[[Config], datasets.Dataset]:
-    """Checks all grids without running anything; returns a cached loader of their data."""
-
-    @functools.cache
-    def load(name: str, folder: str | None, download: bool) -> datasets.Dataset:
-        return datasets.load(name, data_dir=folder, download=download)
-
-    def load_for(grid: Config) -> datasets.Dataset:
-        return load(grid.dataset, grid.data_dir, grid.download)
-
-    for grid in grids:
-        assemble.plan(grid)
-    for grid in grids:
-        dataset, _, _ = batches.hold_out(load_for(grid), grid.validation)
-        zoo.build(grid.model, dataset.train_x.shape[1:], dataset.num_classes)
-        partitions.partition(dataset.train_y, grid.n, grid.partition, seed=0)
-    return load_for
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -285,7 +298,6 @@ def _shard(text: str) -> tuple[int, int]:
 
 def _keep_compiled_programs() -> None:
     """Enables JAX's persistent compilation cache, with a folder per host (and so per CPU type)."""
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        folder = cache / "byzjax" / "xla" / platform.node()
+        folder = cache.folder() / "xla" / platform.node()
         jax.config.update("jax_compilation_cache_dir", str(folder))

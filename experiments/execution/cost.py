@@ -18,11 +18,11 @@ GFLOPS = {"2 CPU cores": 30.0, "one H100 at a third of its float32 peak": 20_000
 COMPILE_SECONDS = 9.0
 
 
-def gradient_flops(config: Config, dataset: datasets.Dataset) -> float:
+def gradient_flops(config: Config, dataset: datasets.Dataset | datasets.Outline) -> float:
     """Floating-point operations of one worker's gradient, as counted by XLA."""
-    model = zoo.build(config.model, dataset.train_x.shape[1:], dataset.num_classes)
+    model = zoo.build(config.model, dataset.shape, dataset.num_classes)
     params = jax.eval_shape(model.init, jax.random.key(0))
-    shape = (config.batch_size, *dataset.train_x.shape[1:])
+    shape = (config.batch_size, *dataset.shape)
     batch = {
         "x": jax.ShapeDtypeStruct(shape, jnp.float32),
         "y": jax.ShapeDtypeStruct(shape[:1], jnp.int32),
@@ -31,7 +31,9 @@ def gradient_flops(config: Config, dataset: datasets.Dataset) -> float:
     return float((counted or {}).get("flops", 0.0))
 
 
-def estimate(tasks: Sequence[Task], load: Callable[[Config], datasets.Dataset]) -> str:
+def estimate(
+    tasks: Sequence[Task], describe: Callable[[Config], datasets.Dataset | datasets.Outline]
+) -> str:
     """One line per grid and their sum: runs, operations, and minutes on some machines.
 
     Counts the operations of the gradients only, not those of attacks that search.
@@ -42,7 +44,7 @@ def estimate(tasks: Sequence[Task], load: Callable[[Config], datasets.Dataset]) 
         config = task.config
         if config not in flops:
             gradients = protocols.gradients(config) * config.steps
-            flops[config] = gradient_flops(config, load(config)) * gradients
+            flops[config] = gradient_flops(config, describe(config)) * gradients
         runs[config] = runs.get(config, 0) + len(task.block.runs)
     lines = [
         f"  {config.dataset}, {config.model}, n = {config.n}, f = {config.f}, "

@@ -17,12 +17,14 @@ class Config:
 
     n workers send updates computed on their own data to a server; s of them are Byzantine; the
     server aggregates with a rule that tolerates f. The defaults are the main job: digits, 25
-    workers, f = 11. Results go to results/<study>/; running the command again computes only what
-    is missing there.
+    workers, f = 11. Results go to results/main/, with other options to a folder named after them,
+    or to results/<study>/; running the command again computes only what is missing there.
     """
 
     study: str = "main"
-    """Name of the study: results go to <results>/<study>/."""
+    """Name of the study: results go to <results>/<study>/. Without it, the name is made of the
+    options that differ from the defaults, such as learning-rate-0.1. A folder keeps its settings:
+    more rules, mixings, attacks, s or seeds extend it, others are refused."""
     dataset: str = "digits"
     """digits (comes with scikit-learn), mnist, fashion_mnist or cifar10 (through TFDS), a9a,
     mushrooms, spambase or w8a (from files)."""

@@ -177,7 +177,7 @@ def _failures(study: Study) -> Table:
     names = [
         name
         for name in configs.IDENTITY
-        if len({repr(configs.setting(b, name)) for b in every}) > 1
+        if len({repr(configs.setting(b, name)) for b in every if "rule" in b}) > 1
     ]
     lines = []
     for failure in study.failures:

@@ -36,7 +36,7 @@ def digits():
 
 
 def options(results, *more):
-    words = "--model softmax --n 7 --f 2 --s 0 1 2 --seeds 2 --steps 6 --eval-every 3"
+    words = "--study main --model softmax --n 7 --f 2 --s 0 1 2 --seeds 2 --steps 6 --eval-every 3"
     words += " --batch-size 4 --rule median krum --attack none sign_flip little_is_enough"
     return [*words.split(), "--results", str(results), *more]
 
@@ -303,7 +303,12 @@ def test_a_process_ends_with_it(tmp_path):
             "study aksel has no edition 'gpu'; it has full, cpu.",
         ),
         (["study", "aksel", "--shard", "3/2"], "shard must be i/N with 1 <= i <= N; got '3/2'."),
-        (["study", "bucketing", "--data-dir", "nowhere"], "mnist is not prepared in nowhere"),
+        (
+            ["study", "bucketing", "--fresh", "--results", "/no", "--data-dir", "nowhere"],
+            "mnist is not prepared in nowhere/mnist: set TFDS_DATA_DIR, or "
+            'pip install -e ".[download]", then python -m experiments study bucketing --fresh '
+            "--results /no --data-dir nowhere --download",
+        ),
         (["report", "nowhere"], "nowhere has no config.json; expected the folder of a study."),
         (["choose", "nowhere"], "nowhere has no config.json; expected the folder of a study."),
         (["--validation", "2000"], "validation must be below the 1437 training samples; got 2000."),
@@ -444,6 +449,7 @@ def test_help_tells_every_option():
     assert status == 0
     for name in Config.__dataclass_fields__:
         assert f"--{name.replace('_', '-')}" in out
+    assert "--profile DIR" in out
 
 
 @pytest.mark.slow
@@ -452,7 +458,7 @@ def test_aksel_learns_mnist(tmp_path):
     if not (pathlib.Path(folder) / "mnist").is_dir():
         pytest.skip("needs a TFDS folder with mnist in $TFDS_DATA_DIR")
     words = "--dataset mnist --model mlp --rule aksel --attack none --s 0 --seeds 1 --steps 1000"
-    words += " --batch-size 32 --learning-rate 0.5 --eval-every 250"
+    words += " --batch-size 32 --learning-rate 0.5 --eval-every 250 --study main"
     status, _, err = run([*words.split(), "--results", str(tmp_path)])
     assert status == 0, err
     with (tmp_path / "main" / "table.csv").open() as file:
