@@ -97,4 +97,6 @@ if __name__ == "__main__":
         write(packages())
     else:  # a new process imports what the lists now name
         subprocess.run([sys.executable, "-m", "tests.generate", "--packages"], check=True)
-        write(pages())
+        from tests import mistakes
+
+        write(pages() | {"docs/mistakes.md": mistakes.page()})

@@ -1,6 +1,6 @@
 """What users write by mistake, and the errors that say what to write instead.
 
-    python -m tests.mistakes > docs/mistakes.md
+    python -m tests.generate
 
 The code of a row is evaluated with the names of `names()`.
 """
@@ -525,7 +525,3 @@ def page():
             lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
         lines.append("")
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    print(page(), end="")

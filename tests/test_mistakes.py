@@ -65,7 +65,7 @@ def test_the_same_line_inside_of_a_program(code):
 
 
 def test_the_page_is_the_table():
-    assert PAGE.read_text() == page(), "python -m tests.mistakes > docs/mistakes.md"
+    assert PAGE.read_text() == page(), "run python -m tests.generate"
 
 
 # --- every rule, attack and mixing ---------------------------------------------------------------
