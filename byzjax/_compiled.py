@@ -78,6 +78,7 @@ def compiled(
     kinds = {name: _kind(p) for name, p in parameters.items()} | dict.fromkeys(static, _lenient)
     positional = [p for p in parameters.values() if p.kind is not p.KEYWORD_ONLY]
     names = [p.name for p in positional if p.kind is not p.VAR_KEYWORD]
+    last = len(names) - 1
 
     def traced(fixed: _Static, args: tuple, kwargs: dict) -> Any:
         places = {**dict(enumerate(args)), **kwargs, **dict(fixed.values)}
@@ -98,7 +99,7 @@ def compiled(
         places = [*enumerate(args), *kwargs.items()]
         fixed, data = [], {}
         for place, value in places:
-            name = names[min(place, len(names) - 1)] if isinstance(place, int) else place
+            name = place if isinstance(place, str) else names[place if place < last else last]
             is_fixed, value = kinds.get(name, _by_value)(value)
             if is_fixed:
                 fixed.append((place, value))

@@ -120,6 +120,8 @@ SECTIONS: dict[str, list[Mistake]] = {
         Mistake("krum(x, f=0.4)", TypeError, ("Python int", "write f=int(0.4 * n)")),
         Mistake("krum(x, f=2.0)", TypeError, ("Python int; got float", "write f=2")),
         Mistake("krum(x, f=True)", TypeError, ("Python int; got bool, True: write f=1",)),
+        Mistake("median(x, updates=x)", TypeError, ("updates twice", "write median(updates).")),
+        Mistake('krum(x, f="a")', TypeError, ("Python int; got str, 'a': write f=2.",)),
         Mistake('krum(x, f="2")', TypeError, ("Python int; got str", "write f=2")),
         Mistake("krum(x, f=None)", TypeError, ("Python int; got NoneType: write f=2",)),
         Mistake("krum(x, f=[2])", TypeError, ("Python int; got list: write f=2",)),

@@ -32,7 +32,10 @@ def unbound(function: Callable, args: tuple, kwargs: Mapping[str, Any]) -> TypeE
     if unknown and not open_ended:
         return TypeError(unknown_keyword(name, unknown[0], known))
     if twice := taken & set(kwargs):
-        return TypeError(f"{name} got {listed(twice)} twice, by position and by name.")
+        once = ", ".join([p.name for p in places] + ["..."] * bool(options))
+        return TypeError(
+            f"{name} got {listed(twice)} twice, by position and by name; write {name}({once})."
+        )
     given = taken | set(kwargs)
     required = [p for p in (*places, *options) if p.default is p.empty]
     missing = [p.name for p in required if p.name not in given]
@@ -115,7 +118,7 @@ def no_int(name: str, value: Any) -> str:
         return not_static(name, "a Python int", value)
     got = f"{name} must be a Python int; got {type(value).__name__}"
     if (isinstance(value, float) and value.is_integer()) or isinstance(value, str | bool):
-        text = str(int(value)) if not isinstance(value, str) or value.isdecimal() else "..."
+        text = str(int(value)) if not isinstance(value, str) or value.isdecimal() else "2"
         return f"{got}, {value!r}: write {name}={text}."
     if isinstance(value, float):
         fraction = name == "f" and 0 < value < 1

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 
 from byzjax._mistakes.words import ARRAYS, article, keystr, shown, type_of
 
@@ -21,6 +22,8 @@ _CONVERSIONS = {
     "mxnet": "asnumpy()",
     "cupy": "get()",
 }
+
+_OF_NUMPY = (np.ndarray, np.generic)
 
 
 def no_array(name: str, tree: Any) -> TypeError | None:
@@ -91,7 +94,9 @@ def notice_float64(tree: Any) -> None:
     """Says once that NumPy's float64 becomes float32, judged by the first leaf."""
     while type(tree) in (dict, list, tuple) and tree:
         tree = next(iter(tree.values())) if type(tree) is dict else tree[0]
-    if getattr(tree, "dtype", None) != "float64" or getattr(jax.config, "jax_enable_x64", False):
+    if not isinstance(tree, _OF_NUMPY):  # most calls, which must not wait
+        return
+    if tree.dtype != "float64" or getattr(jax.config, "jax_enable_x64", False):
         return
     Float64.unsaid = False
     warnings.warn(
