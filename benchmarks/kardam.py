@@ -8,7 +8,6 @@ reached 90 %, interpolated linearly between evaluations, and "slower by" is 1 - 
 compared with plain asynchronous training without Byzantine workers.
 """
 
-import argparse
 import pathlib
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.pages import environment, markdown, write_csv, written
+from byzjax._program import Parser
 from experiments.data import datasets
 from experiments.grid import planning
 from experiments.grid.config import Config
@@ -136,7 +136,7 @@ def percent(share: float) -> str:
 
 def main() -> None:
     """Measures, prints, and with `--write` updates the page."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = Parser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3, help="seeds (default 3)")
     parser.add_argument("--datasets", nargs="+", default=list(LENGTHS), choices=list(LENGTHS))
     parser.add_argument("--write", type=pathlib.Path, help="folder of protocols.md, for its table")

@@ -10,7 +10,6 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
-import tyro
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
@@ -18,6 +17,7 @@ import byzjax
 from experiments.analysis.worst_case import WorstCase, measure, settings
 from experiments.execution import store
 from experiments.grid import calls
+from experiments.text import arguments as command_line
 
 mpl.use("Agg")
 
@@ -136,7 +136,7 @@ def _label(value: float) -> str:
 
 def main(arguments: list[str]) -> int:
     """Runs the table; returns the exit status."""
-    config = tyro.cli(WorstCase, prog="python -m experiments worst-case", args=arguments)
+    config = command_line.parse(WorstCase, arguments, prog="python -m experiments worst-case")
     try:
         table = run(config)
     except (ValueError, TypeError, FileNotFoundError, ImportError) as error:

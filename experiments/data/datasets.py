@@ -15,6 +15,7 @@ import numpy as np
 
 from experiments.data import convex, prepared
 from experiments.data.prepared import FIELDS, Arrays
+from experiments.text import names
 
 TFDS_NAMES = ("mnist", "fashion_mnist", "cifar10")
 NAMES = ("digits", *TFDS_NAMES, *convex.NAMES)
@@ -80,7 +81,7 @@ def load(name: str, *, data_dir: str | Path | None = None, download: bool = Fals
             convex.standardize(raw)
         return Dataset(name=name, num_classes=2, checksum=checksum, **raw)
     else:
-        raise ValueError(f"unknown data set {name!r}; known: {', '.join(NAMES)}.")
+        raise ValueError(names.unknown("data set", name, NAMES))
     return _finish(name, raw)
 
 

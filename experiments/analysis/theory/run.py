@@ -10,13 +10,14 @@ from typing import Annotated
 
 import jax
 import pandas as pd
-import tyro
 from tqdm import tqdm
 
 import byzjax
 from experiments.analysis.theory import measure, plots, rules
 from experiments.analysis.theory.measure import FULL, PARTS, QUICK
 from experiments.execution import store
+from experiments.text import arguments as command_line
+from experiments.text import names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Theory:
     """Only a few sizes and rules, into <results>/theory-quick; takes a minute."""
     results: str = "results"
     """Folder of all studies."""
-    out: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
+    out: Annotated[str | None, "PATH"] = None
     """Also copy tables and figures to this folder, such as docs/theory;
     `python -m experiments.analysis.theory.page docs` then regenerates the tables of
     docs/theory.md."""
@@ -58,7 +59,7 @@ def tables(config: Theory) -> dict[str, pd.DataFrame]:
     sizes = QUICK if config.quick else FULL
     for part in config.part:
         if part not in PARTS:
-            raise ValueError(f"unknown part {part!r}; known: {', '.join(PARTS)}.")
+            raise ValueError(names.unknown("part", part, PARTS))
     tasks = [task for part in config.part for task in PARTS[part](sizes)]
     source = _source()
     lines: dict[str, list] = {part: [] for part in config.part}
@@ -86,7 +87,7 @@ def folder(config: Theory) -> pathlib.Path:
 
 def main(arguments: Sequence[str]) -> int:
     """Measures, writes and prints; returns the exit status."""
-    config = tyro.cli(Theory, prog="python -m experiments theory", args=arguments)
+    config = command_line.parse(Theory, arguments, prog="python -m experiments theory")
     by_part = tables(config)
     paths = []
     for part, table in by_part.items():
