@@ -18,6 +18,7 @@ from experiments.analysis.worst_case import WorstCase, measure, settings
 from experiments.execution import store
 from experiments.grid import calls
 from experiments.text import arguments as command_line
+from experiments.text import columns
 
 mpl.use("Agg")
 
@@ -26,7 +27,7 @@ def run(config: WorstCase) -> pd.DataFrame:
     """Measures what is missing, and returns one line per setting and attack."""
     folder = pathlib.Path(config.results) / "worst-case"
     lines = []
-    for setting in tqdm(settings(config), unit="rule"):
+    for setting in tqdm(settings(config), unit="rule", ncols=columns.terminal_width() - 1):
         described: dict[str, Any] = {
             "rule": setting.rule,
             "data": setting.data,
@@ -144,6 +145,6 @@ def main(arguments: list[str]) -> int:
         return 2
     paths = write(config, table)
     worst = table[table["attack"] == "gradient_attack"]
-    print(worst.drop(columns=["attack"]).to_string(index=False, float_format="%.3g"))
+    print(columns.of_frame(worst.drop(columns=["attack"]), "%.3g"))
     print("\n".join(str(path) for path in paths))
     return 0

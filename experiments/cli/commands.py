@@ -21,6 +21,7 @@ from experiments.grid import planning
 from experiments.grid.config import Config
 from experiments.models import zoo
 from experiments.text import arguments as command_line
+from experiments.text import columns
 from experiments.text.names import counted
 from experiments.training import assemble
 
@@ -156,7 +157,7 @@ def _write_report(
     described = tables.About(title=title, claim=about, command=command)
     failures = list(store.failures(folder))
     results = tables.write(folder, finished, grids, described, failures)
-    return tables.text(results)
+    return tables.text(results, columns.terminal_width())
 
 
 def report(arguments: Sequence[str]) -> int:
@@ -184,7 +185,7 @@ def choose(arguments: Sequence[str]) -> int:
     from experiments.analysis import choose  # imported here: pandas takes a second
 
     table = choose.best_settings(_finished(pathlib.Path(command.folder))[-1])
-    print(table.to_string(index=False, float_format="%.3f"))
+    print(columns.of_frame(table, "%.3f"))
     return 0
 
 

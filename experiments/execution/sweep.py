@@ -12,15 +12,15 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from experiments.data import datasets
 from experiments.execution import block as blocks
-from experiments.execution import hosts, store
+from experiments.execution import hosts, progress, store
 from experiments.execution.store import Task
 from experiments.grid import planning
 from experiments.grid.config import Config
 from experiments.models import zoo
+from experiments.text.names import counted
 from experiments.training import assemble
 from experiments.training import program as programs
 
@@ -82,12 +82,13 @@ def run(
         read = {task.path: store.read_block(task.path, store.PARTS) for task in todo}
         finished = {path: content for path, content in read.items() if content is not None}
     if finished:
-        print(f"{len(finished)} of {len(todo)} blocks are in {folder} already.")
+        of = f"{len(finished)} of {counted(len(todo), 'block')}"
+        print(f"{of} {'is' if len(todo) == 1 else 'are'} in {folder} already.")
         store.warn_of_other_versions(list(finished.values()), over)
     absent = hosts.told(np.array([task.path not in finished for task in todo]))
     missing = [task for task, is_missing in zip(todo, absent) if is_missing]
-    steps = sum(_steps(task) for task in missing)
-    with tqdm(total=steps, unit="step", unit_scale=True, disable=not (missing and lead)) as bar:
+    parts = [_part(task) for task in missing]
+    with progress.Progress(parts, shown=bool(missing) and lead) as bar:
         trainer = _Trainer(folder, load, over, bar)
         for task in missing:
             with _alone(folder / "locks" / task.path.stem):
@@ -98,8 +99,13 @@ def run(
     return [finished[task.path] for task in todo if task.path in finished]
 
 
-def _steps(task: Task) -> int:
-    return task.config.steps * len(task.block.runs)
+def _part(task: Task) -> progress.Part:
+    """A block, as the estimate of the time sees it."""
+    config, block = task.config, task.block
+    program, runs = planning.program(config, block), len(block.runs)
+    attacks = len(planning.choices(config, block))
+    like = (program, block.attack.family), program, (program[0], attacks > 1), (program[0],)
+    return progress.Part((program, runs), attacks, like, config.steps * runs)
 
 
 class _Trainer:
@@ -109,10 +115,12 @@ class _Trainer:
       folder: the folder of the study.
       load: loads the data set of a grid.
       over: the devices that the workers are distributed over; None for one.
-      bar: the progress bar, in steps.
+      bar: the progress bar.
     """
 
-    def __init__(self, folder: pathlib.Path, load: Callable, over: Mesh | None, bar: tqdm):
+    def __init__(
+        self, folder: pathlib.Path, load: Callable, over: Mesh | None, bar: progress.Progress
+    ):
         self.folder, self.load, self.over, self.bar = folder, load, over, bar
         self.key: tuple | None = None  # of the program
         self.program: programs.Program | None = None
@@ -121,17 +129,17 @@ class _Trainer:
 
     def train(self, task: Task) -> dict[str, Any] | None:
         """Trains, writes and returns a block; None if it failed or another process writes."""
-        lead, before = hosts.leads(), self.bar.n
-        self.bar.set_postfix_str(f"{task.block.rule} under {task.block.attack}")
+        lead = hosts.leads()
+        self.bar.begin(f"{task.block.rule} under {task.block.attack}")
         if not hosts.several() and (content := store.read_block(task.path, store.PARTS)):
-            self.bar.update(_steps(task))  # another process has finished it in the meantime
+            self.bar.end()  # another process has finished it in the meantime
             return content
         checkpoints = blocks.checkpoints(task, self.folder, self.over)
         try:
             content = self._run(task, checkpoints)
         except Exception as error:
             self.failed += 1
-            self.bar.update(before + _steps(task) - self.bar.n)
+            self.bar.end()
             if lead:
                 self._write_failure(task, error)
             if hosts.several():
@@ -158,9 +166,14 @@ class _Trainer:
         known = len(self.program.compiled)
         attack = [spec.family for spec in choices].index(task.block.attack.family)
         place = blocks.Place(self.folder, checkpoints, self.over)
-        content = blocks.train(task, dataset, self.program, attack, place, self.bar.update)
+        program = self.program
+
+        def advance(steps: int, resumed: bool = False) -> None:
+            self.bar.advance(steps, sum(program.compiled[known:]), resumed=resumed)
+
+        content = blocks.train(task, dataset, program, attack, place, advance)
         self.compiled += known == 0
-        self.compiling += sum(self.program.compiled[known:])
+        self.compiling += sum(program.compiled[known:])
         return content
 
     def _failure(self, task: Task) -> pathlib.Path:
@@ -180,11 +193,15 @@ class _Trainer:
         runs = sum(len(task.block.runs) for task in missing)
         seconds = time.perf_counter() - self.begin
         print(
-            f"{runs} runs in {self.compiled} programs and {seconds:.0f} s: {seconds / runs:.2f} s "
+            f"{counted(runs, 'run')} in {counted(self.compiled, 'program')} and {seconds:.0f} s: "
+            f"{seconds / runs:.2f} s "
             f"per run, {100 * self.compiling / seconds:.0f} % of the time spent compiling."
         )
         if self.failed:
-            print(f"{self.failed} blocks failed; see {self.folder / 'failed'}.", file=sys.stderr)
+            print(
+                f"{counted(self.failed, 'block')} failed; see {self.folder / 'failed'}.",
+                file=sys.stderr,
+            )
 
 
 @contextlib.contextmanager

@@ -17,7 +17,8 @@ from experiments.analysis.theory import measure, plots, rules
 from experiments.analysis.theory.measure import FULL, PARTS, QUICK
 from experiments.execution import store
 from experiments.text import arguments as command_line
-from experiments.text import names
+from experiments.text import columns, names
+from experiments.text.names import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,9 @@ def tables(config: Theory) -> dict[str, pd.DataFrame]:
     tasks = [task for part in config.part for task in PARTS[part](sizes)]
     source = _source()
     lines: dict[str, list] = {part: [] for part in config.part}
-    for count, task in enumerate(tqdm(tasks, unit="line", disable=None)):
+    for count, task in enumerate(
+        tqdm(tasks, unit="line", disable=None, ncols=columns.terminal_width() - 1)
+    ):
         if count % 50 == 49:
             jax.clear_caches()  # every line is a separate program
         described = task.described | {"byzjax": byzjax.__version__, "source": source}
@@ -100,7 +103,7 @@ def main(arguments: Sequence[str]) -> int:
         target.mkdir(parents=True, exist_ok=True)
         paths = [pathlib.Path(shutil.copy(path, target)) for path in paths]
     for part, table in by_part.items():
-        print(f"\n{part}, {table['seconds'].sum():.0f} seconds")
-        print(table.drop(columns="seconds").to_string(index=False, float_format="%.4g"))
+        print(f"\n{part}, {counted(round(table['seconds'].sum()), 'second')}")
+        print(columns.of_frame(table.drop(columns="seconds"), "%.4g"))
     print("\n".join(map(str, paths)))
     return 0
