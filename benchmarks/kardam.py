@@ -21,6 +21,7 @@ from experiments.data import datasets
 from experiments.grid import planning
 from experiments.grid.config import Config
 from experiments.models import zoo
+from experiments.text.names import counted
 from experiments.training import program as programs
 from experiments.training.runs import block_runs
 
@@ -142,7 +143,7 @@ def main() -> None:
     parser.add_argument("--write", type=pathlib.Path, help="folder of protocols.md, for its table")
     options = parser.parse_args()
     rows = measure(tuple(options.datasets), options.seeds)
-    table = f"{environment()}; {options.seeds} seeds\n\n{markdown(rows)}"
+    table = f"{environment()}; {counted(options.seeds, 'seed')}\n\n{markdown(rows)}"
     print(table)
     if options.write:
         write_csv(options.write / "benchmarks", {"kardam": rows})

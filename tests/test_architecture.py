@@ -37,7 +37,7 @@ ALLOWED = {
     ],
     "byzjax.scores": ["byzjax._compiled", "byzjax._numerics"],
     "byzjax.facts": ["byzjax._program"],
-    "byzjax._checks": ["byzjax.facts", "byzjax.stacked"],
+    "byzjax._checks": ["byzjax._program", "byzjax.facts", "byzjax.stacked"],
     "byzjax._signature": [],
     "byzjax._slices": ["byzjax._numerics", "byzjax.stacked"],
     "byzjax.solvers": ["byzjax._numerics", "byzjax.stacked", "byzjax.solvers"],

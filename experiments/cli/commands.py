@@ -113,7 +113,8 @@ def study(arguments: Sequence[str]) -> int:
     finished = _run(grids, tasks, folder, load, over, **more)
     if finished is None:
         return 0
-    print(f"Shard {shard} of {shards}: {len(finished)} of {len(tasks)} blocks are finished.")
+    of = f"{len(finished)} of {counted(len(tasks), 'block')}"
+    print(f"Shard {shard} of {shards}: {of} finished.")
     return 0 if len(finished) == len(tasks) else 1
 
 
@@ -178,7 +179,7 @@ def report(arguments: Sequence[str]) -> int:
 
 
 def choose(arguments: Sequence[str]) -> int:
-    """Prints each rule's best setting, by the worst case on held-out data."""
+    """Prints each rule's best setting, by its worst held-out accuracy."""
     command = command_line.parse(
         options.ChooseCommand, arguments, prog="python -m experiments choose"
     )

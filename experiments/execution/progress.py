@@ -40,7 +40,7 @@ class Seen(NamedTuple):
       part: the part.
       compiling: seconds of compilation and start; 0 if its program had been compiled before.
       running: all other seconds.
-      steps: steps done in them.
+      steps: steps done in them; those that were trained while the part started are left out.
     """
 
     part: Part
@@ -71,7 +71,8 @@ def remaining(seen: Sequence[Seen], todo: Sequence[Part]) -> float | None:
 def _compiling(seen: Sequence[Seen], part: Part) -> float:
     """By the programs of as many attacks, else by all, in proportion to their priors."""
     known = [one for one in seen if one.compiling]
-    alike = [one for one in known if one.part.attacks == part.attacks] or known
+    # The last ones, since a machine may become faster or slower.
+    alike = ([one for one in known if one.part.attacks == part.attacks] or known)[-3:]
     if not alike:
         return 0.0
     seconds = sum(one.compiling for one in alike)
@@ -108,8 +109,11 @@ class Progress:
     ):
         self.now, self.todo = now, list(parts)
         self.seen: list[Seen] = []
-        self.begun, self.doing = now(), ""
-        self.first: tuple[float, int, float] | None = None  # seconds, steps, compilation
+        self.doing = ""
+        # Of the part that runs: its begin, its first evaluation (seconds, steps, compilation), the
+        # measured steps, and the finished ones.
+        self.begun, self.steps, self.done = now(), 0, 0
+        self.first: tuple[float, int, float] | None = None
         self.bar = _Bar(self, sum(part.steps for part in parts), disable=not shown)
 
     def __enter__(self) -> "Progress":
@@ -122,7 +126,7 @@ class Progress:
         """The next part begins."""
         part = self.todo.pop(0)
         self.seen.append(Seen(part, 0.0, 0.0, 0))
-        self.begun, self.first = self.now(), None
+        self.begun, self.first, self.steps, self.done = self.now(), None, 0, 0
         compiled = any(one.part.program == part.program and one.steps for one in self.seen)
         self.doing = doing if compiled else f"compiling {doing}"
         self.bar.refresh()
@@ -135,41 +139,41 @@ class Progress:
           compiling: seconds of compilation for this part so far.
           resumed: whether they were done before, and only read.
         """
-        part, *_, done = self.seen[-1]
         self.doing = self.doing.removeprefix("compiling ")
-        if resumed:
-            self.seen[-1] = Seen(part._replace(steps=part.steps - steps), 0.0, 0.0, 0)
-        else:
-            self.seen[-1] = self._measured(part, done + steps, compiling)
+        self.done += steps
+        if not resumed:
+            self.seen[-1] = self._measured(steps, compiling)
         self.bar.update(steps)
 
-    def _measured(self, part: Part, done: int, compiling: float) -> Seen:
-        """What was measured of the part that runs; its start is no step, if later steps tell."""
-        elapsed = self.now() - self.begun
-        if self.first is None:
-            self.first = (elapsed, done, compiling)
-        before, steps, compiled = self.first
-        if done > steps:
-            pure = max(0.0, elapsed - before - (compiling - compiled)) / (done - steps)
-            starting = elapsed - pure * done
-        else:
-            starting = compiling
+    def _measured(self, steps: int, compiling: float) -> Seen:
+        """What is known of the part that runs; later steps tell how long its start took."""
+        part, elapsed = self.seen[-1].part, self.now() - self.begun
         if any(one.part.program == part.program and one.steps for one in self.seen[:-1]):
-            starting = compiling
-        return Seen(part, max(0.0, starting), max(0.0, elapsed - starting), done)
+            self.steps += steps
+            return Seen(part, compiling, max(0.0, elapsed - compiling), self.steps)
+        if self.first is None:
+            self.first = (elapsed, steps, compiling)
+            if self.done < part.steps:
+                return Seen(part, elapsed, 0.0, 0)
+            return Seen(part, compiling, max(0.0, elapsed - compiling), steps)
+        self.steps += steps
+        before, with_start, compiled = self.first
+        running = max(0.0, elapsed - before - (compiling - compiled))
+        start = max(compiling, before - with_start * running / self.steps)
+        return Seen(part, start, running, self.steps)
 
     def end(self) -> None:
         """The part is finished, or has failed: what is missing of it counts as done."""
-        part, compiling, running, done = self.seen[-1]
-        self.bar.update(part.steps - done)
-        self.seen[-1] = Seen(part._replace(steps=done), compiling, running, done)
+        missing = self.seen[-1].part.steps - self.done
+        self.done += missing
+        self.bar.update(missing)
 
     def left(self) -> float | None:
         """The estimate of the seconds that are left."""
         begun = []
         if self.seen:
-            part, *_, done = self.seen[-1]
-            begun = [part._replace(steps=part.steps - done)]
+            part = self.seen[-1].part
+            begun = [part._replace(steps=part.steps - self.done)]
         return remaining(self.seen, [*begun, *self.todo])
 
     def describe(self) -> dict[str, str]:
@@ -201,4 +205,4 @@ class _Bar(tqdm):
     @property
     def format_dict(self) -> dict[str, Any]:
         """The fields of `bar_format`."""
-        return super().format_dict | self.progress.describe()
+        return dict(super().format_dict) | self.progress.describe()

@@ -77,6 +77,8 @@ def parse_call(text: str, kind: str = "rule") -> tuple[str, dict[str, Any]]:
                 return module + colon + node.func.id, given
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         pass
+    if re.fullmatch(r"[A-Za-z]\w*(-\w+)+", text.strip()):
+        return text.strip(), {}  # no name either, but near to one with underscores
     shown = text if len(text) <= 60 else f"{text[:56]}..."
     raise ValueError(f"cannot read {shown!r}; {_unquoted(text) or expected}.")
 

@@ -2,8 +2,10 @@
 
 import dataclasses
 import shlex
+from collections.abc import Sequence
 from typing import Annotated, Any
 
+from byzjax.facts import FACTS
 from experiments.grid import calls
 from experiments.text.arguments import SHOWN
 
@@ -11,9 +13,14 @@ DEFAULT_PROTOCOL = "parameter_server"
 FOLLOWS: Any = None  # a default that follows from other settings: see `Config.__post_init__`
 
 
-def default_f(n: int) -> int:
-    """The most faults that Krum tolerates, (n - 3) // 2."""
-    return max(0, (n - 3) // 2)
+def default_f(n: int, rules: Sequence[str] = ()) -> int:
+    """The most faults that Krum, (n - 3) // 2, and these rules tolerate."""
+    most = [(n - 3) // 2]
+    for text in rules:
+        facts = FACTS.get(text.partition("(")[0].strip())
+        if facts is not None and facts.takes_f and facts.needs[0] > 0:
+            most.append((n - facts.needs[1]) // facts.needs[0])
+    return max(0, min(most))
 
 
 def default_s(f: int) -> tuple[int, ...]:
@@ -31,7 +38,7 @@ def default_eval_every(steps: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Train one model for every (rule, mixing, attack, number of Byzantine workers, seed).
+    """Train one model for every rule, mixing, attack, number s of attackers, and seed.
 
     n workers send updates computed on their own data to a server; s of them are Byzantine; the
     server aggregates with a rule that tolerates f. The defaults are the main job: digits, 25
@@ -71,7 +78,9 @@ class Config:
     "asynchronous(judge='kardam')" or "redundant(r=3, s=1)"."""
     n: int = 25
     """Number of workers."""
-    f: int = dataclasses.field(default=FOLLOWS, metadata={SHOWN: "(n - 3) // 2, so 11 of 25"})
+    f: int = dataclasses.field(
+        default=FOLLOWS, metadata={SHOWN: "the most that Krum and all rules tolerate, 11 of 25"}
+    )
     """Declared number of faults that the rules tolerate."""
     s: tuple[int, ...] = dataclasses.field(
         default=FOLLOWS, metadata={SHOWN: "0, 1, f // 2 and f, so 0 1 5 11"}
@@ -132,7 +141,7 @@ class Config:
 
     def __post_init__(self):
         """Fills in the defaults that follow from other settings."""
-        for name, value in _following(self.n, self.f, self.steps):
+        for name, value in _following(self.n, self.rule, self.f, self.steps):
             if getattr(self, name) is FOLLOWS:
                 object.__setattr__(self, name, value)
 
@@ -142,9 +151,9 @@ class Config:
         return calls.code((*self.rule, *self.mixing, *self.attack))
 
 
-def _following(n: int, f: int | None, steps: int) -> list[tuple[str, Any]]:
+def _following(n: int, rules: Sequence[str], f: int | None, steps: int) -> list[tuple[str, Any]]:
     """The defaults of f, s and eval_every; f is the given one, if any."""
-    f = default_f(n) if f is None else f
+    f = default_f(n, rules) if f is None else f
     return [("f", f), ("s", default_s(f)), ("eval_every", default_eval_every(steps))]
 
 
@@ -173,7 +182,7 @@ def identity(config: Config) -> dict[str, Any]:
 
 def options(config: Config) -> str:
     """The command-line options that differ from their defaults."""
-    words, followed = [], dict(_following(config.n, None, config.steps))
+    words, followed = [], dict(_following(config.n, config.rule, None, config.steps))
     followed["s"] = default_s(config.f)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)

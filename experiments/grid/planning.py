@@ -123,6 +123,8 @@ def _check_together(config: Config, rules: list, mixings: list, wanted: list) ->
         for rule in rules:
             specs.check(rule, config.n, mixing)
     for attack in wanted:
+        if "weights" in specs.parameters_of(attack):
+            raise ValueError(f"{attack.name} needs peers; expected --protocol gossip.")
         specs.check(attack, config.n)
 
 

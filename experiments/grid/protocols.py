@@ -118,8 +118,9 @@ def check_devices(config: Config, count: int) -> None:
       ValueError: there are fewer gradients than devices.
     """
     if count > 1 and (computed := gradients(config)) < count:
+        some = names.counted(computed, "gradient")
         raise ValueError(
-            f"{config.protocol} computes {computed} gradients a step, which cannot be spread over "
+            f"{config.protocol} computes {some} a step, which cannot be spread over "
             f"{count} devices; expected at most {computed}."
         )
 

@@ -67,7 +67,7 @@ def hint(name: str, known: Iterable[str], also: Mapping[str, str] | None = None)
     near = also.get(name.lower().replace("-", "_")) or nearest(name, known)
     if near:
         return f"did you mean {near}?"
-    room = LONGEST - 100
+    room = LONGEST - 110
     listed = ", ".join(known)
     if len(listed) <= room:
         return f"known: {listed}."

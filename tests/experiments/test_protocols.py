@@ -133,7 +133,7 @@ def test_the_one_server_is_not_named_among_what_decides():
             {"protocol": "replicated_servers", "rule": ("aksel",), "weight_decay": 0.1},
             r"^replicated_servers has no weight_decay; got weight_decay=0\.1\.",
         ),
-        ({"attack": ("dissensus",)}, r"^attack: dissensus needs center, weights; "),
+        ({"attack": ("dissensus",)}, r"^dissensus needs peers; expected --protocol gossip\."),
     ],
 )
 def test_errors(more, message):
