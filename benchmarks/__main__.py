@@ -6,13 +6,13 @@ Other benchmarks run by `python -m benchmarks.NAME`: published (shapes of publis
 attacks, protocols, kardam, spread, agreement.
 """
 
-import argparse
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 from benchmarks import every_rule, rules, timing, training
 from benchmarks.pages import environment, markdown, write_csv
+from byzjax._program import Parser
 from experiments.data import datasets
 
 Rows = list[dict[str, Any]]
@@ -105,7 +105,7 @@ def write(folder: pathlib.Path, tables: Tables) -> None:
 
 def main() -> None:
     """Measures, prints, and with `--write` updates the page."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = Parser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="ratios at n = 25, d = 1e6 only")
     parser.add_argument("--rounds", type=int, default=9, help="timed rounds (default 9)")
     parser.add_argument("--largest", type=int, default=10**8, help="largest d (default 1e8)")

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from byzjax import stacked
+from byzjax._program import nearest
 from byzjax.facts import FACTS, inequality
 
 
@@ -76,7 +77,9 @@ def rows_of_params(verb: str, updates: Any, params: Any) -> None:
 def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     """Checks an option that is a string."""
     if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}.")
+        near = nearest(value, allowed) if isinstance(value, str) else None
+        hint = f" Did you mean {near}?" if near else ""
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}.{hint}")
 
 
 def positive(name: str, value: Any) -> None:

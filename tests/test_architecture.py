@@ -26,7 +26,8 @@ CHECKS = ["byzjax._checks"]
 ALLOWED = {
     "byzjax._compiled": [],
     "byzjax._deprecated": [],
-    "byzjax._numerics": ["byzjax._numerics"],
+    "byzjax._program": [],
+    "byzjax._numerics": ["byzjax._numerics", "byzjax._program"],
     "byzjax.order": ["byzjax._checks", "byzjax._compiled", "byzjax._numerics"],
     "byzjax.stacked": [
         "byzjax._compiled",
@@ -35,8 +36,8 @@ ALLOWED = {
         "byzjax.stacked",
     ],
     "byzjax.scores": ["byzjax._compiled", "byzjax._numerics"],
-    "byzjax.facts": [],
-    "byzjax._checks": ["byzjax.facts", "byzjax.stacked"],
+    "byzjax.facts": ["byzjax._program"],
+    "byzjax._checks": ["byzjax._program", "byzjax.facts", "byzjax.stacked"],
     "byzjax._signature": [],
     "byzjax._slices": ["byzjax._numerics", "byzjax.stacked"],
     "byzjax.solvers": ["byzjax._numerics", "byzjax.stacked", "byzjax.solvers"],
@@ -44,7 +45,7 @@ ALLOWED = {
     "byzjax.influence": ["byzjax._compiled", "byzjax.stacked"],
     "byzjax.memory": [*ALGEBRA, *CHECKS, "byzjax.rules", "byzjax.memory"],
     "byzjax.mixing": [*ALGEBRA, *CHECKS],
-    "byzjax.attacks": [*ALGEBRA, *CHECKS, "byzjax.attacks"],
+    "byzjax.attacks": [*ALGEBRA, *CHECKS, "byzjax._program", "byzjax.attacks"],
     "byzjax.transforms": [*ALGEBRA, *CHECKS, "byzjax._signature", "byzjax.rules", "byzjax.mixing"],
     "byzjax.collective": [
         *["byzjax._slices", "byzjax._signature", "byzjax.stacked"],
@@ -66,6 +67,7 @@ ALLOWED = {
     ],
     "byzjax.theory": [
         *[*ALGEBRA, *CHECKS, "byzjax.facts", "byzjax.rules", "byzjax.influence"],
+        "byzjax._program",
         "byzjax.theory",
     ],
 }
@@ -168,6 +170,7 @@ def arrows(packages):
 
 # The laboratory's packages by layer: each imports from lower layers and from itself.
 FLOORS = (
+    ("text",),
     ("grid", "data", "models"),
     ("training", "studies"),
     ("execution", "report"),

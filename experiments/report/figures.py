@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from experiments.grid.config import Config
 from experiments.report import panels, scenes
 from experiments.report.scenes import Drawing, Scene
+from experiments.text.names import counted
 
 
 @contextlib.contextmanager
@@ -185,7 +186,7 @@ def _heatmap(scene: Scene) -> Drawing | None:
     by_s = {s: means[means.index.isin([0, s], level="s")].droplevel("s").unstack() for s in some}
     attacks = [a for a in ("none", *scene.attacks) if any(a in by_s[s].columns for s in some)]
     tables = {
-        f"s = {s} liars": by_s[s]
+        f"s = {counted(s, 'liar')}": by_s[s]
         .reindex(index=list(scene.defences), columns=attacks)
         .rename(columns={"none": "none (s = 0)"})
         for s in some
@@ -264,7 +265,7 @@ def _influence(scene: Scene) -> Drawing | None:
         panels.name(ax, attack, width)
     panels.head(
         figure,
-        f"{scene.title}, s = {s} liars: {scene.seeds('lines are means, bands span')}",
+        f"{scene.title}, s = {counted(s, 'liar')}: {scene.seeds('lines are means, bands span')}",
     )
     shown = [name for name in scene.defences if any(key[1] == name for key in ranges)]
     even = Line2D([], [], color="0.35", linewidth=1.2, linestyle=(0, (2, 2)), label="s / n")
@@ -311,7 +312,7 @@ def _variance_to_norm(scene: Scene) -> Drawing | None:
         panels.name(ax, name, width)
     panels.head(
         figure,
-        f"{scene.title}, s = {s} liars: {scene.seeds('lines are means, bands span')}",
+        f"{scene.title}, s = {counted(s, 'liar')}: {scene.seeds('lines are means, bands span')}",
     )
     shown = [attack for attack in looks if any(key[1] == attack for key in ranges)]
     handles = [panels.handle(attack, looks[attack]) for attack in shown]
