@@ -267,9 +267,10 @@ class _Call:
             if self.verb != "attack":  # an attack's params in gossip are the nodes'
                 rows_of_params(self.verb, updates, params)
             kwargs = self.arguments(extra_args | ({} if params is None else {"params": params}))
-            if self.key is None:
-                return apply(updates, kwargs, extra_args), state
-            following, key = jax.random.split(state.key)
-            return apply(updates, kwargs | {"key": key}, extra_args), KeyState(following)
+            with jax.named_scope(self.verb):
+                if self.key is None:
+                    return apply(updates, kwargs, extra_args), state
+                following, key = jax.random.split(state.key)
+                return apply(updates, kwargs | {"key": key}, extra_args), KeyState(following)
 
         return optax.GradientTransformationExtraArgs(init, update)

@@ -106,7 +106,7 @@ def test_an_impossible_float_raises_at_each_call():
 
 def test_it_looks_like_the_function():
     assert clipped.__name__ == clipped.__qualname__ == "clipped"
-    assert clipped.__doc__ == "Clips, so many times over."
+    assert clipped.__doc__ == "Clips `times` times."
     assert list(inspect.signature(clipped).parameters) == ["x", "times", "limit", "name"]
     assert pickle.loads(pickle.dumps(clipped)) is clipped
     bound = pickle.loads(pickle.dumps(functools.partial(byzjax.krum, f=2)))

@@ -44,7 +44,8 @@ def gradients(
             return each(lambda p, b, k: grad(p, b, key=k), models, batch, keys, at_once=at_once)
         return each(lambda b, k: grad(params, b, key=k), batch, keys, at_once=at_once)
 
-    return shard_workers(local, batch, numbers, *([params] if own else []), axis=axis)
+    with jax.named_scope("gradient"):
+        return shard_workers(local, batch, numbers, *([params] if own else []), axis=axis)
 
 
 def check_batch(of_workers: PyTree, n: int) -> None:
@@ -59,7 +60,8 @@ def trusted(loss_fn: Callable, params: PyTree, batch: dict, key: jax.Array, n: i
     if "trusted" not in batch:
         return {}
     trusted_key = jax.random.fold_in(key, n)
-    return {"trusted": jax.grad(loss_fn)(params, batch["trusted"], key=trusted_key)}
+    with jax.named_scope("gradient"):
+        return {"trusted": jax.grad(loss_fn)(params, batch["trusted"], key=trusted_key)}
 
 
 def shard_workers(function: Callable, *args: PyTree, axis: str | None) -> PyTree:
@@ -112,7 +114,8 @@ def stepped(params: PyTree, updates: PyTree) -> PyTree:
                 "parameters behind byzjax.aggregate, not around it, as in "
                 "optax.chain(byzjax.aggregate(...), optax.partition(...))."
             )
-    return optax.apply_updates(params, updates)
+    with jax.named_scope("server"):
+        return optax.apply_updates(params, updates)
 
 
 def try_rule(rule: optax.GradientTransformationExtraArgs, size: int, rows: str, *data: str) -> None:
@@ -129,10 +132,27 @@ def try_rule(rule: optax.GradientTransformationExtraArgs, size: int, rows: str, 
 
 
 def supported(
-    *stages: optax.GradientTransformation | None,
+    *stages: tuple[str, optax.GradientTransformation | None],
 ) -> tuple[optax.GradientTransformationExtraArgs, ...]:
-    """The stages, None as the identity, each accepting extra arguments."""
-    return tuple(optax.with_extra_args_support(stage or optax.identity()) for stage in stages)
+    """The stages, each accepting extra arguments and in a `jax.named_scope`; None is the identity.
+
+    Args:
+      *stages: the name of the scope and the transformation of each.
+    """
+    return tuple(_in_scope(name, stage or optax.identity()) for name, stage in stages)
+
+
+def _in_scope(
+    name: str, stage: optax.GradientTransformation
+) -> optax.GradientTransformationExtraArgs:
+    """A stage whose operations carry a name, which profiles show."""
+    stage = optax.with_extra_args_support(stage)
+
+    def update(updates, state, params=None, **extra_args):
+        with jax.named_scope(name):
+            return stage.update(updates, state, params, **extra_args)
+
+    return optax.GradientTransformationExtraArgs(stage.init, update)
 
 
 def floats(params: PyTree) -> int:

@@ -153,7 +153,7 @@ def asynchronous(
     for each in judge:
         each.check(n)
     damping = damping or constant_damping()
-    stages = _workers.supported(attack, rule, server)
+    stages = _workers.supported(("attack", attack), ("aggregate", rule), ("server", server))
     if buffers is not None:
         _workers.try_rule(stages[1], buffers, "in asynchronous these are its buffers", "trusted")
     made = _Asynchronous(loss_fn, judge, damping, buffers, speeds, max_staleness, n, stages)
@@ -207,19 +207,20 @@ class _Asynchronous:
 
         p = jnp.argmin(state.left).astype(jnp.int32)
         pulled = stacked.take(state.pulled, p)
-        own = grad(pulled, stacked.take(of_workers, p), key=jax.random.fold_in(key, p))
+        with jax.named_scope("gradient"):
+            own = grad(pulled, stacked.take(of_workers, p), key=jax.random.fold_in(key, p))
         honest = _workers.with_row(state.honest, p, own)
         sent, attacking = attack.update(honest, attacking, params, **extra_args)
         sent = stacked.take(sent, p)
 
         staleness = state.version - state.versions[p]
         arrival = Arrival(sent, p, pulled, params, staleness, extra_args.get("trusted"))
-        weight, accept, judges = self._judged(state, arrival)
-        # `stacked.scale` by 0 gives 0, even for NaN.
-        gradient = stacked.scale(_workers.copies(sent, 1), jnp.where(accept, weight, 0)[None])
-        gradient = stacked.take(gradient, 0)
-
-        held, waiting, ready = self._buffered(state, p, gradient, accept)
+        with jax.named_scope("aggregate"):
+            weight, accept, judges = self._judged(state, arrival)
+            # `stacked.scale` by 0 gives 0, even for NaN.
+            gradient = stacked.scale(_workers.copies(sent, 1), jnp.where(accept, weight, 0)[None])
+            gradient = stacked.take(gradient, 0)
+            held, waiting, ready = self._buffered(state, p, gradient, accept)
 
         def forward():
             direction, ruled = gradient, ruling

@@ -123,7 +123,9 @@ def parameter_server(
                 "per_round needs per_round <= num_workers; "
                 f"got per_round={per_round}, num_workers={num_workers}."
             )
-    stages = _workers.supported(send, attack, mix, rule, server)
+    stages = _workers.supported(
+        ("send", send), ("attack", attack), ("mix", mix), ("aggregate", rule), ("server", server)
+    )
     made = _ParameterServer(
         loss_fn,
         stages,
@@ -196,7 +198,8 @@ class _ParameterServer:
             senders = jnp.sort(drawn)
             of_workers = stacked.take(of_workers, senders)
         compute = functools.partial(self.local_updates, params, key)
-        updates = _workers.shard_workers(compute, of_workers, senders, axis=self.workers_axis)
+        with jax.named_scope("gradient"):
+            updates = _workers.shard_workers(compute, of_workers, senders, axis=self.workers_axis)
         send, *rest = self.stages
         sending, *states = state.stages
         if self.per_round is None:

@@ -168,7 +168,13 @@ def replicated_servers(
         workers_at_once = static_int("workers_at_once", workers_at_once, at_least=1)
     mask = _servers.liars(byzantine_servers, n)
     stages = _workers.supported(
-        attack_models, pull, send, attack, rule, server, contract or aggregate(median)
+        ("attack", attack_models),
+        ("aggregate", pull),
+        ("send", send),
+        ("attack", attack),
+        ("aggregate", rule),
+        ("server", server),
+        ("aggregate", contract or aggregate(median)),
     )
     quorums = q_servers, q_workers
     made = _ReplicatedServers(
@@ -306,5 +312,7 @@ def _quorum(whose: str, quorum: int | None, n: int, f: int, least: int) -> int:
 
 def _heard(messages: PyTree, quorum: jax.Array) -> PyTree:
     """The messages of a quorum, without a copy if it contains all senders."""
-    all_senders = len(quorum) == stacked.num_workers(messages)
-    return messages if all_senders else stacked.take(messages, quorum)
+    if len(quorum) == stacked.num_workers(messages):
+        return messages
+    with jax.named_scope("send"):
+        return stacked.take(messages, quorum)

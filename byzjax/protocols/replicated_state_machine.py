@@ -174,7 +174,12 @@ def replicated_state_machine(
         workers_at_once = static_int("workers_at_once", workers_at_once, at_least=1)
     mask = _servers.liars(byzantine_servers, n)
     attack_models, send, attack, mix, rule, server = _workers.supported(
-        attack_models, send, attack, mix, rule, server
+        ("attack", attack_models),
+        ("send", send),
+        ("attack", attack),
+        ("mix", mix),
+        ("aggregate", rule),
+        ("server", server),
     )
     made = _ReplicatedStateMachine(
         loss_fn,
@@ -226,7 +231,8 @@ class _ReplicatedStateMachine:
         _workers.check_batch(of_workers, self.m)
         attacking_models, sending, attacking, *replicated = state.stages
         models, attacking_models = self.attack_models.update(state.params, attacking_models)
-        model = agreed(models, votes=self.f + 1)
+        with jax.named_scope("aggregate"):
+            model = agreed(models, votes=self.f + 1)
         options = {"at_once": self.workers_at_once, "axis": self.workers_axis}
         gradients = _workers.gradients(self.loss_fn, model, of_workers, key, **options)
         honest, sending = self.send.update(gradients, sending, model)

@@ -17,6 +17,7 @@ from experiments import studies
 from experiments.cli import options
 from experiments.data import batches, datasets, histograms, partitions
 from experiments.execution import cost, export, hosts, store, sweep
+from experiments.execution.profile import DATA, REPORT, Profile
 from experiments.grid import catalogue, planning
 from experiments.grid import config as configs
 from experiments.grid.config import Config
@@ -53,8 +54,9 @@ def run(arguments: Sequence[str]) -> int:
     begin = time.perf_counter()
     command = tyro.cli(options.RunCommand, prog="python -m experiments", args=arguments)
     command.machines.join()
-    config = command.grid
-    dataset = _checked([config])(config)
+    config, profile = command.grid, _profile(command.profile, begin)
+    with profile.timed(DATA):
+        dataset = _checked([config])(config)
     over = command.machines.mesh([config])
     folder = pathlib.Path(config.results) / config.study
     load = functools.cache(lambda _: dataset)
@@ -65,7 +67,7 @@ def run(arguments: Sequence[str]) -> int:
         f"{config.model}, n = {config.n}, f = {config.f}: {len(tasks)} blocks, {runs} runs of "
         f"{config.steps} steps."
     )
-    return _run_and_report([config], tasks, folder, load, over, begin)
+    return _run_and_report([config], tasks, folder, load, over, profile)
 
 
 def study(arguments: Sequence[str]) -> int:
@@ -80,7 +82,9 @@ def study(arguments: Sequence[str]) -> int:
         for grid in studies.grids(command.name, command.edition)
     ]
     folder = pathlib.Path(command.results) / f"{command.name}-{command.edition}"
-    load = _checked(grids)
+    profile = _profile(command.profile, begin)
+    with profile.timed(DATA):
+        load = _checked(grids)
     over = command.machines.mesh(grids)
     shipped = not command.fresh and hosts.leads()
     if shipped and (new := export.bring_in(STUDIES / folder.name, folder)):
@@ -99,34 +103,45 @@ def study(arguments: Sequence[str]) -> int:
         return 0
     more = {"study": command.name, "edition": command.edition}
     if shards == 1:
-        return _run_and_report(grids, tasks, folder, load, over, begin, **more)
-    finished = _run(grids, tasks, folder, load, over, **more)
+        return _run_and_report(grids, tasks, folder, load, over, profile, **more)
+    finished = _run(grids, tasks, folder, load, over, profile, **more)
     if finished is None:
         return 0
+    print(profile.report(), end="\n" if profile.wanted else "")
     print(f"Shard {shard} of {shards}: {len(finished)} of {len(tasks)} blocks are finished.")
     return 0 if len(finished) == len(tasks) else 1
 
 
-def _run(grids, tasks, folder: pathlib.Path, load, over: Mesh | None, **more: str) -> list | None:
+def _profile(folder: str | None, begin: float) -> Profile:
+    """The profile of a command, of the first process only."""
+    return Profile(folder if hosts.leads() else None, begin)
+
+
+def _run(
+    grids, tasks, folder: pathlib.Path, load, over: Mesh | None, profile: Profile, **more: str
+) -> list | None:
     """The finished blocks; None on processes other than the first."""
     if hosts.leads():
         store.write_config(grids, folder, over, **more)
     with hosts.together():
-        finished = sweep.run(tasks, folder, load, over)
+        finished = sweep.run(tasks, folder, load, over, profile)
     return finished if hosts.leads() else None
 
 
 def _run_and_report(
-    grids, tasks, folder: pathlib.Path, load, over: Mesh | None, begin: float, **more: str
+    grids, tasks, folder: pathlib.Path, load, over: Mesh | None, profile: Profile, **more: str
 ) -> int:
-    finished = _run(grids, tasks, folder, load, over, **more)
+    finished = _run(grids, tasks, folder, load, over, profile, **more)
     if finished is None:
         return 0
     if not finished:
         return 1
-    print(f"\n{_write_report(folder, finished, grids, **more)}\n")
+    with profile.timed(REPORT):
+        tables = _write_report(folder, finished, grids, **more)
+    print(f"\n{tables}\n")
     print(f"{folder}: index.html, tables as CSV, Markdown and LaTeX, figures as PNG and SVG.")
-    print(f"{time.perf_counter() - begin:.0f} seconds.")
+    print(profile.report(), end="\n" if profile.wanted else "")
+    print(f"{time.perf_counter() - profile.begin:.0f} seconds.")
     return 0 if len(finished) == len(tasks) else 1
 
 

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from experiments.data import datasets
 from experiments.execution import hosts, store
 from experiments.execution.checkpoint import Checkpoints
+from experiments.execution.profile import DATA, Profile
 from experiments.execution.store import Task
 from experiments.grid import protocols
 from experiments.grid.config import Config
@@ -32,11 +33,13 @@ class Place(NamedTuple):
       folder: the folder of the study.
       checkpoints: the checkpoints of the block.
       over: the devices that the workers are distributed over; None for one.
+      profile: counts the seconds of preparing the runs.
     """
 
     folder: pathlib.Path
     checkpoints: Checkpoints
     over: Mesh | None
+    profile: Profile
 
 
 def checkpoints(task: Task, folder: pathlib.Path, over: Mesh | None) -> Checkpoints:
@@ -62,16 +65,17 @@ def train(
       dataset: its data.
       program: the program of its rule.
       attack: index of its attack in the program.
-      place: folder, checkpoints and devices.
+      place: folder, checkpoints, devices and profile.
       advance: called with the number of steps since the last call.
 
     Returns:
       The curves of its runs, and the seconds; empty on processes other than the first.
     """
     config, block, lead = task.config, task.block, hosts.leads()
-    folder, kept, over = place
+    folder, kept, over, profile = place
     begin = time.perf_counter()
-    runs = devices.on_each(block_runs(config, dataset, block.runs, block.attack), over)
+    with profile.timed(DATA):
+        runs = devices.on_each(block_runs(config, dataset, block.runs, block.attack), over)
     index = np.int32(attack)
     states, done, curves = program.start(index, runs), 0, []
     if (resumed := kept.restore(devices.on_one(states, over))) is not None:

@@ -3,7 +3,7 @@
 It holds `blocks/<hash>.json` (finished blocks, each written to a temporary file and renamed),
 `failed/<hash>.json` (failed blocks, with the error), `checkpoints/` (of long blocks), `locks/` (so
 that two processes do not train the same block), `log.jsonl` (one line per evaluation, to follow a
-run) and `config.json`.
+run, and one per profiled block) and `config.json`.
 """
 
 import dataclasses

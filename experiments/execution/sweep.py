@@ -17,6 +17,7 @@ from tqdm import tqdm
 from experiments.data import datasets
 from experiments.execution import block as blocks
 from experiments.execution import hosts, store
+from experiments.execution.profile import DATA, Profile
 from experiments.execution.store import Task
 from experiments.grid import planning
 from experiments.grid.config import Config
@@ -63,6 +64,7 @@ def run(
     folder: pathlib.Path,
     load: Callable[[Config], datasets.Dataset],
     over: Mesh | None = None,
+    profile: Profile | None = None,
 ) -> list[dict[str, Any]]:
     """Runs the missing blocks and returns all finished ones; failures are written to `failed/`.
 
@@ -74,6 +76,7 @@ def run(
       folder: the folder of the study.
       load: loads the data set of a grid.
       over: the devices that the workers are distributed over; None for one.
+      profile: traces the training; None for no profile.
     """
     lead = hosts.leads()
     hosts.check_same([task.path.name for task in todo])
@@ -88,7 +91,7 @@ def run(
     missing = [task for task, is_missing in zip(todo, absent) if is_missing]
     steps = sum(_steps(task) for task in missing)
     with tqdm(total=steps, unit="step", unit_scale=True, disable=not (missing and lead)) as bar:
-        trainer = _Trainer(folder, load, over, bar)
+        trainer = _Trainer(folder, load, over, bar, profile or Profile())
         for task in missing:
             with _alone(folder / "locks" / task.path.stem):
                 if (content := trainer.train(task)) is not None:
@@ -110,10 +113,14 @@ class _Trainer:
       load: loads the data set of a grid.
       over: the devices that the workers are distributed over; None for one.
       bar: the progress bar, in steps.
+      profile: traces the training.
     """
 
-    def __init__(self, folder: pathlib.Path, load: Callable, over: Mesh | None, bar: tqdm):
+    def __init__(
+        self, folder: pathlib.Path, load: Callable, over: Mesh | None, bar: tqdm, profile: Profile
+    ):
         self.folder, self.load, self.over, self.bar = folder, load, over, bar
+        self.profile = profile
         self.key: tuple | None = None  # of the program
         self.program: programs.Program | None = None
         self.begin, self.compiling = time.perf_counter(), 0.0
@@ -146,21 +153,24 @@ class _Trainer:
         return content
 
     def _run(self, task: Task, checkpoints: blocks.Checkpoints) -> dict[str, Any]:
-        config, dataset = task.config, self.load(task.config)
-        choices = planning.choices(config, task.block)
-        if self.key != planning.program(config, task.block):
-            model = zoo.build(config.model, dataset.train_x.shape[1:], dataset.num_classes)
-            self.program = programs.build(
-                config, dataset, model, task.block.rule, task.block.mixing, choices, self.over
-            )
-            self.key = planning.program(config, task.block)
+        config, choices = task.config, planning.choices(task.config, task.block)
+        with self.profile.timed(DATA):
+            dataset = self.load(config)
+            if self.key != planning.program(config, task.block):
+                model = zoo.build(config.model, dataset.train_x.shape[1:], dataset.num_classes)
+                self.program = programs.build(
+                    config, dataset, model, task.block.rule, task.block.mixing, choices, self.over
+                )
+                self.key = planning.program(config, task.block)
         assert self.program is not None
         known = len(self.program.compiled)
         attack = [spec.family for spec in choices].index(task.block.attack.family)
-        place = blocks.Place(self.folder, checkpoints, self.over)
-        content = blocks.train(task, dataset, self.program, attack, place, self.bar.update)
+        place = blocks.Place(self.folder, checkpoints, self.over, self.profile)
+        log = self.folder / "log.jsonl"
+        with self.profile.traced(task.path.stem, self.program, log) as program:
+            content = blocks.train(task, dataset, program, attack, place, self.bar.update)
         self.compiled += known == 0
-        self.compiling += sum(self.program.compiled[known:])
+        self.compiling += sum(each.seconds for each in self.program.compiled[known:])
         return content
 
     def _failure(self, task: Task) -> pathlib.Path:

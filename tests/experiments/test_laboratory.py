@@ -444,6 +444,7 @@ def test_help_tells_every_option():
     assert status == 0
     for name in Config.__dataclass_fields__:
         assert f"--{name.replace('_', '-')}" in out
+    assert "--profile DIR" in out
 
 
 @pytest.mark.slow

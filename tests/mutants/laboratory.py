@@ -203,6 +203,20 @@ MUTANTS = [
         "except TypeError as error:",
         'tests/experiments/test_hosts.py -k "says_nothing"',
     ),
+    Mutant(
+        "profile: of instructions that run together each has the whole time",
+        "experiments/execution/stages.py",
+        "(now - last) * number / count",
+        "(now - last) * number",
+        'tests/experiments/test_profile.py -k "share_the_time"',
+    ),
+    Mutant(
+        "profile: a fusion of several stages counts for the first one",
+        "experiments/execution/stages.py",
+        "if stage in known)",
+        "if stage in known)[:1]",
+        'tests/experiments/test_profile.py -k "stages_of_a_program"',
+    ),
     # --- what is kept ------------------------------------------------------------------------
     Mutant(
         "sweep: a block is written without a rename",
