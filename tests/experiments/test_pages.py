@@ -9,6 +9,7 @@ import symtable
 import jax
 import jax.numpy as jnp
 import optax
+import pandas as pd
 import pytest
 from flax import nnx
 
@@ -79,6 +80,23 @@ def test_a_block_runs_alone_or_the_page_says_what_it_continues(path):
     said = CONTINUES.search(" ".join(text.split()))
     for code in blocks(text):
         assert said or not unbound(code), (code, unbound(code))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_times_are_numbers(path):
+    vague = r"in a few seconds|half a minute|\(a minute|takes long\b|in no time"
+    assert not re.findall(vague, " ".join(path.read_text().split()))
+
+
+def test_times_of_studies_are_those_of_their_blocks():
+    page = " ".join((DOCS / "studies" / "README.md").read_text().split())
+    named = re.findall(
+        r"`python -m experiments study (\w+)`((?:(?! study ).)*?) (\d+) minutes on", page
+    )
+    assert len(named) == 4
+    for name, _, minutes in named:
+        blocks = pd.read_csv(DOCS / "studies" / f"{name}-cpu" / "blocks.csv", usecols=["seconds"])
+        assert round(blocks.seconds.sum() / 60) == int(minutes), name
 
 
 @pytest.mark.slow  # the page of training loops has the same in short
