@@ -164,7 +164,7 @@ def test_what_the_page_says_is_not_possible():
         return jax.tree.map(jnp.shape, tree)
 
     assert shapes(updated(chain)) == shapes(params)
-    with pytest.raises(ValueError, match="workers"):
+    with pytest.raises(ValueError, match="worker"):
         updated(optax.MultiSteps(chain, 4).gradient_transformation())
     with pytest.raises(TypeError, match="output types"):
         updated(optax.apply_if_finite(chain, 10))
