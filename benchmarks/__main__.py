@@ -89,7 +89,7 @@ def write(folder: pathlib.Path, tables: Tables) -> None:
         "Times are medians over rounds in which every call has a turn; a turn is one warm-up call "
         "and as many calls as take 20 ms together. `w @ G` reads the input once; `copy` reads and "
         "writes it. PyTorch runs eagerly, with the fastest of its expressions and memory layouts. "
-        "How training is compared: [training.md](training.md). The numbers as CSV: "
+        "How training is compared: [throughput.md](throughput.md). The numbers as CSV: "
         "[benchmarks/](benchmarks/).",
     ]
     for name, heading in SECTIONS.items():

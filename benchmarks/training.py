@@ -247,9 +247,9 @@ def measure(dataset: datasets.Dataset, networks: Sequence[str]) -> dict[str, lis
 
 
 def write(folder: pathlib.Path, tables: dict[str, list[dict[str, Any]]]) -> None:
-    """The tables of training.md."""
+    """The tables of throughput.md."""
     text = "\n\n".join([environment(), *map(markdown, tables.values())])
-    page = folder / "training.md"
+    page = folder / "throughput.md"
     page.write_text(written(page.read_text(), "training", text))
 
 
@@ -257,7 +257,7 @@ def main() -> None:
     """Measures, prints, and with `--write` updates the page."""
     parser = Parser(description=__doc__)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
-    parser.add_argument("--write", type=pathlib.Path, help="folder of training.md, for its tables")
+    parser.add_argument("--write", type=pathlib.Path, help="folder of throughput.md, for its tables")
     options = parser.parse_args()
     tables = measure(datasets.load("mnist"), options.networks)
     print("\n\n".join([environment(), *map(markdown, tables.values())]))
