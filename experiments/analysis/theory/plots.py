@@ -59,7 +59,7 @@ def acceptance(table: pd.DataFrame) -> Figure:
     panels.below(
         figure,
         [
-            *(panels.handle(name, look, markers=True) for name, look in looks.items()),
+            *(panels.handle(name, look) for name, look in looks.items()),
             Line2D([], [], color="0.45", linestyle=":", label="aksel as d grows, computed"),
             Line2D([], [], color="0.45", linestyle=_DASHED, label="√(2 ln m), m = (n+1)/2"),
         ],
@@ -146,12 +146,10 @@ def _of_families(
     shown = dict.fromkeys(table["rule"])
     looks = {k: v for names in FAMILIES.values() for k, v in _looks(names).items() if k in shown}
     for ax, names in zip(axes[-len(FAMILIES) :], FAMILIES.values()):
-        handles = [panels.handle(n, looks[n], markers=True) for n in names if n in shown]
+        handles = [panels.handle(n, looks[n]) for n in names if n in shown]
         # Excluded from the layout, which would shrink a panel that is too small for it to nothing.
         ax.legend(handles=handles, fontsize=8, loc="upper left", ncol=2).set_in_layout(False)
-    panels.below(
-        figure, [panels.handle(n, look, markers=True) for n, look in AKSEL.items() if n in shown]
-    )
+    panels.below(figure, [panels.handle(n, look) for n, look in AKSEL.items() if n in shown])
     return figure
 
 
@@ -254,9 +252,9 @@ def breakdown(table: pd.DataFrame) -> Figure:
     panels.head(figure, f"Damage of s liars, n = {n}; the upper end means: as far as they like")
     for ax, names in zip(axes, FAMILIES.values()):
         looks = _looks(names)
-        handles = [panels.handle(name, looks[name], markers=True) for name in names]
+        handles = [panels.handle(name, looks[name]) for name in names]
         ax.legend(handles=handles, fontsize=8, loc="lower right")
-    panels.below(figure, [panels.handle(n, look, markers=True) for n, look in AKSEL.items()])
+    panels.below(figure, [panels.handle(n, look) for n, look in AKSEL.items()])
     return figure
 
 
