@@ -39,7 +39,7 @@ def render(figure: Figure) -> tuple[str, bytes]:
 
 def above(figure: Figure) -> tuple[str, float]:
     """The title of a rendered figure as one line, and its height in points."""
-    title = figure._suptitle
+    title = next((text for text in figure.texts if text.get_gid() == "title"), None)
     if title is None:
         return "", 0.0
     box = title.get_window_extent()

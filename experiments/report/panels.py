@@ -227,14 +227,14 @@ def coinciding(
       log: the axis is logarithmic.
     """
     groups: list[list[str]] = []
-    curves = {
-        name: np.log(part["mean"].clip(lower=1e-300)) if log else part["mean"]
-        for name, part in found.items()
-    }
-    for name, curve in curves.items():
+    for name, part in found.items():
         for group in groups:
-            other = curves[group[0]]
-            if curve.index.equals(other.index) and (curve - other).abs().max() <= 0.01 * height:
+            other = found[group[0]]
+            if not part.index.equals(other.index):
+                continue
+            pair = [one["mean"].to_numpy(float) for one in (part, other)]
+            curve, same = [np.log(np.maximum(one, 1e-300)) for one in pair] if log else pair
+            if np.abs(curve - same).max() <= 0.01 * height:
                 group.append(name)
                 break
         else:

@@ -1,7 +1,7 @@
 """What a study is about and what came of it: title, introduction and summary."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -123,13 +123,13 @@ def _percent(value: float) -> str:
     return f"{markup.percent(value)}\N{NO-BREAK SPACE}%"
 
 
-def _place(line: dict[str, Any], results: pd.DataFrame) -> str:
+def _place(line: Mapping[Any, Any], results: pd.DataFrame) -> str:
     """The rule and the setting of a line of the table."""
     setting = scenes.say({name: line[name] for name in scenes.settings(results)})
     return f"{_defence(line)}, {setting}" if setting else _defence(line)
 
 
-def _defence(line: dict[str, Any]) -> str:
+def _defence(line: Mapping[Any, Any]) -> str:
     return scenes.defence(line["rule"], line.get("mixing", "none"))
 
 
