@@ -11,7 +11,7 @@ from experiments.report import markup, panels, scenes
 
 HELD = 0.05  # a rule that loses at most so much accuracy to an attack holds under it
 BROKEN = 0.5  # a rule that keeps less than this share of its accuracy breaks
-_MOST = 8  # cases in a sentence
+_MOST = 6  # cases in a sentence
 # What all pages say about their words.
 WORDS = (
     "n is the number of workers, s the number of Byzantine ones (liars) in a run, and f the number "

@@ -127,13 +127,13 @@ def test_markers_lie_on_their_line():
     for scale in ("linear", "log"):
         ax = Figure().subplots()
         ax.set_yscale(scale)
-        found = pd.DataFrame({"mean": [1.0, 10.0, 1000.0]}, index=[0, 10, 20])
-        found = found.assign(min=found["mean"], max=found["mean"])
-        panels.line(ax, found, panels.look(0), turn=(1, 4))
+        curves = pd.DataFrame({"mean": [1.0, 10.0, 1000.0]}, index=[0, 10, 20])
+        curves = curves.assign(min=curves["mean"], max=curves["mean"])
+        panels.line(ax, curves, panels.look(0), turn=(1, 4))
         marks = ax.get_lines()[1]
-        known = np.log(found["mean"]) if scale == "log" else found["mean"]
+        known = np.log(curves["mean"]) if scale == "log" else curves["mean"]
         values = np.log(marks.get_ydata()) if scale == "log" else marks.get_ydata()
-        expected = np.interp(marks.get_xdata(), found.index, known)
+        expected = np.interp(marks.get_xdata(), curves.index, known)
         np.testing.assert_allclose(values, expected)
 
 
@@ -149,9 +149,9 @@ def test_lines_that_differ_are_not_said_to_coincide():
     def part(*values):
         return pd.DataFrame({"mean": values}, index=[0, 1])
 
-    found = {"a": part(0.5, 0.6), "b": part(0.505, 0.6), "c": part(0.5, 0.62), "d": part(0.5, 0.6)}
-    assert panels.coinciding(found, 1.0) == [("a", "b", "d")]
-    assert panels.coinciding(found, 0.1) == [("a", "d")]
+    curves = {"a": part(0.5, 0.6), "b": part(0.505, 0.6), "c": part(0.5, 0.62), "d": part(0.5, 0.6)}
+    assert panels.coinciding(curves, 1.0) == [("a", "b", "d")]
+    assert panels.coinciding(curves, 0.1) == [("a", "d")]
 
 
 @pytest.mark.parametrize(
