@@ -257,7 +257,9 @@ def main() -> None:
     """Measures, prints, and with `--write` updates the page."""
     parser = Parser(description=__doc__)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
-    parser.add_argument("--write", type=pathlib.Path, help="folder of throughput.md, for its tables")
+    parser.add_argument(
+        "--write", type=pathlib.Path, help="folder of throughput.md, for its tables"
+    )
     options = parser.parse_args()
     tables = measure(datasets.load("mnist"), options.networks)
     print("\n\n".join([environment(), *map(markdown, tables.values())]))

@@ -139,7 +139,7 @@ def heatmap(part: pd.DataFrame, title: str) -> Figure:
         cbar_kws={"label": "log10 of the damage", "pad": 0.01, "fraction": 0.03},
     )
     axes.set_facecolor("0.9")
-    axes.set(title=f"Damage in errors of the honest mean: {title}", xlabel="", ylabel="")
+    axes.set(title=f"Damage in errors of the honest mean: {title}", xlabel="rule", ylabel="attack")
     axes.tick_params(axis="y", rotation=0, labelsize=8)
     axes.set_xticks(axes.get_xticks(), wide.columns, rotation=50, ha="right", fontsize=8)
     return figure

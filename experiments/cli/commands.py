@@ -185,10 +185,10 @@ def _write_report(
     folder: pathlib.Path, finished: list, grids: Sequence[Config], **more: str
 ) -> str:
     """Writes the report, and returns the tables as text."""
-    from experiments.report import tables  # imported here: matplotlib takes a second
+    from experiments.report import summary, tables  # imported here: matplotlib takes a second
 
-    command, title = "python -m experiments", str(folder.name)
-    about = Config.__doc__ or ""
+    command = "python -m experiments"
+    title, about = summary.title(grids), summary.introduction(grids)
     if "study" in more:
         loaded = studies.load(more["study"])
         title, about = loaded.title, loaded.about

@@ -47,7 +47,8 @@ class RunCommand:
     machines: Machines
     profile: Annotated[str | None, "DIR"] = None
     """Write a profiler's trace of each block to this folder, for Perfetto or TensorBoard, and print
-    the seconds of each stage of training (docs/throughput.md). Results stay the same bit for bit."""
+    the seconds of each stage of training (docs/throughput.md). Results stay the same, bit for
+    bit."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -281,7 +281,9 @@ def write(
             vector, raster = figures.render(drawing.figure)
             (folder / f"{name}.svg").write_text(vector)
             (folder / f"{name}.png").write_bytes(raster)
-            pictures.append(markup.Picture(name, drawing.caption, drawing.setting, vector, raster))
+            title, above = figures.above(drawing.figure)
+            shown = (name, drawing.caption, drawing.setting, title, vector, above)
+            pictures.append(markup.Picture(*shown))
     study = page.Study(*about, grids, blocks, results, pictures, failures)
     (folder / "index.html").write_text(page.html(study))
     return results
