@@ -26,13 +26,13 @@ def functions_of(package: str) -> dict[str, list[str]]:
 
 
 def imports(package: str, keep: Callable[[str], bool]) -> str:
-    """The package's `__init__.py`: its docstring, an import for each module, and `__all__`."""
+    """The package's `__init__.py`: an import for each module, `__all__`, hints for other names."""
     docstring = ast.get_docstring(ast.parse((ROOT / package / "__init__.py").read_text()))
     modules = {
         module: [name for name in names if keep(name)]
         for module, names in functions_of(package).items()
     }
-    lines = [f'"""{docstring}"""', ""]
+    lines = [f'"""{docstring}"""', "", "from byzjax._deprecated import renamed as _renamed"]
     for module, names in modules.items():
         line = f"from {package.replace('/', '.')}.{module} import {', '.join(names)}"
         if len(line) > 100:
@@ -41,6 +41,7 @@ def imports(package: str, keep: Callable[[str], bool]) -> str:
         lines += [line] if names else []
     everything = sorted(name for names in modules.values() for name in names)
     lines += ["", "__all__ = [", *(f'    "{name}",' for name in everything), "]"]
+    lines += ["", "__getattr__ = _renamed(__name__, {})"]
     return "\n".join(lines) + "\n"
 
 
@@ -96,4 +97,6 @@ if __name__ == "__main__":
         write(packages())
     else:  # a new process imports what the lists now name
         subprocess.run([sys.executable, "-m", "tests.generate", "--packages"], check=True)
-        write(pages())
+        from tests import mistakes
+
+        write(pages() | {"docs/mistakes.md": mistakes.page()})

@@ -405,7 +405,8 @@ def test_errors(case):
     ):
         with pytest.raises(ValueError, match=r".") as error:
             case(x, byzantine)
-        assert str(error.value) == f"byzantine must be bool[n] with n=12; got {shown}."
+        text = f"byzantine must be bool[n] with n=12; got {shown}: "
+        assert str(error.value).startswith(text)
     with pytest.raises(ValueError, match=r"^no worker axis: "):
         case(np.ones((), np.float32), np.zeros(12, bool))
 
@@ -457,7 +458,7 @@ def test_little_is_enough_errors():
         attacks.little_is_enough(x, byzantine, f=12)
     with pytest.raises(ValueError, match=r"^direction must be one of minus, plus; got 'up'\.$"):
         attacks.little_is_enough(x, byzantine, direction="up")
-    with pytest.raises(TypeError, match=r"^f must be a Python int; got float\.$"):
+    with pytest.raises(TypeError, match=r"^f must be a Python int; got float"):
         attacks.little_is_enough(x, byzantine, f=3.0)
     with pytest.raises(ValueError, match=r"^non_finite needs NaN, inf or -inf; got value=1\.0\.$"):
         attacks.non_finite(x, byzantine, value=1.0)

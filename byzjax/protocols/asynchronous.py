@@ -12,6 +12,8 @@ from jax import lax
 
 from byzjax import stacked
 from byzjax._checks import static_int
+from byzjax._compiled import taught
+from byzjax._mistakes import shown
 from byzjax._numerics.arrays import copied
 from byzjax.protocols import _workers
 from byzjax.protocols._protocol import Info, Protocol, Traffic
@@ -52,6 +54,7 @@ class AsynchronousState(NamedTuple):
     judges: tuple
 
 
+@taught
 def asynchronous(
     loss_fn: Callable,
     *,
@@ -150,10 +153,14 @@ def asynchronous(
         values = jax.device_get(speeds)
         if not all(0 < speed < math.inf for speed in values):
             raise ValueError(f"speeds must be positive and finite; got {list(map(float, values))}.")
+    if isinstance(judge, str) or callable(judge):
+        raise TypeError(
+            f"judge must hold judges; got {shown(judge)}: write judge=protocols.kardam(f=f)."
+        )
     for each in judge:
         each.check(n)
     damping = damping or constant_damping()
-    stages = _workers.supported(("attack", attack), ("aggregate", rule), ("server", server))
+    stages = _workers.supported("asynchronous", loss_fn, attack=attack, rule=rule, server=server)
     if buffers is not None:
         _workers.try_rule(stages[1], buffers, "in asynchronous these are its buffers", "trusted")
     made = _Asynchronous(loss_fn, judge, damping, buffers, speeds, max_staleness, n, stages)
@@ -198,7 +205,7 @@ class _Asynchronous:
     def step(
         self, state: AsynchronousState, batch: dict, key: jax.Array
     ) -> tuple[AsynchronousState, Info]:
-        of_workers, params = batch["workers"], state.params
+        of_workers, params = _workers.batches(batch, key), state.params
         _workers.check_batch(of_workers, self.n)
         grad = jax.grad(self.loss_fn)
         extra_args = _workers.trusted(self.loss_fn, params, batch, key, self.n)

@@ -10,6 +10,7 @@ import optax
 
 from byzjax import stacked
 from byzjax._checks import static_int
+from byzjax._compiled import taught
 from byzjax._numerics.arrays import copied
 from byzjax._numerics.maps import each_receiver
 from byzjax.protocols import _workers, graphs
@@ -48,6 +49,7 @@ class _Degree(NamedTuple):
     weights: jax.Array
 
 
+@taught
 def gossip(
     loss_fn: Callable,
     *,
@@ -141,7 +143,7 @@ def gossip(
             f"byzantine must be bool[n] with n={n}; got {byzantine.dtype}{list(byzantine.shape)}."
         )
     rule, optimizer, attack = _workers.supported(
-        ("aggregate", rule), ("send", optimizer), ("attack", attack)
+        "gossip", loss_fn, rule=rule, optimizer=optimizer, attack=attack
     )
     for size in sorted({1 + len(near) for near in heard}):
         _workers.try_rule(
@@ -197,7 +199,7 @@ class _Gossip:
         return copied(state)
 
     def step(self, state: GossipState, batch: dict, key: jax.Array) -> tuple[GossipState, Info]:
-        models, of_workers = state.params, batch["workers"]
+        models, of_workers = state.params, _workers.batches(batch, key)
         count = stacked.num_workers(of_workers)
         if count != self.n:
             raise ValueError(f"expected batches of the graph's {self.n} nodes; got {count}.")

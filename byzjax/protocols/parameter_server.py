@@ -12,6 +12,7 @@ from jax import lax
 
 from byzjax import stacked
 from byzjax._checks import positive, static_int
+from byzjax._compiled import taught
 from byzjax._numerics.arrays import copied
 from byzjax._numerics.barrier import fusion_barrier
 from byzjax.protocols import _workers
@@ -31,6 +32,7 @@ class ServerState(NamedTuple):
     stages: tuple
 
 
+@taught
 def parameter_server(
     loss_fn: Callable,
     *,
@@ -124,7 +126,7 @@ def parameter_server(
                 f"got per_round={per_round}, num_workers={num_workers}."
             )
     stages = _workers.supported(
-        ("send", send), ("attack", attack), ("mix", mix), ("aggregate", rule), ("server", server)
+        "parameter_server", loss_fn, send=send, attack=attack, mix=mix, rule=rule, server=server
     )
     made = _ParameterServer(
         loss_fn,
@@ -187,7 +189,7 @@ class _ParameterServer:
 
     def step(self, state: ServerState, batch: dict, key: jax.Array) -> tuple[ServerState, Info]:
         """One step."""
-        params, of_workers = state.params, batch["workers"]
+        params, of_workers = state.params, _workers.batches(batch, key)
         n = stacked.num_workers(of_workers)
         if self.num_workers is not None:
             _workers.check_batch(of_workers, self.num_workers)

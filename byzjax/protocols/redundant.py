@@ -11,7 +11,7 @@ from jax import lax
 
 from byzjax import rules, stacked
 from byzjax._checks import one_of, static_int
-from byzjax._compiled import compiled
+from byzjax._compiled import compiled, taught
 from byzjax._numerics.arrays import copied
 from byzjax.protocols import _workers, codes
 from byzjax.protocols._protocol import Info, Protocol, Traffic
@@ -85,6 +85,7 @@ def vote(updates: PyTree, *, r: int, axis_name: str | None = None) -> PyTree:
     return jax.tree.map(leaf_voted, updates)
 
 
+@taught
 def redundant(
     loss_fn: Callable,
     *,
@@ -199,9 +200,9 @@ def redundant(
         raise ValueError(
             f"redundant needs r to divide num_workers; got r={r}, num_workers={nodes}."
         )
-    attack, rule, server = stages = _workers.supported(
-        ("attack", attack), ("aggregate", rule or aggregate(rules.mean)), ("server", server)
-    )
+    rule = rule or aggregate(rules.mean)
+    stages = _workers.supported("redundant", loss_fn, attack=attack, rule=rule, server=server)
+    attack, rule, server = stages
     made = _Redundant(
         loss_fn, s, server, r, rule, attack, workers_at_once, workers_axis, cyclic, nodes, stages
     )
@@ -248,10 +249,11 @@ class _Redundant:
     ) -> tuple[RedundantState, Info]:
         params, (attacking, ruling, serving) = state.params, state.stages
         n = self.nodes
-        _workers.check_batch(batch["workers"], n)
+        of_workers = _workers.batches(batch, key)
+        _workers.check_batch(of_workers, n)
         extra_args = _workers.trusted(self.loss_fn, params, batch, key, n)
         options = {"at_once": self.workers_at_once, "axis": self.workers_axis}
-        gradients = _workers.gradients(self.loss_fn, params, batch["workers"], key, **options)
+        gradients = _workers.gradients(self.loss_fn, params, of_workers, key, **options)
         with jax.named_scope("send"):
             honest = self.messages(gradients)
         sent, attacking = self.attack.update(honest, attacking, self.message(params), **extra_args)
