@@ -89,14 +89,14 @@ class Config:
     )
     """Actual numbers of Byzantine workers, each at most f. With s = 0 there is no attack, and each
     rule runs once."""
-    seeds: int = 3
+    seeds: int = 5
     """Number of seeds; a seed determines the initial model, the Byzantine workers, the partition
     and the batches."""
     steps: int = 300
     """Training steps."""
     batch_size: int = 16
     """Samples per gradient, drawn with replacement from the worker's own."""
-    learning_rate: float = 0.5
+    learning_rate: float = 0.2
     """The server's initial step size."""
     schedule: str = "constant"
     """Step size schedule: constant, "hyperbolic(k)" (lr / (1 + t / k)), cosine, or "steps(a, b)"
