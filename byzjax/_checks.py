@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from byzjax import _mistakes, stacked
 from byzjax._mistakes import keystr, name_of
+from byzjax._program import nearest
 from byzjax.facts import FACTS, inequality
 
 
@@ -205,7 +206,9 @@ def _no_rows(verb: str, name: str, shape: tuple, expected: tuple) -> None:
 def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     """Checks an option that is a string."""
     if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}.")
+        near = nearest(value, allowed) if isinstance(value, str) else None
+        hint = f" Did you mean {near}?" if near else ""
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}.{hint}")
 
 
 def positive(name: str, value: Any) -> None:

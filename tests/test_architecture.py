@@ -28,10 +28,11 @@ ALGEBRA = [
 ]
 CHECKS = ["byzjax._checks"]
 ALLOWED = {
+    "byzjax._program": [],
     "byzjax._mistakes": MISTAKES,
     "byzjax._compiled": MISTAKES,
     "byzjax._deprecated": MISTAKES,
-    "byzjax._numerics": ["byzjax._numerics"],
+    "byzjax._numerics": ["byzjax._numerics", "byzjax._program"],
     "byzjax.order": [
         "byzjax._checks",
         "byzjax._compiled",
@@ -51,8 +52,8 @@ ALLOWED = {
         "byzjax._deprecated",
         "byzjax._numerics",
     ],
-    "byzjax.facts": [],
-    "byzjax._checks": ["byzjax.facts", "byzjax.stacked", *MISTAKES],
+    "byzjax.facts": ["byzjax._program"],
+    "byzjax._checks": ["byzjax._program", "byzjax.facts", "byzjax.stacked", *MISTAKES],
     "byzjax._signature": MISTAKES,
     "byzjax._slices": ["byzjax._numerics", "byzjax.stacked"],
     "byzjax.solvers": ["byzjax._numerics", "byzjax.stacked", "byzjax.solvers"],
@@ -68,7 +69,10 @@ ALLOWED = {
     ],
     "byzjax.memory": [*ALGEBRA, *CHECKS, "byzjax.rules", "byzjax.memory"],
     "byzjax.mixing": [*ALGEBRA, *CHECKS],
-    "byzjax.attacks": ["byzjax._deprecated", *ALGEBRA, *CHECKS, "byzjax.attacks"],
+    "byzjax.attacks": [
+        *["byzjax._deprecated", *ALGEBRA, *CHECKS, "byzjax._program"],
+        "byzjax.attacks",
+    ],
     "byzjax.transforms": [*ALGEBRA, *CHECKS, "byzjax._signature", "byzjax.rules", "byzjax.mixing"],
     "byzjax.collective": [
         *["byzjax._slices", "byzjax._signature", "byzjax.stacked", "byzjax._compiled"],
@@ -95,7 +99,7 @@ ALLOWED = {
     ],
     "byzjax.theory": [
         *[*ALGEBRA, *CHECKS, "byzjax.facts", "byzjax.rules", "byzjax.influence"],
-        "byzjax._deprecated",
+        *["byzjax._deprecated", "byzjax._program"],
         "byzjax.theory",
     ],
 }
@@ -198,6 +202,7 @@ def arrows(packages):
 
 # The laboratory's packages by layer: each imports from lower layers and from itself.
 FLOORS = (
+    ("text",),
     ("grid", "data", "models"),
     ("training", "studies"),
     ("execution", "report"),

@@ -9,7 +9,6 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
-import tyro
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
@@ -17,6 +16,8 @@ import byzjax
 from experiments.analysis.worst_case import Setting, WorstCase, measure, settings
 from experiments.execution import claims, locks, store
 from experiments.grid import calls, naming
+from experiments.text import arguments as command_line
+from experiments.text import columns
 
 mpl.use("Agg")
 
@@ -35,7 +36,7 @@ def run(config: WorstCase) -> pd.DataFrame:
     folder, lines = folder_of(config), []
     planned = settings(config)
     claims.write_command(folder, "worst-case", naming.decisive(config))
-    for setting in tqdm(planned, unit="rule"):
+    for setting in tqdm(planned, unit="rule", ncols=columns.terminal_width() - 1):
         described: dict[str, Any] = {
             "rule": setting.rule,
             "data": setting.data,
@@ -138,7 +139,7 @@ def heatmap(part: pd.DataFrame, title: str) -> Figure:
         cbar_kws={"label": "log10 of the damage", "pad": 0.01, "fraction": 0.03},
     )
     axes.set_facecolor("0.9")
-    axes.set(title=f"Damage in errors of the honest mean: {title}", xlabel="", ylabel="")
+    axes.set(title=f"Damage in errors of the honest mean: {title}", xlabel="rule", ylabel="attack")
     axes.tick_params(axis="y", rotation=0, labelsize=8)
     axes.set_xticks(axes.get_xticks(), wide.columns, rotation=50, ha="right", fontsize=8)
     return figure
@@ -156,11 +157,11 @@ def _label(value: float) -> str:
 
 def main(arguments: list[str]) -> int:
     """Runs the table; returns the exit status."""
-    config = tyro.cli(WorstCase, prog="python -m experiments worst-case", args=arguments)
+    config = command_line.parse(WorstCase, arguments, prog="python -m experiments worst-case")
     table = run(config)
     paths = write(config, table)
     worst = table[table["attack"] == "gradient_attack"]
-    print(worst.drop(columns=["attack"]).to_string(index=False, float_format="%.3g"))
+    print(columns.of_frame(worst.drop(columns=["attack"]), "%.3g"))
     print("\n".join(str(path) for path in paths))
     print(f"Results: {folder_of(config)}")
     return 0

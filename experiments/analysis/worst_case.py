@@ -12,13 +12,13 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 import byzjax
 from byzjax import attacks, theory
 from experiments.data import datasets
 from experiments.grid import calls, catalogue, specs
 from experiments.models import zoo
+from experiments.text import names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ class WorstCase:
     """Numbers of workers and coordinates."""
     steps: int = 100
     """Steps of each ascent of the white-box attack."""
-    data_dir: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
+    data_dir: Annotated[str | None, "PATH"] = None
     """TFDS folder of prepared data sets; default $TFDS_DATA_DIR, then that of TFDS."""
     download: bool = False
     """Let TFDS fetch what is missing, as for `run`."""
@@ -171,7 +171,7 @@ def settings(config: WorstCase) -> list[Setting]:
     out = []
     for name in config.data:
         if name not in ("gaussian", "mnist"):
-            raise ValueError(f"data must be gaussian or mnist; got {name!r}.")
+            raise ValueError(names.one_of("data", name, ("gaussian", "mnist")))
     if config.download and "mnist" in config.data:
         datasets.load("mnist", data_dir=config.data_dir, download=True)
     for kind, size, text in itertools.product(config.data, config.size, config.rule):

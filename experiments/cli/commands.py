@@ -10,19 +10,19 @@ import time
 from collections.abc import Callable, Sequence
 
 import jax
-import tyro
 from jax.sharding import Mesh
 
 from experiments import studies
-from experiments.cli import folders, material, options
+from experiments.cli import folders, listing, material, options, overview
 from experiments.data import cache, datasets, histograms, partitions
 from experiments.execution import claims, cost, export, hosts, store, sweep
 from experiments.execution.profile import DATA, REPORT, Profile
-from experiments.grid import catalogue, naming, planning
 from experiments.grid import config as configs
+from experiments.grid import naming, planning
 from experiments.grid.config import Config
-from experiments.models import zoo
-from experiments.training import assemble
+from experiments.text import arguments as command_line
+from experiments.text import columns
+from experiments.text.names import counted
 
 # Errors that a user can cause; any other is a bug and shows its traceback.
 USER_ERRORS = (ValueError, TypeError, OSError, ImportError)
@@ -33,17 +33,22 @@ STUDIES = pathlib.Path(__file__).parents[2] / "docs" / "studies"
 def main(arguments: Sequence[str]) -> int:
     """Runs a command; returns the exit status."""
     arguments = list(arguments)
+    if arguments in (["-h"], ["--help"], ["help"]):
+        print(overview.text({name: first_line(command) for name, command in COMMANDS.items()}))
+        arguments = ["--help"]
     name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "run"
-    if name not in COMMANDS:
-        known = ", ".join(COMMANDS)
-        print(f"error: unknown command {name!r}; known: {known}.", file=sys.stderr)
-        return 2
     _keep_compiled_programs()
     try:
+        if name not in COMMANDS:
+            raise ValueError(overview.unknown_command(name, COMMANDS))
+        if name == "run" and arguments and not arguments[0].startswith("-"):
+            raise ValueError(overview.run_takes_options(arguments[0]))
         status = COMMANDS[name](arguments)
         if name not in ("list", "cache") and hosts.leads():
             print(cache.line())
         return status
+    except command_line.HelpShown:
+        return 0
     except cache.MissingDataError as error:
         print(f"error: {error.text(_command(name, arguments))}", file=sys.stderr)
         return 2
@@ -61,9 +66,9 @@ def _command(name: str, arguments: Sequence[str]) -> str:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs a grid given on the command line."""
+    """Trains the grid that the options describe (the default command)."""
     begin = time.perf_counter()
-    command = tyro.cli(options.RunCommand, prog="python -m experiments", args=arguments)
+    command = command_line.parse(options.RunCommand, arguments, prog="python -m experiments run")
     command.machines.join()
     config, profile = command.grid, _profile(command.profile, begin)
     if not naming.is_given("study", arguments):
@@ -80,16 +85,18 @@ def run(arguments: Sequence[str]) -> int:
     train, test = dataset.sizes
     print(
         f"{config.dataset} ({train} + {test} samples), "
-        f"{config.model}, n = {config.n}, f = {config.f}: {len(tasks)} blocks, {runs} runs of "
-        f"{config.steps} steps, into {folder}."
+        f"{config.model}, n = {config.n}, f = {config.f}: {counted(len(tasks), 'block')}, "
+        f"{counted(runs, 'run')} of {counted(config.steps, 'step')}, into {folder}."
     )
     return _run_and_report([config], tasks, folder, data.load, over, profile)
 
 
 def study(arguments: Sequence[str]) -> int:
-    """Runs a study of `experiments/studies`."""
+    """Trains a predefined study: a published claim and its grids."""
     begin = time.perf_counter()
-    command = tyro.cli(options.StudyCommand, prog="python -m experiments study", args=arguments)
+    command = command_line.parse(
+        options.StudyCommand, arguments, prog="python -m experiments study"
+    )
     command.machines.join()
     shard, shards = _shard(command.shard)
     given = {"data_dir": command.data_dir, "download": command.download}
@@ -112,8 +119,8 @@ def study(arguments: Sequence[str]) -> int:
     runs = sum(len(task.block.runs) for task in tasks)
     programs = len({planning.program(task.config, task.block) for task in tasks})
     print(
-        f"{command.name}, {command.edition} edition: {len(grids)} grids, {len(tasks)} blocks, "
-        f"{runs} runs, {programs} programs."
+        f"{command.name}, {command.edition} edition: {counted(len(grids), 'grid')}, "
+        f"{counted(len(tasks), 'block')}, {counted(runs, 'run')}, {counted(programs, 'program')}."
     )
     tasks = sweep.stretch(tasks, shard, shards)
     if command.dry_run:
@@ -135,7 +142,8 @@ def study(arguments: Sequence[str]) -> int:
     if finished is None:
         return 0
     print(profile.report(), end="\n" if profile.wanted else "")
-    print(f"Shard {shard} of {shards}: {len(finished)} of {len(tasks)} blocks are finished.")
+    of = f"{len(finished)} of {counted(len(tasks), 'block')}"
+    print(f"Shard {shard} of {shards}: {of} finished.")
     print(f"Results: {folder}; python -m experiments report {folder} writes index.html.")
     return 0 if len(finished) == len(tasks) else 1
 
@@ -168,7 +176,7 @@ def _run_and_report(
         tables = _write_report(folder, finished, grids, **more)
     print(f"\n{tables}\n")
     print(profile.report(), end="\n" if profile.wanted else "")
-    print(f"{time.perf_counter() - profile.begin:.0f} seconds.")
+    print(f"{counted(round(time.perf_counter() - profile.begin), 'second')}.")
     print(folders.results_line(folder))
     return 0 if len(finished) == len(tasks) else 1
 
@@ -177,10 +185,10 @@ def _write_report(
     folder: pathlib.Path, finished: list, grids: Sequence[Config], **more: str
 ) -> str:
     """Writes the report, and returns the tables as text."""
-    from experiments.report import tables  # imported here: matplotlib takes a second
+    from experiments.report import summary, tables  # imported here: matplotlib takes a second
 
-    command, title = "python -m experiments", str(folder.name)
-    about = Config.__doc__ or ""
+    command = "python -m experiments"
+    title, about = summary.title(grids), summary.introduction(grids)
     if "study" in more:
         loaded = studies.load(more["study"])
         title, about = loaded.title, loaded.about
@@ -190,12 +198,14 @@ def _write_report(
     described = tables.About(title=title, claim=about, command=command)
     failures = [*store.failures(folder), *store.damaged(folder)]
     results = tables.write(folder, finished, grids, described, failures)
-    return tables.text(results)
+    return tables.text(results, columns.terminal_width())
 
 
 def report(arguments: Sequence[str]) -> int:
-    """Writes tables, figures and the page of a study."""
-    command = tyro.cli(options.ReportCommand, prog="python -m experiments report", args=arguments)
+    """Writes tables, figures and index.html from a folder of results."""
+    command = command_line.parse(
+        options.ReportCommand, arguments, prog="python -m experiments report"
+    )
     folder = folders.with_blocks(pathlib.Path(command.folder))
     described, grids, finished = folders.finished(folder)
     more = {name: described[name] for name in ("study", "edition") if name in described}
@@ -211,60 +221,44 @@ def report(arguments: Sequence[str]) -> int:
 
 
 def choose(arguments: Sequence[str]) -> int:
-    """Prints the best setting of each rule, by the worst case on held-out samples."""
-    command = tyro.cli(options.ChooseCommand, prog="python -m experiments choose", args=arguments)
+    """Prints each rule's best setting, by its worst held-out accuracy."""
+    command = command_line.parse(
+        options.ChooseCommand, arguments, prog="python -m experiments choose"
+    )
     from experiments.analysis import choose  # imported here: pandas takes a second
 
     folder = folders.with_blocks(pathlib.Path(command.folder))
     _, grids, finished = folders.finished(folder)
     table = choose.best_settings(finished)
     folders.print_what_is_missing(folder, grids, finished)
-    print(table.to_string(index=False, float_format="%.3f"))
+    print(columns.of_frame(table, "%.3f"))
     return 0
 
 
 def worst_case(arguments: Sequence[str]) -> int:
-    """Measures every attack against every rule."""
+    """Measures how far every attack moves every rule, without training."""
     from experiments.analysis import damage  # imported here: matplotlib takes a second
 
     return damage.main(list(arguments))
 
 
 def theory(arguments: Sequence[str]) -> int:
-    """Compares proved constants with measured errors and the worst inputs of a search."""
+    """Compares proved constants of rules with measured errors."""
     from experiments.analysis.theory import run  # imported here: matplotlib takes a second
 
     return run.main(arguments)
 
 
 def names(arguments: Sequence[str]) -> int:
-    """Lists rules, mixings, attacks, protocols, data sets, models and studies, one per line."""
-    if arguments:
-        raise ValueError(f"list takes no options; got {' '.join(arguments)}.")
-
-    def first_line(function: Callable) -> str:
-        return (function.__doc__ or "").strip().partition("\n")[0]
-
-    tables = {
-        f"{kind}s": {name: first_line(function) for name, function in table.items()}
-        for kind, table in catalogue.TABLES.items()
-    }
-    tables["protocols"] = {name: first_line(f) for name, f in assemble.PROTOCOLS.items()}
-    tables["data sets"] = datasets.DESCRIPTIONS
-    tables["models"] = zoo.DESCRIPTIONS
-    tables["studies"] = {name: studies.load(name).title for name in studies.names()}
-    for title, table in tables.items():
-        print(f"{title}:")
-        width = max(map(len, table))
-        for name, line in table.items():
-            print(f"  {name:<{width}}  {line}")
-        print()
+    """Lists rules, mixings, attacks, protocols, data, models, studies."""
+    command = command_line.parse(options.ListCommand, arguments, prog="python -m experiments list")
+    print(listing.text(command.kind))
     return 0
 
 
 def show_data(arguments: Sequence[str]) -> int:
-    """Shows the labels that each worker holds."""
-    command = tyro.cli(options.DataCommand, prog="python -m experiments data", args=arguments)
+    """Shows how a data set's labels are shared among the workers."""
+    command = command_line.parse(options.DataCommand, arguments, prog="python -m experiments data")
     dataset = datasets.load(command.dataset, data_dir=command.data_dir, download=command.download)
     parts = partitions.partition(dataset.train_y, command.n, command.partition, seed=command.seed)
     print(histograms.describe(dataset, parts))
@@ -287,6 +281,11 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "data": show_data,
     "cache": folders.show_cache,
 }
+
+
+def first_line(command: Callable) -> str:
+    """The first line of a command's docstring."""
+    return (command.__doc__ or "").partition("\n")[0]
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -8,11 +8,10 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-import tyro
-
 from experiments.data import cache, prepared
 from experiments.execution import claims, export, store, strict
 from experiments.grid.config import Config
+from experiments.text import arguments as command_line
 
 
 def as_seen_from_here(path: pathlib.Path) -> pathlib.Path:
@@ -92,8 +91,8 @@ class CacheCommand:
 
 
 def show_cache(arguments: Sequence[str]) -> int:
-    """Shows where results, data and the cache are, and with --clear removes the cache."""
-    command = tyro.cli(CacheCommand, prog="python -m experiments cache", args=arguments)
+    """Shows where results, data and the cache are, or clears the cache."""
+    command = command_line.parse(CacheCommand, arguments, prog="python -m experiments cache")
     if command.clear:
         size = sum(part.bytes for part in cache.parts())
         cache.clear()

@@ -16,6 +16,7 @@ import numpy as np
 
 from experiments.data import convex, prepared
 from experiments.data.prepared import FIELDS, Arrays
+from experiments.text import names
 
 Array = jax.Array | np.ndarray
 
@@ -96,7 +97,7 @@ def load(name: str, *, data_dir: str | Path | None = None, download: bool = Fals
       ImportError: TensorFlow is needed and cannot be imported.
     """
     if name not in SOURCES:
-        raise ValueError(f"unknown data set {name!r}; known: {', '.join(NAMES)}.")
+        raise ValueError(names.unknown("data set", name, NAMES))
     source = SOURCES[name]
     raw = source.read(data_dir, download)
     checksum, num_classes = _checksum(raw), int(raw["train_y"].max()) + 1

@@ -55,7 +55,7 @@ def train(
     program: programs.Program,
     attack: int,
     place: Place,
-    advance: Callable[[int], Any],
+    advance: Callable[..., Any],
 ) -> dict[str, Any]:
     """Trains all runs of a block.
 
@@ -65,7 +65,8 @@ def train(
       program: the program of its rule.
       attack: index of its attack in the program.
       place: folder, checkpoints, devices and profile.
-      advance: called with the number of steps since the last call.
+      advance: called with the number of steps since the last call, `resumed=True` for those of a
+        checkpoint.
 
     Returns:
       The curves of its runs, and the seconds; empty on processes other than the first.
@@ -80,7 +81,7 @@ def train(
     if (resumed := kept.restore(devices.on_one(states, over))) is not None:
         done, states, curves = resumed
         states = devices.on_each(states, over)
-        advance(done * len(block.runs))
+        advance(done * len(block.runs), resumed=True)
     saved = time.perf_counter()
     for step in range(done + config.eval_every, config.steps + 1, config.eval_every):
         states, seen = program.advance(states, np.int32(step - config.eval_every), index, runs)

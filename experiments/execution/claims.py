@@ -66,7 +66,7 @@ def _damaged(path: pathlib.Path, what: str) -> ValueError:
 def _grid(path: pathlib.Path, grid: Any) -> Config:
     if not isinstance(grid, dict):
         raise _damaged(path, "a grid is no object")
-    defaults = {field.name: field.default for field in dataclasses.fields(Config)}
+    defaults = Config().defaults
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in grid.items()
     }

@@ -10,6 +10,7 @@ from experiments.execution.sweep import Task
 from experiments.grid import planning, protocols
 from experiments.grid.config import Config
 from experiments.models import zoo
+from experiments.text.names import counted
 
 # Sustained rates of whole studies (an MLP on MNIST, batch 16, all parts of a step included, on 2
 # cores of an AMD EPYC, JAX 0.10.2); for the GPU from the vendor's figure, not measured. Then the
@@ -48,8 +49,8 @@ def estimate(
         runs[config] = runs.get(config, 0) + len(task.block.runs)
     lines = [
         f"  {config.dataset}, {config.model}, n = {config.n}, f = {config.f}, "
-        f"{config.partition}, {config.momentum_at}, lr {config.learning_rate:g}: {count} runs, "
-        f"{count * flops[config] / 1e12:,.1f} TFLOP"
+        f"{config.partition}, {config.momentum_at}, lr {config.learning_rate:g}: "
+        f"{counted(count, 'run')}, {count * flops[config] / 1e12:,.1f} TFLOP"
         for config, count in runs.items()
     ]
     total = sum(count * flops[config] for config, count in runs.items())
@@ -57,7 +58,8 @@ def estimate(
     for machine, rate in GFLOPS.items():
         training, compiling = total / rate / 1e9, programs * COMPILE_SECONDS
         lines.append(
-            f"About {(training + compiling) / 60:,.0f} minutes on {machine}: "
-            f"{training / 60:,.0f} to train, {compiling / 60:,.0f} to compile {programs} programs."
+            f"About {counted(round((training + compiling) / 60), 'minute')} on {machine}: "
+            f"{training / 60:,.0f} to train, {compiling / 60:,.0f} to compile "
+            f"{counted(programs, 'program')}."
         )
     return "\n".join(lines)

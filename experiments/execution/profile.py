@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from experiments.execution import stages
+from experiments.text.names import counted
 from experiments.training import program as programs
 
 # Lines beside the stages.
@@ -127,7 +128,7 @@ class Profile:
             spent[name] = spent.pop(name, 0.0) + self.spent.get(name, 0.0)
         spent[REST] = total - sum(spent.values())
         width = max(map(len, spent))
-        lines = [f"Seconds by stage, {self.blocks} blocks traced (docs/training.md):"]
+        lines = [f"Seconds by stage, {counted(self.blocks, 'block')} traced (docs/throughput.md):"]
         for name, seconds in (*spent.items(), ("all", total)):
             lines.append(f"  {name:<{width}} {seconds:10.2f} {100 * seconds / total:5.1f} %")
         return "\n".join(lines)

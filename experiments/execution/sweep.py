@@ -14,12 +14,13 @@ from tqdm import tqdm
 
 from experiments.data import datasets
 from experiments.execution import block as blocks
-from experiments.execution import hosts, locks, store
+from experiments.execution import hosts, locks, progress, store
 from experiments.execution.profile import DATA, Profile
 from experiments.execution.store import Task
 from experiments.grid import planning
 from experiments.grid.config import Config
 from experiments.models import zoo
+from experiments.text.names import counted
 from experiments.training import assemble
 from experiments.training import program as programs
 
@@ -90,12 +91,13 @@ def run(
         read = {task.path: store.read_block(task.path, store.PARTS) for task in todo}
         finished = {path: content for path, content in read.items() if content is not None}
     if finished:
-        print(f"{len(finished)} of {len(todo)} blocks are in {folder} already.")
+        of = f"{len(finished)} of {counted(len(todo), 'block')}"
+        print(f"{of} {'is' if len(todo) == 1 else 'are'} in {folder} already.")
         store.warn_of_other_versions(list(finished.values()), over)
     absent = hosts.told(np.array([task.path not in finished for task in todo]))
     missing = [task for task, is_missing in zip(todo, absent) if is_missing]
-    steps = sum(_steps(task) for task in missing)
-    with tqdm(total=steps, unit="step", unit_scale=True, disable=not (missing and lead)) as bar:
+    parts = [_part(task) for task in missing]
+    with progress.Progress(parts, shown=bool(missing) and lead) as bar:
         trainer = _Trainer(folder, load, over, bar, profile or Profile())
         for task in missing:
             with locks.alone(folder / "locks" / task.path.stem, store.in_words(task.described)):
@@ -106,8 +108,13 @@ def run(
     return [finished[task.path] for task in todo if task.path in finished]
 
 
-def _steps(task: Task) -> int:
-    return task.config.steps * len(task.block.runs)
+def _part(task: Task) -> progress.Part:
+    """A block, as the estimate of the time sees it."""
+    config, block = task.config, task.block
+    program, runs = planning.program(config, block), len(block.runs)
+    attacks = len(planning.choices(config, block))
+    like = (program, block.attack.family), program, (program[0], attacks > 1), (program[0],)
+    return progress.Part((program, runs), attacks, like, config.steps * runs)
 
 
 class _Trainer:
@@ -117,12 +124,17 @@ class _Trainer:
       folder: the folder of the study.
       load: loads the data set of a grid.
       over: the devices that the workers are distributed over; None for one.
-      bar: the progress bar, in steps.
+      bar: the progress bar.
       profile: traces the training.
     """
 
     def __init__(
-        self, folder: pathlib.Path, load: Callable, over: Mesh | None, bar: tqdm, profile: Profile
+        self,
+        folder: pathlib.Path,
+        load: Callable,
+        over: Mesh | None,
+        bar: progress.Progress,
+        profile: Profile,
     ):
         self.folder, self.load, self.over, self.bar = folder, load, over, bar
         self.profile = profile
@@ -133,10 +145,10 @@ class _Trainer:
 
     def train(self, task: Task) -> dict[str, Any] | None:
         """Trains, writes and returns a block; None if it failed or another process writes."""
-        lead, before = hosts.leads(), self.bar.n
-        self.bar.set_postfix_str(f"{task.block.rule} under {task.block.attack}")
+        lead = hosts.leads()
+        self.bar.begin(f"{task.block.rule} under {task.block.attack}")
         if not hosts.several() and (content := store.read_block(task.path, store.PARTS)):
-            self.bar.update(_steps(task))  # another process has finished it in the meantime
+            self.bar.end()  # another process has finished it in the meantime
             self.taken += len(task.block.runs)
             return content
         checkpoints = blocks.checkpoints(task, self.folder, self.over)
@@ -144,7 +156,7 @@ class _Trainer:
             content = self._run(task, checkpoints)
         except Exception as error:
             self.failed += 1
-            self.bar.update(before + _steps(task) - self.bar.n)
+            self.bar.end()
             if lead:
                 self._write_failure(task, error)
             if hosts.several():
@@ -172,11 +184,17 @@ class _Trainer:
         known = len(self.program.compiled)
         attack = [spec.family for spec in choices].index(task.block.attack.family)
         place = blocks.Place(self.folder, checkpoints, self.over, self.profile)
+        compiled = self.program.compiled
+
+        def advance(steps: int, resumed: bool = False) -> None:
+            spent = sum(each.seconds for each in compiled[known:])
+            self.bar.advance(steps, spent, resumed=resumed)
+
         log = self.folder / "log.jsonl"
         with self.profile.traced(task.path.stem, self.program, log) as program:
-            content = blocks.train(task, dataset, program, attack, place, self.bar.update)
+            content = blocks.train(task, dataset, program, attack, place, advance)
         self.compiled += known == 0
-        self.compiling += sum(each.seconds for each in self.program.compiled[known:])
+        self.compiling += sum(each.seconds for each in compiled[known:])
         return content
 
     def _failure(self, task: Task) -> pathlib.Path:
@@ -200,8 +218,8 @@ class _Trainer:
         seconds = time.perf_counter() - self.begin
         if runs:
             print(
-                f"{runs} runs in {self.compiled} programs and {seconds:.0f} s: "
-                f"{seconds / runs:.2f} s per run, {100 * self.compiling / seconds:.0f} % of the "
+                f"{counted(runs, 'run')} in {counted(self.compiled, 'program')} and {seconds:.0f} "
+                f"s: {seconds / runs:.2f} s per run, {100 * self.compiling / seconds:.0f} % of the "
                 "time spent compiling."
             )
         if self.taken:

@@ -13,9 +13,13 @@ LONGEST = 60  # characters of a name
 
 def changed(settings: Any) -> dict[str, Any]:
     """The settings of a dataclass that differ from their defaults, but for places."""
-    fields = [field for field in dataclasses.fields(settings) if field.name not in PLACES]
-    values = {field.name: (getattr(settings, field.name), field.default) for field in fields}
-    return {name: value for name, (value, default) in values.items() if value != default}
+    plain = {field.name: field.default for field in dataclasses.fields(settings)}
+    defaults = getattr(settings, "defaults", plain)
+    return {
+        name: getattr(settings, name)
+        for name, default in defaults.items()
+        if name not in PLACES and getattr(settings, name) != default
+    }
 
 
 def decisive(settings: Any) -> dict[str, Any]:

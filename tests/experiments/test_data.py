@@ -70,7 +70,9 @@ def test_normalization_is_per_channel():
 def test_unknown_name():
     known = "digits, mnist, fashion_mnist, cifar10, a9a, mushrooms, spambase, w8a"
     assert ", ".join(datasets.NAMES) == known
-    with pytest.raises(ValueError, match=rf"^unknown data set 'mnsit'; known: {known}\.$"):
+    with pytest.raises(ValueError, match=rf"^unknown data set 'wine'; known: {known}\.$"):
+        datasets.load("wine")
+    with pytest.raises(ValueError, match=r"^unknown data set 'mnsit'; did you mean mnist\?$"):
         datasets.load("mnsit")
 
 

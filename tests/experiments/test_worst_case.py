@@ -39,7 +39,7 @@ def test_f_is_the_rules_limit_and_half_of_it():
         ({"data": ("digits",)}, "data must be gaussian or mnist; got 'digits'."),
         ({"size": ("25",)}, "size must be WORKERSxCOORDINATES, such as 25x100; got '25'."),
         ({"rule": ("krum(f=1)",)}, "f is set to the rule's limit and half of it; omit it from"),
-        ({"rule": ("krumm",)}, "unknown rule 'krumm'; known: mean, median"),
+        ({"rule": ("krumm",)}, "unknown rule 'krumm'; did you mean krum?"),
     ],
 )
 def test_wrong_names(change, message):

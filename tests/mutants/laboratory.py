@@ -389,6 +389,20 @@ MUTANTS = [
         'tests/experiments/test_report.py -k "page_holds"',
     ),
     Mutant(
+        "summary: a model that is not finite does not count as broken",
+        "experiments/report/summary.py",
+        "return not self.finite or self.mean < BROKEN * self.clean",
+        "return self.mean < BROKEN * self.clean",
+        'tests/experiments/test_pictures.py -k "not_finite"',
+    ),
+    Mutant(
+        "panels: all lines have their markers at the same places",
+        "experiments/report/panels.py",
+        "np.arange(place, count, lines)",
+        "np.arange(0, count, lines)",
+        'tests/experiments/test_pictures.py -k "markers_of_their_own"',
+    ),
+    Mutant(
         "findings: the best case of a defence is told as its worst",
         "experiments/analysis/findings.py",
         '["mean"].idxmin()]',

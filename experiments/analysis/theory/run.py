@@ -10,13 +10,15 @@ from typing import Annotated, Any
 
 import jax
 import pandas as pd
-import tyro
 from tqdm import tqdm
 
 import byzjax
 from experiments.analysis.theory import measure, plots, rules
 from experiments.analysis.theory.measure import FULL, PARTS, QUICK
 from experiments.execution import claims, locks, store
+from experiments.text import arguments as command_line
+from experiments.text import columns, names
+from experiments.text.names import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Theory:
     """Only a few sizes and rules, into <results>/theory-quick; takes a minute."""
     results: str = "results"
     """Folder of all studies."""
-    out: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
+    out: Annotated[str | None, "PATH"] = None
     """Also copy tables and figures to this folder, such as docs/theory;
     `python -m experiments.analysis.theory.page docs` then regenerates the tables of
     docs/theory.md."""
@@ -58,12 +60,14 @@ def tables(config: Theory) -> dict[str, pd.DataFrame]:
     sizes = QUICK if config.quick else FULL
     for part in config.part:
         if part not in PARTS:
-            raise ValueError(f"unknown part {part!r}; known: {', '.join(PARTS)}.")
+            raise ValueError(names.unknown("part", part, PARTS))
     tasks = [task for part in config.part for task in PARTS[part](sizes)]
     source = _source()
     claims.write_command(folder(config), "theory", {"quick": config.quick})
     lines: dict[str, list] = {part: [] for part in config.part}
-    for count, task in enumerate(tqdm(tasks, unit="line", disable=None)):
+    for count, task in enumerate(
+        tqdm(tasks, unit="line", disable=None, ncols=columns.terminal_width() - 1)
+    ):
         if count % 50 == 49:
             jax.clear_caches()  # every line is a separate program
         described = task.described | {"byzjax": byzjax.__version__, "source": source}
@@ -96,7 +100,7 @@ def folder(config: Theory) -> pathlib.Path:
 
 def main(arguments: Sequence[str]) -> int:
     """Measures, writes and prints; returns the exit status."""
-    config = tyro.cli(Theory, prog="python -m experiments theory", args=arguments)
+    config = command_line.parse(Theory, arguments, prog="python -m experiments theory")
     by_part = tables(config)
     paths = []
     for part, table in by_part.items():
@@ -110,8 +114,8 @@ def main(arguments: Sequence[str]) -> int:
         target.mkdir(parents=True, exist_ok=True)
         paths = [pathlib.Path(shutil.copy(path, target)) for path in paths]
     for part, table in by_part.items():
-        print(f"\n{part}, {table['seconds'].sum():.0f} seconds")
-        print(table.drop(columns="seconds").to_string(index=False, float_format="%.4g"))
+        print(f"\n{part}, {counted(round(table['seconds'].sum()), 'second')}")
+        print(columns.of_frame(table.drop(columns="seconds"), "%.4g"))
     print("\n".join(map(str, paths)))
     print(f"Results: {folder(config)}")
     return 0
