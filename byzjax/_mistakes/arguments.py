@@ -28,11 +28,12 @@ def unbound(function: Callable, args: tuple, kwargs: Mapping[str, Any]) -> TypeE
         return TypeError(_too_many(*described, args[len(places) :], kwargs, open_ended))
     taken = {p.name for p in places[: len(args)]}
     unknown = [key for key in kwargs if key not in known and key != "axis_name"]
-    unknown = [key for key in unknown if not (places and key == places[0].name and not args)]
+    unknown = [key for key in unknown if not (places and key == places[0].name)]
     if unknown and not open_ended:
         return TypeError(unknown_keyword(name, unknown[0], known))
     if twice := taken & set(kwargs):
-        once = ", ".join([p.name for p in places] + ["..."] * bool(options))
+        more = any(p.name != "axis_name" for p in options)
+        once = ", ".join([p.name for p in places] + ["..."] * more)
         return TypeError(
             f"{name} got {listed(twice)} twice, by position and by name; write {name}({once})."
         )

@@ -3,12 +3,12 @@
 import numbers
 import os
 import sys
+import typing
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import jax
-import numpy as np
 
 from byzjax._mistakes.words import ARRAYS, article, keystr, shown, type_of
 
@@ -23,7 +23,7 @@ _CONVERSIONS = {
     "cupy": "get()",
 }
 
-_OF_NUMPY = (np.ndarray, np.generic)
+_OF_NUMPY = typing.get_args(jax.typing.ArrayLike)[1:4]  # arrays, bools, numbers
 
 
 def no_array(name: str, tree: Any) -> TypeError | None:
