@@ -22,7 +22,7 @@
 # contract, see it fail, fix it, train with it, and find its worst case. *Liars* are Byzantine workers: they
 # may send anything.
 #
-# Takes RUNTIME3
+# Takes 26 s on two cores of an AMD EPYC.
 
 # %%
 # Installs on Colab only. Elsewhere: as docs/start.md says, and pip install matplotlib
@@ -170,13 +170,17 @@ lies = {
     "reversed_gradient": partial(attacks.reversed_gradient, kappa=3.0),
     "distract": distract,
 }
+if FAST:
+    lies.pop("reversed_gradient")
 curves = {(a, r): np.asarray(train(rules[r], lies[a])) for a in lies for r in rules}
-figure, axes = plt.subplots(1, 2, figsize=(11, 3.4), layout="constrained")
-for axis, attack in zip(axes, lies):
+figure, axes = plt.subplots(
+    1, len(lies), figsize=(5.5 * len(lies), 3.4), layout="constrained", squeeze=False
+)
+for axis, attack in zip(axes[0], lies):
     for rule, style in zip(rules, ("-", "-", "-", "--")):
         axis.semilogy(curves[attack, rule], style, label=rule, lw=2)
     axis.set(title=attack, xlabel="step", ylabel="distance to the truth", ylim=(0.1, 1e3))
-axes[1].legend()
+axes[0, -1].legend()
 plt.show()
 
 for (attack, rule), distances in curves.items():
@@ -204,12 +208,14 @@ updates = 0.3 + jax.random.normal(jax.random.key(4), (n, 100))
 honest = np.asarray(updates[~byzantine], np.float64)
 error = np.sqrt(np.sum((honest - honest.mean(axis=0)) ** 2) / (len(honest) * (len(honest) - 1)))
 diameter = max(np.linalg.norm(a - b) for a in honest for b in honest)
+worst = {}
 for name in ("trimmed mean", "nearest (yours)"):
     search = partial(attacks.gradient_attack, rule=rules[name], steps=10 if FAST else 100)
     sent = jax.jit(search)(updates, byzantine)
-    moved = np.linalg.norm(np.asarray(rules[name](sent), np.float64) - honest.mean(axis=0))
-    print(f"{name:16s} moved by {moved / error:.1f} errors of the honest mean")
-    assert moved < bound(n, f) * diameter
+    worst[name] = np.linalg.norm(np.asarray(rules[name](sent), np.float64) - honest.mean(axis=0))
+    print(f"{name:16s} moved by {worst[name] / error:.1f} errors of the honest mean")
+    assert worst[name] < bound(n, f) * diameter
+assert worst["nearest (yours)"] > 1.05 * worst["trimmed mean"]
 
 # %% [markdown]
 # In training your rule was closer to the truth than the trimmed mean, while its worst case is farther away: it selects
