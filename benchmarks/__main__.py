@@ -6,13 +6,13 @@ Other benchmarks run by `python -m benchmarks.NAME`: published (shapes of publis
 attacks, protocols, kardam, spread, agreement.
 """
 
-import argparse
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 from benchmarks import every_rule, rules, timing, training
 from benchmarks.pages import environment, markdown, write_csv
+from byzjax._program import Parser
 from experiments.data import datasets
 
 Rows = list[dict[str, Any]]
@@ -89,7 +89,7 @@ def write(folder: pathlib.Path, tables: Tables) -> None:
         "Times are medians over rounds in which every call has a turn; a turn is one warm-up call "
         "and as many calls as take 20 ms together. `w @ G` reads the input once; `copy` reads and "
         "writes it. PyTorch runs eagerly, with the fastest of its expressions and memory layouts. "
-        "How training is compared: [training.md](training.md). The numbers as CSV: "
+        "How training is compared: [throughput.md](throughput.md). The numbers as CSV: "
         "[benchmarks/](benchmarks/).",
     ]
     for name, heading in SECTIONS.items():
@@ -105,7 +105,7 @@ def write(folder: pathlib.Path, tables: Tables) -> None:
 
 def main() -> None:
     """Measures, prints, and with `--write` updates the page."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = Parser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="ratios at n = 25, d = 1e6 only")
     parser.add_argument("--rounds", type=int, default=9, help="timed rounds (default 9)")
     parser.add_argument("--largest", type=int, default=10**8, help="largest d (default 1e8)")

@@ -4,12 +4,12 @@ Each round is measured on 1,000 random inputs and after 100 gradient ascents (te
 in float64. The command fails if a factor exceeds the proved one.
 """
 
-import argparse
 import pathlib
 import re
 from typing import Any
 
 from benchmarks.pages import environment, write_csv
+from byzjax._program import Parser
 from tests import contraction
 
 INPUTS, ASCENTS, STEPS = 1000, 100, 400
@@ -52,7 +52,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Measures, prints, and with `--write` updates the page."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = Parser(description=__doc__)
     parser.add_argument("--write", type=pathlib.Path, help="folder of agreement.md and the CSV")
     options = parser.parse_args()
     rows = measure()

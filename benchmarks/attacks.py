@@ -5,7 +5,6 @@ attack also writes rows. In a training step the compiler may write them in place
 in a separate function that keeps its argument, all n rows are copied, honest ones included.
 """
 
-import argparse
 import pathlib
 from collections.abc import Callable
 from functools import partial
@@ -20,6 +19,7 @@ from benchmarks import timing
 from benchmarks.pages import environment, markdown, write_csv
 from benchmarks.rules import gaussian
 from byzjax import attacks, stacked
+from byzjax._program import Parser
 
 GOAL = 3.0
 
@@ -118,7 +118,7 @@ def measure(n: int, d: int, f: int, rounds: int) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Measures, prints, and with `--write` updates the page."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = Parser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9, help="timed rounds (default 9)")
     parser.add_argument("--write", type=pathlib.Path, help="folder for attack-cost.md and its CSV")
     options = parser.parse_args()

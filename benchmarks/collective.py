@@ -6,7 +6,6 @@ rules. Programs are compiled for 8 simulated devices with 8 workers and analysed
 sent by `tests.traffic`, memory as reported by the compiler. Nothing depends on the machine's speed.
 """
 
-import argparse
 import math
 import os
 import pathlib
@@ -23,6 +22,7 @@ from jax.sharding import PartitionSpec as P
 
 import byzjax
 from benchmarks.pages import environment, markdown, write_csv, written
+from byzjax._program import Parser
 from byzjax.facts import FACTS
 from tests import traffic
 
@@ -221,7 +221,7 @@ PARTS = {"rules": of_rules, "layouts": of_layouts}
 
 def main() -> None:
     """Measures, prints, and with `--write` updates the page."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = Parser(description=__doc__)
     parser.add_argument("--part", choices=PARTS, nargs="*", default=list(PARTS), help="all")
     parser.add_argument("--write", type=pathlib.Path, help="folder of collective.md")
     options = parser.parse_args()

@@ -5,7 +5,6 @@ workers under little_is_enough with f = 5, batch 25, on synthetic images of the 
 is split into eight simulated devices, which share its cores.
 """
 
-import argparse
 import os
 import pathlib
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ import numpy as np
 
 from benchmarks import timing
 from benchmarks.pages import environment, markdown, write_csv, written
+from byzjax._program import Parser
 from experiments.data import datasets
 from experiments.grid import specs
 from experiments.grid.config import Config
@@ -124,7 +124,7 @@ def made_up() -> datasets.Dataset:
 
 def main() -> None:
     """Measures, prints, and with `--write` updates the page."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = Parser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds (default 5)")
     parser.add_argument("--write", type=pathlib.Path, help="folder of scaling.md, for its tables")
     options = parser.parse_args()

@@ -6,7 +6,6 @@ A direct call looks up its program by the types of its arguments; apart from tha
 long as a call of a function that the user compiled.
 """
 
-import argparse
 import functools
 import pathlib
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from benchmarks import timing
 from benchmarks.every_rule import NAMES, SUBSETS, WRITTEN
 from benchmarks.pages import environment, markdown, write_csv, written
 from byzjax import attacks, stacked
+from byzjax._program import Parser
 from byzjax.facts import FACTS
 from experiments.grid import specs
 
@@ -95,7 +95,7 @@ def rows() -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     """Measures, prints, and writes if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = Parser(description=__doc__)
     parser.add_argument("--write", type=pathlib.Path, help="folder of direct.md, for its table")
     options = parser.parse_args()
     table = list(rows())

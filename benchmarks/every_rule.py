@@ -119,7 +119,7 @@ def plots(rows: list[dict[str, Any]]) -> dict[str, Figure]:
     """Time against n and d on logarithmic axes, with reference lines for a pass and a copy."""
     figures = {}
     for axis, fixed, value in (("n", "d", 10**5), ("d", "n", 25)):
-        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+        figure = Figure(figsize=(6.4, 4.6), layout="constrained")
         axes = figure.subplots()
         for name in (*FOLLOWED, *BESIDE):
             line = [r for r in rows if r["what"] == name and r[fixed] == value]
@@ -132,7 +132,7 @@ def plots(rows: list[dict[str, Any]]) -> dict[str, Figure]:
         axes.set(xscale="log", yscale="log", xlabel=axis, ylabel="milliseconds")
         axes.set_title(f"{fixed} = {value:,}", loc="left")
         axes.grid(alpha=0.3, which="both", linewidth=0.4)
-        axes.legend(frameon=False, fontsize="small", ncols=2)
+        figure.legend(loc="outside lower center", frameon=False, fontsize="small", ncols=4)
         figures[f"time_against_{axis}"] = figure
     return figures
 

@@ -8,7 +8,6 @@ reached 90 %, interpolated linearly between evaluations, and "slower by" is 1 - 
 compared with plain asynchronous training without Byzantine workers.
 """
 
-import argparse
 import pathlib
 from typing import Any
 
@@ -17,10 +16,12 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.pages import environment, markdown, write_csv, written
+from byzjax._program import Parser
 from experiments.data import datasets
 from experiments.grid import planning
 from experiments.grid.config import Config
 from experiments.models import zoo
+from experiments.text.names import counted
 from experiments.training import program as programs
 from experiments.training.runs import block_runs
 
@@ -136,13 +137,13 @@ def percent(share: float) -> str:
 
 def main() -> None:
     """Measures, prints, and with `--write` updates the page."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = Parser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3, help="seeds (default 3)")
     parser.add_argument("--datasets", nargs="+", default=list(LENGTHS), choices=list(LENGTHS))
     parser.add_argument("--write", type=pathlib.Path, help="folder of protocols.md, for its table")
     options = parser.parse_args()
     rows = measure(tuple(options.datasets), options.seeds)
-    table = f"{environment()}; {options.seeds} seeds\n\n{markdown(rows)}"
+    table = f"{environment()}; {counted(options.seeds, 'seed')}\n\n{markdown(rows)}"
     print(table)
     if options.write:
         write_csv(options.write / "benchmarks", {"kardam": rows})

@@ -9,7 +9,6 @@ waits for fresh memory, so that a share may exceed 1. `--write docs` writes acce
 CSV.
 """
 
-import argparse
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +20,7 @@ import byzjax
 from benchmarks import peers, timing, training
 from benchmarks.pages import environment, markdown, write_csv
 from byzjax._numerics import pallas
+from byzjax._program import Parser
 from byzjax.rules import _select
 from experiments.data import datasets
 
@@ -134,7 +134,7 @@ def grid(dataset: datasets.Dataset) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Measures, prints, and with `--write` updates the page."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = Parser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9, help="timed rounds (default 9)")
     parser.add_argument("--d", type=int, help="coordinates (default 1e8; 1e6 on a CPU)")
     parser.add_argument("--no-training", action="store_true", help="skip what needs MNIST")

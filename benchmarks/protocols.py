@@ -6,7 +6,6 @@ parameter server that takes the mean (plain SGD). For asynchronous protocols it 
 arrivals, which are n gradients. Messages and floats are those of a real deployment.
 """
 
-import argparse
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +18,7 @@ from jax import lax
 from benchmarks import timing
 from benchmarks.pages import environment, markdown, write_csv, written
 from byzjax import protocols as library
+from byzjax._program import Parser
 from experiments.grid import specs
 from experiments.grid.config import Config
 from experiments.models import zoo
@@ -84,7 +84,7 @@ def measure(rounds: int) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Measures, prints, and with `--write` updates the page."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = Parser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds (default 7)")
     parser.add_argument("--write", type=pathlib.Path, help="folder of protocols.md, for its table")
     options = parser.parse_args()

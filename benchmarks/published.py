@@ -5,7 +5,6 @@ the fastest of several plain PyTorch expressions. `--write docs` writes the page
 minutes; use an idle machine.
 """
 
-import argparse
 import functools
 import importlib
 import importlib.util
@@ -27,6 +26,7 @@ import byzjax
 from benchmarks import timing
 from benchmarks.pages import environment, markdown, write_csv
 from benchmarks.rules import gaussian
+from byzjax._program import Parser
 from byzjax.facts import FACTS
 
 # Without it the report has no peers.
@@ -497,13 +497,15 @@ def memory() -> list[dict[str, Any]]:
 
 def main() -> None:
     """Measures, prints, and with `--write` updates the page."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = Parser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9, help="timed rounds (default 9)")
     parser.add_argument("--only", default="", help="lines whose name contains this")
     parser.add_argument("--write", type=pathlib.Path, help="folder for published.md and CSV files")
     options = parser.parse_args()
     if options.only and options.write:
         parser.error("--write makes the whole page; omit --only.")
+    if not any(options.only in line.name for line in lines()):
+        parser.error(f"--only: no line's name contains {options.only!r}; one contains 'krum'.")
     timing.with_huge_pages("benchmarks.published")
     package, rows, details = byzfl(), [], []
     for line in lines():

@@ -7,7 +7,6 @@ trimmed_mean with the largest f that the smallest neighbourhood allows, with at 
 nodes in any neighbourhood, and then with f + 1 around one node.
 """
 
-import argparse
 import itertools
 import math
 import pathlib
@@ -22,6 +21,7 @@ from jax import lax
 import byzjax
 from benchmarks.pages import environment, markdown, write_csv, written
 from byzjax import attacks, protocols
+from byzjax._program import Parser
 from byzjax.protocols import graphs
 
 DIM, STEPS, LAST = 20, 100, 20
@@ -185,7 +185,7 @@ def measure_gossip() -> list[dict[str, Any]]:
 
 def main() -> None:
     """Measures, prints, and with `--write` updates the page."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = Parser(description=__doc__)
     parser.add_argument("--write", type=pathlib.Path, help="folder of protocols.md, for its tables")
     options = parser.parse_args()
     tables = {"spread_servers": measure_servers(), "spread_gossip": measure_gossip()}

@@ -15,7 +15,6 @@ that it records itself, for training and evaluation alone.
 MNIST is read through TFDS, and written for ByzFL in the format that it reads.
 """
 
-import argparse
 import contextlib
 import gzip
 import importlib
@@ -31,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.pages import environment, markdown, write_csv, written
+from byzjax._program import Parser
 from experiments.data import datasets
 from experiments.execution import sweep
 from experiments.grid import planning
@@ -247,17 +247,19 @@ def measure(dataset: datasets.Dataset, networks: Sequence[str]) -> dict[str, lis
 
 
 def write(folder: pathlib.Path, tables: dict[str, list[dict[str, Any]]]) -> None:
-    """The tables of training.md."""
+    """The tables of throughput.md."""
     text = "\n\n".join([environment(), *map(markdown, tables.values())])
-    page = folder / "training.md"
+    page = folder / "throughput.md"
     page.write_text(written(page.read_text(), "training", text))
 
 
 def main() -> None:
     """Measures, prints, and with `--write` updates the page."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = Parser(description=__doc__)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
-    parser.add_argument("--write", type=pathlib.Path, help="folder of training.md, for its tables")
+    parser.add_argument(
+        "--write", type=pathlib.Path, help="folder of throughput.md, for its tables"
+    )
     options = parser.parse_args()
     tables = measure(datasets.load("mnist"), options.networks)
     print("\n\n".join([environment(), *map(markdown, tables.values())]))

@@ -1,20 +1,23 @@
 """Checks of arguments, before anything is computed."""
 
+import inspect
 import numbers
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from byzjax import stacked
+from byzjax import _mistakes, stacked
+from byzjax._mistakes import keystr, name_of
+from byzjax._program import nearest
 from byzjax.facts import FACTS, inequality
 
 
 def static_int(name: str, value: Any, *, at_least: int = 0) -> int:
     """`value` as a Python int: hyperparameters such as f must be static under `jit`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        kind = "an array" if isinstance(value, jax.Array) else type(value).__name__
-        raise TypeError(f"{name} must be a Python int; got {kind}.")
+        raise TypeError(_mistakes.no_int(name, value))
     if value < at_least:
         raise ValueError(f"{name} must be at least {at_least}; got {name}={value}.")
     return int(value)
@@ -49,34 +52,163 @@ def enough_workers(
     f = static_int("f", f)
     n = stacked.num_workers(updates)
     stacked.check(updates)
+    if needs is None and name not in FACTS:
+        raise ValueError(
+            f"enough_workers knows no rule {name!r}; for n >= 2f + 1 write "
+            f"enough_workers({name!r}, updates, f, needs=(2, 1))."
+        )
     a, b = FACTS[name].needs if needs is None else needs
     if n < a * f + b:
-        raise ValueError(f"{name} needs {inequality((a, b))}; got n={n}, f={f}.")
+        lists = isinstance(updates, list | tuple) and len(updates) > n
+        hint = f": for a list of {len(updates)} updates write byzjax.stack(updates)" * lists
+        raise ValueError(f"{name} needs {inequality((a, b))}; got n={n}, f={f}{hint}.")
     return n, f
+
+
+_VERBS = {"rule": "aggregate", "mixing": "mix", "attack": "attack"}
+
+
+def right_verb(verb: str, function: Callable) -> None:
+    """Raises if a function of byzjax belongs to another verb, such as a mixing to `aggregate`."""
+    whole, name = getattr(function, "func", function), name_of(function)
+    home = getattr(whole, "__module__", None) or ""
+    if not home.startswith("byzjax."):
+        return
+    kind = FACTS[name].kind if name in FACTS else None
+    if home.startswith("byzjax.attacks."):
+        kind = "attack"
+        first = next(iter(inspect.signature(whole).parameters), "")
+        if verb == "attack" and first != "updates":
+            raise TypeError(
+                f"attack: {name} is no attack, since it does not take updates; write "
+                f"attack(attacks.sign_flip, byzantine), for example."
+            )
+    if kind in _VERBS and _VERBS[kind] != verb:
+        right = _VERBS[kind]
+        raise TypeError(
+            f"{verb}: {name} is {_mistakes.article(kind)}; write byzjax.{right}({name}, ...)."
+        )
+
+
+def static_hyperparameters(function: Callable, given: dict[str, Any]) -> None:
+    """Checks at construction what a function would say only when it is called."""
+    parameters = inspect.signature(function).parameters
+    for name, value in given.items():
+        if name in parameters and parameters[name].annotation in (int, "int"):
+            static_int(name, value)
+
+
+def prng_key(name: str, value: Any) -> None:
+    """Raises if a value is no PRNG key."""
+    if wrong := _mistakes.no_key(name, value):
+        raise wrong
+
+
+def mask_of_workers(byzantine: Any, n: int | None = None) -> None:
+    """Raises if a value is not `bool[n]`.
+
+    Without n, when a transformation is made, None passes: whoever only checks its other arguments
+    has no mask yet. An update raises.
+    """
+    if byzantine is None and n is None:
+        return
+    if isinstance(byzantine, list | tuple) and byzantine:
+        byzantine = jnp.asarray(byzantine)
+    shape, dtype = getattr(byzantine, "shape", None), getattr(byzantine, "dtype", None)
+    if shape is not None and len(shape) == 1 and dtype == "bool" and n in (None, *shape):
+        return
+    size = "" if n is None else f" with n={n}"
+    got = _mistakes.shown(byzantine) if shape is None else f"{dtype}{list(shape)}"
+    text = f"byzantine must be bool[n]{size}; got {got}"
+    if shape == (n,) and dtype != "bool":
+        raise ValueError(f"{text}: for a mask of 0 and 1 write byzantine.astype(bool).")
+    if isinstance(byzantine, set) or (shape and str(dtype).startswith(("int", "uint"))):
+        raise ValueError(f"{text}: for indices write jnp.isin(jnp.arange(n), jnp.array(indices)).")
+    if shape == () or isinstance(byzantine, int):
+        raise ValueError(f"{text}: if the first k attack, write jnp.arange(n) < k.")
+    raise ValueError(f"{text}: one entry per row of the updates, such as jnp.arange(n) < 2.")
+
+
+def before_aggregate(updates: Any, params: Any) -> None:
+    """Raises if the updates of an attack have no worker axis, but the shapes of `params`."""
+    ours = [jnp.shape(leaf) for leaf in jax.tree.leaves(updates)]
+    sizes = {shape[:1] for shape in ours}
+    if len(sizes) > 1 and ours == [jnp.shape(leaf) for leaf in jax.tree.leaves(params)]:
+        raise ValueError(
+            "attack: updates have the shapes of params, without a worker axis; "
+            "in a chain, attack comes before aggregate."
+        )
+
+
+def reduced(name: str, updates: Any, out: Any) -> None:
+    """Raises if a rule has not removed the worker axis."""
+    if jax.tree.structure(out) != jax.tree.structure(updates):
+        return
+    for row, leaf in zip(jax.tree.leaves(updates), jax.tree.leaves(out)):
+        if jnp.shape(leaf) != jnp.shape(row)[1:]:
+            raise ValueError(
+                f"aggregate: {name} returned shape {jnp.shape(leaf)} for updates of "
+                f"{jnp.shape(row)}, expected {jnp.shape(row)[1:]}; a mixing goes to byzjax.mix."
+            )
+
+
+def still_stacked(name: str, updates: Any, out: Any) -> None:
+    """Raises if a mixing has removed the worker axis."""
+    if jax.tree.structure(out) != jax.tree.structure(updates):
+        return
+    for row, leaf in zip(jax.tree.leaves(updates), jax.tree.leaves(out)):
+        if jnp.ndim(leaf) != jnp.ndim(row):
+            raise ValueError(
+                f"mix: {name} returned shape {jnp.shape(leaf)} for updates of {jnp.shape(row)}, "
+                "expected rows of workers; a rule goes to byzjax.aggregate."
+            )
 
 
 def rows_of_params(verb: str, updates: Any, params: Any) -> None:
     """Raises if updates do not have one row per worker of the shapes of `params`."""
+    if wrong := _mistakes.no_array("updates", updates):
+        raise wrong
     ours, structure = jax.tree_util.tree_flatten_with_path(updates)
     theirs, other = jax.tree.flatten(params)
     if other != structure:  # not comparable; also None, if there are no params
+        several = theirs and isinstance(updates, list | tuple) and updates
+        if several and all(jax.tree.structure(part) == other for part in updates):
+            raise TypeError(
+                f"{verb}: a {type(updates).__name__} of {len(updates)} updates is not stacked; "
+                "write byzjax.stack(updates)."
+            )
         return
     for (path, leaf), p in zip(ours, theirs):
         shape, expected = jnp.shape(leaf), jnp.shape(p)
         if shape[1:] != expected or not shape:
-            name = jax.tree_util.keystr(path)
-            whole = ", ".join(map(str, ("n", *expected)))
-            raise ValueError(
-                f"{verb}: updates{name} has shape {shape}, but params{name} {expected}, so "
-                f"({whole}) was expected, one row per worker, as from "
-                "jax.vmap(jax.grad(loss), in_axes=(None, 0))(params, batches)."
-            )
+            _no_rows(verb, keystr(path), shape, expected)
+
+
+def _no_rows(verb: str, name: str, shape: tuple, expected: tuple) -> None:
+    if shape and expected[1:] == shape:
+        raise ValueError(
+            f"{verb}: updates{name} has shape {shape}, but params{name} {expected}: the worker "
+            "axis belongs to the updates; write tx.update(stacked_updates, state, params)."
+        )
+    rows = f"(n{''.join(f', {k}' for k in expected)})"
+    text = f"{verb}: updates{name} has shape {shape}, params{name} {expected}; expected {rows}"
+    if verb in ("mix", "per_worker") and shape == expected:
+        raise ValueError(f"{text}, one row per worker: in a chain, {verb} comes before aggregate.")
+    raise ValueError(
+        _mistakes.fitting(
+            f"{text}, one row per worker: jax.vmap(jax.grad(loss), in_axes=(None, 0))"
+            "(params, batches).",
+            f"{text}, one row per worker.",
+        )
+    )
 
 
 def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     """Checks an option that is a string."""
     if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}.")
+        near = nearest(value, allowed) if isinstance(value, str) else None
+        hint = f" Did you mean {near}?" if near else ""
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}.{hint}")
 
 
 def positive(name: str, value: Any) -> None:

@@ -29,6 +29,8 @@ from typing import Any
 
 import jax
 
+from byzjax import _mistakes
+
 
 class _Tracing(threading.local):
     """Whether this thread is tracing a compiled function: nested calls then compile nothing."""
@@ -37,7 +39,6 @@ class _Tracing(threading.local):
 
 
 _tracing = _Tracing()
-_ARRAYS = typing.get_args(jax.typing.ArrayLike)[:2]  # of JAX and of NumPy
 
 
 def compiled(
@@ -74,7 +75,7 @@ def compiled(
     if function is None:
         return functools.partial(compiled, static=static, check=check, **checks)
     parameters = inspect.signature(function).parameters
-    kinds = {name: _kind(p) for name, p in parameters.items()} | dict.fromkeys(static, _static)
+    kinds = {name: _kind(p) for name, p in parameters.items()} | dict.fromkeys(static, _lenient)
     positional = [p for p in parameters.values() if p.kind is not p.KEYWORD_ONLY]
     names = [p.name for p in positional if p.kind is not p.VAR_KEYWORD]
 
@@ -103,18 +104,17 @@ def compiled(
                 fixed.append((place, value))
             else:
                 data[place] = value
+        if _mistakes.Float64.unsaid:
+            for value in data.values():
+                _mistakes.notice_float64(value)
         positionals = tuple(data.get(i) for i in range(len(args)))
         keywords = {name: data[name] for name in kwargs if name in data}
-        try:
-            return program(_Static(tuple(fixed)), positionals, keywords)
-        except TypeError as error:
-            for place, value in data.items():
-                wrong = _no_array(names[place] if isinstance(place, int) else place, value)
-                if wrong is not None:
-                    raise wrong from None
-            raise error
+        return program(_Static(tuple(fixed)), positionals, keywords)
 
-    wrapper = _at_definition(function, call)
+    def raised(error: Exception, args: tuple, kwargs: dict) -> Exception:
+        return _shortened(_explained(error, function, kinds, args, kwargs))
+
+    wrapper = _at_definition(function, call, raised)
     functools.update_wrapper(wrapper, function)
     vars(wrapper).update(checks=(check, checks), static=tuple(static))
     return wrapper
@@ -160,7 +160,13 @@ def _is_static(annotation: Any) -> bool:
 
 
 def _static(value: Any) -> tuple[bool, Any]:
-    return not _is_array(value), value
+    if _mistakes.is_array(value):
+        raise TypeError("an array where a static value is needed")  # explained below
+    return True, value
+
+
+def _lenient(value: Any) -> tuple[bool, Any]:
+    return not _mistakes.is_array(value), value
 
 
 def _data(value: Any) -> tuple[bool, Any]:
@@ -179,10 +185,6 @@ def _by_value(value: Any) -> tuple[bool, Any]:
     if isinstance(value, tuple) and all(_by_value(part)[0] for part in value):
         return True, value
     return _number(value)
-
-
-def _is_array(value: Any) -> bool:
-    return hasattr(value, "__jax_array__") or isinstance(value, _ARRAYS)
 
 
 class _Static:
@@ -244,16 +246,41 @@ class _Same:
 # --- errors --------------------------------------------------------------------------------------
 
 
-def _no_array(name: str, value: Any) -> TypeError | None:
-    """The error for a leaf that JAX does not accept as an array."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(value):
-        kind = type(leaf)
-        if not (_is_array(leaf) or isinstance(leaf, numbers.Number)):
-            return TypeError(
-                f"{name}{jax.tree_util.keystr(path)} is a {kind.__module__}.{kind.__qualname__}; "
-                "expected an array from JAX or NumPy, or a number."
-            )
-    return None
+def taught(function: Callable) -> Callable:
+    """A function that is not compiled, whose arguments are explained if they do not fit."""
+
+    def call(args: tuple, kwargs: dict) -> Any:
+        return function(*args, **kwargs)
+
+    def raised(error: Exception, args: tuple, kwargs: dict) -> Exception:
+        wrong = _mistakes.unbound(function, args, kwargs) if type(error) is TypeError else None
+        return _shortened(error if wrong is None else wrong)
+
+    return functools.update_wrapper(_at_definition(function, call, raised), function)
+
+
+def _explained(
+    error: Exception, function: Callable, kinds: dict, args: tuple, kwargs: dict
+) -> Exception:
+    """The error, or one that says what to write if the arguments cannot work."""
+    if isinstance(error, NameError) and "axis name" in str(error) and not _tracing.now:
+        return _mistakes.no_axis(function.__name__, kwargs.get("axis_name"))
+    if not isinstance(error, TypeError | ValueError | AttributeError):
+        return error
+    if wrong := _mistakes.unbound(function, args, kwargs):
+        return wrong
+    if str(error).startswith("updates must be") and not _tracing.now:
+        return TypeError(f"{function.__name__}: {error}")
+    whole = inspect.signature(function)
+    for name, value in whole.bind(*args, **kwargs).arguments.items():
+        parameter = whole.parameters[name]
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        static = kinds[name] is _static or kinds[name](value)[0]
+        wrong = _mistakes.no_value(function, parameter, value, error, static=static)
+        if wrong is not None:
+            return wrong
+    return error
 
 
 _HIDDEN = (os.path.dirname(jax.__file__) + os.sep, __file__)
@@ -277,17 +304,21 @@ def _shortened(error: Exception) -> Exception:
 
 
 _WRAPPER = """
-def make(call, shortened):
+def make(call, raised):
     def {name}(*args, **kwargs):
         try:
             return call(args, kwargs)
         except Exception as error:
-            raise shortened(error)
+            wrong = raised(error, args, kwargs)
+        try:
+            raise wrong
+        finally:
+            del wrong
     return {name}
 """
 
 
-def _at_definition(function: Callable, call: Callable) -> Callable:
+def _at_definition(function: Callable, call: Callable, raised: Callable) -> Callable:
     """`call` as a function that tracebacks locate at the decorated definition.
 
     Its globals are those of the function's module, where `doctest` looks for them.
@@ -299,4 +330,4 @@ def _at_definition(function: Callable, call: Callable) -> Callable:
             vars(node).update(lineno=line, end_lineno=line, col_offset=0, end_col_offset=0)
     made: dict[str, Any] = {}
     exec(compile(tree, function.__code__.co_filename, "exec"), function.__globals__, made)
-    return made["make"](call, _shortened)
+    return made["make"](call, raised)

@@ -1,9 +1,11 @@
-"""Deprecated names: they warn for one version and are then removed."""
+"""Names that a module does not have, and deprecated ones, which warn for one version."""
 
 import importlib
 import warnings
 from collections.abc import Callable
 from typing import Any
+
+from byzjax._mistakes import no_attribute
 
 
 def renamed(module: str, names: dict[str, str]) -> Callable[[str], Any]:
@@ -16,7 +18,7 @@ def renamed(module: str, names: dict[str, str]) -> Callable[[str], Any]:
 
     def getattr_of_module(name: str) -> Any:
         if name not in names:
-            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+            raise no_attribute(module, name)
         message = (
             f"{module}.{name} is now {module}.{names[name]}; the old name is removed in byzjax 0.3."
         )

@@ -5,6 +5,18 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple
 
+from byzjax import _mistakes
+from byzjax._mistakes import fitting, name_of
+
+_KINDS = {
+    "attack": "attack",
+    "mix": "mixing",
+    "all_mix": "mixing",
+    "across_devices": "factory",
+    "check_attack": "attack",
+}
+_EXAMPLES = {"key": "jax.random.key(0)"}
+
 
 class Signature(NamedTuple):
     """A function's parameters after the first ones.
@@ -23,6 +35,7 @@ class Signature(NamedTuple):
 def signature(verb: str, function: Callable, given: Iterable[str], *, skip: int) -> Signature:
     """Reads a function's signature and checks the names of the given arguments."""
     given = list(given)
+    must_be_function(verb, function)
     name = name_of(function)
     kinds = inspect.Parameter
     parameters = list(inspect.signature(function).parameters.values())
@@ -31,25 +44,35 @@ def signature(verb: str, function: Callable, given: Iterable[str], *, skip: int)
     open_ended = any(p.kind is kinds.VAR_KEYWORD for p in parameters)
     unknown = [key for key in given if key not in rest and not open_ended]
     if unknown:
-        known = ", ".join(key for key in rest if key != "axis_name") or "nothing else"
-        raise TypeError(f"{verb}: {name} has no parameter {', '.join(unknown)}; it takes {known}.")
+        known = [key for key in rest if key != "axis_name"]
+        raise TypeError(f"{verb}: {_mistakes.unknown_keyword(name, unknown[0], known)}")
     required = [key for key, p in rest.items() if p.default is kinds.empty and key not in given]
     missing = [key for key in required if rest[key].kind is kinds.KEYWORD_ONLY]
     if missing:
-        text = ", ".join(f"{key}=..." for key in missing)
-        raise TypeError(f"{verb}: {name} needs {', '.join(missing)}; write {verb}({name}, {text}).")
+        between = {"attack": ", byzantine", "all_aggregate": ", updates, axis_name"}.get(verb, "")
+        text = ", ".join(f"{key}={_EXAMPLES.get(key, '...')}" for key in missing)
+        needs = f"{verb}: {name} needs {', '.join(missing)}"
+        write = f"{verb}({name}{between}, {text})"
+        raise TypeError(fitting(f"{needs}; write {write}.", f"{needs}."))
     data = tuple(key for key, p in rest.items() if p.kind is not kinds.KEYWORD_ONLY)
     return Signature(name, data, tuple(key for key in data if key in required))
 
 
+def must_be_function(verb: str, function: Callable) -> None:
+    """Raises if a verb was given a name, a result or a transformation instead of a function."""
+    if wrong := _mistakes.no_function(verb, _KINDS.get(verb, "rule"), function):
+        raise wrong
+
+
 def check_axis_name(verb: str, function: Callable) -> None:
     """Raises if a function has no `axis_name`, which tells it that it sees a slice."""
+    must_be_function(verb, function)
     parameters = inspect.signature(function).parameters
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     if not ("axis_name" in parameters or open_ended):
         raise TypeError(
             f"{verb}: {name_of(function)} has no parameter axis_name, so it would take a device's "
-            "slice of the coordinates to be all of them."
+            "slice of the coordinates to be all of them: add one, and give it to byzjax.stacked."
         )
 
 
@@ -123,8 +146,3 @@ def missing_row_inputs(rule: Callable, given: dict) -> dict[str, Callable]:
 
 def _beside_updates(function: Callable) -> list[str]:
     return list(inspect.signature(function).parameters)[1:]
-
-
-def name_of(function: Callable) -> str:
-    whole = getattr(function, "func", function)  # of functools.partial
-    return getattr(whole, "__name__", None) or repr(function)

@@ -16,10 +16,13 @@ import optax
 from jax import lax
 
 from byzjax import _slices
+from byzjax._compiled import taught
+from byzjax._mistakes import listed, no_axis
 from byzjax._signature import check_axis_name, missing_row_inputs, signature
 from byzjax.stacked import PyTree, num_devices, num_workers
 
 
+@taught
 def all_aggregate(
     rule: Callable,
     updates: PyTree,
@@ -77,8 +80,9 @@ def all_aggregate(
              [3.],
              [3.]], dtype=float32)
     """
-    rows, one = _own_rows(updates, stacked, axis_name)
     data = _data_among(arguments, "all_aggregate", rule)
+    _mapped("all_aggregate", axis_name)
+    rows, one = _own_rows(updates, stacked, axis_name)
     slices = _mixed(_slices.exchanged(rows, axis_name), mix, axis_name)
     inputs = {}
     if unknown := missing_row_inputs(rule, arguments):
@@ -90,6 +94,7 @@ def all_aggregate(
     return _slices.gathered(out, one, axis_name)
 
 
+@taught
 def all_mix(
     mixing: Callable, updates: PyTree, axis_name: Any, *, stacked: bool = False, **arguments: Any
 ) -> PyTree:
@@ -127,8 +132,9 @@ def all_mix(
              [0.5],
              [5. ]], dtype=float32)
     """
-    rows, one = _own_rows(updates, stacked, axis_name)
     _data_among(arguments, "all_mix", mixing)
+    _mapped("all_mix", axis_name)
+    rows, one = _own_rows(updates, stacked, axis_name)
     slices = _slices.exchanged(rows, axis_name)
     mixed = mixing(slices, **arguments, axis_name=axis_name)
     before, after = num_workers(slices), num_workers(mixed)
@@ -141,6 +147,7 @@ def all_mix(
     return back if stacked else jax.tree.map(lambda leaf: leaf[0], back)
 
 
+@taught
 def across_devices(
     make: Callable,
     axis_name: Any,
@@ -195,9 +202,11 @@ def across_devices(
     inner = make(**hyperparameters, axis_name=axis_name)
 
     def init(params: PyTree) -> Any:
+        _mapped("across_devices", axis_name)
         return inner.init(_part(params, axis_name))
 
     def update(updates, state, params=None, **extra_args):
+        _mapped("across_devices", axis_name)
         rows, one = _own_rows(updates, stacked, axis_name)
         slices = _mixed(_slices.exchanged(rows, axis_name), mix, axis_name)
         params = None if params is None else _part(params, axis_name)
@@ -216,10 +225,26 @@ def _data_among(given: dict, verb: str, function: Callable, *, skip: int = 1) ->
     """Checks the names of given arguments; returns the names of data, which are updates."""
     check_axis_name(verb, function)
     spec = signature(verb, function, given, skip=skip)
+    if "updates" in spec.missing and not skip:
+        raise TypeError(
+            f"{verb} takes what makes a transformation; {spec.name} is a rule: write "
+            f"{verb}(functools.partial(byzjax.aggregate, {spec.name}), axis_name, ...)."
+        )
     if spec.missing:
         text = ", ".join(f"{name}=..." for name in spec.missing)
-        raise TypeError(f"{verb}: {spec.name} needs {text}")
+        raise TypeError(
+            f"{verb}: {spec.name} needs {listed(spec.missing)}; write "
+            f"{verb}({spec.name}, updates, axis_name, {text})."
+        )
     return [name for name in spec.data if name in given]
+
+
+def _mapped(verb: str, axis_name: Any) -> None:
+    """Raises outside of the mapped axis."""
+    try:
+        num_devices(axis_name)
+    except NameError:
+        raise no_axis(verb, axis_name) from None
 
 
 def _own_rows(updates: PyTree, stacked: bool, axis_name: Any) -> tuple[PyTree, PyTree]:

@@ -5,8 +5,9 @@ tests check, and its row in the tables of `docs/rules.md`. `python -m byzjax.fac
 page, and with `names` the README's lists of names. Proved constants are in `byzjax.theory`.
 """
 
-import sys
 from typing import NamedTuple
+
+from byzjax._program import prints
 
 PROMISES = {
     "range": "every coordinate stays within the honest range",
@@ -544,7 +545,7 @@ They preprocess the rows for any rule, as in `byzjax.mix(byzjax.nearest_neighbor
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["names"]:
-        print(*map(names, ("rule", "memory", "mixing")), sep="\n")
-    else:
-        print(page(), end="")
+    prints(
+        "Prints docs/rules.md; with names, the README's lists of rules and mixings.",
+        {"page": page, "names": lambda: "\n".join(map(names, ("rule", "memory", "mixing")))},
+    )

@@ -8,10 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from byzjax import stacked
-from byzjax._compiled import check_hyperparameters, compiled, static_of
+from byzjax._checks import static_hyperparameters
+from byzjax._compiled import check_hyperparameters, compiled, static_of, taught
+from byzjax._signature import must_be_function
 from byzjax.stacked import PyTree
 
 
+@taught
 def influence(
     rule: Callable,
     updates: PyTree,
@@ -51,6 +54,8 @@ def influence(
       >>> byzjax.influence(byzjax.krum, jnp.array([[0.0], [1.0], [1.6], [2.5], [90.0]]), f=1, m=2)
       Array([0. , 0.5, 0.5, 0. , 0. ], dtype=float32)
     """
+    must_be_function("influence", rule)
+    static_hyperparameters(rule, hyperparameters)
     stacked.num_workers(updates)
     check_hyperparameters(rule, hyperparameters)
     fixed = {name: hyperparameters.pop(name) for name in static_of(rule, hyperparameters)}

@@ -10,6 +10,7 @@ import jax
 
 from byzjax._checks import enough_workers, static_int
 from byzjax._compiled import compiled
+from byzjax._deprecated import renamed as _renamed
 from byzjax._numerics import order
 
 
@@ -173,3 +174,6 @@ def mean_around_trimmed_mean(x: jax.Array, k: int, f: int) -> jax.Array:
 def _check_count(name: str, x: jax.Array, k: int) -> None:
     if static_int("k", k, at_least=1) > x.shape[0]:
         raise ValueError(f"{name} needs k <= n; got k={k}, n={x.shape[0]}.")
+
+
+__getattr__ = _renamed(__name__, {})

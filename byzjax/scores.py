@@ -3,7 +3,9 @@
 import jax
 import jax.numpy as jnp
 
+from byzjax._checks import static_int
 from byzjax._compiled import compiled
+from byzjax._deprecated import renamed as _renamed
 from byzjax._numerics import order
 
 
@@ -23,6 +25,7 @@ def lowest(values: jax.Array, k: int) -> jax.Array:
       >>> lowest(jnp.array([3.0, 1.0, 3.0, 2.0]), 3)
       Array([ True,  True, False,  True], dtype=bool)
     """
+    _check(values, k, at_least=1)
     limit = order.kth_of_rows(values, k)
     below, at = values < limit, values == limit
     places = k - jnp.sum(below, axis=-1, keepdims=True, dtype=jnp.int32)
@@ -45,6 +48,7 @@ def sum_of_lowest(values: jax.Array, k: int) -> jax.Array:
       >>> sum_of_lowest(jnp.array([3.0, 1.0, 3.0, jnp.inf]), 2)
       Array(4., dtype=float32)
     """
+    _check(values, k, at_least=0)
     values = jax.lax.stop_gradient(values)
     if k == 0:
         return jnp.zeros_like(values[..., 0])
@@ -69,9 +73,19 @@ def ranks(values: jax.Array) -> jax.Array:
       >>> ranks(jnp.array([3.0, 1.0, 3.0, 2.0]))
       Array([2, 0, 3, 1], dtype=int32)
     """
+    if values.ndim != 1:
+        raise ValueError(f"ranks needs one value per worker, [n]; got shape {values.shape}.")
     n = values.shape[0]
     index = jnp.arange(n)
     before = (values[None, :] < values[:, None]) | (
         (values[None, :] == values[:, None]) & (index[None, :] < index[:, None])
     )
     return jnp.sum(before, axis=1, dtype=jnp.int32)
+
+
+def _check(values: jax.Array, k: int, *, at_least: int) -> None:
+    if static_int("k", k, at_least=at_least) > values.shape[-1]:
+        raise ValueError(f"the k lowest need k <= n; got k={k}, n={values.shape[-1]}.")
+
+
+__getattr__ = _renamed(__name__, {})

@@ -11,10 +11,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from byzjax import _slices
-from byzjax._signature import check_axis_name, missing_row_inputs, name_of
+from byzjax._compiled import taught
+from byzjax._mistakes import name_of, shown
+from byzjax._signature import check_axis_name, missing_row_inputs
 from byzjax.stacked import PyTree, num_devices, num_workers
 
 
+@taught
 def sharded(
     rule: Callable,
     shardings: PyTree,
@@ -124,7 +127,15 @@ def _read(
     leaves, structure = jax.tree.flatten(shardings)
     for leaf in leaves:
         if not isinstance(leaf, NamedSharding):
-            raise TypeError(f"sharded needs a NamedSharding of every leaf; got {leaf!r}.")
+            raise TypeError(
+                f"sharded needs a NamedSharding of every leaf; got {shown(leaf)}: write "
+                "jax.tree.map(lambda leaf: leaf.sharding, params), with params on a mesh."
+            )
+    if not leaves:
+        raise ValueError(
+            "sharded needs the shardings of one update; got none: write "
+            "jax.tree.map(lambda leaf: leaf.sharding, params)."
+        )
     meshes = {leaf.mesh for leaf in leaves}
     if len(meshes) != 1:
         raise ValueError(f"sharded needs leaves on one mesh; got {len(meshes)} meshes.")

@@ -28,11 +28,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax import stacked
+from byzjax import _checks, _mistakes, stacked
 from byzjax._checks import rows_of_params, static_int
+from byzjax._compiled import check_hyperparameters, taught
 from byzjax._numerics import arrays
 from byzjax._numerics.barrier import fusion_barrier
-from byzjax._signature import signature
+from byzjax._signature import must_be_function, signature
 from byzjax.stacked import PyTree
 
 
@@ -58,6 +59,7 @@ class StepState(NamedTuple):
     inner: Any
 
 
+@taught
 def per_worker(
     transformation: optax.GradientTransformation, num_workers: int
 ) -> optax.GradientTransformationExtraArgs:
@@ -87,6 +89,11 @@ def per_worker(
       Array([[0.1],
              [1. ]], dtype=float32)
     """
+    write = "per_worker(optax.ema(0.9), num_workers=n)"
+    wrong = _mistakes.no_transformation("per_worker", "transformation", transformation, write)
+    if wrong is not None:
+        raise wrong
+    verb = getattr(transformation.update, "verb", None)
     n = static_int("num_workers", num_workers, at_least=1)
     single = optax.with_extra_args_support(transformation)
 
@@ -97,10 +104,15 @@ def per_worker(
     def update(updates, state, params=None, **extra_args):
         if not jax.tree.leaves(updates):
             return updates, state
+        if verb in ("aggregate", "mix"):
+            raise TypeError(
+                f"per_worker acts on one worker's update, {verb} on those of all: write "
+                f"optax.chain(per_worker(...), {verb}(...))."
+            )
+        rows_of_params("per_worker", updates, params)
         rows = stacked.num_workers(updates)
         if rows != n:
             raise ValueError(f"per_worker was made for {n} workers; got updates of {rows}.")
-        rows_of_params("per_worker", updates, params)
         return jax.vmap(lambda u, s: single.update(u, s, params, **extra_args))(updates, state)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -117,6 +129,7 @@ def _own(leaf: Any, worker: jax.Array) -> jax.Array:
     return fold(leaf, worker)
 
 
+@taught
 def attack(
     function: Callable,
     byzantine: jax.Array | Callable,
@@ -150,6 +163,8 @@ def attack(
              [-2.]], dtype=float32)
     """
     call = _Call("attack", function, hyperparameters, key, skip=2)
+    if not callable(byzantine):
+        _checks.mask_of_workers(byzantine)
 
     def apply(updates: PyTree, kwargs: dict, extra_args: dict) -> PyTree:
         who = byzantine(extra_args["step"]) if callable(byzantine) else byzantine
@@ -178,6 +193,7 @@ def _counting(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+@taught
 def mix(
     function: Callable, *, key: jax.Array | None = None, **hyperparameters
 ) -> optax.GradientTransformationExtraArgs:
@@ -204,9 +220,17 @@ def mix(
              [7.]], dtype=float32)
     """
     call = _Call("mix", function, hyperparameters, key, skip=1)
-    return call.transformation(lambda updates, kwargs, _: function(updates, **kwargs))
+
+    def apply(updates: PyTree, kwargs: dict, extra_args: dict) -> PyTree:
+        del extra_args
+        mixed = function(updates, **kwargs)
+        _checks.still_stacked(call.name, updates, mixed)
+        return mixed
+
+    return call.transformation(apply)
 
 
+@taught
 def aggregate(
     rule: Callable, *, key: jax.Array | None = None, **hyperparameters
 ) -> optax.GradientTransformationExtraArgs:
@@ -230,7 +254,14 @@ def aggregate(
       Array([2.], dtype=float32)
     """
     call = _Call("aggregate", rule, hyperparameters, key, skip=1)
-    return call.transformation(lambda updates, kwargs, _: fusion_barrier(rule(updates, **kwargs)))
+
+    def apply(updates: PyTree, kwargs: dict, extra_args: dict) -> PyTree:
+        del extra_args
+        out = rule(updates, **kwargs)
+        _checks.reduced(call.name, updates, out)
+        return fusion_barrier(out)
+
+    return call.transformation(apply)
 
 
 class _Call:
@@ -239,7 +270,13 @@ class _Call:
     def __init__(self, verb: str, function: Callable, given: dict, key: Any, *, skip: int):
         self.verb, self.given, self.key = verb, given, key
         names = [*given, *(() if key is None else ("key",))]
+        must_be_function(verb, function)
+        _checks.right_verb(verb, function)
+        _checks.static_hyperparameters(function, given)
         spec = signature(verb, function, names, skip=skip)
+        check_hyperparameters(getattr(function, "func", function), given)
+        if key is not None:
+            _checks.prng_key("key", key)
         self.name = spec.name
         self.from_extra_args = [name for name in spec.data if name not in names and name != "key"]
         self.required = [name for name in spec.missing if name != "key"]
@@ -263,13 +300,19 @@ class _Call:
         def update(updates, state, params=None, **extra_args):
             if not jax.tree.leaves(updates):  # e.g. a label without leaves
                 return updates, state
-            stacked.num_workers(updates)
             if self.verb != "attack":  # an attack's params in gossip are the nodes'
                 rows_of_params(self.verb, updates, params)
+            else:
+                _checks.before_aggregate(updates, params)
+            stacked.num_workers(updates)
             kwargs = self.arguments(extra_args | ({} if params is None else {"params": params}))
-            if self.key is None:
-                return apply(updates, kwargs, extra_args), state
-            following, key = jax.random.split(state.key)
-            return apply(updates, kwargs | {"key": key}, extra_args), KeyState(following)
+            with jax.named_scope(self.verb):
+                if self.key is None:
+                    return apply(updates, kwargs, extra_args), state
+                following, key = jax.random.split(state.key)
+                return apply(updates, kwargs | {"key": key}, extra_args), KeyState(following)
 
+        vars(update)["verb"] = self.verb  # which per_worker refuses
+        for function in (init, update):  # for Python's own errors
+            function.__qualname__ = f"{self.verb}({self.name}, ...).{function.__name__}"
         return optax.GradientTransformationExtraArgs(init, update)

@@ -325,7 +325,7 @@ def test_derivatives_equal_differences():
         (
             lambda: protocols.trimmed_agreement(np.zeros((6, 1)), f=1.0),
             TypeError,
-            "f must be a Python int; got float.",
+            "f must be a Python int; got float, 1.0: write f=1.",
         ),
         (
             lambda: protocols.safe_area_average(np.zeros((6, 3)), f=1),

@@ -21,35 +21,67 @@ FACES = {"byzjax", "experiments"} | {
 }
 
 # What each package's modules may import from byzjax.
-ALGEBRA = ["byzjax._compiled", "byzjax._numerics", "byzjax.stacked", "byzjax.scores"]
+MISTAKES = ["byzjax._mistakes"]
+ALGEBRA = [
+    *["byzjax._compiled", "byzjax._numerics", "byzjax.stacked", "byzjax.scores"],
+    *MISTAKES,
+]
 CHECKS = ["byzjax._checks"]
 ALLOWED = {
-    "byzjax._compiled": [],
-    "byzjax._deprecated": [],
-    "byzjax._numerics": ["byzjax._numerics"],
-    "byzjax.order": ["byzjax._checks", "byzjax._compiled", "byzjax._numerics"],
+    "byzjax._program": [],
+    "byzjax._mistakes": MISTAKES,
+    "byzjax._compiled": MISTAKES,
+    "byzjax._deprecated": MISTAKES,
+    "byzjax._numerics": ["byzjax._numerics", "byzjax._program"],
+    "byzjax.order": [
+        "byzjax._checks",
+        "byzjax._compiled",
+        "byzjax._deprecated",
+        "byzjax._numerics",
+    ],
     "byzjax.stacked": [
         "byzjax._compiled",
         "byzjax._deprecated",
         "byzjax._numerics",
         "byzjax.stacked",
+        *MISTAKES,
     ],
-    "byzjax.scores": ["byzjax._compiled", "byzjax._numerics"],
-    "byzjax.facts": [],
-    "byzjax._checks": ["byzjax.facts", "byzjax.stacked"],
-    "byzjax._signature": [],
+    "byzjax.scores": [
+        "byzjax._checks",
+        "byzjax._compiled",
+        "byzjax._deprecated",
+        "byzjax._numerics",
+    ],
+    "byzjax.facts": ["byzjax._program"],
+    "byzjax._checks": ["byzjax._program", "byzjax.facts", "byzjax.stacked", *MISTAKES],
+    "byzjax._signature": MISTAKES,
     "byzjax._slices": ["byzjax._numerics", "byzjax.stacked"],
     "byzjax.solvers": ["byzjax._numerics", "byzjax.stacked", "byzjax.solvers"],
-    "byzjax.rules": [*ALGEBRA, *CHECKS, "byzjax._signature", "byzjax.solvers", "byzjax.rules"],
-    "byzjax.influence": ["byzjax._compiled", "byzjax.stacked"],
+    "byzjax.rules": [
+        *["byzjax._deprecated", *ALGEBRA, *CHECKS, "byzjax._signature", "byzjax.solvers"],
+        "byzjax.rules",
+    ],
+    "byzjax.influence": [
+        "byzjax._checks",
+        "byzjax._compiled",
+        "byzjax._signature",
+        "byzjax.stacked",
+    ],
     "byzjax.memory": [*ALGEBRA, *CHECKS, "byzjax.rules", "byzjax.memory"],
     "byzjax.mixing": [*ALGEBRA, *CHECKS],
-    "byzjax.attacks": [*ALGEBRA, *CHECKS, "byzjax.attacks"],
+    "byzjax.attacks": [
+        *["byzjax._deprecated", *ALGEBRA, *CHECKS, "byzjax._program"],
+        "byzjax.attacks",
+    ],
     "byzjax.transforms": [*ALGEBRA, *CHECKS, "byzjax._signature", "byzjax.rules", "byzjax.mixing"],
     "byzjax.collective": [
-        *["byzjax._slices", "byzjax._signature", "byzjax.stacked"],
+        *["byzjax._slices", "byzjax._signature", "byzjax.stacked", "byzjax._compiled"],
+        *MISTAKES,
     ],
-    "byzjax.sharded": ["byzjax._slices", "byzjax._signature", "byzjax.stacked"],
+    "byzjax.sharded": [
+        *["byzjax._slices", "byzjax._signature", "byzjax.stacked", "byzjax._compiled"],
+        *MISTAKES,
+    ],
     "byzjax.protocols": [
         *[
             "byzjax._deprecated",
@@ -63,9 +95,11 @@ ALLOWED = {
     ],
     "byzjax.testing": [
         *["byzjax.facts", "byzjax.transforms", "byzjax._signature", "byzjax.testing"],
+        *["byzjax._compiled", *MISTAKES],
     ],
     "byzjax.theory": [
         *[*ALGEBRA, *CHECKS, "byzjax.facts", "byzjax.rules", "byzjax.influence"],
+        *["byzjax._deprecated", "byzjax._program"],
         "byzjax.theory",
     ],
 }
@@ -168,6 +202,7 @@ def arrows(packages):
 
 # The laboratory's packages by layer: each imports from lower layers and from itself.
 FLOORS = (
+    ("text",),
     ("grid", "data", "models"),
     ("training", "studies"),
     ("execution", "report"),
@@ -215,8 +250,8 @@ def test_the_top_level_has_no_logic():
     tree = ast.parse(MODULES["byzjax"].read_text())
     docstring, *rest = tree.body
     assert isinstance(docstring, ast.Expr)
-    assert all(isinstance(node, ast.ImportFrom | ast.Assign) for node in rest)
-    assert sorted(byzjax.__all__) == byzjax.__all__
+    assert all(isinstance(node, ast.ImportFrom | ast.Assign | ast.AugAssign) for node in rest)
+    assert len(set(byzjax.__all__)) == len(byzjax.__all__)
     public = {name for name in vars(byzjax) if not name.startswith("_")}
     # Submodules become attributes when imported; only listed names are public.
     assert {n for n in public if not isinstance(getattr(byzjax, n), types.ModuleType)} <= set(

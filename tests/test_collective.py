@@ -541,8 +541,14 @@ ERRORS = {
         byzjax.krum,
         {"g": 3},
     ),
-    "all_aggregate: krum needs f; write all_aggregate(krum, f=...).": (byzjax.krum, {}),
-    "all_aggregate: centered_clip needs center=...": (byzjax.centered_clip, {"radius": 1.0}),
+    "all_aggregate: krum needs f; write all_aggregate(krum, updates, axis_name, f=...).": (
+        byzjax.krum,
+        {},
+    ),
+    "all_aggregate: centered_clip needs center; write all_aggregate(centered_clip, ": (
+        byzjax.centered_clip,
+        {"radius": 1.0},
+    ),
     "center has the shapes (3,), but one update has {'a': (3, 5),": (
         byzjax.centered_clip,
         {"radius": 1.0, "center": np.zeros(3)},

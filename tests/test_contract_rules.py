@@ -440,7 +440,9 @@ def test_too_few_workers_for_krum_in_full():
 def test_f_is_a_static_python_int(case):
     x = jnp.ones((12, 2))
     hyper = case.hyper(12, 1)
-    with pytest.raises(TypeError, match=r"^f must be a Python int; got an array\.(\n|$)"):
+    with pytest.raises(
+        TypeError, match=r"^f must be a Python int; got a traced array: write jax\.jit\("
+    ):
         jax.jit(lambda f: case.call(x, f=f, **hyper))(1)
     for f, name in (
         (1.0, "float"),
@@ -448,7 +450,7 @@ def test_f_is_a_static_python_int(case):
         (jnp.array(1), "an array"),
         (None, "NoneType"),
     ):
-        with pytest.raises(TypeError, match=f"^f must be a Python int; got {name}\\.$"):
+        with pytest.raises(TypeError, match=f"^f must be a Python int; got {name}.*: write f=\\w"):
             case.call(x, f=f, **hyper)
     with pytest.raises(ValueError, match=r"^f must be at least 0; got f=-1\.$"):
         case.call(x, f=-1, **hyper)
@@ -462,7 +464,7 @@ def test_unstacked_updates(case):
             ValueError, match=r"^no worker axis: .* is a scalar; stacked updates have"
         ):
             case.call(updates, **case.kwargs(12, 1))
-    with pytest.raises(ValueError, match=r"^leaves disagree on the number of workers: "):
+    with pytest.raises(ValueError, match=r"^leaves disagree on n: "):
         case.call({"w": jnp.ones((12, 2)), "b": jnp.ones((11,))}, **case.kwargs(12, 1))
 
 
@@ -474,7 +476,9 @@ def test_modes_and_other_hyperparameters():
         byzjax.krum(x, f=1, m=10)
     with pytest.raises(ValueError, match=r"^m must be at least 1; got m=0\.$"):
         byzjax.krum(x, f=1, m=0)
-    with pytest.raises(TypeError, match=r"^m must be a Python int; got an array\.(\n|$)"):
+    with pytest.raises(
+        TypeError, match=r"^m must be a Python int; got a traced array: write jax\.jit\("
+    ):
         jax.jit(lambda m: byzjax.krum(x, f=1, m=m))(1)
     with pytest.raises(ValueError, match=r"^minimum_diameter needs f <= 32; got f=33, n=67\.$"):
         byzjax.minimum_diameter(jnp.ones((67, 2)), f=33)
@@ -487,7 +491,7 @@ def test_modes_and_other_hyperparameters():
         byzjax.flag(x, r=13)
     with pytest.raises(ValueError, match=r"^share must be in \(0, 1\]; got share=0\.$"):
         byzjax.sign_guard(x, key=KEY, share=0)
-    with pytest.raises(TypeError, match=r"^updates must be real floats; the array is int32\.$"):
+    with pytest.raises(TypeError, match=r"updates must be real floats; the array is int32: write"):
         byzjax.median(jnp.ones((12, 2), jnp.int32))
 
 

@@ -61,20 +61,20 @@ def test_lists_that_are_no_mistake():
     assert [leaf.shape for leaf in byzjax.krum(layers, f=1)] == [(2, 2)] * 3
     slope_and_offset = (jnp.ones(N), jnp.ones(N))  # two scalar parameters
     assert [leaf.shape for leaf in byzjax.krum(slope_and_offset, f=1)] == [(), ()]
-    with pytest.raises(ValueError, match=r"\[0\]\['b'\] has 2 .*, as byzjax\.stack builds them"):
+    with pytest.raises(ValueError, match=r"a list of 5 trees, .* write byzjax\.stack\(updates\)"):
         byzjax.krum(each_worker(), f=1)
 
 
 # --- dtypes --------------------------------------------------------------------------------------
 
-REAL = r"^updates must be real floats; the array is "
+REAL = r"^\w+: updates must be real floats; the array is "
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.id) for case in CASES])
 def test_rules_refuse_what_is_no_real_float(case):
-    with pytest.raises(TypeError, match=REAL + r"int32\.$"):
+    with pytest.raises(TypeError, match=REAL + r"int32: write updates\.astype\("):
         case(jnp.ones((12, 2), jnp.int32), 1)
-    with pytest.raises(TypeError, match=REAL + r"complex64; put optax\.contrib\.split_real_and_im"):
+    with pytest.raises(TypeError, match=REAL + r"complex64: put optax\.contrib\.split_real_and_im"):
         case(jnp.ones((12, 2), jnp.complex64), 1)
 
 
@@ -111,7 +111,9 @@ def test_complex_updates_as_two_real_ones():
 
 @pytest.mark.parametrize("leaf", ["a word", object()])
 def test_what_is_no_array_at_all(leaf):
-    with pytest.raises(TypeError, match=r"^updates\['b'\] is a builtins\.\w+; expected an array"):
+    with pytest.raises(
+        TypeError, match=r"^updates\['b'\] is an? (str|object).*; expected an array"
+    ):
         byzjax.median({"w": jnp.ones((3, 2)), "b": leaf})
 
 
@@ -135,8 +137,8 @@ def test_a_worker_axis_that_was_forgotten(name, tx):
     params = {"w": jnp.ones((3, 3))}
     with pytest.raises(
         ValueError,
-        match=rf"^{name}: updates\['w'\] has shape \(3, 3\), but params\['w'\] \(3, 3\), so "
-        r"\(n, 3, 3\) was expected, .* jax\.vmap\(jax\.grad\(loss\), in_axes=\(None, 0\)\)",
+        match=rf"^{name}: updates\['w'\] has shape \(3, 3\), params\['w'\] \(3, 3\); expected "
+        r"\(n, 3, 3\), one row per worker(: | from )(jax\.vmap\(jax\.grad|in a chain)",
     ):
         tx.update(params, tx.init(params), params)
 

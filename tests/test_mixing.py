@@ -258,7 +258,7 @@ def test_errors():
         byzjax.bucketing(x, s=0, key=KEY)
     with pytest.raises(ValueError, match=r"^max_norm must be positive; got max_norm=0\.0\.$"):
         byzjax.clip_norms(x, max_norm=0.0)
-    with pytest.raises(TypeError, match=r"^s must be a Python int; got float\.$"):
+    with pytest.raises(TypeError, match=r"^s must be a Python int; got float"):
         byzjax.bucketing(x, s=2.0, key=KEY)
 
 

@@ -529,7 +529,7 @@ def test_types_shapes_and_traffic():
     ("options", "error", "message"),
     [
         ({"num_workers": 0}, ValueError, "num_workers must be at least 1; got num_workers=0."),
-        ({"num_workers": 2.0}, TypeError, "num_workers must be a Python int; got float."),
+        ({"num_workers": 2.0}, TypeError, "num_workers must be a Python int; got float, 2.0"),
         (
             {"judge": protocols.kardam(f=3)},
             ValueError,

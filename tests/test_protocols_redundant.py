@@ -162,7 +162,7 @@ def test_vote_is_a_mixing():
 def test_errors_of_vote():
     with pytest.raises(ValueError, match=r"^vote needs r to divide n; got r=3, n=4\.$"):
         protocols.vote(np.zeros((4, 1), np.float32), r=3)
-    with pytest.raises(TypeError, match=r"^r must be a Python int; got float\.$"):
+    with pytest.raises(TypeError, match=r"^r must be a Python int; got float"):
         protocols.vote(np.zeros((4, 1), np.float32), r=2.0)
 
 
@@ -412,8 +412,8 @@ def test_state_info_and_traffic(code):
             ValueError,
             "code must be one of repetition, cyclic; got 'fountain'.",
         ),
-        ({"s": 1.0}, TypeError, "s must be a Python int; got float."),
-        ({"s": 1, "r": 3.0}, TypeError, "r must be a Python int; got float."),
+        ({"s": 1.0}, TypeError, "s must be a Python int; got float, "),
+        ({"s": 1, "r": 3.0}, TypeError, "r must be a Python int; got float, "),
         (
             {"s": 1, "workers_at_once": 0},
             ValueError,
@@ -424,7 +424,7 @@ def test_state_info_and_traffic(code):
 def test_what_cannot_be_stops_at_construction(options, error, text):
     with pytest.raises(error) as caught:
         protocols.redundant(loss_fn, **{"num_workers": 15, "server": optax.sgd(RATE)} | options)
-    assert str(caught.value) == text
+    assert str(caught.value).startswith(text)
 
 
 @pytest.mark.parametrize("code", [pytest.param("repetition", marks=pytest.mark.slow), "cyclic"])

@@ -128,7 +128,7 @@ def test_a_constant_is_of_one_form():
     assert theory.constants("kappa", "krum", 11, 4) != ()
     assert theory.constants("kappa", "krum", 10, 4) == ()  # too few workers
     assert theory.proved("lambda", "geometric_median", 11, 3, iterations=3) is None
-    with pytest.raises(ValueError, match=r"^there is no rule 'krumm'; known: aksel, "):
+    with pytest.raises(ValueError, match=r"^there is no rule 'krumm'; did you mean 'krum'\?"):
         theory.proved("kappa", "krumm", 11, 3)
     with pytest.raises(ValueError, match=r"^kind must be one of kappa, .*; got 'k'\.$"):
         theory.constants("k", "krum", 11, 3)
@@ -225,7 +225,7 @@ def test_errors_of_the_errors():
         theory.efficiency(byzjax.mean, n=5, d=2, trials=1)
     with pytest.raises(ValueError, match=r"0 <= s < n; got s=5, n=5\.$"):
         theory.angular_error(byzjax.mean, n=5, d=2, s=5, attack=attacks.zero)
-    with pytest.raises(TypeError, match=r"^d must be a Python int; got float\.$"):
+    with pytest.raises(TypeError, match=r"^d must be a Python int; got float"):
         theory.selection_probability(byzjax.mean, n=5, d=2.0, s=1, attack=attacks.zero)
     with pytest.raises(ValueError, match=r"at least 2 values; got 1\.$"):
         theory.estimate(jnp.ones(1))

@@ -22,7 +22,7 @@ def sum_dtype(dtype: Any) -> jnp.dtype:
       dtype('float32')
     """
     with jax.numpy_dtype_promotion("standard"):
-        return jnp.promote_types(dtype, jnp.float32)
+        return jax.dtypes.canonicalize_dtype(jnp.promote_types(dtype, jnp.float32))
 
 
 def copied(tree: Any) -> Any:

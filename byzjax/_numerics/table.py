@@ -1,6 +1,7 @@
 """Prints the table of docs/numerics.md: `python -m byzjax._numerics.table`."""
 
 from byzjax._numerics import FORMS, thresholds
+from byzjax._program import prints
 
 
 def table() -> str:
@@ -18,4 +19,4 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    print(table())
+    prints("Prints the table of docs/numerics.md.", {"": table})

@@ -1,5 +1,6 @@
 """Attacks: functions that replace Byzantine rows of stacked updates or poison their data."""
 
+from byzjax._deprecated import renamed as _renamed
 from byzjax.attacks.adaptive import default_starts, gradient_attack, strongest
 from byzjax.attacks.bounded import min_max, min_sum
 from byzjax.attacks.data import add_trigger, flip_labels
@@ -60,3 +61,5 @@ __all__ = [
     "strongest",
     "zero",
 ]
+
+__getattr__ = _renamed(__name__, {})

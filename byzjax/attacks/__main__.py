@@ -3,11 +3,11 @@
 import importlib
 import inspect
 import re
-import sys
 from collections.abc import Callable
 from types import ModuleType
 
 from byzjax import attacks
+from byzjax._program import prints
 
 SECTIONS = {
     "From honest statistics": "statistical",
@@ -78,4 +78,7 @@ def names() -> str:
 
 
 if __name__ == "__main__":
-    print(names() if sys.argv[1:] == ["names"] else page().removesuffix("\n"))
+    prints(
+        "Prints docs/attacks.md, from the docstrings; with names, the README's list of attacks.",
+        {"page": page, "names": names},
+    )

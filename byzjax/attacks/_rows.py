@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from byzjax import stacked
+from byzjax._checks import mask_of_workers
 from byzjax._numerics.arrays import root, wide
 from byzjax._numerics.barrier import fusion_barrier
 from byzjax._numerics.rows import sum_squares
@@ -14,13 +15,10 @@ from byzjax.stacked import PyTree
 
 def mask(updates: PyTree, byzantine: jax.Array) -> jax.Array:
     """`byzantine` as `bool[n]`, checked against the updates."""
-    n, byzantine = stacked.num_workers(updates), jnp.asarray(byzantine)
+    n = stacked.num_workers(updates)
     stacked.check(updates)
-    if byzantine.shape != (n,) or byzantine.dtype != jnp.bool_:
-        raise ValueError(
-            f"byzantine must be bool[n] with n={n}; got {byzantine.dtype}{list(byzantine.shape)}."
-        )
-    return byzantine
+    mask_of_workers(byzantine, n)
+    return jnp.asarray(byzantine)
 
 
 def column(byzantine: jax.Array, leaf: jax.Array) -> jax.Array:

@@ -12,8 +12,9 @@ import optax
 from jax import lax
 
 from byzjax import stacked
-from byzjax._checks import static_int
-from byzjax._compiled import compiled
+from byzjax._checks import mask_of_workers, prng_key, static_int
+from byzjax._compiled import compiled, taught
+from byzjax._mistakes import no_function
 from byzjax._numerics.arrays import copied, wide
 from byzjax.attacks import _rows
 from byzjax.stacked import PyTree
@@ -100,6 +101,9 @@ def alternating(*attacks: Callable, every: int = 1) -> Callable:
     every = static_int("every", every, at_least=1)
     if not attacks:
         raise ValueError("alternating needs at least one attack; got none.")
+    for attack in attacks:
+        if wrong := no_function("alternating", "attack", attack):
+            raise wrong
 
     def attack_of_step(updates: PyTree, byzantine: jax.Array, step: jax.Array) -> PyTree:
         return lax.switch((step // every) % len(attacks), attacks, updates, byzantine)
@@ -128,6 +132,7 @@ class MimicState(NamedTuple):
     key: jax.Array
 
 
+@taught
 def mimic(
     byzantine: jax.Array, *, key: jax.Array, warmup: int = 100
 ) -> optax.GradientTransformationExtraArgs:
@@ -169,6 +174,8 @@ def mimic(
     Bucketing, ICLR 2022 (arXiv:2006.09365), section 3.2 and appendix.
     """
     warmup = static_int("warmup", warmup, at_least=1)
+    mask_of_workers(byzantine)
+    prng_key("key", key)
 
     def init(params: PyTree) -> MimicState:
         def zeros() -> PyTree:
@@ -180,6 +187,7 @@ def mimic(
         del params
         if not jax.tree.leaves(updates):
             return updates, state
+        updates = jax.tree.map(jnp.asarray, updates)
         senders, mask = _senders(updates, byzantine, extra_args)
         rows = jax.tree.map(wide, updates)
         good = ~mask & jnp.isfinite(stacked.squared_norms(rows))
@@ -277,6 +285,7 @@ class StaleState(NamedTuple):
     before: PyTree
 
 
+@taught
 def stale(byzantine: jax.Array, *, delay: int = 1) -> optax.GradientTransformationExtraArgs:
     r"""Slow workers: their updates are `delay` steps old, counting steps they take part in.
 
@@ -310,16 +319,19 @@ def stale(byzantine: jax.Array, *, delay: int = 1) -> optax.GradientTransformati
     Reference: asynchronous SGD, as in Damaskinos et al., Kardam, ICML 2018 (arXiv:1802.07928).
     """
     delay = static_int("delay", delay, at_least=1)
+    mask_of_workers(byzantine)
     n = jnp.shape(byzantine)[0]
 
     def init(params: PyTree) -> StaleState:
-        ring = jax.tree.map(lambda p: jnp.zeros((delay, n, *jnp.shape(p)), p.dtype), params)
+        params = jax.tree.map(jnp.asarray, params)
+        ring = jax.tree.map(lambda p: jnp.zeros((delay, n, *p.shape), p.dtype), params)
         return StaleState(jnp.zeros(n, jnp.int32), ring)
 
     def update(updates, state, params=None, **extra_args):
         del params
         if not jax.tree.leaves(updates):
             return updates, state
+        updates = jax.tree.map(jnp.asarray, updates)
         senders, mask = _senders(updates, byzantine, extra_args)
         steps = state.step[senders]
         place, first = steps % delay, steps == 0

@@ -3,9 +3,11 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from byzjax._checks import positive, rows_of_params, static_int
+from byzjax._compiled import taught
 from byzjax.memory._state import like, nothing
 from byzjax.rules._clip import clipped_about
 from byzjax.stacked import PyTree
@@ -21,6 +23,7 @@ class CenterState(NamedTuple):
     center: PyTree
 
 
+@taught
 def centered_clipping(
     *, radius: float, iterations: int = 1, axis_name: str | None = None
 ) -> optax.GradientTransformationExtraArgs:
@@ -66,6 +69,7 @@ def centered_clipping(
         if not jax.tree.leaves(updates):
             return updates, state
         rows_of_params("centered_clipping", updates, params)
+        updates = jax.tree.map(jnp.asarray, updates)
         center = clipped_about(updates, state.center, radius, iterations, axis_name)
         out = jax.tree.map(lambda c, sent: c.astype(sent.dtype), center, updates)
         return out, CenterState(like(state.center, center))

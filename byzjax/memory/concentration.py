@@ -8,6 +8,7 @@ import optax
 
 from byzjax import stacked
 from byzjax._checks import one_of, positive, static_int
+from byzjax._compiled import taught
 from byzjax._numerics import order
 from byzjax._numerics.arrays import copied
 from byzjax.memory._state import (
@@ -39,6 +40,7 @@ class ConcentrationState(NamedTuple):
     good: jax.Array
 
 
+@taught
 def concentration_filter(
     num_workers: int,
     *,

@@ -8,6 +8,7 @@ import optax
 
 from byzjax import stacked
 from byzjax._checks import positive, static_int
+from byzjax._compiled import taught
 from byzjax.memory._state import added, finite_rows, nothing, only, rows_of, senders_of, with_rows
 from byzjax.stacked import PyTree
 
@@ -22,6 +23,7 @@ class HistoryState(NamedTuple):
     history: PyTree
 
 
+@taught
 def foolsgold(
     num_workers: int, *, confidence: float = 1.0, divide: bool = True, axis_name: str | None = None
 ) -> optax.GradientTransformationExtraArgs:

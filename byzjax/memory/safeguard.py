@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import optax
 
 from byzjax import stacked
-from byzjax._checks import not_negative, positive, static_int
+from byzjax._checks import not_negative, positive, prng_key, static_int
+from byzjax._compiled import taught
+from byzjax._mistakes import shown
 from byzjax._numerics.arrays import copied
 from byzjax.memory._state import (
     added,
@@ -40,6 +42,7 @@ class SafeguardState(NamedTuple):
     key: Any
 
 
+@taught
 def safeguard(
     num_workers: int,
     *,
@@ -109,6 +112,9 @@ def safeguard(
     Gradient Descent, ICLR 2021 (arXiv:2012.14368), Algorithm 1.
     """
     n = static_int("num_workers", num_workers, at_least=1)
+    for name, pair in {"windows": windows, "thresholds": thresholds}.items():
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise TypeError(f"{name} must be a pair (short, long); got {shown(pair)}.")
     short, long = (static_int("windows", window, at_least=1) for window in windows)
     if short > long:
         raise ValueError(f"windows must be (short, long), short <= long; got {(short, long)}.")
@@ -119,6 +125,8 @@ def safeguard(
     known = isinstance(noise, int | float)
     if known and noise > 0 and key is None:
         raise ValueError("safeguard needs key=... where noise is above 0.")
+    if key is not None:
+        prng_key("key", key)
     noisy = key is not None and not (known and noise == 0)
 
     def init(params: PyTree) -> SafeguardState:

@@ -1,5 +1,6 @@
 """Shared by protocols: gradients of the workers, choice of messages, selection of honest rows."""
 
+import inspect
 from collections.abc import Callable
 
 import jax
@@ -8,6 +9,8 @@ import optax
 from jax import lax
 
 from byzjax import stacked
+from byzjax._checks import prng_key
+from byzjax._mistakes import name_of, no_transformation, shown
 from byzjax._numerics.maps import each
 from byzjax.stacked import PyTree
 
@@ -44,7 +47,20 @@ def gradients(
             return each(lambda p, b, k: grad(p, b, key=k), models, batch, keys, at_once=at_once)
         return each(lambda b, k: grad(params, b, key=k), batch, keys, at_once=at_once)
 
-    return shard_workers(local, batch, numbers, *([params] if own else []), axis=axis)
+    with jax.named_scope("gradient"):
+        return shard_workers(local, batch, numbers, *([params] if own else []), axis=axis)
+
+
+def batches(batch: dict, key: jax.Array) -> PyTree:
+    """The workers' batches of a step, whose arguments are checked."""
+    prng_key("key", key)
+    if not isinstance(batch, dict) or "workers" not in batch:
+        got = f"the keys {sorted(map(str, batch))}" if isinstance(batch, dict) else shown(batch)
+        raise TypeError(
+            'a step needs batch={"workers": ...}, whose leaves have shape [n, ...], one batch for '
+            f"each worker; got {got}."
+        )
+    return batch["workers"]
 
 
 def check_batch(of_workers: PyTree, n: int) -> None:
@@ -59,7 +75,8 @@ def trusted(loss_fn: Callable, params: PyTree, batch: dict, key: jax.Array, n: i
     if "trusted" not in batch:
         return {}
     trusted_key = jax.random.fold_in(key, n)
-    return {"trusted": jax.grad(loss_fn)(params, batch["trusted"], key=trusted_key)}
+    with jax.named_scope("gradient"):
+        return {"trusted": jax.grad(loss_fn)(params, batch["trusted"], key=trusted_key)}
 
 
 def shard_workers(function: Callable, *args: PyTree, axis: str | None) -> PyTree:
@@ -112,7 +129,8 @@ def stepped(params: PyTree, updates: PyTree) -> PyTree:
                 "parameters behind byzjax.aggregate, not around it, as in "
                 "optax.chain(byzjax.aggregate(...), optax.partition(...))."
             )
-    return optax.apply_updates(params, updates)
+    with jax.named_scope("server"):
+        return optax.apply_updates(params, updates)
 
 
 def try_rule(rule: optax.GradientTransformationExtraArgs, size: int, rows: str, *data: str) -> None:
@@ -128,11 +146,73 @@ def try_rule(rule: optax.GradientTransformationExtraArgs, size: int, rows: str, 
         raise ValueError(f"{str(error).rstrip('.')}; {rows}, {size} rows.") from error
 
 
+def _takes_key(loss_fn: Callable) -> bool:
+    try:
+        parameters = inspect.signature(loss_fn).parameters.values()
+    except (TypeError, ValueError):  # of some builtin
+        return True
+    return any(p.name == "key" or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+_EXAMPLES = {
+    "mix": "byzjax.mix(byzjax.nearest_neighbors, f=f)",
+    "optimizer": "optax.sgd(0.1)",
+    "send": "byzjax.per_worker(optax.ema(0.9), num_workers=n)",
+    "server": "optax.sgd(0.1)",
+} | dict.fromkeys(("attack", "attack_models"), "byzjax.attack(attacks.sign_flip, byzantine)")
+
+_SCOPES = dict.fromkeys(("rule", "pull", "contract"), "aggregate")
+_SCOPES |= {"attack_models": "attack", "optimizer": "send"}
+
+
 def supported(
-    *stages: optax.GradientTransformation | None,
+    protocol: str, loss_fn: Callable, **stages: optax.GradientTransformation | None
 ) -> tuple[optax.GradientTransformationExtraArgs, ...]:
-    """The stages, None as the identity, each accepting extra arguments."""
-    return tuple(optax.with_extra_args_support(stage or optax.identity()) for stage in stages)
+    """The stages, each accepting extra arguments and in a `jax.named_scope`; None is the identity.
+
+    Raises:
+      TypeError: one is not a transformation, `loss_fn` is not a function, or the rule leaves the
+        worker axis.
+    """
+    if not callable(loss_fn):
+        raise TypeError(
+            f"{protocol}: loss_fn must be a function, loss_fn(params, batch, key=None); "
+            f"got {shown(loss_fn)}."
+        )
+    if not _takes_key(loss_fn):
+        raise TypeError(
+            f"{protocol}: {name_of(loss_fn)} must take key, used or not: write "
+            "def loss_fn(params, batch, key=None)."
+        )
+    for name, stage in stages.items():
+        example = _EXAMPLES.get(name, "byzjax.aggregate(byzjax.krum, f=f)")
+        write = f"{name}={example}"
+        wrong = stage is not None and no_transformation(protocol, name, stage, write)
+        if wrong:
+            raise wrong
+        verb = getattr(getattr(stage, "update", None), "verb", None)
+        if name in ("rule", "pull", "contract") and verb in ("attack", "mix"):
+            raise TypeError(
+                f"{protocol}: {name} must remove the worker axis, which byzjax.{verb} keeps: "
+                f"write {write}, or optax.chain(byzjax.{verb}(...), byzjax.aggregate(...))."
+            )
+    return tuple(
+        _in_scope(_SCOPES.get(name, name), stage or optax.identity())
+        for name, stage in stages.items()
+    )
+
+
+def _in_scope(
+    name: str, stage: optax.GradientTransformation
+) -> optax.GradientTransformationExtraArgs:
+    """A stage whose operations carry a name, which profiles show."""
+    stage = optax.with_extra_args_support(stage)
+
+    def update(updates, state, params=None, **extra_args):
+        with jax.named_scope(name):
+            return stage.update(updates, state, params, **extra_args)
+
+    return optax.GradientTransformationExtraArgs(stage.init, update)
 
 
 def floats(params: PyTree) -> int:

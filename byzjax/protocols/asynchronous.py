@@ -12,6 +12,8 @@ from jax import lax
 
 from byzjax import stacked
 from byzjax._checks import static_int
+from byzjax._compiled import taught
+from byzjax._mistakes import shown
 from byzjax._numerics.arrays import copied
 from byzjax.protocols import _workers
 from byzjax.protocols._protocol import Info, Protocol, Traffic
@@ -52,6 +54,7 @@ class AsynchronousState(NamedTuple):
     judges: tuple
 
 
+@taught
 def asynchronous(
     loss_fn: Callable,
     *,
@@ -150,10 +153,14 @@ def asynchronous(
         values = jax.device_get(speeds)
         if not all(0 < speed < math.inf for speed in values):
             raise ValueError(f"speeds must be positive and finite; got {list(map(float, values))}.")
+    if isinstance(judge, str) or callable(judge):
+        raise TypeError(
+            f"judge must hold judges; got {shown(judge)}: write judge=protocols.kardam(f=f)."
+        )
     for each in judge:
         each.check(n)
     damping = damping or constant_damping()
-    stages = _workers.supported(attack, rule, server)
+    stages = _workers.supported("asynchronous", loss_fn, attack=attack, rule=rule, server=server)
     if buffers is not None:
         _workers.try_rule(stages[1], buffers, "in asynchronous these are its buffers", "trusted")
     made = _Asynchronous(loss_fn, judge, damping, buffers, speeds, max_staleness, n, stages)
@@ -198,7 +205,7 @@ class _Asynchronous:
     def step(
         self, state: AsynchronousState, batch: dict, key: jax.Array
     ) -> tuple[AsynchronousState, Info]:
-        of_workers, params = batch["workers"], state.params
+        of_workers, params = _workers.batches(batch, key), state.params
         _workers.check_batch(of_workers, self.n)
         grad = jax.grad(self.loss_fn)
         extra_args = _workers.trusted(self.loss_fn, params, batch, key, self.n)
@@ -207,19 +214,20 @@ class _Asynchronous:
 
         p = jnp.argmin(state.left).astype(jnp.int32)
         pulled = stacked.take(state.pulled, p)
-        own = grad(pulled, stacked.take(of_workers, p), key=jax.random.fold_in(key, p))
+        with jax.named_scope("gradient"):
+            own = grad(pulled, stacked.take(of_workers, p), key=jax.random.fold_in(key, p))
         honest = _workers.with_row(state.honest, p, own)
         sent, attacking = attack.update(honest, attacking, params, **extra_args)
         sent = stacked.take(sent, p)
 
         staleness = state.version - state.versions[p]
         arrival = Arrival(sent, p, pulled, params, staleness, extra_args.get("trusted"))
-        weight, accept, judges = self._judged(state, arrival)
-        # `stacked.scale` by 0 gives 0, even for NaN.
-        gradient = stacked.scale(_workers.copies(sent, 1), jnp.where(accept, weight, 0)[None])
-        gradient = stacked.take(gradient, 0)
-
-        held, waiting, ready = self._buffered(state, p, gradient, accept)
+        with jax.named_scope("aggregate"):
+            weight, accept, judges = self._judged(state, arrival)
+            # `stacked.scale` by 0 gives 0, even for NaN.
+            gradient = stacked.scale(_workers.copies(sent, 1), jnp.where(accept, weight, 0)[None])
+            gradient = stacked.take(gradient, 0)
+            held, waiting, ready = self._buffered(state, p, gradient, accept)
 
         def forward():
             direction, ruled = gradient, ruling

@@ -10,6 +10,7 @@ import optax
 
 from byzjax import stacked
 from byzjax._checks import static_int
+from byzjax._compiled import taught
 from byzjax._numerics.arrays import copied
 from byzjax._numerics.maps import each_receiver
 from byzjax.protocols import _workers, graphs
@@ -48,6 +49,7 @@ class _Degree(NamedTuple):
     weights: jax.Array
 
 
+@taught
 def gossip(
     loss_fn: Callable,
     *,
@@ -140,7 +142,9 @@ def gossip(
         raise ValueError(
             f"byzantine must be bool[n] with n={n}; got {byzantine.dtype}{list(byzantine.shape)}."
         )
-    rule, optimizer, attack = _workers.supported(rule, optimizer, attack)
+    rule, optimizer, attack = _workers.supported(
+        "gossip", loss_fn, rule=rule, optimizer=optimizer, attack=attack
+    )
     for size in sorted({1 + len(near) for near in heard}):
         _workers.try_rule(
             rule, size, "in gossip these are a node and its neighbours", "center", "weights"
@@ -195,7 +199,7 @@ class _Gossip:
         return copied(state)
 
     def step(self, state: GossipState, batch: dict, key: jax.Array) -> tuple[GossipState, Info]:
-        models, of_workers = state.params, batch["workers"]
+        models, of_workers = state.params, _workers.batches(batch, key)
         count = stacked.num_workers(of_workers)
         if count != self.n:
             raise ValueError(f"expected batches of the graph's {self.n} nodes; got {count}.")
@@ -203,7 +207,8 @@ class _Gossip:
         gradients = _workers.gradients(self.loss_fn, models, of_workers, key, own=True, **options)
         # Not `per_worker`'s update, which would pass the models of all nodes to every node.
         steps, optimizing = jax.vmap(self.optimizer.update)(gradients, state.optimizer, models)
-        half = _workers.stepped(models, steps)
+        with jax.named_scope("send"):
+            half = _workers.stepped(models, steps)
         sent, attacking, to_each = half, state.attack, ()
         if self.per_receiver:
             attacking, to_each = (), state.attack
@@ -211,7 +216,8 @@ class _Gossip:
             sent, attacking = self.attack.update(half, attacking, models)
 
         # Own and sent half steps in one array, so that a receiver's rows take one gather.
-        both = jax.tree.map(lambda *parts: jnp.concatenate(parts), half, sent)
+        with jax.named_scope("send"):
+            both = jax.tree.map(lambda *parts: jnp.concatenate(parts), half, sent)
 
         def meet(senders: jax.Array, weights: jax.Array, to_one: PyTree, ruling: PyTree) -> tuple:
             own = stacked.take(half, senders[0])
@@ -221,7 +227,8 @@ class _Gossip:
                 rows, to_one = self.attack.update(rows, to_one, those, senders=senders, **given)
                 rows = told = jax.tree.map(lambda x, mine: x.at[0].set(mine), rows, own)
             else:
-                rows, told = stacked.take(both, (senders + self.n).at[0].add(-self.n)), ()
+                with jax.named_scope("send"):
+                    rows, told = stacked.take(both, (senders + self.n).at[0].add(-self.n)), ()
             model, ruling = self.rule.update(
                 rows, ruling, stacked.take(models, senders[0]), **given
             )

@@ -12,6 +12,7 @@ from jax import lax
 
 from byzjax import stacked
 from byzjax._checks import positive, static_int
+from byzjax._compiled import taught
 from byzjax._numerics.arrays import copied
 from byzjax._numerics.barrier import fusion_barrier
 from byzjax.protocols import _workers
@@ -31,6 +32,7 @@ class ServerState(NamedTuple):
     stages: tuple
 
 
+@taught
 def parameter_server(
     loss_fn: Callable,
     *,
@@ -123,7 +125,9 @@ def parameter_server(
                 "per_round needs per_round <= num_workers; "
                 f"got per_round={per_round}, num_workers={num_workers}."
             )
-    stages = _workers.supported(send, attack, mix, rule, server)
+    stages = _workers.supported(
+        "parameter_server", loss_fn, send=send, attack=attack, mix=mix, rule=rule, server=server
+    )
     made = _ParameterServer(
         loss_fn,
         stages,
@@ -185,7 +189,7 @@ class _ParameterServer:
 
     def step(self, state: ServerState, batch: dict, key: jax.Array) -> tuple[ServerState, Info]:
         """One step."""
-        params, of_workers = state.params, batch["workers"]
+        params, of_workers = state.params, _workers.batches(batch, key)
         n = stacked.num_workers(of_workers)
         if self.num_workers is not None:
             _workers.check_batch(of_workers, self.num_workers)
@@ -196,7 +200,8 @@ class _ParameterServer:
             senders = jnp.sort(drawn)
             of_workers = stacked.take(of_workers, senders)
         compute = functools.partial(self.local_updates, params, key)
-        updates = _workers.shard_workers(compute, of_workers, senders, axis=self.workers_axis)
+        with jax.named_scope("gradient"):
+            updates = _workers.shard_workers(compute, of_workers, senders, axis=self.workers_axis)
         send, *rest = self.stages
         sending, *states = state.stages
         if self.per_round is None:

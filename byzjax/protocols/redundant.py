@@ -11,7 +11,7 @@ from jax import lax
 
 from byzjax import rules, stacked
 from byzjax._checks import one_of, static_int
-from byzjax._compiled import compiled
+from byzjax._compiled import compiled, taught
 from byzjax._numerics.arrays import copied
 from byzjax.protocols import _workers, codes
 from byzjax.protocols._protocol import Info, Protocol, Traffic
@@ -85,6 +85,7 @@ def vote(updates: PyTree, *, r: int, axis_name: str | None = None) -> PyTree:
     return jax.tree.map(leaf_voted, updates)
 
 
+@taught
 def redundant(
     loss_fn: Callable,
     *,
@@ -199,8 +200,9 @@ def redundant(
         raise ValueError(
             f"redundant needs r to divide num_workers; got r={r}, num_workers={nodes}."
         )
-    chosen = (attack or optax.identity(), rule or aggregate(rules.mean), server)
-    attack, rule, server = stages = _workers.supported(*chosen)
+    rule = rule or aggregate(rules.mean)
+    stages = _workers.supported("redundant", loss_fn, attack=attack, rule=rule, server=server)
+    attack, rule, server = stages
     made = _Redundant(
         loss_fn, s, server, r, rule, attack, workers_at_once, workers_axis, cyclic, nodes, stages
     )
@@ -227,6 +229,10 @@ class _Redundant:
         """A tree with the structure of one node's message."""
         return {"re": params, "im": params} if self.cyclic else params
 
+    def messages(self, gradients: PyTree) -> PyTree:
+        """What honest nodes send, stacked."""
+        return codes.encode(gradients, s=self.s) if self.cyclic else _of_groups(gradients, self.r)
+
     def shown(self, messages: PyTree) -> PyTree:
         """The part of the messages that `Info` holds."""
         return messages["re"] if self.cyclic else messages
@@ -243,17 +249,21 @@ class _Redundant:
     ) -> tuple[RedundantState, Info]:
         params, (attacking, ruling, serving) = state.params, state.stages
         n = self.nodes
-        _workers.check_batch(batch["workers"], n)
+        of_workers = _workers.batches(batch, key)
+        _workers.check_batch(of_workers, n)
         extra_args = _workers.trusted(self.loss_fn, params, batch, key, n)
         options = {"at_once": self.workers_at_once, "axis": self.workers_axis}
-        gradients = _workers.gradients(self.loss_fn, params, batch["workers"], key, **options)
-        honest = codes.encode(gradients, s=self.s) if self.cyclic else _of_groups(gradients, self.r)
+        gradients = _workers.gradients(self.loss_fn, params, of_workers, key, **options)
+        with jax.named_scope("send"):
+            honest = self.messages(gradients)
         sent, attacking = self.attack.update(honest, attacking, self.message(params), **extra_args)
         if self.cyclic:
-            total = codes.decode(sent, s=self.s, key=jax.random.fold_in(key, n + 1))
-            aggregated = jax.tree.map(lambda g, p: (g / self.nodes).astype(p.dtype), total, params)
+            with jax.named_scope("aggregate"):
+                total = codes.decode(sent, s=self.s, key=jax.random.fold_in(key, n + 1))
+                aggregated = jax.tree.map(lambda g, p: (g / n).astype(p.dtype), total, params)
         else:
-            votes = vote(sent, r=self.r)
+            with jax.named_scope("aggregate"):
+                votes = vote(sent, r=self.r)
             aggregated, ruling = self.rule.update(votes, ruling, params, **extra_args)
         step_taken, serving = self.server.update(aggregated, serving, params, **extra_args)
         after = RedundantState(_workers.stepped(params, step_taken), (attacking, ruling, serving))

@@ -11,6 +11,7 @@ from jax import lax
 
 from byzjax import stacked
 from byzjax._checks import static_int
+from byzjax._compiled import taught
 from byzjax._numerics.arrays import copied
 from byzjax.protocols import _servers, _workers
 from byzjax.protocols._protocol import Info, Protocol, Traffic
@@ -35,6 +36,7 @@ class ReplicatedState(NamedTuple):
     stages: tuple
 
 
+@taught
 def replicated_servers(
     loss_fn: Callable,
     *,
@@ -168,7 +170,15 @@ def replicated_servers(
         workers_at_once = static_int("workers_at_once", workers_at_once, at_least=1)
     mask = _servers.liars(byzantine_servers, n)
     stages = _workers.supported(
-        attack_models, pull, send, attack, rule, server, contract or aggregate(median)
+        "replicated_servers",
+        loss_fn,
+        attack_models=attack_models,
+        pull=pull,
+        send=send,
+        attack=attack,
+        rule=rule,
+        server=server,
+        contract=contract or aggregate(median),
     )
     quorums = q_servers, q_workers
     made = _ReplicatedServers(
@@ -204,7 +214,7 @@ class _ReplicatedServers:
     ) -> tuple[ReplicatedState, Info]:
         (n, m), (q_servers, q_workers) = self.sizes, self.quorums
         attack_models, pull, send, attack, rule, server, _ = self.stages
-        of_workers = batch["workers"]
+        of_workers = _workers.batches(batch, key)
         _workers.check_batch(of_workers, m)
         to_workers, to_servers, between = [jax.random.fold_in(key, m + k) for k in (1, 2, 3)]
         attacking_models, pulling, sending, attacking, ruling, serving, contracting = state.stages
@@ -306,5 +316,7 @@ def _quorum(whose: str, quorum: int | None, n: int, f: int, least: int) -> int:
 
 def _heard(messages: PyTree, quorum: jax.Array) -> PyTree:
     """The messages of a quorum, without a copy if it contains all senders."""
-    all_senders = len(quorum) == stacked.num_workers(messages)
-    return messages if all_senders else stacked.take(messages, quorum)
+    if len(quorum) == stacked.num_workers(messages):
+        return messages
+    with jax.named_scope("send"):
+        return stacked.take(messages, quorum)

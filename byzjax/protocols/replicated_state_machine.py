@@ -11,7 +11,7 @@ from jax import lax
 
 from byzjax import stacked
 from byzjax._checks import static_int
-from byzjax._compiled import compiled
+from byzjax._compiled import compiled, taught
 from byzjax._numerics.arrays import copied
 from byzjax.protocols import _servers, _workers
 from byzjax.protocols._protocol import Info, Protocol, Traffic
@@ -81,6 +81,7 @@ def agreed(updates: PyTree, *, votes: int) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.where(jnp.any(enough), leaf, jnp.nan), first)
 
 
+@taught
 def replicated_state_machine(
     loss_fn: Callable,
     *,
@@ -174,7 +175,14 @@ def replicated_state_machine(
         workers_at_once = static_int("workers_at_once", workers_at_once, at_least=1)
     mask = _servers.liars(byzantine_servers, n)
     attack_models, send, attack, mix, rule, server = _workers.supported(
-        attack_models, send, attack, mix, rule, server
+        "replicated_state_machine",
+        loss_fn,
+        attack_models=attack_models,
+        send=send,
+        attack=attack,
+        mix=mix,
+        rule=rule,
+        server=server,
     )
     made = _ReplicatedStateMachine(
         loss_fn,
@@ -222,11 +230,12 @@ class _ReplicatedStateMachine:
         return copied(MachineState(_workers.copies(params, self.n), (*once, *each)))
 
     def step(self, state: MachineState, batch: dict, key: jax.Array) -> tuple[MachineState, Info]:
-        of_workers = batch["workers"]
+        of_workers = _workers.batches(batch, key)
         _workers.check_batch(of_workers, self.m)
         attacking_models, sending, attacking, *replicated = state.stages
         models, attacking_models = self.attack_models.update(state.params, attacking_models)
-        model = agreed(models, votes=self.f + 1)
+        with jax.named_scope("aggregate"):
+            model = agreed(models, votes=self.f + 1)
         options = {"at_once": self.workers_at_once, "axis": self.workers_axis}
         gradients = _workers.gradients(self.loss_fn, model, of_workers, key, **options)
         honest, sending = self.send.update(gradients, sending, model)

@@ -1,5 +1,6 @@
 """Aggregation rules: functions from stacked updates to one update."""
 
+from byzjax._deprecated import renamed as _renamed
 from byzjax.rules.aksel import aksel
 from byzjax.rules.clipping import centered_clip
 from byzjax.rules.coordinatewise import (
@@ -47,3 +48,5 @@ __all__ = [
     "trimmed_mean",
     "zeno",
 ]
+
+__getattr__ = _renamed(__name__, {})

@@ -133,6 +133,8 @@ def combine(updates: PyTree, weights: jax.Array) -> PyTree:
     """
     n = num_workers(updates)
     check(updates)
+    if isinstance(weights, list | tuple):
+        raise TypeError("weights must be an array; got a list: write jnp.asarray(weights).")
     if jnp.ndim(weights) != 2 or jnp.shape(weights)[1] != n:
         raise ValueError(
             f"weights have shape {jnp.shape(weights)}; {n} workers need shape (k, {n})."
@@ -223,5 +225,7 @@ def widened(updates: PyTree) -> PyTree:
 
 
 def _check_one_each(name: str, values: jax.Array, n: int) -> None:
+    if isinstance(values, list | tuple):
+        raise TypeError(f"{name} must be an array; got a list: write jnp.asarray({name}).")
     if jnp.shape(values) != (n,):
         raise ValueError(f"{name} have shape {jnp.shape(values)}; {n} workers need shape ({n},).")

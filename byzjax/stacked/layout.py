@@ -105,7 +105,15 @@ def coordinatewise(fn: Callable[[jax.Array], jax.Array], updates: PyTree) -> PyT
       >>> coordinatewise(lambda x: x.max(axis=0), {"w": jnp.array([[1.0, 5.0], [3.0, 2.0]])})
       {'w': Array([3., 5.], dtype=float32)}
     """
-    return from_columns([fn(matrix) for matrix in columns(updates)], updates)
+    matrices = columns(updates)
+    vectors = [fn(matrix) for matrix in matrices]
+    for matrix, vector in zip(matrices, vectors):
+        if jnp.shape(vector) != matrix.shape[1:]:
+            raise ValueError(
+                "coordinatewise needs a function [n, c] -> [c], one value per column; got "
+                f"{list(matrix.shape)} -> {list(jnp.shape(vector))}."
+            )
+    return from_columns(vectors, updates)
 
 
 def beside(point: PyTree, updates: PyTree) -> list[jax.Array]:

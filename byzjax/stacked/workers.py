@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from byzjax import _mistakes
 from byzjax._compiled import compiled
+from byzjax._mistakes import keystr
 from byzjax._numerics.arrays import sum_dtype
 
 PyTree = Any
@@ -31,25 +33,50 @@ def num_workers(updates: PyTree) -> int:
       >>> num_workers({"w": jnp.zeros((5, 3, 2)), "b": jnp.zeros((5, 2))})
       5
     """
-    leaves = jax.tree_util.tree_leaves_with_path(updates)
+    leaves = jax.tree.leaves(updates)
+    if _mistakes.Float64.unsaid:
+        _mistakes.notice_float64(updates)
+    shapes = [getattr(leaf, "shape", ()) for leaf in leaves]
+    if not leaves or not shapes[0] or any(shape[:1] != shapes[0][:1] for shape in shapes):
+        raise _not_stacked(updates)
+    if shapes[0][0] == 0:
+        raise _not_stacked(updates)
+    return shapes[0][0]
+
+
+def _not_stacked(updates: PyTree) -> Exception:
+    """The error for a tree whose leaves have no common leading axis."""
     expected = "stacked updates have leaves of shape [n, ...]"
+    if wrong := _mistakes.no_array("updates", updates):
+        return wrong
+    leaves = jax.tree_util.tree_leaves_with_path(updates)
     if not leaves:
-        raise ValueError(f"updates have no leaves; {expected}.")
-    named = [(jax.tree_util.keystr(path) or "the array", jnp.shape(leaf)) for path, leaf in leaves]
+        return ValueError(f"updates have no leaves; got {_mistakes.shown(updates)}: {expected}.")
+    named = [(keystr(path) or "the array", jnp.shape(leaf)) for path, leaf in leaves]
+    if isinstance(updates, list | tuple) and len(updates) > 1:
+        if all(not shape for _, shape in named):
+            return ValueError(
+                f"updates are a {type(updates).__name__} of numbers, each read as a parameter; "
+                "write jnp.asarray(updates), one row per worker."
+            )
+        if len({jax.tree.structure(part) for part in updates}) == 1:
+            return ValueError(
+                f"updates are a {type(updates).__name__} of {len(updates)} trees, which disagree "
+                "on the number of workers; for one update per worker write byzjax.stack(updates)."
+            )
     for name, shape in named:
         if not shape:
-            raise ValueError(f"no worker axis: {name} is a scalar; {expected}.")
-    first, shape = named[0]
-    for name, other in named[1:]:
-        if other[0] != shape[0]:
-            raise ValueError(
-                f"leaves disagree on the number of workers: {first} has {shape[0]} "
-                f"(shape {shape}), {name} has {other[0]} (shape {other}); {expected}, as "
-                "byzjax.stack builds them from one update per worker."
+            return ValueError(
+                f"no worker axis: {name} is a scalar; {expected}, as from "
+                "jax.vmap(jax.grad(loss), in_axes=(None, 0))(params, batches)."
             )
-    if shape[0] == 0:
-        raise ValueError(f"no workers: {first} has shape {shape}; {expected} with n >= 1.")
-    return shape[0]
+    first, shape = named[0]
+    if all(other[0] == 0 for _, other in named):
+        return ValueError(f"no workers: {first} has shape {shape}; {expected} with n >= 1.")
+    name, other = next((name, other) for name, other in named if other[0] != shape[0])
+    text = f"leaves disagree on n: {first} has shape {shape}, {name} {other}; {expected}"
+    gradients = "as from jax.vmap(jax.grad(loss), in_axes=(None, 0))"
+    return ValueError(_mistakes.fitting(f"{text}, {gradients}.", f"{text}."))
 
 
 def check(updates: PyTree) -> None:
@@ -66,9 +93,9 @@ def check(updates: PyTree) -> None:
 
     Example:
       >>> import jax.numpy as jnp
-      >>> check({"w": jnp.zeros((3, 2), int)})
+      >>> check({"w": jnp.zeros((3, 2), int)})  # doctest: +ELLIPSIS
       Traceback (most recent call last):
-      TypeError: updates must be real floats; ['w'] is int32.
+      TypeError: updates must be real floats; ['w'] is int32: write jax.tree.map(lambda g: ...
     """
     if type(updates) in (list, tuple) and len(updates) > 2:
         shapes = {getattr(part, "shape", None) for part in updates}
@@ -81,11 +108,13 @@ def check(updates: PyTree) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(updates):
         dtype = jnp.asarray(leaf).dtype
         if not jnp.issubdtype(dtype, jnp.floating):
-            name = jax.tree_util.keystr(path) or "the array"
-            split = ""
+            name = keystr(path) or "the array"
+            write = 'write updates.astype("float32")'
+            if path:
+                write = "write jax.tree.map(lambda g: g.astype(jnp.float32), updates)"
             if jnp.issubdtype(dtype, jnp.complexfloating):
-                split = "; put optax.contrib.split_real_and_imaginary around the transformation"
-            raise TypeError(f"updates must be real floats; {name} is {dtype}{split}.")
+                write = "put optax.contrib.split_real_and_imaginary around the transformation"
+            raise TypeError(f"updates must be real floats; {name} is {dtype}: {write}.")
 
 
 def stack(updates: Sequence[PyTree]) -> PyTree:
@@ -110,14 +139,23 @@ def stack(updates: Sequence[PyTree]) -> PyTree:
     updates = list(updates)
     if not updates:
         raise ValueError("stack needs one update for each worker; got none.")
+    for i, update in enumerate(updates):
+        if isinstance(update, str) or not jax.tree.leaves(update):
+            raise TypeError(
+                f"stack needs a list of updates, one for each worker; got {_mistakes.shown(update)}"
+                f" for worker {i}."
+            )
     first, structure = jax.tree_util.tree_flatten_with_path(updates[0])
     whole = [jax.tree.leaves(updates[0])]
     for i, update in enumerate(updates[1:], 1):
         leaves, other = jax.tree.flatten(update)
         if other != structure:
+            text = "updates disagree in structure: that of worker 0 is"
             raise ValueError(
-                f"updates disagree in structure: that of worker 0 is {structure}, that of worker "
-                f"{i} is {other}."
+                _mistakes.fitting(
+                    f"{text} {structure}, that of worker {i} is {other}.",
+                    f"{text} not that of worker {i}; all need the same keys.",
+                )
             )
         for (path, leaf), theirs in zip(first, leaves):
             if jnp.shape(leaf) != jnp.shape(theirs):

@@ -10,11 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from byzjax import transforms
-from byzjax._signature import name_of
-from byzjax.testing._clauses import PLATFORMS, clause, same
+from byzjax._compiled import taught
+from byzjax._mistakes import name_of
+from byzjax._signature import must_be_function
+from byzjax.testing._clauses import PLATFORMS, brief, clause, same
 from byzjax.testing.rows import grid
 
 
+@brief
+@taught
 def check_attack(
     attack: Callable,
     *,
@@ -45,6 +49,7 @@ def check_attack(
       >>> check_attack(attacks.sign_flip)[:3]
       ('honest rows are kept', 'no liar, no change', 'who lies may be traced')
     """
+    must_be_function("check_attack", attack)
     name = name_of(attack)
     clause_of = functools.partial(clause, name)
     rng = np.random.default_rng(seed)

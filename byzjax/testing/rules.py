@@ -12,15 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from byzjax import transforms
-from byzjax._signature import name_of
+from byzjax._compiled import taught
+from byzjax._mistakes import name_of, shown
+from byzjax._signature import must_be_function
 from byzjax.facts import Facts, inequality
-from byzjax.testing._clauses import PLATFORMS, clause, close, text
+from byzjax.testing._clauses import PLATFORMS, brief, clause, close, text
 from byzjax.testing._corners import check_corners
 from byzjax.testing.rows import DIM, attacked, broken_promise, grid
 
 _STEP = 2.0**-10  # step of finite differences, in float32
 
 
+@brief
+@taught
 def check_rule(
     rule: Callable,
     facts: Facts,
@@ -78,7 +82,13 @@ def check_rule(
       >>> held[:5]
       ('permutes', 'shifts', 'scales', 'repeats', 'promise: range')
     """
+    must_be_function("check_rule", rule)
     name = name_of(rule)
+    if not isinstance(facts, Facts):
+        raise TypeError(
+            f"check_rule needs the claims of {name}, byzjax.facts.Facts; got {shown(facts)}: write "
+            f'check_rule({name}, Facts("rule", (2, 1), ...)).'
+        )
     if facts.promise == "bounded" and bound is None and kappa is None:
         raise ValueError(f"{name} claims to be bounded; check_rule needs a bound or a kappa.")
 

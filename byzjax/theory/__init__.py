@@ -1,5 +1,6 @@
 """Proved constants of rules, errors by Monte Carlo, and searches for worst cases."""
 
+from byzjax._deprecated import renamed as _renamed
 from byzjax.theory.breakdown import Breakdown, breakdown_search
 from byzjax.theory.constants import (
     AFTER,
@@ -55,3 +56,5 @@ __all__ = [
     "sine_of_alpha",
     "sparse",
 ]
+
+__getattr__ = _renamed(__name__, {})

@@ -7,6 +7,7 @@ from typing import Any
 
 from byzjax import rules
 from byzjax._checks import static_int
+from byzjax._mistakes import listed, nearest
 from byzjax.theory import table
 from byzjax.theory.table import Constant
 
@@ -56,7 +57,9 @@ def constants(
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}.")
     if rule not in rules.__all__:
-        raise ValueError(f"there is no rule {rule!r}; known: {', '.join(rules.__all__)}.")
+        meant = nearest(rule, rules.__all__)
+        hint = f"did you mean {meant!r}?" if meant else f"known: {listed(rules.__all__)}."
+        raise ValueError(f"there is no rule {rule!r}; {hint}")
     parameters = inspect.signature(getattr(rules, rule)).parameters
     if unknown := sorted(set(options) - set(parameters)):
         known = ", ".join(parameters)

@@ -6,9 +6,10 @@ Rewrites the text between the markers; a test checks that it agrees with the fil
 """
 
 import pathlib
-import sys
 
 import pandas as pd
+
+from experiments.text.arguments import rewrite
 
 Folder = pathlib.Path
 RULES = (
@@ -95,5 +96,4 @@ def written(page: str, docs: Folder) -> str:
 
 
 if __name__ == "__main__":
-    here = Folder(sys.argv[1])
-    (here / "choosing.md").write_text(written((here / "choosing.md").read_text(), here))
+    rewrite("choosing.md", written, __doc__)

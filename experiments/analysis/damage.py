@@ -2,7 +2,6 @@
 
 import math
 import pathlib
-import sys
 from typing import Any
 
 import jax
@@ -10,23 +9,34 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
-import tyro
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import byzjax
-from experiments.analysis.worst_case import WorstCase, measure, settings
-from experiments.execution import store
-from experiments.grid import calls
+from experiments.analysis.worst_case import Setting, WorstCase, measure, settings
+from experiments.execution import claims, locks, store
+from experiments.grid import calls, naming
+from experiments.text import arguments as command_line
+from experiments.text import columns
 
 mpl.use("Agg")
 
 
+def folder_of(config: WorstCase) -> pathlib.Path:
+    """The folder of the results: `worst-case`, and another name for other options."""
+    return pathlib.Path(config.results) / naming.folder_name("worst-case", config, "worst-case-")
+
+
 def run(config: WorstCase) -> pd.DataFrame:
-    """Measures what is missing, and returns one line per setting and attack."""
-    folder = pathlib.Path(config.results) / "worst-case"
-    lines = []
-    for setting in tqdm(settings(config), unit="rule"):
+    """Measures what is missing, and returns one line per setting and attack.
+
+    Raises:
+      ValueError: an option is wrong, or the folder belongs to something else.
+    """
+    folder, lines = folder_of(config), []
+    planned = settings(config)
+    claims.write_command(folder, "worst-case", naming.decisive(config))
+    for setting in tqdm(planned, unit="rule", ncols=columns.terminal_width() - 1):
         described: dict[str, Any] = {
             "rule": setting.rule,
             "data": setting.data,
@@ -38,12 +48,8 @@ def run(config: WorstCase) -> pd.DataFrame:
             **({"code": code} if (code := calls.code([setting.rule])) else {}),
         }
         path = store.block_path(folder, described)
-        content = store.read_block(path)
-        if content is None:
-            content = described | measure(setting, config)
-            content["environment"] = store.environment()
-            store.write_json(path, content)
-            jax.clear_caches()  # every rule is a separate program
+        if (content := store.read_block(path, ("damage", "bound"))) is None:
+            content = _measured(setting, config, described, path)
         for attack, damage in content["damage"].items():
             lines.append(
                 {
@@ -61,9 +67,24 @@ def run(config: WorstCase) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def _measured(
+    setting: Setting, config: WorstCase, described: dict[str, Any], path: pathlib.Path
+) -> dict[str, Any]:
+    """The block of a setting, unless another process has measured it in the meantime."""
+    words = f"{setting.rule} on {setting.data}"
+    with locks.alone(path.parents[1] / "locks" / path.stem, words):
+        if path.is_file() and (content := store.read_block(path, ("damage", "bound"))):
+            return content
+        content = described | measure(setting, config)
+        content["environment"] = store.environment()
+        store.write_json(path, content)
+    jax.clear_caches()  # every rule is a separate program
+    return content
+
+
 def write(config: WorstCase, table: pd.DataFrame) -> list[pathlib.Path]:
     """Writes the table as CSV and one heatmap per set of updates; returns the paths."""
-    folder = pathlib.Path(config.results) / "worst-case"
+    folder = folder_of(config)
     paths = [folder / "damage.csv", folder / "summary.md"]
     table.to_csv(paths[0], index=False, float_format="%.5g")
     paths[1].write_text(summary(pd.read_csv(paths[0])))  # from the rounded numbers
@@ -118,7 +139,7 @@ def heatmap(part: pd.DataFrame, title: str) -> Figure:
         cbar_kws={"label": "log10 of the damage", "pad": 0.01, "fraction": 0.03},
     )
     axes.set_facecolor("0.9")
-    axes.set(title=f"Damage in errors of the honest mean: {title}", xlabel="", ylabel="")
+    axes.set(title=f"Damage in errors of the honest mean: {title}", xlabel="rule", ylabel="attack")
     axes.tick_params(axis="y", rotation=0, labelsize=8)
     axes.set_xticks(axes.get_xticks(), wide.columns, rotation=50, ha="right", fontsize=8)
     return figure
@@ -136,14 +157,11 @@ def _label(value: float) -> str:
 
 def main(arguments: list[str]) -> int:
     """Runs the table; returns the exit status."""
-    config = tyro.cli(WorstCase, prog="python -m experiments worst-case", args=arguments)
-    try:
-        table = run(config)
-    except (ValueError, TypeError, FileNotFoundError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    config = command_line.parse(WorstCase, arguments, prog="python -m experiments worst-case")
+    table = run(config)
     paths = write(config, table)
     worst = table[table["attack"] == "gradient_attack"]
-    print(worst.drop(columns=["attack"]).to_string(index=False, float_format="%.3g"))
+    print(columns.of_frame(worst.drop(columns=["attack"]), "%.3g"))
     print("\n".join(str(path) for path in paths))
+    print(f"Results: {folder_of(config)}")
     return 0

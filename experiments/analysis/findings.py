@@ -8,7 +8,6 @@ with the files.
 
 import pathlib
 import re
-import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -16,6 +15,7 @@ import pandas as pd
 
 from experiments.execution import export
 from experiments.report import scenes, tables
+from experiments.text.arguments import rewrite
 
 Folder = pathlib.Path
 
@@ -209,6 +209,4 @@ def written(
 
 
 if __name__ == "__main__":
-    here = pathlib.Path(sys.argv[1])
-    readme = here / "README.md"
-    readme.write_text(written(readme.read_text(), here))
+    rewrite("README.md", written, __doc__)

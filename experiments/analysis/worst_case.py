@@ -12,13 +12,13 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 import byzjax
 from byzjax import attacks, theory
 from experiments.data import datasets
 from experiments.grid import calls, catalogue, specs
 from experiments.models import zoo
+from experiments.text import names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +28,8 @@ class WorstCase:
     Damage is the distance from the aggregate to the honest mean, in units of that mean's standard
     error, the root of sum_i |x_i - mean|^2 / (h (h - 1)) for h honest updates. f is the rule's
     limit for n workers and half of it, with f Byzantine workers. The white-box attack starts from
-    all other attacks, so it is at least as strong. Results go to <results>/worst-case/; running the
-    command again resumes.
+    all other attacks, so it is at least as strong. Results go to <results>/worst-case/, with other
+    options to a folder named after them; running the command again resumes.
     """
 
     results: str = "results"
@@ -46,8 +46,10 @@ class WorstCase:
     """Numbers of workers and coordinates."""
     steps: int = 100
     """Steps of each ascent of the white-box attack."""
-    data_dir: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
+    data_dir: Annotated[str | None, "PATH"] = None
     """TFDS folder of prepared data sets; default $TFDS_DATA_DIR, then that of TFDS."""
+    download: bool = False
+    """Let TFDS fetch what is missing, as for `run`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +171,9 @@ def settings(config: WorstCase) -> list[Setting]:
     out = []
     for name in config.data:
         if name not in ("gaussian", "mnist"):
-            raise ValueError(f"data must be gaussian or mnist; got {name!r}.")
+            raise ValueError(names.one_of("data", name, ("gaussian", "mnist")))
+    if config.download and "mnist" in config.data:
+        datasets.load("mnist", data_dir=config.data_dir, download=True)
     for kind, size, text in itertools.product(config.data, config.size, config.rule):
         n, _, d = size.partition("x")
         if not (n.isdigit() and d.isdigit()):

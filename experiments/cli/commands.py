@@ -1,27 +1,28 @@
 """The command line: `python -m experiments [run | study | report | choose | ...]`."""
 
 import dataclasses
-import functools
 import os
 import pathlib
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
 
 import jax
-import tyro
 from jax.sharding import Mesh
 
 from experiments import studies
-from experiments.cli import options
-from experiments.data import batches, datasets, histograms, partitions
-from experiments.execution import cost, export, hosts, store, sweep
-from experiments.grid import catalogue, planning
+from experiments.cli import folders, listing, material, options, overview
+from experiments.data import cache, datasets, histograms, partitions
+from experiments.execution import claims, cost, export, hosts, store, sweep
+from experiments.execution.profile import DATA, REPORT, Profile
 from experiments.grid import config as configs
+from experiments.grid import naming, planning
 from experiments.grid.config import Config
-from experiments.models import zoo
-from experiments.training import assemble
+from experiments.text import arguments as command_line
+from experiments.text import columns
+from experiments.text.names import counted
 
 # Errors that a user can cause; any other is a bug and shows its traceback.
 USER_ERRORS = (ValueError, TypeError, OSError, ImportError)
@@ -32,14 +33,25 @@ STUDIES = pathlib.Path(__file__).parents[2] / "docs" / "studies"
 def main(arguments: Sequence[str]) -> int:
     """Runs a command; returns the exit status."""
     arguments = list(arguments)
+    if arguments in (["-h"], ["--help"], ["help"]):
+        print(overview.text({name: first_line(command) for name, command in COMMANDS.items()}))
+        arguments = ["--help"]
     name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "run"
-    if name not in COMMANDS:
-        known = ", ".join(COMMANDS)
-        print(f"error: unknown command {name!r}; known: {known}.", file=sys.stderr)
-        return 2
     _keep_compiled_programs()
     try:
-        return COMMANDS[name](arguments)
+        if name not in COMMANDS:
+            raise ValueError(overview.unknown_command(name, COMMANDS))
+        if name == "run" and arguments and not arguments[0].startswith("-"):
+            raise ValueError(overview.run_takes_options(arguments[0]))
+        status = COMMANDS[name](arguments)
+        if name not in ("list", "cache") and hosts.leads():
+            print(cache.line())
+        return status
+    except command_line.HelpShown:
+        return 0
+    except cache.MissingDataError as error:
+        print(f"error: {error.text(_command(name, arguments))}", file=sys.stderr)
+        return 2
     except (*USER_ERRORS, hosts.StoppedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -48,30 +60,43 @@ def main(arguments: Sequence[str]) -> int:
         return 130
 
 
+def _command(name: str, arguments: Sequence[str]) -> str:
+    words = [word for word in (name, *arguments) if word not in ("run", "--dry-run")]
+    return f"python -m experiments {shlex.join(words)}".rstrip()
+
+
 def run(arguments: Sequence[str]) -> int:
-    """Runs a grid given on the command line."""
+    """Trains the grid that the options describe (the default command)."""
     begin = time.perf_counter()
-    command = tyro.cli(options.RunCommand, prog="python -m experiments", args=arguments)
+    command = command_line.parse(options.RunCommand, arguments, prog="python -m experiments run")
     command.machines.join()
-    config = command.grid
-    dataset = _checked([config])(config)
+    config, profile = command.grid, _profile(command.profile, begin)
+    if not naming.is_given("study", arguments):
+        config = dataclasses.replace(config, study=naming.folder_name("main", config))
+    data = material.Material([config])
     over = command.machines.mesh([config])
     folder = pathlib.Path(config.results) / config.study
-    load = functools.cache(lambda _: dataset)
-    tasks = sweep.tasks([config], folder, load)
+    if hosts.leads():
+        claims.check(folder, [config], "add --study {} for another folder")
+    with profile.timed(DATA):
+        tasks = data.tasks(folder)
     runs = sum(len(task.block.runs) for task in tasks)
+    dataset = data.describe(config)
+    train, test = dataset.sizes
     print(
-        f"{config.dataset} ({len(dataset.train_y)} + {len(dataset.test_y)} samples), "
-        f"{config.model}, n = {config.n}, f = {config.f}: {len(tasks)} blocks, {runs} runs of "
-        f"{config.steps} steps."
+        f"{config.dataset} ({train} + {test} samples), "
+        f"{config.model}, n = {config.n}, f = {config.f}: {counted(len(tasks), 'block')}, "
+        f"{counted(runs, 'run')} of {counted(config.steps, 'step')}, into {folder}."
     )
-    return _run_and_report([config], tasks, folder, load, over, begin)
+    return _run_and_report([config], tasks, folder, data.load, over, profile)
 
 
 def study(arguments: Sequence[str]) -> int:
-    """Runs a study of `experiments/studies`."""
+    """Trains a predefined study: a published claim and its grids."""
     begin = time.perf_counter()
-    command = tyro.cli(options.StudyCommand, prog="python -m experiments study", args=arguments)
+    command = command_line.parse(
+        options.StudyCommand, arguments, prog="python -m experiments study"
+    )
     command.machines.join()
     shard, shards = _shard(command.shard)
     given = {"data_dir": command.data_dir, "download": command.download}
@@ -80,53 +105,79 @@ def study(arguments: Sequence[str]) -> int:
         for grid in studies.grids(command.name, command.edition)
     ]
     folder = pathlib.Path(command.results) / f"{command.name}-{command.edition}"
-    load = _checked(grids)
+    more = {"study": command.name, "edition": command.edition}
+    data, profile = material.Material(grids), _profile(command.profile, begin)
     over = command.machines.mesh(grids)
-    shipped = not command.fresh and hosts.leads()
-    if shipped and (new := export.bring_in(STUDIES / folder.name, folder)):
-        print(f"{new} blocks come from {STUDIES / folder.name}; --fresh recomputes them.")
-    tasks = sweep.tasks(grids, folder, load)
+    shipped = folders.as_seen_from_here(STUDIES / folder.name)
+    if hosts.leads():
+        claims.check(folder, grids, "move it away, or add --results with another folder", **more)
+    brings_in = hosts.leads() and not command.fresh and not command.dry_run
+    if brings_in and (new := export.bring_in(shipped, folder)):
+        print(f"From {shipped}: {store.blocks(new)}; --fresh recomputes them.")
+    with profile.timed(DATA):
+        tasks = sweep.tasks(grids, folder, data.describe) if command.dry_run else data.tasks(folder)
     runs = sum(len(task.block.runs) for task in tasks)
     programs = len({planning.program(task.config, task.block) for task in tasks})
     print(
-        f"{command.name}, {command.edition} edition: {len(grids)} grids, {len(tasks)} blocks, "
-        f"{runs} runs, {programs} programs."
+        f"{command.name}, {command.edition} edition: {counted(len(grids), 'grid')}, "
+        f"{counted(len(tasks), 'block')}, {counted(runs, 'run')}, {counted(programs, 'program')}."
     )
     tasks = sweep.stretch(tasks, shard, shards)
     if command.dry_run:
-        missing = [task for task in tasks if store.read_block(task.path) is None]
-        print(cost.estimate(missing, load) if missing else "Nothing is missing.")
+        there = set() if command.fresh else export.names(shipped)
+        missing = [
+            task
+            for task in tasks
+            if task.path.name not in there and not store.read_block(task.path)
+        ]
+        places = f"{folder} or {shipped}" if there else str(folder)
+        print(f"{len(tasks) - len(missing)} of {len(tasks)} blocks are in {places} already.")
+        print(cost.estimate(missing, data.describe) if missing else "Nothing is missing.")
+        if absent := data.absent(missing, _command("study", arguments)):
+            print(f"Before they can be trained: {absent}")
         return 0
-    more = {"study": command.name, "edition": command.edition}
     if shards == 1:
-        return _run_and_report(grids, tasks, folder, load, over, begin, **more)
-    finished = _run(grids, tasks, folder, load, over, **more)
+        return _run_and_report(grids, tasks, folder, data.load, over, profile, **more)
+    finished = _run(grids, tasks, folder, data.load, over, profile, **more)
     if finished is None:
         return 0
-    print(f"Shard {shard} of {shards}: {len(finished)} of {len(tasks)} blocks are finished.")
+    print(profile.report(), end="\n" if profile.wanted else "")
+    of = f"{len(finished)} of {counted(len(tasks), 'block')}"
+    print(f"Shard {shard} of {shards}: {of} finished.")
+    print(f"Results: {folder}; python -m experiments report {folder} writes index.html.")
     return 0 if len(finished) == len(tasks) else 1
 
 
-def _run(grids, tasks, folder: pathlib.Path, load, over: Mesh | None, **more: str) -> list | None:
+def _profile(folder: str | None, begin: float) -> Profile:
+    """The profile of a command, of the first process only."""
+    return Profile(folder if hosts.leads() else None, begin)
+
+
+def _run(
+    grids, tasks, folder: pathlib.Path, load, over: Mesh | None, profile: Profile, **more: str
+) -> list | None:
     """The finished blocks; None on processes other than the first."""
     if hosts.leads():
         store.write_config(grids, folder, over, **more)
     with hosts.together():
-        finished = sweep.run(tasks, folder, load, over)
+        finished = sweep.run(tasks, folder, load, over, profile)
     return finished if hosts.leads() else None
 
 
 def _run_and_report(
-    grids, tasks, folder: pathlib.Path, load, over: Mesh | None, begin: float, **more: str
+    grids, tasks, folder: pathlib.Path, load, over: Mesh | None, profile: Profile, **more: str
 ) -> int:
-    finished = _run(grids, tasks, folder, load, over, **more)
+    finished = _run(grids, tasks, folder, load, over, profile, **more)
     if finished is None:
         return 0
     if not finished:
         return 1
-    print(f"\n{_write_report(folder, finished, grids, **more)}\n")
-    print(f"{folder}: index.html, tables as CSV, Markdown and LaTeX, figures as PNG and SVG.")
-    print(f"{time.perf_counter() - begin:.0f} seconds.")
+    with profile.timed(REPORT):
+        tables = _write_report(folder, finished, grids, **more)
+    print(f"\n{tables}\n")
+    print(profile.report(), end="\n" if profile.wanted else "")
+    print(f"{counted(round(time.perf_counter() - profile.begin), 'second')}.")
+    print(folders.results_line(folder))
     return 0 if len(finished) == len(tasks) else 1
 
 
@@ -134,10 +185,10 @@ def _write_report(
     folder: pathlib.Path, finished: list, grids: Sequence[Config], **more: str
 ) -> str:
     """Writes the report, and returns the tables as text."""
-    from experiments.report import tables  # imported here: matplotlib takes a second
+    from experiments.report import summary, tables  # imported here: matplotlib takes a second
 
-    command, title = "python -m experiments", str(folder.name)
-    about = Config.__doc__ or ""
+    command = "python -m experiments"
+    title, about = summary.title(grids), summary.introduction(grids)
     if "study" in more:
         loaded = studies.load(more["study"])
         title, about = loaded.title, loaded.about
@@ -145,19 +196,23 @@ def _write_report(
     else:
         command += f" {configs.options(grids[0])}".rstrip()
     described = tables.About(title=title, claim=about, command=command)
-    failures = list(store.failures(folder))
+    failures = [*store.failures(folder), *store.damaged(folder)]
     results = tables.write(folder, finished, grids, described, failures)
-    return tables.text(results)
+    return tables.text(results, columns.terminal_width())
 
 
 def report(arguments: Sequence[str]) -> int:
-    """Writes tables, figures and the page of a study."""
-    command = tyro.cli(options.ReportCommand, prog="python -m experiments report", args=arguments)
-    folder = pathlib.Path(command.folder)
-    described, grids, finished = _finished(folder)
+    """Writes tables, figures and index.html from a folder of results."""
+    command = command_line.parse(
+        options.ReportCommand, arguments, prog="python -m experiments report"
+    )
+    folder = folders.with_blocks(pathlib.Path(command.folder))
+    described, grids, finished = folders.finished(folder)
     more = {name: described[name] for name in ("study", "edition") if name in described}
     print(_write_report(folder, finished, grids, **more))
-    print(f"\n{folder / 'index.html'}")
+    print()
+    folders.print_what_is_missing(folder, grids, finished)
+    print(folders.results_line(folder))
     if command.export is not None:
         target = pathlib.Path(command.export) / folder.name
         export.write(folder, finished, target)
@@ -166,74 +221,44 @@ def report(arguments: Sequence[str]) -> int:
 
 
 def choose(arguments: Sequence[str]) -> int:
-    """Prints the best setting of each rule, by the worst case on held-out samples."""
-    command = tyro.cli(options.ChooseCommand, prog="python -m experiments choose", args=arguments)
+    """Prints each rule's best setting, by its worst held-out accuracy."""
+    command = command_line.parse(
+        options.ChooseCommand, arguments, prog="python -m experiments choose"
+    )
     from experiments.analysis import choose  # imported here: pandas takes a second
 
-    table = choose.best_settings(_finished(pathlib.Path(command.folder))[-1])
-    print(table.to_string(index=False, float_format="%.3f"))
+    folder = folders.with_blocks(pathlib.Path(command.folder))
+    _, grids, finished = folders.finished(folder)
+    table = choose.best_settings(finished)
+    folders.print_what_is_missing(folder, grids, finished)
+    print(columns.of_frame(table, "%.3f"))
     return 0
 
 
-def _finished(folder: pathlib.Path) -> tuple[dict, list[Config], list[dict]]:
-    """The content of config.json, its grids, and their finished blocks."""
-    described = store.read_block(folder / "config.json")
-    if described is None or "grids" not in described:
-        raise FileNotFoundError(f"{folder} has no config.json; expected the folder of a study.")
-    grids = [Config(**_as_tuples(grid)) for grid in described["grids"]]
-    finished = store.finished(grids, folder)
-    if not finished:
-        raise FileNotFoundError(f"{folder / 'blocks'} has no finished block of these grids.")
-    store.warn_of_other_versions(finished)
-    return described, grids, finished
-
-
-def _as_tuples(grid: dict) -> dict:
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in grid.items()}
-
-
 def worst_case(arguments: Sequence[str]) -> int:
-    """Measures every attack against every rule."""
+    """Measures how far every attack moves every rule, without training."""
     from experiments.analysis import damage  # imported here: matplotlib takes a second
 
     return damage.main(list(arguments))
 
 
 def theory(arguments: Sequence[str]) -> int:
-    """Compares proved constants with measured errors and the worst inputs of a search."""
+    """Compares proved constants of rules with measured errors."""
     from experiments.analysis.theory import run  # imported here: matplotlib takes a second
 
     return run.main(arguments)
 
 
 def names(arguments: Sequence[str]) -> int:
-    """Lists rules, mixings, attacks, protocols, data sets, models and studies, one per line."""
-    if arguments:
-        raise ValueError(f"list takes no options; got {' '.join(arguments)}.")
-
-    def first_line(function: Callable) -> str:
-        return (function.__doc__ or "").strip().partition("\n")[0]
-
-    tables = {
-        f"{kind}s": {name: first_line(function) for name, function in table.items()}
-        for kind, table in catalogue.TABLES.items()
-    }
-    tables["protocols"] = {name: first_line(f) for name, f in assemble.PROTOCOLS.items()}
-    tables["data sets"] = datasets.DESCRIPTIONS
-    tables["models"] = zoo.DESCRIPTIONS
-    tables["studies"] = {name: studies.load(name).title for name in studies.names()}
-    for title, table in tables.items():
-        print(f"{title}:")
-        width = max(map(len, table))
-        for name, line in table.items():
-            print(f"  {name:<{width}}  {line}")
-        print()
+    """Lists rules, mixings, attacks, protocols, data, models, studies."""
+    command = command_line.parse(options.ListCommand, arguments, prog="python -m experiments list")
+    print(listing.text(command.kind))
     return 0
 
 
 def show_data(arguments: Sequence[str]) -> int:
-    """Shows the labels that each worker holds."""
-    command = tyro.cli(options.DataCommand, prog="python -m experiments data", args=arguments)
+    """Shows how a data set's labels are shared among the workers."""
+    command = command_line.parse(options.DataCommand, arguments, prog="python -m experiments data")
     dataset = datasets.load(command.dataset, data_dir=command.data_dir, download=command.download)
     parts = partitions.partition(dataset.train_y, command.n, command.partition, seed=command.seed)
     print(histograms.describe(dataset, parts))
@@ -254,26 +279,13 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "theory": theory,
     "list": names,
     "data": show_data,
+    "cache": folders.show_cache,
 }
 
 
-def _checked(grids: Sequence[Config]) -> Callable[[Config], datasets.Dataset]:
-    """Checks all grids without running anything; returns a cached loader of their data."""
-
-    @functools.cache
-    def load(name: str, folder: str | None, download: bool) -> datasets.Dataset:
-        return datasets.load(name, data_dir=folder, download=download)
-
-    def load_for(grid: Config) -> datasets.Dataset:
-        return load(grid.dataset, grid.data_dir, grid.download)
-
-    for grid in grids:
-        assemble.plan(grid)
-    for grid in grids:
-        dataset, _, _ = batches.hold_out(load_for(grid), grid.validation)
-        zoo.build(grid.model, dataset.train_x.shape[1:], dataset.num_classes)
-        partitions.partition(dataset.train_y, grid.n, grid.partition, seed=0)
-    return load_for
+def first_line(command: Callable) -> str:
+    """The first line of a command's docstring."""
+    return (command.__doc__ or "").partition("\n")[0]
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -285,7 +297,6 @@ def _shard(text: str) -> tuple[int, int]:
 
 def _keep_compiled_programs() -> None:
     """Enables JAX's persistent compilation cache, with a folder per host (and so per CPU type)."""
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        folder = cache / "byzjax" / "xla" / platform.node()
+        folder = cache.folder() / "xla" / platform.node()
         jax.config.update("jax_compilation_cache_dir", str(folder))

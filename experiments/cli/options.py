@@ -4,15 +4,13 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Annotated
 
-import tyro
 from jax.sharding import Mesh
 
 from experiments.execution import hosts
 from experiments.grid import protocols
 from experiments.grid.config import Config
+from experiments.text.arguments import POSITIONAL
 from experiments.training import devices
-
-Command = Annotated[str, tyro.conf.Positional]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +19,7 @@ class Machines:
 
     devices: int = 1
     """Devices per process over which the workers' gradients are distributed; 0 for all."""
-    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT|auto")] = None
+    coordinator: Annotated[str | None, "HOST:PORT|auto"] = None
     """Address of the first of several processes that train together. auto detects this and the next
     two under SLURM, on TPU pods and on Kubernetes (GKE)."""
     num_processes: int | None = None
@@ -45,8 +43,12 @@ class Machines:
 class RunCommand:
     """Run the grid that the options describe, or resume it."""
 
-    grid: tyro.conf.OmitArgPrefixes[Config]
-    machines: tyro.conf.OmitArgPrefixes[Machines]
+    grid: Config
+    machines: Machines
+    profile: Annotated[str | None, "DIR"] = None
+    """Write a profiler's trace of each block to this folder, for Perfetto or TensorBoard, and print
+    the seconds of each stage of training (docs/throughput.md). Results stay the same, bit for
+    bit."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,32 +58,34 @@ class StudyCommand:
     Finished blocks and the report (index.html) go to <results>/<name>-<edition>/.
     """
 
-    name: Command
+    name: Annotated[str, "NAME", POSITIONAL]
     """Name of the study; `python -m experiments list` lists them."""
     edition: str = "cpu"
     """full (the published setting; needs an accelerator or a cluster) or cpu (two cores)."""
     dry_run: bool = False
     """Only print what is missing, in how many programs, and the estimated time."""
-    machines: tyro.conf.OmitArgPrefixes[Machines] = Machines()
     shard: str = "1/1"
     """i/N: run the i-th of N parts, for job arrays; report combines them."""
     fresh: bool = False
     """Recompute everything, ignoring the finished blocks in docs/studies."""
     results: str = "results"
     """Folder of all studies."""
-    data_dir: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
+    data_dir: Annotated[str | None, "PATH"] = None
     """Folder of prepared data sets, as for `run`."""
     download: bool = False
     """Let TFDS fetch what is missing, as for `run`."""
+    profile: Annotated[str | None, "DIR"] = None
+    """Write traces to this folder and print the seconds of each stage, as for `run`."""
+    machines: Machines = Machines()
 
 
 @dataclasses.dataclass(frozen=True)
 class ReportCommand:
     """Write tables, figures and index.html from the finished blocks of a study."""
 
-    folder: Command
+    folder: Annotated[str, "FOLDER", POSITIONAL]
     """A study's folder, such as results/momentum-cpu."""
-    export: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
+    export: Annotated[str | None, "PATH"] = None
     """Also write its blocks, tables and figures to this folder, small enough to be committed, such
     as docs/studies. A predefined study resumes from the blocks in docs/studies."""
 
@@ -90,8 +94,20 @@ class ReportCommand:
 class ChooseCommand:
     """Print the best setting of each rule, by the worst case on held-out samples."""
 
-    folder: Command
+    folder: Annotated[str, "FOLDER", POSITIONAL]
     """A study's folder; the study must have been run with --validation."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ListCommand:
+    """List what a run may name: rules, mixings, attacks, protocols, data sets, models, studies.
+
+    In the brackets are the hyperparameters with their defaults; n is the least number of workers
+    for f faults. What the library has and a run cannot use is listed with the reason.
+    """
+
+    kind: Annotated[str, "KIND", POSITIONAL] = "all"
+    """What to list: rules, mixings, attacks, protocols, data, models, studies or all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,9 +122,9 @@ class DataCommand:
     """Number of workers."""
     seed: int = 0
     """Seed of the partition."""
-    figure: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
+    figure: Annotated[str | None, "PATH"] = None
     """File for a figure of the partition, PNG or SVG."""
-    data_dir: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
+    data_dir: Annotated[str | None, "PATH"] = None
     """Folder of prepared data sets, as for `run`."""
     download: bool = False
     """Let TFDS fetch what is missing, as for `run`."""

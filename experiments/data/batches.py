@@ -21,12 +21,17 @@ def hold_out(dataset: Dataset, samples: int) -> tuple[Dataset, np.ndarray, np.nd
     size = len(dataset.train_y)
     if not samples:
         return dataset, dataset.train_x[:0], dataset.train_y[:0]
-    if samples >= size:
-        raise ValueError(f"validation must be below the {size} training samples; got {samples}.")
+    check_hold_out(size, samples)
     order = np.random.RandomState(0).permutation(size)
     held, rest = np.sort(order[:samples]), np.sort(order[samples:])
     x, y = dataset.train_x, dataset.train_y
     return dataclasses.replace(dataset, train_x=x[rest], train_y=y[rest]), x[held], y[held]
+
+
+def check_hold_out(size: int, samples: int) -> None:
+    """Raises a `ValueError` if no samples would be left for training."""
+    if samples >= size:
+        raise ValueError(f"validation must be below the {size} training samples; got {samples}.")
 
 
 def pad_partition(parts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

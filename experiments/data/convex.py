@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.data import cache
+
 Arrays = dict[str, Any]  # a NumPy array for each of train_x, train_y, test_x, test_y
 
-_LIBSVM_PAGE = "https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/binary.html"
+_LIBSVM_PAGE = "www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/binary.html"
 
 
 class _Source(NamedTuple):
@@ -32,7 +34,7 @@ class _Source(NamedTuple):
     files: tuple[str, ...]
     width: int
     labels: tuple[int, int]
-    host: str = f"the LIBSVM data page ({_LIBSVM_PAGE})"
+    host: str = _LIBSVM_PAGE
     csv: bool = False
 
 
@@ -43,7 +45,7 @@ _SOURCES = {
         ("spambase.data",),
         57,
         (0, 1),
-        host="the UCI repository (https://archive.ics.uci.edu/dataset/94/spambase)",
+        host="archive.ics.uci.edu/dataset/94/spambase",
         csv=True,
     ),
     "w8a": _Source(("w8a",), 300, (-1, 1)),
@@ -96,8 +98,8 @@ def standardize(raw: Arrays) -> None:
 
 
 def _folder(data_dir: str | Path | None) -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "byzjax" / "convex"
-    return Path(data_dir or os.environ.get("BYZJAX_DATA_DIR") or cache).expanduser()
+    own = cache.folder() / "convex"
+    return Path(data_dir or os.environ.get("BYZJAX_DATA_DIR") or own).expanduser()
 
 
 def _find(name: str, source: _Source, folder: Path) -> list[Path]:
@@ -106,11 +108,11 @@ def _find(name: str, source: _Source, folder: Path) -> list[Path]:
     for file in source.files:
         candidates = (folder / file, folder / f"{file}.gz")
         paths[file] = next((path for path in candidates if path.is_file()), None)
-    missing = [f"{file} (or {file}.gz)" for file, path in paths.items() if path is None]
+    missing = [f"{file}[.gz]" for file, path in paths.items() if path is None]
     if missing:
-        raise FileNotFoundError(
-            f"{name}: no {' and no '.join(missing)} in {folder}; get it from {source.host} and"
-            " put it there, or set BYZJAX_DATA_DIR to the folder that has it."
+        raise cache.MissingDataError(
+            f"{name}: no {' and no '.join(missing)} in {folder}; download it there from "
+            f"{source.host}, or set BYZJAX_DATA_DIR."
         )
     return [path for path in paths.values() if path is not None]
 

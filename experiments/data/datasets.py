@@ -7,28 +7,16 @@ Datasets (TFDS), and nothing is fetched from the network unless `download=True`.
 
 import dataclasses
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from experiments.data import convex, prepared
 from experiments.data.prepared import FIELDS, Arrays
-
-TFDS_NAMES = ("mnist", "fashion_mnist", "cifar10")
-NAMES = ("digits", *TFDS_NAMES, *convex.NAMES)
-DESCRIPTIONS = {
-    "digits": "1,797 images of 8 x 8, 10 classes; comes with scikit-learn",
-    "mnist": "70,000 images of 28 x 28, 10 classes; through TFDS",
-    "fashion_mnist": "70,000 images of 28 x 28, 10 classes; through TFDS",
-    "cifar10": "60,000 images of 32 x 32 x 3, 10 classes; through TFDS",
-    "a9a": "48,842 samples of 123 binary features, 2 classes; LIBSVM files",
-    "mushrooms": "8,124 samples of 112 binary features, 2 classes; a LIBSVM file",
-    "spambase": "4,601 samples of 57 features, 2 classes; a CSV file",
-    "w8a": "49,749 samples of 300 binary features, 2 classes; a LIBSVM file",
-}
-"""One line about each data set."""
+from experiments.text import names
 
 Array = jax.Array | np.ndarray
 
@@ -53,6 +41,45 @@ class Dataset:
     num_classes: int
     checksum: str
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one sample."""
+        return self.train_x.shape[1:]
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """The numbers of samples for training and for testing."""
+        return len(self.train_y), len(self.test_y)
+
+
+class Outline(NamedTuple):
+    """What the blocks of a study depend on, known without the data themselves.
+
+    Attributes:
+      shape: of one sample.
+      num_classes: number of classes.
+      sizes: the numbers of samples for training and for testing.
+      checksum: as in `Dataset`.
+    """
+
+    shape: tuple[int, ...]
+    num_classes: int
+    sizes: tuple[int, int]
+    checksum: str
+
+
+OUTLINES = {
+    "digits": Outline((8, 8, 1), 10, (1437, 360), "f618bea623765e9b"),
+    "mnist": Outline((28, 28, 1), 10, (60_000, 10_000), "bd58c4704eea5663"),
+    "fashion_mnist": Outline((28, 28, 1), 10, (60_000, 10_000), "75ab27f0b83cfe1c"),
+    "cifar10": Outline((32, 32, 3), 10, (50_000, 10_000), "902bd0ce8e144b70"),
+    "a9a": Outline((123,), 2, (32_561, 16_281), "c980176fbb6aba9c"),
+    "mushrooms": Outline((112,), 2, (6499, 1625), "bd48fe28ae8b3733"),
+    "spambase": Outline((57,), 2, (3680, 921), "f7e056cd76b491f6"),
+    "w8a": Outline((300,), 2, (39_799, 9950), "4779673c0a73902c"),
+}
+"""The published data sets, so that finished blocks of them are recognised without the data."""
+
 
 def load(name: str, *, data_dir: str | Path | None = None, download: bool = False) -> Dataset:
     """Returns the data set `name`, one of `NAMES`.
@@ -66,22 +93,16 @@ def load(name: str, *, data_dir: str | Path | None = None, download: bool = Fals
 
     Raises:
       ValueError: the name is unknown, or a file is damaged.
-      FileNotFoundError: the data are not prepared and `download` is false, or a file is missing.
+      MissingDataError: the data are not prepared and `download` is false, or a file is missing.
       ImportError: TensorFlow is needed and cannot be imported.
     """
-    if name == "digits":
-        raw = _read_digits()
-    elif name in TFDS_NAMES:
-        raw = prepared.read_cached(name, prepared.prepared_folder(name, data_dir, download))
-    elif name in convex.NAMES:
-        raw = convex.read(name, data_dir)
-        checksum = _checksum(raw)
-        if name == "spambase":
-            convex.standardize(raw)
-        return Dataset(name=name, num_classes=2, checksum=checksum, **raw)
-    else:
-        raise ValueError(f"unknown data set {name!r}; known: {', '.join(NAMES)}.")
-    return _finish(name, raw)
+    if name not in SOURCES:
+        raise ValueError(names.unknown("data set", name, NAMES))
+    source = SOURCES[name]
+    raw = source.read(data_dir, download)
+    checksum, num_classes = _checksum(raw), int(raw["train_y"].max()) + 1
+    source.normalize(raw)
+    return Dataset(name=name, num_classes=num_classes, checksum=checksum, **raw)
 
 
 def _checksum(raw: Arrays) -> str:
@@ -91,8 +112,7 @@ def _checksum(raw: Arrays) -> str:
     return digest.hexdigest()[:16]
 
 
-def _finish(name: str, raw: Arrays) -> Dataset:
-    checksum = _checksum(raw)
+def _normalize_images(raw: Arrays) -> None:
     # Integer sums are exact and need no float64 copy of the images (255**2 fits in uint16).
     train, axes = raw["train_x"], (0, 1, 2)
     count = train[..., 0].size
@@ -102,8 +122,10 @@ def _finish(name: str, raw: Arrays) -> Dataset:
     for field in ("train_x", "test_x"):
         raw[field] = raw[field] - mean
         raw[field] /= std
-    num_classes = int(raw["train_y"].max()) + 1
-    return Dataset(name=name, num_classes=num_classes, checksum=checksum, **raw)
+
+
+def _unchanged(raw: Arrays) -> None:
+    del raw
 
 
 def _read_digits() -> Arrays:
@@ -116,3 +138,48 @@ def _read_digits() -> Arrays:
     order = np.random.RandomState(0).permutation(len(y))
     train, test = order[:1437], order[1437:]
     return {"train_x": x[train], "train_y": y[train], "test_x": x[test], "test_y": y[test]}
+
+
+class Source(NamedTuple):
+    """Where a data set comes from.
+
+    `read(data_dir, download)` returns the raw arrays, and `normalize` changes them in place.
+    """
+
+    description: str
+    read: Callable[[str | Path | None, bool], Arrays]
+    normalize: Callable[[Arrays], None] = _normalize_images
+
+
+def _tfds(name: str, description: str) -> Source:
+    def read(data_dir: str | Path | None, download: bool) -> Arrays:
+        return prepared.read_cached(name, prepared.prepared_folder(name, data_dir, download))
+
+    return Source(f"{description}; through TFDS", read)
+
+
+def _file(name: str, description: str, normalize: Callable[[Arrays], None] = _unchanged) -> Source:
+    return Source(description, lambda data_dir, _: convex.read(name, data_dir), normalize)
+
+
+SOURCES = {
+    "digits": Source(
+        "1,797 images of 8 x 8, 10 classes; comes with scikit-learn", lambda *_: _read_digits()
+    ),
+    "mnist": _tfds("mnist", "70,000 images of 28 x 28, 10 classes"),
+    "fashion_mnist": _tfds("fashion_mnist", "70,000 images of 28 x 28, 10 classes"),
+    "cifar10": _tfds("cifar10", "60,000 images of 32 x 32 x 3, 10 classes"),
+    "a9a": _file("a9a", "48,842 samples of 123 binary features, 2 classes; LIBSVM files"),
+    "mushrooms": _file(
+        "mushrooms", "8,124 samples of 112 binary features, 2 classes; a LIBSVM file"
+    ),
+    "spambase": _file(
+        "spambase", "4,601 samples of 57 features, 2 classes; a CSV file", convex.standardize
+    ),
+    "w8a": _file("w8a", "49,749 samples of 300 binary features, 2 classes; a LIBSVM file"),
+}
+"""All data sets."""
+
+NAMES = tuple(SOURCES)
+DESCRIPTIONS = {name: source.description for name, source in SOURCES.items()}
+"""One line about each data set."""

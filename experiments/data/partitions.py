@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments.text import names
+
 _MAX_DRAWS = 1000  # of Dirichlet shares
 
 
@@ -63,8 +65,8 @@ def parse_partition(kind: str) -> Kind:
                     return Kind(name, value if name == "pathological" else float(value))
     except (SyntaxError, ValueError, TypeError, OverflowError, MemoryError, RecursionError):
         pass
-    known = ", ".join(form.usage for form in _FORMS.values())
-    raise ValueError(f"unknown kind of partition {kind!r}; known: {known}.")
+    forms = {name: form.usage for name, form in _FORMS.items()}
+    raise ValueError(names.wrong_form("kind of partition", kind, forms))
 
 
 def partition(

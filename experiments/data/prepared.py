@@ -11,36 +11,47 @@ from typing import Any
 
 import numpy as np
 
+from experiments.data import cache
+from experiments.data.cache import MissingDataError
+
 Arrays = dict[str, Any]
 """A NumPy array for each of `FIELDS`."""
 
 FIELDS = ("train_x", "train_y", "test_x", "test_y")
 
+INSTALL = 'pip install -e ".[download]"'  # in a checkout; installs TensorFlow
+
 _CHUNK = 5000  # examples decoded at a time
+
+
+def root(data_dir: str | Path | None) -> Path:
+    """The folder of all prepared data sets: `data_dir`, or $TFDS_DATA_DIR, or that of TFDS."""
+    given = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return Path(given).expanduser()
 
 
 def prepared_folder(name: str, data_dir: str | Path | None, download: bool) -> Path:
     """Returns `data_dir/name/version`, downloading it first if it is missing and `download`."""
-    data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    root = Path(data_dir).expanduser() / name
+    folder_of_all = root(data_dir)
+    place = folder_of_all / name
 
     def newest() -> Path | None:
-        infos = root.glob("*/dataset_info.json")
+        infos = place.glob("*/dataset_info.json")
         folders = [i.parent for i in infos if re.fullmatch(r"\d+\.\d+\.\d+", i.parent.name)]
         return max(folders, key=lambda f: [int(k) for k in f.name.split(".")], default=None)
 
     folder = newest()
     if folder is None and download:
-        _require_tensorflow(f"downloading {name} into {root}")
+        _require_tensorflow(f"downloading {name} into {place}")
         import tensorflow_datasets as tfds
 
-        builder = tfds.builder(name, data_dir=str(root.parent))
+        builder = tfds.builder(name, data_dir=str(folder_of_all))
         builder.download_and_prepare(file_format="array_record")
         folder = newest()
     if folder is None:
-        raise FileNotFoundError(
-            f"{name} is not prepared in {root}; set TFDS_DATA_DIR to the folder that has it,"
-            " or allow the download: --download."
+        raise MissingDataError(
+            f"{name} is not prepared in {place}: set TFDS_DATA_DIR, or {INSTALL}",
+            fetchable=name,
         )
     return folder
 
@@ -49,16 +60,16 @@ def _require_tensorflow(what: str) -> None:
     try:
         importlib.import_module("tensorflow")
     except ImportError as error:
-        raise ImportError(f"{what} needs TensorFlow: pip install 'byzjax[download]'.") from error
+        raise ImportError(f"{what} needs TensorFlow: {INSTALL}, then the same again.") from error
 
 
 def read_cached(name: str, folder: Path) -> Arrays:
     """Reads a prepared folder, or the arrays that an earlier call cached."""
     info = (folder / "dataset_info.json").read_bytes()
     key = f"{name}-{folder.name}-{hashlib.sha256(info).hexdigest()[:16]}.npz"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "byzjax" / key
+    kept = cache.folder() / key
     try:
-        with np.load(cache) as arrays:
+        with np.load(kept) as arrays:
             return {field: arrays[field] for field in FIELDS}
     except Exception:  # absent, or damaged in any way (zip checks its CRC)
         pass
@@ -69,7 +80,7 @@ def read_cached(name: str, folder: Path) -> Arrays:
         chunks = read(folder, split)
         raw[f"{split}_x"] = np.concatenate([x for x, _ in chunks])
         raw[f"{split}_y"] = np.concatenate([y for _, y in chunks]).astype(np.int32)
-    _write_cache(cache, raw)
+    _write_cache(kept, raw)
     return raw
 
 

@@ -1,7 +1,6 @@
 """Trains the runs of one block, resuming from its checkpoint if there is one."""
 
 import hashlib
-import json
 import pathlib
 import time
 from collections.abc import Callable
@@ -12,8 +11,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from experiments.data import datasets
-from experiments.execution import hosts, store
+from experiments.execution import hosts, store, strict
 from experiments.execution.checkpoint import Checkpoints
+from experiments.execution.profile import DATA, Profile
 from experiments.execution.store import Task
 from experiments.grid import protocols
 from experiments.grid.config import Config
@@ -32,11 +32,13 @@ class Place(NamedTuple):
       folder: the folder of the study.
       checkpoints: the checkpoints of the block.
       over: the devices that the workers are distributed over; None for one.
+      profile: counts the seconds of preparing the runs.
     """
 
     folder: pathlib.Path
     checkpoints: Checkpoints
     over: Mesh | None
+    profile: Profile
 
 
 def checkpoints(task: Task, folder: pathlib.Path, over: Mesh | None) -> Checkpoints:
@@ -53,7 +55,7 @@ def train(
     program: programs.Program,
     attack: int,
     place: Place,
-    advance: Callable[[int], Any],
+    advance: Callable[..., Any],
 ) -> dict[str, Any]:
     """Trains all runs of a block.
 
@@ -62,22 +64,24 @@ def train(
       dataset: its data.
       program: the program of its rule.
       attack: index of its attack in the program.
-      place: folder, checkpoints and devices.
-      advance: called with the number of steps since the last call.
+      place: folder, checkpoints, devices and profile.
+      advance: called with the number of steps since the last call, `resumed=True` for those of a
+        checkpoint.
 
     Returns:
       The curves of its runs, and the seconds; empty on processes other than the first.
     """
     config, block, lead = task.config, task.block, hosts.leads()
-    folder, kept, over = place
+    folder, kept, over, profile = place
     begin = time.perf_counter()
-    runs = devices.on_each(block_runs(config, dataset, block.runs, block.attack), over)
+    with profile.timed(DATA):
+        runs = devices.on_each(block_runs(config, dataset, block.runs, block.attack), over)
     index = np.int32(attack)
     states, done, curves = program.start(index, runs), 0, []
     if (resumed := kept.restore(devices.on_one(states, over))) is not None:
         done, states, curves = resumed
         states = devices.on_each(states, over)
-        advance(done * len(block.runs))
+        advance(done * len(block.runs), resumed=True)
     saved = time.perf_counter()
     for step in range(done + config.eval_every, config.steps + 1, config.eval_every):
         states, seen = program.advance(states, np.int32(step - config.eval_every), index, runs)
@@ -120,7 +124,10 @@ def _run(config: Config, seed: int, s: int, place: int, curves: list) -> dict[st
         "finite": finite,
         **asked,
         "diverged": None if all(finite) else steps[finite.index(False)],
-        "per_class": [round(float(v), 4) for v in curves[-1][0].per_class[place]],
+        # Likewise the accuracy on a class without test samples.
+        "per_class": [
+            round(float(v), 4) if np.isfinite(v) else None for v in curves[-1][0].per_class[place]
+        ],
         **{name: [_number(seen[name][place]) for _, seen in curves] for name in diagnostics.NAMES},
     }
 
@@ -140,7 +147,7 @@ def _log(
     }
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.jsonl").open("a") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(strict.dumps(line) + "\n")
 
 
 def _number(value: np.ndarray) -> float | None:

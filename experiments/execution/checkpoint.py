@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.execution import hosts
+from experiments.execution import hosts, strict
 from experiments.training import devices, diagnostics
 from experiments.training import program as programs
 
@@ -117,14 +117,14 @@ def _as_states(arrays: Any, like: Any) -> Any:
 
 
 def _flat(metrics: programs.Metrics, seen: dict[str, np.ndarray]) -> dict[str, list]:
-    """An evaluation as JSON, which represents float32 values exactly."""
+    """An evaluation as JSON, which represents float32 values exactly; null stands for NaN."""
     arrays = metrics._asdict() | seen
-    return {name: np.asarray(a).tolist() for name, a in arrays.items()}
+    return {name: strict.plain(np.asarray(a).tolist()) for name, a in arrays.items()}
 
 
 def _whole(flat: dict[str, list]) -> tuple[programs.Metrics, dict[str, np.ndarray]]:
     arrays = {
-        name: np.asarray(values, bool if name == "finite" else np.float32)
+        name: np.array(values, bool if name == "finite" else np.float32)
         for name, values in flat.items()
     }
     metrics = programs.Metrics(*(arrays[name] for name in programs.Metrics._fields))

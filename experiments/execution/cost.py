@@ -10,6 +10,7 @@ from experiments.execution.sweep import Task
 from experiments.grid import planning, protocols
 from experiments.grid.config import Config
 from experiments.models import zoo
+from experiments.text.names import counted
 
 # Sustained rates of whole studies (an MLP on MNIST, batch 16, all parts of a step included, on 2
 # cores of an AMD EPYC, JAX 0.10.2); for the GPU from the vendor's figure, not measured. Then the
@@ -18,11 +19,11 @@ GFLOPS = {"2 CPU cores": 30.0, "one H100 at a third of its float32 peak": 20_000
 COMPILE_SECONDS = 9.0
 
 
-def gradient_flops(config: Config, dataset: datasets.Dataset) -> float:
+def gradient_flops(config: Config, dataset: datasets.Dataset | datasets.Outline) -> float:
     """Floating-point operations of one worker's gradient, as counted by XLA."""
-    model = zoo.build(config.model, dataset.train_x.shape[1:], dataset.num_classes)
+    model = zoo.build(config.model, dataset.shape, dataset.num_classes)
     params = jax.eval_shape(model.init, jax.random.key(0))
-    shape = (config.batch_size, *dataset.train_x.shape[1:])
+    shape = (config.batch_size, *dataset.shape)
     batch = {
         "x": jax.ShapeDtypeStruct(shape, jnp.float32),
         "y": jax.ShapeDtypeStruct(shape[:1], jnp.int32),
@@ -31,7 +32,9 @@ def gradient_flops(config: Config, dataset: datasets.Dataset) -> float:
     return float((counted or {}).get("flops", 0.0))
 
 
-def estimate(tasks: Sequence[Task], load: Callable[[Config], datasets.Dataset]) -> str:
+def estimate(
+    tasks: Sequence[Task], describe: Callable[[Config], datasets.Dataset | datasets.Outline]
+) -> str:
     """One line per grid and their sum: runs, operations, and minutes on some machines.
 
     Counts the operations of the gradients only, not those of attacks that search.
@@ -42,12 +45,12 @@ def estimate(tasks: Sequence[Task], load: Callable[[Config], datasets.Dataset]) 
         config = task.config
         if config not in flops:
             gradients = protocols.gradients(config) * config.steps
-            flops[config] = gradient_flops(config, load(config)) * gradients
+            flops[config] = gradient_flops(config, describe(config)) * gradients
         runs[config] = runs.get(config, 0) + len(task.block.runs)
     lines = [
         f"  {config.dataset}, {config.model}, n = {config.n}, f = {config.f}, "
-        f"{config.partition}, {config.momentum_at}, lr {config.learning_rate:g}: {count} runs, "
-        f"{count * flops[config] / 1e12:,.1f} TFLOP"
+        f"{config.partition}, {config.momentum_at}, lr {config.learning_rate:g}: "
+        f"{counted(count, 'run')}, {count * flops[config] / 1e12:,.1f} TFLOP"
         for config, count in runs.items()
     ]
     total = sum(count * flops[config] for config, count in runs.items())
@@ -55,7 +58,8 @@ def estimate(tasks: Sequence[Task], load: Callable[[Config], datasets.Dataset]) 
     for machine, rate in GFLOPS.items():
         training, compiling = total / rate / 1e9, programs * COMPILE_SECONDS
         lines.append(
-            f"About {(training + compiling) / 60:,.0f} minutes on {machine}: "
-            f"{training / 60:,.0f} to train, {compiling / 60:,.0f} to compile {programs} programs."
+            f"About {counted(round((training + compiling) / 60), 'minute')} on {machine}: "
+            f"{training / 60:,.0f} to train, {compiling / 60:,.0f} to compile "
+            f"{counted(programs, 'program')}."
         )
     return "\n".join(lines)

@@ -1,14 +1,13 @@
 """Finished blocks as one small CSV file, from which a study can be continued elsewhere."""
 
 import csv
-import json
 import pathlib
 import shutil
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.execution import store
+from experiments.execution import store, strict
 
 FILE = "blocks.csv"
 _SHOWN = ("rule", "mixing", "attack", "seconds")
@@ -20,14 +19,24 @@ _KEPT = (
 
 
 def write(folder: pathlib.Path, blocks: Sequence[dict[str, Any]], target: pathlib.Path) -> None:
-    """Writes the blocks, and copies the tables and figures of the study next to them."""
+    """Writes the blocks, and copies the tables and figures of the study next to them.
+
+    Raises:
+      ValueError: the target has blocks that would be lost.
+    """
+    lost = names(target) - {store.block_path(folder, _described(block)).name for block in blocks}
+    if lost:
+        raise ValueError(
+            f"{target / FILE} has {store.blocks(len(lost))} that {folder} lacks; nothing is "
+            "exported. Give another folder, or remove that file first."
+        )
     target.mkdir(parents=True, exist_ok=True)
     temporary = target / f".{FILE}.tmp"
     with temporary.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["hash", *_SHOWN, "content"])
         for block in blocks:
-            content = json.dumps(block, separators=(",", ":"))
+            content = strict.dumps(block, separators=(",", ":"))
             name = store.block_path(folder, _described(block)).stem
             writer.writerow([name, *(block[key] for key in _SHOWN), content])
     temporary.replace(target / FILE)
@@ -49,11 +58,20 @@ def read(target: pathlib.Path) -> list[dict[str, Any]]:
     with (target / FILE).open(newline="") as file:
         for number, row in enumerate(csv.DictReader(file), start=2):
             try:
-                block = json.loads(row["content"])
-            except (KeyError, TypeError, json.JSONDecodeError):
+                block = strict.loads(row["content"])
+            except (KeyError, TypeError, ValueError):
                 raise ValueError(f"{target / FILE}, line {number} is damaged.") from None
             blocks.append(block)
     return blocks
+
+
+def names(target: pathlib.Path) -> set[str]:
+    """The file names of exported blocks.
+
+    Raises:
+      ValueError: a line is damaged.
+    """
+    return {store.block_path(target, _described(block)).name for block in read(target)}
 
 
 def bring_in(target: pathlib.Path, folder: pathlib.Path) -> int:

@@ -3,13 +3,15 @@
 It holds `blocks/<hash>.json` (finished blocks, each written to a temporary file and renamed),
 `failed/<hash>.json` (failed blocks, with the error), `checkpoints/` (of long blocks), `locks/` (so
 that two processes do not train the same block), `log.jsonl` (one line per evaluation, to follow a
-run) and `config.json`.
+run, and one per profiled block) and `config.json`.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import functools
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -24,6 +26,7 @@ import jax
 from jax.sharding import Mesh
 
 import byzjax
+from experiments.execution import strict
 from experiments.grid import config as configs
 from experiments.grid import planning
 from experiments.grid.config import Config
@@ -34,8 +37,9 @@ from experiments.training import devices
 RESULTS = ("runs", "seconds", "environment")
 # Versions and device that determine the bits of a result; a difference causes a warning.
 DECISIVE = ("byzjax", "jax", "jaxlib", "flax", "optax", "device", "commit")
+LONGEST = 200  # characters of a line
 # Keys that every finished block has.
-PARTS = ("rule", "mixing", "attack", "members", "environment", "byzjax")
+PARTS = ("rule", "mixing", "attack", "members", "environment", "byzjax", "runs")
 
 
 class Task(NamedTuple):
@@ -79,7 +83,7 @@ def write_json(path: pathlib.Path, content: Any) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w") as file:
-            json.dump(content, file, indent=1)
+            json.dump(strict.plain(content), file, indent=1, allow_nan=False)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -96,15 +100,31 @@ def read_block(path: pathlib.Path, parts: Sequence[str] = ()) -> dict[str, Any] 
       parts: keys that the block must have.
     """
     try:
-        content = json.loads(path.read_text())
+        content = strict.loads(path.read_text())
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError):  # a folder, not JSON, not UTF-8, nested too deep
         content = None
-    if isinstance(content, dict) and content and all(name in content for name in parts):
+    is_whole = isinstance(content, dict) and content and all(name in content for name in parts)
+    if is_whole and ("runs" not in parts or _has_curves(content)):
         return content
     print(f"warning: {path} is damaged; it counts as missing.", file=sys.stderr)
     return None
+
+
+def _has_curves(block: dict[str, Any]) -> bool:
+    """Whether the runs of a block are those of its members, with curves of equal lengths."""
+    try:
+        runs = [
+            [run["seed"], run["s"]]
+            for run in block["runs"]
+            if len({len(run[name]) for name in ("step", "accuracy", "loss", "finite")}) == 1
+            and all(isinstance(value, float | int) for value in run["accuracy"])
+            and run["step"]
+        ]
+        return bool(runs) and runs == [list(pair) for pair in block["members"]]
+    except (KeyError, TypeError):
+        return False
 
 
 def environment(over: Mesh | None = None) -> dict[str, str]:
@@ -149,19 +169,24 @@ def _commit() -> str:
     return outputs[0] + ("+" if outputs[1] else "")
 
 
+def every(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """All finished blocks in a folder; damaged files are reported on stderr."""
+    paths = sorted((folder / "blocks").glob("*.json"))
+    return [block for path in paths if (block := read_block(path, PARTS)) is not None]
+
+
 def finished(grids: Sequence[Config], folder: pathlib.Path) -> list[dict[str, Any]]:
-    """The blocks in a folder that belong to these grids, each run once.
+    """The blocks in a folder that belong to these grids, each run once."""
+    return belonging(grids, every(folder))
+
+
+def belonging(grids: Sequence[Config], blocks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of the blocks that belong to these grids, each run once.
 
     Blocks of former versions of a study are ignored; of two blocks with the same runs, as after
     adding seeds, the larger one counts.
     """
-    wanted: dict[tuple, None] = {}  # in the order of the plan
-    for config in grids:
-        for block in planning.recorded(config):
-            settings = _settings(identity(config, block, ""))
-            wanted |= dict.fromkeys((settings, run) for run in block.runs)
-    paths = sorted((folder / "blocks").glob("*.json"))
-    blocks = [block for path in paths if (block := read_block(path, PARTS)) is not None]
+    wanted = _planned(grids)
     kept, seen = [], set()
     for block in sorted(blocks, key=lambda block: -len(block["members"])):
         runs = {(_settings(block), tuple(run)) for run in block["members"]}
@@ -170,6 +195,23 @@ def finished(grids: Sequence[Config], folder: pathlib.Path) -> list[dict[str, An
             seen |= runs
     places = {settings: i for i, (settings, _) in enumerate(wanted)}
     return sorted(kept, key=lambda block: places[_settings(block)])
+
+
+def _planned(grids: Sequence[Config]) -> dict[tuple, None]:
+    """The settings and members of all runs of the grids, in the order of the plan."""
+    wanted: dict[tuple, None] = {}
+    for config in grids:
+        for block in planning.recorded(config):
+            settings = _settings(identity(config, block, ""))
+            wanted |= dict.fromkeys((settings, run) for run in block.runs)
+    return wanted
+
+
+def unfinished(grids: Sequence[Config], blocks: Sequence[dict[str, Any]]) -> tuple[int, int]:
+    """How many runs of the grids are not in these blocks, and how many runs the grids have."""
+    wanted = _planned(grids)
+    done = {(_settings(block), tuple(run)) for block in blocks for run in block["members"]}
+    return len(wanted.keys() - done), len(wanted)
 
 
 def _settings(block: dict[str, Any]) -> str:
@@ -184,19 +226,49 @@ def warn_of_other_versions(found: Sequence[dict[str, Any]], over: Mesh | None = 
     for name in DECISIVE:
         there = {block["environment"].get(name, "") for block in found} - {here[name]}
         if there:
+            some = ", ".join(sorted(there)[:3]) + f" and {len(there) - 3} more" * (len(there) > 3)
             print(
-                f"warning: finished blocks have {name} {', '.join(sorted(there))}, here it is "
+                f"warning: finished blocks have {name} {some}, here it is "
                 f"{here[name]}; results may differ numerically.",
                 file=sys.stderr,
             )
 
 
+def blocks(count: int) -> str:
+    """A number of blocks: `1 block`, `2 blocks`."""
+    return f"{count} block{'s' * (count != 1)}"
+
+
+def in_words(described: dict[str, Any]) -> str:
+    """A block in words: `nearest_neighbors + krum under sign_flip`."""
+    mixing = described.get("mixing", "none")
+    before = "" if mixing == "none" else f"{mixing} + "
+    return f"{before}{described.get('rule')} under {described.get('attack')}"
+
+
+def failure_line(failure: dict[str, Any], path: pathlib.Path) -> str:
+    """One line about a failed block: what, why, and the file with all of it."""
+    start, end = f"failed: {in_words(failure)}: ", f"; {path}"
+    room = max(60, LONGEST - len(start) - len(end))
+    why = " ".join(str(failure.get("error")).split())
+    return start + (why if len(why) <= room else f"{why[: room - 3]}...") + end
+
+
 def failures(folder: pathlib.Path) -> Iterator[dict[str, Any]]:
-    """The failed blocks."""
+    """The failed blocks that have not been finished since."""
     for path in sorted((folder / "failed").glob("*.json")):
         content = read_block(path)
-        if content is not None:
-            yield content
+        if content is not None and not (folder / "blocks" / path.name).is_file():
+            yield content | {"file": path.name}
+
+
+def damaged(folder: pathlib.Path) -> Iterator[dict[str, Any]]:
+    """The damaged files of finished blocks, each as a failure without settings."""
+    for path in sorted((folder / "blocks").glob("*.json")):
+        with contextlib.redirect_stderr(io.StringIO()):
+            content = read_block(path, PARTS)
+        if content is None:
+            yield {"error": f"{path} is damaged; it counts as missing."}
 
 
 def write_config(

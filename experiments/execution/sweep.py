@@ -1,12 +1,10 @@
 """Runs grids block by block; finished blocks are on disk and are not run again."""
 
-import contextlib
-import fcntl
 import pathlib
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,26 +14,35 @@ from tqdm import tqdm
 
 from experiments.data import datasets
 from experiments.execution import block as blocks
-from experiments.execution import hosts, store
+from experiments.execution import hosts, locks, progress, store
+from experiments.execution.profile import DATA, Profile
 from experiments.execution.store import Task
 from experiments.grid import planning
 from experiments.grid.config import Config
 from experiments.models import zoo
+from experiments.text.names import counted
 from experiments.training import assemble
 from experiments.training import program as programs
 
 
 def tasks(
-    grids: Sequence[Config], folder: pathlib.Path, load: Callable[[Config], datasets.Dataset]
+    grids: Sequence[Config],
+    folder: pathlib.Path,
+    describe: Callable[[Config], datasets.Dataset | datasets.Outline],
 ) -> list[Task]:
     """All blocks of all grids; a block that two grids share appears once.
 
     Blocks that share a compiled program are adjacent.
+
+    Args:
+      grids: the grids.
+      folder: the folder of the study.
+      describe: the data set of a grid, or its outline.
     """
     by_path: dict[pathlib.Path, Task] = {}
     by_program: dict[tuple, list[Task]] = {}
     for config in grids:
-        dataset = load(config)
+        dataset = describe(config)
         for block in assemble.plan(config, parameters(config, dataset)):
             described = store.identity(config, block, dataset.checksum)
             path = store.block_path(folder, described)
@@ -51,9 +58,9 @@ def stretch(tasks: Sequence[Task], shard: int, shards: int) -> list[Task]:
     return list(tasks[first:last])
 
 
-def parameters(config: Config, dataset: datasets.Dataset) -> int:
+def parameters(config: Config, dataset: datasets.Dataset | datasets.Outline) -> int:
     """The number of parameters of the model."""
-    model = zoo.build(config.model, dataset.train_x.shape[1:], dataset.num_classes)
+    model = zoo.build(config.model, dataset.shape, dataset.num_classes)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
@@ -63,6 +70,7 @@ def run(
     folder: pathlib.Path,
     load: Callable[[Config], datasets.Dataset],
     over: Mesh | None = None,
+    profile: Profile | None = None,
 ) -> list[dict[str, Any]]:
     """Runs the missing blocks and returns all finished ones; failures are written to `failed/`.
 
@@ -74,6 +82,7 @@ def run(
       folder: the folder of the study.
       load: loads the data set of a grid.
       over: the devices that the workers are distributed over; None for one.
+      profile: traces the training; None for no profile.
     """
     lead = hosts.leads()
     hosts.check_same([task.path.name for task in todo])
@@ -82,15 +91,16 @@ def run(
         read = {task.path: store.read_block(task.path, store.PARTS) for task in todo}
         finished = {path: content for path, content in read.items() if content is not None}
     if finished:
-        print(f"{len(finished)} of {len(todo)} blocks are in {folder} already.")
+        of = f"{len(finished)} of {counted(len(todo), 'block')}"
+        print(f"{of} {'is' if len(todo) == 1 else 'are'} in {folder} already.")
         store.warn_of_other_versions(list(finished.values()), over)
     absent = hosts.told(np.array([task.path not in finished for task in todo]))
     missing = [task for task, is_missing in zip(todo, absent) if is_missing]
-    steps = sum(_steps(task) for task in missing)
-    with tqdm(total=steps, unit="step", unit_scale=True, disable=not (missing and lead)) as bar:
-        trainer = _Trainer(folder, load, over, bar)
+    parts = [_part(task) for task in missing]
+    with progress.Progress(parts, shown=bool(missing) and lead) as bar:
+        trainer = _Trainer(folder, load, over, bar, profile or Profile())
         for task in missing:
-            with _alone(folder / "locks" / task.path.stem):
+            with locks.alone(folder / "locks" / task.path.stem, store.in_words(task.described)):
                 if (content := trainer.train(task)) is not None:
                     finished[task.path] = content
     if missing and lead:
@@ -98,8 +108,13 @@ def run(
     return [finished[task.path] for task in todo if task.path in finished]
 
 
-def _steps(task: Task) -> int:
-    return task.config.steps * len(task.block.runs)
+def _part(task: Task) -> progress.Part:
+    """A block, as the estimate of the time sees it."""
+    config, block = task.config, task.block
+    program, runs = planning.program(config, block), len(block.runs)
+    attacks = len(planning.choices(config, block))
+    like = (program, block.attack.family), program, (program[0], attacks > 1), (program[0],)
+    return progress.Part((program, runs), attacks, like, config.steps * runs)
 
 
 class _Trainer:
@@ -109,29 +124,39 @@ class _Trainer:
       folder: the folder of the study.
       load: loads the data set of a grid.
       over: the devices that the workers are distributed over; None for one.
-      bar: the progress bar, in steps.
+      bar: the progress bar.
+      profile: traces the training.
     """
 
-    def __init__(self, folder: pathlib.Path, load: Callable, over: Mesh | None, bar: tqdm):
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        load: Callable,
+        over: Mesh | None,
+        bar: progress.Progress,
+        profile: Profile,
+    ):
         self.folder, self.load, self.over, self.bar = folder, load, over, bar
+        self.profile = profile
         self.key: tuple | None = None  # of the program
         self.program: programs.Program | None = None
         self.begin, self.compiling = time.perf_counter(), 0.0
-        self.compiled = self.failed = 0
+        self.compiled = self.failed = self.taken = 0
 
     def train(self, task: Task) -> dict[str, Any] | None:
         """Trains, writes and returns a block; None if it failed or another process writes."""
-        lead, before = hosts.leads(), self.bar.n
-        self.bar.set_postfix_str(f"{task.block.rule} under {task.block.attack}")
+        lead = hosts.leads()
+        self.bar.begin(f"{task.block.rule} under {task.block.attack}")
         if not hosts.several() and (content := store.read_block(task.path, store.PARTS)):
-            self.bar.update(_steps(task))  # another process has finished it in the meantime
+            self.bar.end()  # another process has finished it in the meantime
+            self.taken += len(task.block.runs)
             return content
         checkpoints = blocks.checkpoints(task, self.folder, self.over)
         try:
             content = self._run(task, checkpoints)
         except Exception as error:
             self.failed += 1
-            self.bar.update(before + _steps(task) - self.bar.n)
+            self.bar.end()
             if lead:
                 self._write_failure(task, error)
             if hosts.several():
@@ -146,61 +171,60 @@ class _Trainer:
         return content
 
     def _run(self, task: Task, checkpoints: blocks.Checkpoints) -> dict[str, Any]:
-        config, dataset = task.config, self.load(task.config)
-        choices = planning.choices(config, task.block)
-        if self.key != planning.program(config, task.block):
-            model = zoo.build(config.model, dataset.train_x.shape[1:], dataset.num_classes)
-            self.program = programs.build(
-                config, dataset, model, task.block.rule, task.block.mixing, choices, self.over
-            )
-            self.key = planning.program(config, task.block)
+        config, choices = task.config, planning.choices(task.config, task.block)
+        with self.profile.timed(DATA):
+            dataset = self.load(config)
+            if self.key != planning.program(config, task.block):
+                model = zoo.build(config.model, dataset.train_x.shape[1:], dataset.num_classes)
+                self.program = programs.build(
+                    config, dataset, model, task.block.rule, task.block.mixing, choices, self.over
+                )
+                self.key = planning.program(config, task.block)
         assert self.program is not None
         known = len(self.program.compiled)
         attack = [spec.family for spec in choices].index(task.block.attack.family)
-        place = blocks.Place(self.folder, checkpoints, self.over)
-        content = blocks.train(task, dataset, self.program, attack, place, self.bar.update)
+        place = blocks.Place(self.folder, checkpoints, self.over, self.profile)
+        compiled = self.program.compiled
+
+        def advance(steps: int, resumed: bool = False) -> None:
+            spent = sum(each.seconds for each in compiled[known:])
+            self.bar.advance(steps, spent, resumed=resumed)
+
+        log = self.folder / "log.jsonl"
+        with self.profile.traced(task.path.stem, self.program, log) as program:
+            content = blocks.train(task, dataset, program, attack, place, advance)
         self.compiled += known == 0
-        self.compiling += sum(self.program.compiled[known:])
+        self.compiling += sum(each.seconds for each in compiled[known:])
         return content
 
     def _failure(self, task: Task) -> pathlib.Path:
         return self.folder / "failed" / task.path.name
 
     def _write_failure(self, task: Task, error: Exception) -> None:
-        first_line = (str(error).strip() or "no message").splitlines()[0]
+        reason = "out of memory" if isinstance(error, MemoryError) else "no message"
+        first_line = (str(error).strip() or reason).splitlines()[0]
         failure = {
             "error": f"{type(error).__name__}: {first_line}",
             "traceback": traceback.format_exc(),
             "environment": store.environment(self.over),
         }
-        store.write_json(self._failure(task), task.described | failure)
+        path = self._failure(task)
+        store.write_json(path, task.described | failure)
+        tqdm.write(store.failure_line(task.described | failure, path), file=sys.stderr)
 
     def report(self, missing: Sequence[Task]) -> None:
         """Prints the number of runs and their times."""
-        runs = sum(len(task.block.runs) for task in missing)
+        runs = sum(len(task.block.runs) for task in missing) - self.taken
         seconds = time.perf_counter() - self.begin
-        print(
-            f"{runs} runs in {self.compiled} programs and {seconds:.0f} s: {seconds / runs:.2f} s "
-            f"per run, {100 * self.compiling / seconds:.0f} % of the time spent compiling."
-        )
+        if runs:
+            print(
+                f"{counted(runs, 'run')} in {counted(self.compiled, 'program')} and {seconds:.0f} "
+                f"s: {seconds / runs:.2f} s per run, {100 * self.compiling / seconds:.0f} % of the "
+                "time spent compiling."
+            )
+        if self.taken:
+            were = "run was" if self.taken == 1 else "runs were"
+            print(f"{self.taken} {were} trained by another process at the same time.")
         if self.failed:
-            print(f"{self.failed} blocks failed; see {self.folder / 'failed'}.", file=sys.stderr)
-
-
-@contextlib.contextmanager
-def _alone(path: pathlib.Path) -> Iterator[None]:
-    """A lock: other processes on the same folder wait while a block trains.
-
-    Processes that train together take no lock.
-    """
-    if hosts.several():
-        yield
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"{path.stem} is being trained by another process; waiting.", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+            failed = f"{store.blocks(self.failed)} failed; see {self.folder / 'failed'}."
+            print(failed, file=sys.stderr)

@@ -4,6 +4,7 @@ import ast
 import hashlib
 import math
 import pathlib
+import re
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -38,13 +39,28 @@ def _source(module: str) -> str | None:
 LONGEST = 2000  # characters of one specification
 
 
-def parse_call(text: str) -> tuple[str, dict[str, Any]]:
+# A call of each kind, for errors.
+EXAMPLES = {
+    "rule": "krum(f=4, m=3)",
+    "mixing": "bucketing(s=2)",
+    "attack": "little_is_enough(z=1.5)",
+    "protocol": "gossip(graph='ring')",
+}
+
+
+def parse_call(text: str, kind: str = "rule") -> tuple[str, dict[str, Any]]:
     """Parses `"krum(f=4)"` as `("krum", {"f": 4})`; values are literals, nan or inf.
+
+    Args:
+      text: a name, or a call with keywords.
+      kind: what is named, for the error: a key of `EXAMPLES`.
 
     Raises:
       ValueError: the text does not have this form.
     """
-    expected = 'expected a name or a call with keywords, such as "krum" or "krum(f=4, m=3)"'
+    call = EXAMPLES[kind]
+    example = f'"{call.partition("(")[0]}" or "{call}"'
+    expected = f"expected a name or a call with keywords, such as {example}"
     if len(text) > LONGEST:
         raise ValueError(f"cannot read {text[:40]!r}... of {len(text)} characters; {expected}.")
     name, bracket, rest = text.strip().partition("(")
@@ -61,7 +77,18 @@ def parse_call(text: str) -> tuple[str, dict[str, Any]]:
                 return module + colon + node.func.id, given
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         pass
-    raise ValueError(f"cannot read {text!r}; {expected}.")
+    if re.fullmatch(r"[A-Za-z]\w*(-\w+)+", text.strip()):
+        return text.strip(), {}  # no name either, but near to one with underscores
+    shown = text if len(text) <= 60 else f"{text[:56]}..."
+    raise ValueError(f"cannot read {shown!r}; {_unquoted(text) or expected}.")
+
+
+def _unquoted(text: str) -> str | None:
+    """What to write if a value is a word without quotes: `mode='mid'` for `mode=mid`."""
+    word = re.search(r"(\w+)\s*=\s*([A-Za-z][\w-]*)\s*[,)]", text)
+    if word is None or word[2] in ("nan", "inf", "True", "False", "None") or "'" in text:
+        return None
+    return f"a word needs quotes: {word[1]}='{word[2]}'"
 
 
 def _literal(node: ast.expr) -> Any:

@@ -10,6 +10,7 @@ import jax
 import byzjax
 from byzjax import attacks, stacked
 from byzjax.facts import FACTS
+from experiments.text import names
 
 
 def multi_krum(updates: Any, *, f: int, axis_name: str | None = None) -> Any:
@@ -79,7 +80,7 @@ def alternating(
 def _of_kind(kind: str) -> dict[str, Callable]:
     """The functions of this kind in `byzjax.facts` that need only the workers' updates."""
     functions = {name: getattr(byzjax, name) for name, f in FACTS.items() if f.kind == kind}
-    return {name: f for name, f in functions.items() if _needed(f) <= {"updates", "num_workers"}}
+    return {name: f for name, f in functions.items() if needed(f) <= {"updates", "num_workers"}}
 
 
 def _ordered(table: dict[str, Callable], first: Sequence[str]) -> dict[str, Callable]:
@@ -87,7 +88,7 @@ def _ordered(table: dict[str, Callable], first: Sequence[str]) -> dict[str, Call
     return {name: table[name] for name in (*first, *sorted(table.keys() - set(first)))}
 
 
-def _needed(function: Callable) -> set[str]:
+def needed(function: Callable) -> set[str]:
     """The positional parameters without a default."""
     parameters = inspect.signature(function).parameters.values()
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -133,7 +134,7 @@ def _attacks() -> dict[str, Callable]:
         name: f
         for name, f in functions.items()
         if takes_updates(f)
-        and _needed(f) <= known
+        and needed(f) <= known
         and "attack" not in inspect.signature(f).parameters
     }
 
@@ -177,3 +178,95 @@ MOST_STRENGTHS = max(map(len, STRENGTHS.values()))
 
 
 TABLES: dict[str, dict[str, Callable]] = {"rule": RULES, "mixing": MIXINGS, "attack": ATTACKS}
+
+
+# Parameters that the run supplies; all others are hyperparameters.
+FROM_RUN = ("byzantine", "num_workers", "key", "axis_name", "rule", "updates", "step")
+
+# Names in papers, as far as they are not like ours.
+ELSEWHERE: dict[str, dict[str, str]] = {
+    "rule": {
+        **dict.fromkeys(("average", "averaging", "fedavg"), "mean"),
+        **dict.fromkeys(("cwtm", "tm"), "trimmed_mean"),
+        **dict.fromkeys(("cwmed", "cm", "coordinatewise_median"), "median"),
+        **dict.fromkeys(("gm", "rfa", "geomed"), "geometric_median"),
+        **dict.fromkeys(("mda", "brute"), "minimum_diameter"),
+        **dict.fromkeys(("cc", "centered_clip"), "centered_clipping"),
+        **{"meamed": "mean_around_median", "cge": "comparative_elimination"},
+        **{"smea": "minimum_eigenvalue", "caf": "covariance_filter", "dnc": "spectral_filter"},
+        **{"signsgd": "majority_sign", "monna": "nearest_to_pivot"},
+    },
+    "mixing": {
+        **dict.fromkeys(("nnm", "nn"), "nearest_neighbors"),
+        **{"arc": "adaptive_clipping", "clip": "clip_norms", "no": "none"},
+    },
+    "attack": {
+        **dict.fromkeys(("alie", "lie"), "little_is_enough"),
+        **dict.fromkeys(("ipm", "foe", "fall_of_empires"), "inner_product_manipulation"),
+        **dict.fromkeys(("lf", "label_flip", "label_flipping"), "flip_labels"),
+        **{"sf": "sign_flip", "nan": "non_finite", "no": "none", "noise": "gaussian"},
+    },
+}
+
+
+# Why no run can use a function, where its positional parameters do not say it.
+_REASONS = {
+    "centered_clip": "needs a center: use centered_clipping, which remembers one",
+    "strongest": "needs an attack: use strongest_alie or strongest_ipm",
+    "add_trigger": "changes batches, and runs only flip labels: use flip_labels",
+    **dict.fromkeys(
+        ("rotating", "sleeping"), "changes who attacks at which step, and runs have fixed attackers"
+    ),
+}
+
+
+def hyperparameters(function: Callable) -> list[str]:
+    """The hyperparameters of a rule, a mixing or an attack, with their defaults: `m=1`."""
+    out = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        positional = parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+        if name in FROM_RUN or (positional and parameter.default is parameter.empty):
+            continue
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            out.append("...")
+        elif parameter.default is parameter.empty:
+            out.append(name if name == "f" else f"{name}=...")
+        else:
+            out.append(f"{name}={_shortest(parameter.default)}")
+    return out
+
+
+def _shortest(value: Any) -> str:
+    short = f"{value:g}" if isinstance(value, float) else repr(value)
+    return (
+        short if not isinstance(value, float) or repr(float(short)) == repr(value) else repr(value)
+    )
+
+
+def not_offered(kind: str) -> dict[str, str]:
+    """The functions of the library that no run can use, and why."""
+    if kind == "attack":
+        functions = {name: getattr(attacks, name) for name in attacks.__all__}
+        functions = {k: f for k, f in functions.items() if needed(f) & {"byzantine", "batch"}}
+    else:
+        kinds = {"rule": ("rule", "memory"), "mixing": ("mixing",)}[kind]
+        functions = {k: getattr(byzjax, k) for k, f in FACTS.items() if f.kind in kinds}
+    reasons = {}
+    for name, function in functions.items():
+        parameters = [p for p in inspect.signature(function).parameters if p in needed(function)]
+        missing = " and ".join(key for key in parameters if key not in FROM_RUN)
+        if name not in TABLES[kind]:
+            default = f"needs {missing}, which a run does not have"
+            reasons[name] = _REASONS.get(name, default)
+    return reasons
+
+
+def unknown(kind: str, name: str) -> str:
+    """The error for a rule, a mixing or an attack that is not in its table."""
+    if (reason := not_offered(kind).get(name)) is not None:
+        return f"{name} is not offered on the command line: it {reason}."
+    for other, table in TABLES.items():
+        if name in table and name != "none":
+            article = "an" if other == "attack" else "a"
+            return f"unknown {kind} {name!r}; it is {article} {other}: write --{other} {name}."
+    return names.unknown(kind, name, TABLES[kind], ELSEWHERE[kind])

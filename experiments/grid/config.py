@@ -2,27 +2,54 @@
 
 import dataclasses
 import shlex
+from collections.abc import Sequence
 from typing import Annotated, Any
 
-import tyro
-
+from byzjax.facts import FACTS
 from experiments.grid import calls
+from experiments.text.arguments import SHOWN
 
 DEFAULT_PROTOCOL = "parameter_server"
+FOLLOWS: Any = None  # a default that follows from other settings: see `Config.__post_init__`
+
+
+def default_f(n: int, rules: Sequence[str] = ()) -> int:
+    """The most faults that Krum, (n - 3) // 2, and these rules tolerate."""
+    most = [(n - 3) // 2]
+    for text in rules:
+        facts = FACTS.get(text.partition("(")[0].strip())
+        if facts is not None and facts.takes_f and facts.needs[0] > 0:
+            most.append((n - facts.needs[1]) // facts.needs[0])
+    return max(0, min(most))
+
+
+def default_s(f: int) -> tuple[int, ...]:
+    """None, one, half of f and f Byzantine workers."""
+    return tuple(sorted({0, min(1, f), f // 2, f})) if f >= 0 else (0,)
+
+
+def default_eval_every(steps: int) -> int:
+    """The divisor of `steps` nearest to 25, as a ratio."""
+    if not 1 <= steps <= 10**6:
+        return 25
+    divisors = [k for k in range(1, steps + 1) if steps % k == 0]
+    return min(divisors, key=lambda k: max(k, 25) / min(k, 25))
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Train one model for every (rule, mixing, attack, number of Byzantine workers, seed).
+    """Train one model for every rule, mixing, attack, number s of attackers, and seed.
 
     n workers send updates computed on their own data to a server; s of them are Byzantine; the
     server aggregates with a rule that tolerates f. The defaults are the main job: digits, 25
-    workers, f = 11. Results go to results/<study>/; running the command again computes only what
-    is missing there.
+    workers, f = 11. Results go to results/main/, with other options to a folder named after them,
+    or to results/<study>/; running the command again computes only what is missing there.
     """
 
     study: str = "main"
-    """Name of the study: results go to <results>/<study>/."""
+    """Name of the study: results go to <results>/<study>/. Without it, the name is made of the
+    options that differ from the defaults, such as learning-rate-0.1. A folder keeps its settings:
+    more rules, mixings, attacks, s or seeds extend it, others are refused."""
     dataset: str = "digits"
     """digits (comes with scikit-learn), mnist, fashion_mnist or cifar10 (through TFDS), a9a,
     mushrooms, spambase or w8a (from files)."""
@@ -53,19 +80,23 @@ class Config:
     "asynchronous(judge='kardam')" or "redundant(r=3, s=1)"."""
     n: int = 25
     """Number of workers."""
-    f: int = 11
+    f: int = dataclasses.field(
+        default=FOLLOWS, metadata={SHOWN: "the most that Krum and all rules tolerate, 11 of 25"}
+    )
     """Declared number of faults that the rules tolerate."""
-    s: tuple[int, ...] = (0, 1, 5, 11)
+    s: tuple[int, ...] = dataclasses.field(
+        default=FOLLOWS, metadata={SHOWN: "0, 1, f // 2 and f, so 0 1 5 11"}
+    )
     """Actual numbers of Byzantine workers, each at most f. With s = 0 there is no attack, and each
     rule runs once."""
-    seeds: int = 3
+    seeds: int = 5
     """Number of seeds; a seed determines the initial model, the Byzantine workers, the partition
     and the batches."""
     steps: int = 300
     """Training steps."""
     batch_size: int = 16
     """Samples per gradient, drawn with replacement from the worker's own."""
-    learning_rate: float = 0.5
+    learning_rate: float = 0.2
     """The server's initial step size."""
     schedule: str = "constant"
     """Step size schedule: constant, "hyperbolic(k)" (lr / (1 + t / k)), cosine, or "steps(a, b)"
@@ -95,23 +126,45 @@ class Config:
     validation: int = 0
     """Number of training samples held out from all workers; `python -m experiments choose` selects
     settings by the accuracy on them."""
-    eval_every: int = 25
+    eval_every: int = dataclasses.field(
+        default=FOLLOWS, metadata={SHOWN: "the divisor nearest to 25"}
+    )
     """Steps between evaluations on the test set; divides the number of steps."""
     eval_samples: int = 0
     """Number of test samples (the first ones) for evaluations before the last; 0 for all. The last
     evaluation uses all of them."""
     results: str = "results"
     """Folder of all studies."""
-    data_dir: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
+    data_dir: Annotated[str | None, "PATH"] = None
     """Folder of prepared data sets; default $TFDS_DATA_DIR, then TFDS's own, and for the convex
     sets $BYZJAX_DATA_DIR."""
     download: bool = False
     """Let TFDS download and prepare a data set that is missing (needs TensorFlow)."""
 
+    def __post_init__(self):
+        """Fills in the defaults that follow from other settings."""
+        for name, value in _following(self.n, self.rule, self.f, self.steps):
+            if getattr(self, name) is FOLLOWS:
+                object.__setattr__(self, name, value)
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The default of each setting, given the settings that it follows from."""
+        plain = {field.name: field.default for field in dataclasses.fields(self)}
+        return (
+            plain | dict(_following(self.n, self.rule, None, self.steps)) | {"s": default_s(self.f)}
+        )
+
     @property
     def code(self) -> str:
         """Hashes of the files of user-defined rules, mixings and attacks; empty without any."""
         return calls.code((*self.rule, *self.mixing, *self.attack))
+
+
+def _following(n: int, rules: Sequence[str], f: int | None, steps: int) -> list[tuple[str, Any]]:
+    """The defaults of f, s and eval_every; f is the given one, if any."""
+    f = default_f(n, rules) if f is None else f
+    return [("f", f), ("s", default_s(f)), ("eval_every", default_eval_every(steps))]
 
 
 # Settings that give locations or select blocks, and do not affect a block's numbers.
@@ -140,10 +193,10 @@ def identity(config: Config) -> dict[str, Any]:
 def options(config: Config) -> str:
     """The command-line options that differ from their defaults."""
     words = []
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if value != field.default:
-            words.append(f"--{field.name.replace('_', '-')}")
+    for name, default in config.defaults.items():
+        value = getattr(config, name)
+        if value != default:
+            words.append(f"--{name.replace('_', '-')}")
             if value is not True:
                 words += map(str, value) if isinstance(value, tuple) else [str(value)]
     return shlex.join(words)

@@ -4,18 +4,24 @@ import ast
 import math
 
 from experiments.grid.config import Config
+from experiments.text import names
 
 PLACES = ("worker", "server", "update")
 KINDS = ("damped", "undamped", "nesterov")
+SCHEDULES = {
+    "constant": "constant",
+    "hyperbolic": "hyperbolic(k) with k > 0",
+    "cosine": "cosine",
+    "steps": "steps(a, b, ...)",
+}
+"""How each schedule is written."""
 
 
 def check(config: Config) -> None:
     """Raises a `ValueError` for an option that does not exist or a number out of range."""
     for name, known in (("momentum_at", PLACES), ("momentum_kind", KINDS)):
         if getattr(config, name) not in known:
-            raise ValueError(
-                f"{name} must be one of {', '.join(known)}; got {getattr(config, name)!r}."
-            )
+            raise ValueError(names.one_of(name, getattr(config, name), known))
     if not 0 <= config.momentum < 1:
         raise ValueError(f"momentum must lie in [0, 1); got {config.momentum}.")
     for name in ("weight_decay", "clip"):
@@ -46,5 +52,4 @@ def parse_schedule(text: str) -> tuple[str, tuple[float, ...]]:
                     return "steps", tuple(steps)
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         pass
-    known = "constant, hyperbolic(k) with k > 0, cosine, steps(a, b, ...)"
-    raise ValueError(f"unknown schedule {text!r}; known: {known}.")
+    raise ValueError(names.wrong_form("schedule", text, SCHEDULES))

@@ -1,5 +1,6 @@
 """The blocks of a grid: which runs train together, and checks of their settings."""
 
+import collections
 import dataclasses
 import itertools
 import math
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 
 from experiments.grid import optimizers, protocols, specs
 from experiments.grid.config import IDENTITY, Config
+from experiments.text import names
 
 # Bytes that the runs of one block may use, as estimated by `run_bytes`. It does not depend on the
 # machine: which runs train together is part of a block's identity, since the same run in a batch
@@ -77,7 +79,11 @@ def plan(config: Config, parameters: int = 0) -> list[Block]:
             if attack != none and liars:
                 blocks += _cut(rule, mixing, attack, _runs(config, liars), most)
     if not blocks:
-        raise ValueError(f"nothing to run: s={config.s}, attack={config.attack}.")
+        if not rules or not mixings:
+            raise ValueError(f"nothing to run: no {'mixing' if rules else 'rule'} is given.")
+        raise ValueError(
+            f"nothing to run: no attack for s={config.s}; add --attack sign_flip, or 0 to --s."
+        )
     return blocks
 
 
@@ -117,6 +123,8 @@ def _check_together(config: Config, rules: list, mixings: list, wanted: list) ->
         for rule in rules:
             specs.check(rule, config.n, mixing)
     for attack in wanted:
+        if "weights" in specs.parameters_of(attack):
+            raise ValueError(f"{attack.name} needs peers; expected --protocol gossip.")
         specs.check(attack, config.n)
 
 
@@ -146,9 +154,11 @@ def _cut(rule, mixing, attack, runs: list[tuple[int, int]], most: int) -> list[B
 
 def _parsed(kind: str, texts: tuple[str, ...], f: int) -> list[specs.Spec]:
     parsed = [specs.parse(kind, text, f=f) for text in texts]
-    names = [str(spec) for spec in parsed]
-    if len(set(names)) < len(names):
-        raise ValueError(f"a {kind} is given twice: {', '.join(names)}.")
+    written = [str(spec) for spec in parsed]
+    twice = [text for text, count in collections.Counter(written).items() if count > 1]
+    if twice:
+        article = "an" if kind == "attack" else "a"
+        raise ValueError(f"{article} {kind} is given twice: {', '.join(twice)}.")
     return parsed
 
 
@@ -173,10 +183,10 @@ def _check_numbers(config: Config) -> None:
     if config.steps % config.eval_every:
         raise ValueError(
             f"eval_every must divide steps; got steps={config.steps}, "
-            f"eval_every={config.eval_every}."
+            f"eval_every={config.eval_every}. Without --eval-every a divisor is chosen."
         )
     if config.dealt_to not in ("all", "honest"):
-        raise ValueError(f"dealt_to must be all or honest; got {config.dealt_to!r}.")
+        raise ValueError(names.one_of("dealt_to", config.dealt_to, ("all", "honest")))
     if not config.s or len(set(config.s)) < len(config.s):
         raise ValueError(f"s needs one or more different numbers; got {config.s}.")
     if config.optimum and (config.model != "logistic" or config.weight_decay <= 0):
@@ -186,7 +196,9 @@ def _check_numbers(config: Config) -> None:
         )
     for s in config.s:
         if not 0 <= s <= config.f:
-            raise ValueError(f"s must lie in 0 .. f; got s={s}, f={config.f}.")
+            raise ValueError(
+                f"s must lie in 0 .. f; got s={s}, f={config.f}. Give a smaller --s or larger --f."
+            )
     if not config.learning_rate > 0:
         raise ValueError(f"learning_rate must be positive; got {config.learning_rate}.")
     if config.learning_rate == math.inf:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from experiments.grid import calls, specs
 from experiments.grid.config import DEFAULT_PROTOCOL, Config
+from experiments.text import names
 
 
 class Protocol(NamedTuple):
@@ -80,15 +81,15 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
       ValueError: the name is unknown or the text cannot be parsed.
       TypeError: a hyperparameter is unknown.
     """
-    name, given = calls.parse_call(text)
+    name, given = calls.parse_call(text, "protocol")
     if name not in PROTOCOLS:
-        raise ValueError(f"unknown protocol {name!r}; known: {', '.join(PROTOCOLS)}.")
+        raise ValueError(names.unknown("protocol", name, PROTOCOLS))
     known = PROTOCOLS[name]
-    unknown = [key for key in given if key not in known.parameters and not known.open_ended]
+    unknown = [key for key in given if key not in known.parameters]
+    if known.open_ended:  # only what is nearly a parameter
+        unknown = [key for key in unknown if names.nearest(key, known.parameters)]
     if unknown:
-        raise TypeError(
-            f"{name} has no parameter {', '.join(unknown)}; it takes {', '.join(known.parameters)}."
-        )
+        raise TypeError(names.no_parameter(name, unknown, known.parameters))
     return name, given
 
 
@@ -117,8 +118,9 @@ def check_devices(config: Config, count: int) -> None:
       ValueError: there are fewer gradients than devices.
     """
     if count > 1 and (computed := gradients(config)) < count:
+        some = names.counted(computed, "gradient")
         raise ValueError(
-            f"{config.protocol} computes {computed} gradients a step, which cannot be spread over "
+            f"{config.protocol} computes {some} a step, which cannot be spread over "
             f"{count} devices; expected at most {computed}."
         )
 
@@ -135,7 +137,8 @@ def check(config: Config, rule: specs.Spec, mixing: specs.Spec, attack: specs.Sp
     if config.momentum and config.momentum_at not in known.momentum:
         raise ValueError(
             f"{name} has momentum at {' or '.join(known.momentum)}, if any; got "
-            f"momentum={config.momentum} at {config.momentum_at}."
+            f"momentum={config.momentum} at {config.momentum_at}. Add --momentum-at "
+            f"{known.momentum[0]} or --momentum 0."
         )
     for option, works in (("clip", known.clips), ("weight_decay", known.decays)):
         value = getattr(config, option)

@@ -14,8 +14,10 @@ import jax.numpy as jnp
 import byzjax
 from byzjax import stacked
 from byzjax.facts import FACTS, Facts
+from experiments.grid import catalogue
 from experiments.grid.calls import parse_call
-from experiments.grid.catalogue import STRENGTHS, TABLES, takes_updates
+from experiments.grid.catalogue import FROM_RUN, STRENGTHS, TABLES, takes_updates
+from experiments.text import names
 
 
 class Spec(NamedTuple):
@@ -79,7 +81,7 @@ def function(kind: str, name: str) -> Callable:
     """
     if ":" not in name:
         if name not in TABLES[kind]:
-            raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(TABLES[kind])}.")
+            raise ValueError(catalogue.unknown(kind, name))
         return TABLES[kind][name]
     module, _, attribute = name.partition(":")
     try:
@@ -108,7 +110,7 @@ def read(kind: str, text: str) -> Spec:
     Raises:
       ValueError: the text cannot be parsed.
     """
-    name, given = parse_call(text)
+    name, given = parse_call(text, kind)
     return Spec(kind, name, given, dict(given))
 
 
@@ -119,18 +121,17 @@ def parse(kind: str, text: str, *, f: int) -> Spec:
       ValueError: the name is unknown or the text cannot be parsed.
       TypeError: a hyperparameter is unknown or missing.
     """
-    name, given = parse_call(text)
+    name, given = parse_call(text, kind)
     hyperparameters = dict(given)
     # little_is_enough takes its strength from f or from z, never from both.
     if "f" in inspect.signature(function(kind, name)).parameters and "z" not in given:
         hyperparameters.setdefault("f", f)
     spec = Spec(kind, name, given, hyperparameters)
-    reserved = [name for name in given if name in _FROM_RUN]
+    reserved = [name for name in given if name in FROM_RUN]
     if reserved:
         raise TypeError(f"{name} is given {', '.join(reserved)} by the run; leave it out.")
-    if spec.remembers:
-        _check_arguments(spec)
-    else:
+    _check_arguments(spec)
+    if not spec.remembers:
         transformation(spec, byzantine=None, key=None)  # raises for a wrong hyperparameter
     return spec
 
@@ -140,22 +141,19 @@ def parameters_of(spec: Spec) -> tuple[str, ...]:
     return tuple(inspect.signature(spec.function).parameters)
 
 
-# Parameters that the run supplies; all others are hyperparameters.
-_FROM_RUN = ("byzantine", "num_workers", "key", "axis_name", "rule", "updates", "step")
-
-
 def _check_arguments(spec: Spec) -> None:
     parameters = inspect.signature(spec.function).parameters
-    known = [name for name in parameters if name not in _FROM_RUN]
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return
+    data = () if spec.remembers else catalogue.needed(spec.function)
+    known = [name for name in parameters if name not in FROM_RUN and name not in data]
     unknown = [name for name in spec.given if name not in known]
     if unknown:
-        raise TypeError(
-            f"{spec.name} has no parameter {', '.join(unknown)}; it takes {', '.join(known)}."
-        )
+        raise TypeError(names.no_parameter(spec.name, unknown, known))
     missing = [
         name
         for name in known
-        if name not in spec.given and parameters[name].default is inspect.Parameter.empty
+        if name not in spec.hyperparameters and parameters[name].default is parameters[name].empty
     ]
     if missing:
         text = ", ".join(f"{name}=..." for name in missing)

@@ -11,6 +11,7 @@ from flax import nnx
 from jax import lax
 
 from experiments.models.layers import Conv, dropout, group_norm, max_pool
+from experiments.text import names
 
 Params = Any
 """A nested dict of arrays."""
@@ -262,7 +263,7 @@ def build(name: str, input_shape: tuple[int, ...], num_classes: int) -> Model:
         classes.
     """
     if name not in MODELS:
-        raise ValueError(f"unknown model {name!r}; known: {', '.join(MODELS)}.")
+        raise ValueError(names.unknown("model", name, MODELS))
     shape = tuple(input_shape)
     smallest = getattr(MODELS[name], "smallest", None)  # a model without it takes any shape
     if smallest is not None and (len(shape) != 3 or min(shape[:2]) < smallest):

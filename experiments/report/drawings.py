@@ -7,13 +7,13 @@ Squares are servers, circles are workers or peers, red ones are Byzantine.
 
 import math
 import pathlib
-import sys
 from collections.abc import Callable
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
+from byzjax._program import Parser
 from byzjax.protocols import graphs
 
 HONEST, LIAR, MODEL, GRADIENT = "#3b6ea5", "#c0392b", "#7a7a7a", "#2e8b57"
@@ -254,4 +254,6 @@ def write(folder: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    write(pathlib.Path(sys.argv[1]))
+    parser = Parser(description=__doc__)
+    parser.add_argument("folder", metavar="FOLDER", type=pathlib.Path, help="for the PNG files")
+    write(parser.parse_args().folder)

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from experiments.grid.config import Config
-from experiments.report import panels, scenes
+from experiments.report import heat, measured, panels, scenes
 from experiments.report.scenes import Drawing, Scene
+from experiments.text.names import counted
 
 
 @contextlib.contextmanager
@@ -38,6 +38,15 @@ def render(figure: Figure) -> tuple[str, bytes]:
     return "\n".join(lines) + "\n", raster.getvalue()
 
 
+def above(figure: Figure) -> tuple[str, float]:
+    """The title of a rendered figure as one line, and its height in points."""
+    title = next((text for text in figure.texts if text.get_gid() == "title"), None)
+    if title is None:
+        return "", 0.0
+    box = title.get_window_extent()
+    return " ".join(title.get_text().split()), 72 * (figure.bbox.y1 - box.y0) / figure.dpi
+
+
 def make(data: pd.DataFrame, grids: Sequence[Config]) -> dict[str, Drawing]:
     """All figures of a study by name; empty ones are omitted.
 
@@ -52,9 +61,9 @@ def make(data: pd.DataFrame, grids: Sequence[Config]) -> dict[str, Drawing]:
         "accuracy_against_s": _against_s,
         "accuracy_against_step": _against_step,
         "accuracy_heatmap": _heatmap,
-        "distance_to_optimum": _to_optimum,
-        "influence": _influence,
-        "variance_to_norm": _variance_to_norm,
+        "distance_to_optimum": measured.to_optimum,
+        "influence": measured.influence,
+        "variance_to_norm": measured.variance_to_norm,
     }
     out |= _setting_heatmaps(data, grids)
     for scene in scenes.scenes(data, grids):
@@ -83,9 +92,11 @@ def _against_s(scene: Scene) -> Drawing | None:
     figure, axes = panels.grid(
         names, columns, (width, 3.2), xlabel="liars s", ylabel="final test accuracy (%)"
     )
-    # Bars of rules with equal results are shifted so that all stay visible.
-    room = min(0.03 * np.ptp(every), 0.5 * np.diff(every).min())
-    shifts = room * np.linspace(-0.5, 0.5, len(scene.defences))
+    # The values of s are evenly spaced, and each rule has a place of its own beside them, so that
+    # rules with equal results are all visible.
+    place = {s: i for i, s in enumerate(every)}
+    beside = 0.44 * (np.arange(len(scene.defences)) + 0.5 - len(scene.defences) / 2)
+    shifts = beside / max(1, len(scene.defences) - 1)
     shown = {}
     for ax, attack in zip(axes, names):
         for (name, look), shift in zip(scene.defences.items(), shifts):
@@ -95,25 +106,26 @@ def _against_s(scene: Scene) -> Drawing | None:
             line = 100 * pd.concat(parts)
             middle = line["mean"]
             ax.errorbar(
-                line.index + (shift if len(scene.defences) > 1 else 0),
+                [place[s] + shift for s in line.index],
                 middle,
                 yerr=[(middle - line["min"]).clip(0), (line["max"] - middle).clip(0)],
                 color=look.color,
                 linestyle=look.linestyle,
                 marker=look.marker,
-                markersize=5,
+                markersize=6,
                 capsize=2,
-                linewidth=1.5,
+                linewidth=1.2,
             )
-            shown[name] = panels.handle(name, look, markers=True)
+            shown[name] = panels.handle(name, look)
         panels.name(ax, attack, width)
-        ax.set_ylim(0, 102)
-        ax.set_xticks(every)
-    panels.head(figure, f"{scene.title}: {scene.seeds('bars span')}")
+        ax.set(xlim=(-0.4, len(every) - 0.6), ylim=(0, 102))
+        ax.set_xticks(range(len(every)), every)
+    panels.head(figure, f"Final test accuracy against s: {scene.title}; {scene.seeds('bars span')}")
     panels.below(figure, [shown[name] for name in scene.defences if name in shown])
     caption = (
-        "Final test accuracy against the number s of Byzantine workers. Points are means over the "
-        "seeds, bars range from the lowest to the highest seed."
+        "Final test accuracy against the number s of Byzantine workers, whose values are evenly "
+        "spaced. Points are means over the seeds, bars range from the lowest to the highest seed; "
+        "the rules are drawn side by side."
     )
     return Drawing(figure, caption, scene.setting)
 
@@ -132,47 +144,24 @@ def _against_step(scene: Scene) -> Drawing | None:
     figure, axes = panels.grid(
         places, columns, (width, 2.7), xlabel="step", ylabel="test accuracy (%)"
     )
-    panels.along(axes, ranges, 0, 102)
+    # The axis begins a little below the lowest value, so that lines near the top stay apart.
+    low = 20 * int(5 * min(part["min"].min() for part in ranges.values()))
+    panels.along(axes, ranges, low, 102)
+    same = []
     for ax, (attack, s) in zip(axes, (place for place in places if place)):
-        for name, look in scene.defences.items():
-            if (attack, s, name) in ranges:
-                panels.line(ax, ranges[attack, s, name], look, scale=100)
+        here = {
+            name: ranges[attack, s, name] for name in scene.defences if (attack, s, name) in ranges
+        }
+        panels.lines(ax, here, scene.defences, scale=100)
         panels.name(ax, attack, width, f"s = {s}")
-    panels.head(figure, f"{scene.title}: {scene.seeds('lines are means, bands span')}")
-    panels.below(figure, [panels.handle(name, look) for name, look in scene.defences.items()])
-    caption = (
-        "Test accuracy against the step, for each attack and number s of Byzantine workers. Lines "
-        "are means over the seeds, bands range from the lowest to the highest seed."
+        same += [(f"{attack}, s = {s}", g) for g in panels.coinciding(here, (102 - low) / 100)]
+    panels.head(
+        figure, f"Test accuracy against the step: {scene.title}; {scene.seeds('bands span')}"
     )
-    return Drawing(figure, caption, scene.setting)
-
-
-def _to_optimum(scene: Scene) -> Drawing | None:
-    if "to_optimum" not in scene.data:
-        return None
-    ranges = panels.seed_range(scene.data, "to_optimum", "step", ["attack", "s", "defence"])
-    names = [("none", 0)] if any(key[:2] == ("none", 0) for key in ranges) else []
-    most = max((key[1] for key in ranges), default=0)
-    names += [(a, most) for a in scene.attacks if any(key[:2] == (a, most) for key in ranges)]
-    if not names or scene.data["step"].nunique() < 2:
-        return None
-    columns, width = panels.fitted(len(names))
-    label = "distance to the optimum"
-    figure, axes = panels.grid(names, columns, (width, 2.7), xlabel="step", ylabel=label)
-    axes[0].set_yscale("log")
-    every = pd.concat(ranges.values())
-    panels.along(axes, ranges, every["min"].min() / 1.4, every["max"].max() * 1.4)
-    for ax, (attack, s) in zip(axes, names):
-        for name, look in scene.defences.items():
-            if (attack, s, name) in ranges:
-                panels.line(ax, ranges[attack, s, name], look)
-        panels.name(ax, attack, width, f"s = {s}")
-    panels.head(figure, f"{scene.title}: {scene.seeds('lines are means, bands span')}")
     panels.below(figure, [panels.handle(name, look) for name, look in scene.defences.items()])
     caption = (
-        "Distance from the model to the minimiser of the honest workers' mean loss against the "
-        "step, without attack and for each attack at the largest s. Lines are means over the "
-        "seeds, bands range from the lowest to the highest seed."
+        "Test accuracy against the step, for each attack and number s of Byzantine workers. "
+        f"{panels.LINES}{panels.note(same)}"
     )
     return Drawing(figure, caption, scene.setting)
 
@@ -182,19 +171,24 @@ def _heatmap(scene: Scene) -> Drawing | None:
     some = sorted(s for s in scene.last["s"].unique() if s > 0)
     if not some or means.isna().all():
         return None
-    by_s = {s: means[means.index.isin([0, s], level="s")].droplevel("s").unstack() for s in some}
-    attacks = [a for a in ("none", *scene.attacks) if any(a in by_s[s].columns for s in some)]
-    tables = {
-        f"s = {s} liars": by_s[s]
-        .reindex(index=list(scene.defences), columns=attacks)
-        .rename(columns={"none": "none (s = 0)"})
-        for s in some
-    }
-    figure = panels.tables(tables, fmt=".1f")
-    panels.head(figure, f"{scene.title}: final test accuracy (%), {scene.seeds('mean of')}")
+    tables = {}
+    for s in some:
+        of_s = means[means.index.isin([0, s], level="s")].droplevel("s").unstack()
+        of_s = of_s.reindex(
+            index=list(scene.defences), columns=[a for a in ("none", *scene.attacks) if a in of_s]
+        )
+        tried = of_s.drop(columns="none", errors="ignore").notna().any(axis=1)
+        if tried.any():  # a rule that is not run with this s has no line
+            tables[f"s = {counted(int(s), 'liar')}"] = of_s[tried].rename(
+                columns={"none": "none (s = 0)"}
+            )
+    if not tables:
+        return None
+    figure = heat.tables(tables, fmt=".1f", xlabel="attack", ylabel="rule")
+    panels.head(figure, f"Final test accuracy (%): {scene.title}; {scene.seeds('mean of')}")
     caption = (
         "Final test accuracy in per cent, mean over the seeds, for each number s of Byzantine "
-        "workers."
+        "workers and the rules that are run with it. Grey: not run."
     )
     return Drawing(figure, caption, scene.setting)
 
@@ -226,108 +220,12 @@ def _setting_heatmaps(data: pd.DataFrame, grids: Sequence[Config]) -> dict[str, 
         }
         mixings = part["mixing"].nunique()  # one column per mixing, one row per rule
         most = mixings if 1 < mixings < len(tables) else None
-        figure = panels.tables(tables, fmt=".1f", most=most, ylabel="f", xlabel="partition")
+        figure = heat.tables(tables, fmt=".1f", most=most, ylabel="f", xlabel="partition")
         title = scenes.title(setting, grids, without=("f",))
-        panels.head(figure, f"{title}: final test accuracy (%) under the worst attack and s")
+        panels.head(figure, f"Final test accuracy (%) under the worst attack and s: {title}")
         caption = (
             "Final test accuracy in per cent, mean over the seeds, under the most damaging attack "
             "and number of Byzantine workers: declared faults f against the partition."
         )
         out[_file_name("worst_accuracy_f_partition", setting)] = Drawing(figure, caption, setting)
     return out
-
-
-def _influence(scene: Scene) -> Drawing | None:
-    attacked = scene.data[scene.data["s"] > 0]
-    if attacked.empty or scene.data["step"].nunique() < 2:
-        return None
-    s = int(attacked["s"].max())
-    ranges = panels.seed_range(
-        attacked[attacked["s"] == s], "liars_influence", "step", ["attack", "defence"]
-    )
-    names = [attack for attack in scene.attacks if any(key[0] == attack for key in ranges)]
-    if not names:
-        return None
-    columns, width = panels.fitted(len(names))
-    figure, axes = panels.grid(
-        names, columns, (width, 2.7), xlabel="step", ylabel="influence of the liars"
-    )
-    # Shares may be arbitrarily large where they cancel; the axis stays in a readable range.
-    means = pd.concat(ranges.values())["mean"]
-    low, high = min(0.0, means.min()), max(1.0, means.max())
-    panels.along(axes, ranges, max(low, -1) - 0.05, min(high, 2) + 0.05)
-    for ax, attack in zip(axes, names):
-        ax.axhline(s / scene.n, color="0.35", linewidth=1.2, linestyle=(0, (2, 2)))
-        for name, look in scene.defences.items():
-            if (attack, name) in ranges:
-                panels.line(ax, ranges[attack, name], look)
-        panels.name(ax, attack, width)
-    panels.head(
-        figure,
-        f"{scene.title}, s = {s} liars: {scene.seeds('lines are means, bands span')}",
-    )
-    shown = [name for name in scene.defences if any(key[1] == name for key in ranges)]
-    even = Line2D([], [], color="0.35", linewidth=1.2, linestyle=(0, (2, 2)), label="s / n")
-    panels.below(figure, [*(panels.handle(name, scene.defences[name]) for name in shown), even])
-    caption = (
-        f"The share of the aggregate that comes from the s = {s} Byzantine workers, against the "
-        "step, for each attack; the dotted line is s / n, their share of a mean. Lines are means "
-        "over the seeds, bands range from the lowest to the highest seed."
-    )
-    return Drawing(figure, caption, scene.setting)
-
-
-def _variance_to_norm(scene: Scene) -> Drawing | None:
-    s = int(scene.data["s"].max())
-    chosen = scene.data[scene.data["s"].isin([0, s]) & (scene.data["variance_to_norm"] > 0)]
-    ranges = panels.seed_range(chosen, "variance_to_norm", "step", ["defence", "attack"])
-    names = [name for name in scene.defences if any(key[0] == name for key in ranges)]
-    if not names or scene.data["step"].nunique() < 2:
-        return None
-    columns, width = panels.fitted(len(names))
-    figure, axes = panels.grid(
-        names, columns, (width, 2.7), xlabel="step", ylabel="deviation / norm"
-    )
-    looks = {"none": panels.Look("0.25", "-", "o"), **scene.attacks}
-    bounds = {
-        scenes.defence(rule, mixing): scenes.threshold(rule, scene.n, scene.f)
-        if mixing == "none"
-        else None
-        for rule, mixing in set(zip(scene.data["rule"], scene.data["mixing"]))
-    }
-    every = pd.concat(ranges.values())
-    proved = [bound for name in names if (bound := bounds[name]) is not None]
-    axes[0].set_yscale("log")
-    low = min([every["min"].min(), *proved])
-    high = max([every["max"].max(), *proved])
-    panels.along(axes, ranges, low / 1.4, high * 1.4)
-    for ax, name in zip(axes, names):
-        for attack, look in looks.items():
-            if (name, attack) in ranges:
-                panels.line(ax, ranges[name, attack], look)
-        bound = bounds[name]
-        if bound is not None:
-            ax.axhline(bound, color="black", linewidth=1.4, linestyle=(0, (2, 2)))
-        panels.name(ax, name, width)
-    panels.head(
-        figure,
-        f"{scene.title}, s = {s} liars: {scene.seeds('lines are means, bands span')}",
-    )
-    shown = [attack for attack in looks if any(key[1] == attack for key in ranges)]
-    handles = [panels.handle(attack, looks[attack]) for attack in shown]
-    caption = (
-        "Standard deviation of the honest updates divided by the norm of their mean, against the "
-        "step, for each rule. "
-    )
-    if proved:
-        label = "proved up to here"
-        handles.append(
-            Line2D([], [], color="black", linewidth=1.4, linestyle=(0, (2, 2)), label=label)
-        )
-        caption += (
-            "The dotted line is the largest ratio for which the rule's resilience is proved, where "
-            "one is published: above it there is no guarantee. "
-        )
-    panels.below(figure, handles)
-    caption += "Lines are means over the seeds, bands range from the lowest to the highest seed."
-    return Drawing(figure, caption, scene.setting)

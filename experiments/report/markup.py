@@ -1,6 +1,5 @@
 """Parts of a page that its template does not write itself: figures, prose, numbers."""
 
-import base64
 import inspect
 import re
 import textwrap
@@ -9,21 +8,25 @@ from typing import Any, NamedTuple
 import pandas as pd
 from markupsafe import Markup, escape
 
+from experiments.report import panels
+
 
 class Picture(NamedTuple):
     """A rendered figure.
 
     Attributes:
       setting: the setting of the study that it shows.
-      svg: the vector image.
-      png: the raster image.
+      title: as it is written in the image; the page shows it above.
+      svg: the vector image, with the title in a group `title`.
+      above: height of the title in points.
     """
 
     name: str
     caption: str
     setting: dict[str, Any]
+    title: str
     svg: str
-    png: bytes
+    above: float = 0.0
 
 
 def breakable(value: Any) -> Markup:
@@ -53,11 +56,6 @@ def inline(text: str) -> str:
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", words)
 
 
-def count(number: int, name: str) -> str:
-    """`3 runs`, `1 run`."""
-    return f"{number} {name}{'' if number == 1 else 's'}"
-
-
 def in_hours(seconds: float) -> str:
     """Seconds as minutes or hours, in brackets; empty for less than two minutes."""
     minutes = round(seconds / 60)
@@ -71,27 +69,40 @@ def percent(value: Any, digits: int = 1) -> str:
     return "-" if pd.isna(value) else f"{100 * value:.{digits}f}"
 
 
+# Colours of texts, lines and backgrounds, by the variables of page.css.
+_VARIABLES = {"#262626": "text", "#cccccc": "line", "#d9d9d9": "line", "#ffffff": "card"}
+
+
 def image(picture: Picture, place: int) -> Markup:
-    """The figure embedded in the page, as SVG or PNG, whichever is shorter."""
-    box = re.search(r'viewBox="0 0 ([\d.]+) ', picture.svg)
-    # On a narrow screen a wide figure scrolls rather than becoming illegible.
-    width = float(box[1]) if box else 600.0
-    size = f'style="min-width: {min(0.9 * width, 950):.0f}px; max-width: {1.33 * width:.0f}px"'
-    pixels = base64.b64encode(picture.png).decode()
-    if len(pixels) < len(picture.svg):
-        alt = escape(picture.caption)
-        return Markup(f'<img alt="{alt}" {size} src="data:image/png;base64,{pixels}">')
+    """The figure embedded in the page as SVG, in the colours of the page and without its title."""
     start = picture.svg.index("<svg")
     vectors = re.sub(r"<metadata>.*?</metadata>", "", picture.svg[start:], flags=re.DOTALL)
+    box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', vectors)
+    width, height = (float(side) for side in box.groups()) if box else (600.0, 400.0)
     # Identifiers are unique within a figure, and must be within the page.
     vectors = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>f{place}-", vectors)
     # Matplotlib's style rule applies to the whole document; restrict it to this figure.
     vectors = vectors.replace('<style type="text/css">*{', f"<style>#f{place}-figure_1 *{{")
+    vectors = re.sub(r"(?<=: )#[0-9a-f]{6}\b", _variable, vectors)
+    # Hundredths of a point are less than a pixel.
+    vectors = re.sub(r'(?<=\bd=")[^"]*', _shortened, vectors)
+    # On a narrow screen a wide figure scrolls rather than becoming illegible.
+    size = f'style="min-width: {min(0.9 * width, 950):.0f}px; max-width: {1.33 * width:.0f}px"'
     opened = re.sub(
-        r"^<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>",
+        r"^<svg [^>]*>",
         rf'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        rf'role="img" aria-label="{escape(picture.name)}" \1 {size}>',
+        rf'role="img" aria-label="{escape(picture.name)}" viewBox="0 {picture.above:.1f} '
+        rf'{width:.1f} {height - picture.above:.1f}" {size}>',
         vectors,
         count=1,
     )
     return Markup(opened)
+
+
+def _variable(color: re.Match) -> str:
+    name = _VARIABLES.get(color[0]) or (color[0][1:] if color[0] in panels.COLORS else None)
+    return f"var(--{name}, {color[0]})" if name else color[0]
+
+
+def _shortened(path: re.Match) -> str:
+    return re.sub(r"(\.\d\d)\d+", r"\1", path[0])

@@ -12,7 +12,8 @@ import pandas as pd
 
 from experiments.grid import config as configs
 from experiments.grid.config import Config
-from experiments.report import markup, scenes
+from experiments.report import markup, panels, scenes, summary
+from experiments.text.names import counted
 
 _WHERE = ("study", "results", "data_dir", "download")  # locations, which are not shown
 _TEMPLATES = jinja2.Environment(
@@ -25,7 +26,7 @@ _TEMPLATES = jinja2.Environment(
 )
 _TEMPLATES.filters |= {
     "breakable": markup.breakable,
-    "counted": markup.count,
+    "counted": counted,
     "in_hours": markup.in_hours,
     "percent": markup.percent,
     "prose": markup.prose,
@@ -72,19 +73,34 @@ class Table(NamedTuple):
 
 def html(study: Study) -> str:
     """The page of a study."""
-    content = _summary(study) | _numbers(study) | _origin(study)
+    content = _head(study) | _in_short(study) | _numbers(study) | _origin(study)
     return _TEMPLATES.get_template("page.html").render(
-        study=study, figures=_figures(study.pictures), failures=_failures(study), **content
+        study=study,
+        figures=_figures(study.pictures),
+        failures=_failures(study),
+        colors=panels.COLORS,
+        **content,
     )
 
 
-def _summary(study: Study) -> dict[str, Any]:
+def _head(study: Study) -> dict[str, Any]:
     return {
         "claim": inspect.cleandoc(study.claim).removeprefix(study.title),
+        "words": summary.WORDS,
         "runs": sum(len(block["runs"]) for block in study.blocks),
         "rules": len({_defence(block) for block in study.blocks}),
         "attacks": len({block["attack"] for block in study.blocks} - {"none"}),
         "seconds": sum(block.get("seconds", 0) for block in study.blocks),
+    }
+
+
+def _in_short(study: Study) -> dict[str, Any]:
+    if not len(study.results):
+        return {"in_short": [], "worst": None}
+    head, lines = summary.table(study.results)
+    return {
+        "in_short": summary.sentences(study.results, study.grids),
+        "worst": Table("words", head, lines) if lines else None,
     }
 
 
@@ -114,7 +130,9 @@ def _numbers(study: Study) -> dict[str, Any]:
 def _wide(part: pd.DataFrame, s: int) -> Table:
     chosen = part[(part["s"] == s) | (part["attack"] == "none")].to_dict("records")
     cells = {(_defence(line), line["attack"]): line for line in chosen}
-    rules = dict.fromkeys(rule for rule, _ in cells)
+    # A rule that is not run with this s has no line.
+    tried = {_defence(line) for line in chosen if line["s"] == s}
+    rules = [rule for rule in dict.fromkeys(rule for rule, _ in cells) if rule in tried]
     attacks = sorted(dict.fromkeys(a for _, a in cells), key=lambda attack: attack != "none")
     lines = [[rule, *(cells.get((rule, a), "") for a in attacks)] for rule in rules]
     return Table("wide", ["rule", *attacks], lines)
@@ -163,13 +181,21 @@ def _per_class(study: Study) -> Table | None:
 # --- figures and failures -------------------------------------------------------------------------
 
 
-def _figures(pictures: Sequence[markup.Picture]) -> list[tuple[str, list]]:
-    """The pictures and their images by setting."""
+def _figures(pictures: Sequence[markup.Picture]) -> list[tuple[str, list, bool]]:
+    """The pictures and their images by setting, and whether that of the influence is missing."""
     groups: dict[str, list] = {}
     for i, picture in enumerate(pictures):
         group = groups.setdefault(scenes.say(picture.setting), [])
         group.append((picture, markup.image(picture, i)))
-    return list(groups.items())
+
+    def missing(group: list) -> bool:
+        """There are attackers and several evaluations, but no such figure."""
+        drawn = [picture.name for picture, _ in group]
+        kinds = ("accuracy_heatmap", "accuracy_against_step", "influence")
+        heat, steps, influence = (any(n.startswith(kind) for n in drawn) for kind in kinds)
+        return heat and steps and not influence
+
+    return [(setting, group, missing(group)) for setting, group in groups.items()]
 
 
 def _failures(study: Study) -> Table:
@@ -177,7 +203,7 @@ def _failures(study: Study) -> Table:
     names = [
         name
         for name in configs.IDENTITY
-        if len({repr(configs.setting(b, name)) for b in every}) > 1
+        if len({repr(configs.setting(b, name)) for b in every if "rule" in b}) > 1
     ]
     lines = []
     for failure in study.failures:
@@ -229,7 +255,7 @@ def _environment(blocks: Sequence[dict[str, Any]]) -> tuple[Table | None, list[s
             text = next(iter(values))
         else:
             text = ", ".join(
-                f"{value or 'unknown'} ({markup.count(n, 'block')})" for value, n in values.items()
+                f"{value or 'unknown'} ({counted(n, 'block')})" for value, n in values.items()
             )
             differ += [name] if name != "data" else []
         lines.append([name, text])

@@ -1,25 +1,51 @@
-"""Panels, lines, legends and coloured tables: the elements of the figures of a study."""
+"""Panels, lines and legends: the elements of the figures of a study."""
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-_WIDTH = 10.5  # target width in inches, which still reads well on a page
-_PALETTE = [sns.color_palette("colorblind")[i] for i in (0, 1, 2, 4, 9, 3, 7, 8, 5, 6)]
+WIDTH = 10.5  # target width in inches, which still reads well on a page
+# Each colour, and the one that replaces it on a dark page. The first ones are told apart by readers
+# who confuse red and green; markers and dashes differ as well.
+COLORS = {
+    "#0173b2": "#4aa5e6",
+    "#de8f05": "#f0a832",
+    "#029e73": "#25bd92",
+    "#cc78bc": "#dd95cf",
+    "#56b4e9": "#a5dcff",
+    "#d55e00": "#fa7f3c",
+    "#8f8500": "#cfc43a",
+    "#7b4fc4": "#ae90ee",
+    "#8a5a2b": "#c99a6b",
+    "#c2185b": "#f4679d",
+    "#00707c": "#2fb6c4",
+    "#5b8c1a": "#93c94c",
+    "#23408f": "#7f9bf0",
+    "#7f1d1d": "#e08a8a",
+    "#ad1fad": "#e06fe0",
+    "#6b7280": "#a3abb8",
+    "#5b2333": "#c98a9d",
+    "#0b4f4a": "#6fc0b8",
+}
+_PALETTE = tuple(COLORS)
 _DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)))
 _MARKERS = "osD^vP*X"
-_EMPTY = "0.85"  # grey of a cell without runs
+# The end of the captions of lines.
+LINES = (
+    "Lines are means over the seeds, bands range from the lowest to the highest seed; markers only "
+    "tell the lines apart."
+)
+_MARKS = 9  # about so many markers on a panel's lines together, more if there are more lines
 
 
 class Look(NamedTuple):
-    """The look of a defence's or an attack's line, the same in all figures."""
+    """The look of a defence's line, the same in all figures."""
 
     color: Any
     linestyle: Any
@@ -27,10 +53,10 @@ class Look(NamedTuple):
 
 
 def look(place: int, kind: int = 0, kinds: int = 1) -> Look:
-    """The look of a rule or an attack: its colour, and dashes once the colours are used up.
+    """The look of a rule: its colour, and dashes once the colours are used up.
 
     Args:
-      place: index of the rule or the attack.
+      place: index of the rule.
       kind: index of the mixing, shown by dashes: one rule has one colour.
       kinds: number of mixings.
     """
@@ -84,14 +110,14 @@ def along(axes: Sequence[Any], found: dict[Any, pd.DataFrame], low: float, high:
 
 def columns_for(count: int, width: float, beside: float = 0.0) -> int:
     """The number of panels per row: as many as fit, in rows of equal length."""
-    lines = -(-count // max(1, int((_WIDTH - beside) / width)))
+    lines = -(-count // max(1, int((WIDTH - beside) / width)))
     return -(-count // lines)
 
 
 def fitted(count: int) -> tuple[int, float]:
     """The number of columns for `count` panels of curves, and the width of each in inches."""
     columns = columns_for(count, 2.6)
-    return columns, min(3.6, _WIDTH / columns)
+    return columns, min(3.6, WIDTH / columns)
 
 
 def padded(lines: Sequence[Sequence[Any]], columns: int) -> list[Any]:
@@ -124,7 +150,7 @@ def name(ax: Any, name: str, width: float, more: str = "") -> None:
 def head(figure: Figure, text: str) -> None:
     """Sets the title of a figure."""
     width = max(20, int(9.5 * figure.get_figwidth()))
-    figure.suptitle("\n".join(textwrap.wrap(text, width)), fontsize=13)
+    figure.suptitle("\n".join(textwrap.wrap(text, width)), fontsize=13).set_gid("title")
 
 
 def below(figure: Figure, handles: Sequence[Any], **kwargs: Any) -> None:
@@ -137,12 +163,10 @@ def below(figure: Figure, handles: Sequence[Any], **kwargs: Any) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncol=columns, fontsize=10, **kwargs)
 
 
-def handle(name: str, look: Look, markers: bool = False) -> Line2D:
+def handle(name: str, look: Look) -> Line2D:
     """The legend entry of a name."""
-    marker = look.marker if markers else "none"
-    return Line2D(
-        [], [], color=look.color, linestyle=look.linestyle, marker=marker, markersize=5, label=name
-    )
+    style = {"color": look.color, "linestyle": look.linestyle, "marker": look.marker}
+    return Line2D([], [], markersize=6, label=name, **style)
 
 
 def seed_range(data: pd.DataFrame, column: str, along: str, keys: list[str]) -> dict[Any, Any]:
@@ -153,78 +177,93 @@ def seed_range(data: pd.DataFrame, column: str, along: str, keys: list[str]) -> 
     return {key: part.set_index(along).sort_index() for key, part in groups}
 
 
-def line(ax: Any, found: pd.DataFrame, look: Look, scale: float = 1.0) -> None:
-    """Draws a mean with a band from the lowest to the highest seed."""
-    steps = found.index.to_numpy()
-    ax.plot(
-        steps,
-        scale * found["mean"].to_numpy(),
-        color=look.color,
-        linestyle=look.linestyle,
-        linewidth=1.5,
-    )
-    low, high = scale * found["min"].to_numpy(), scale * found["max"].to_numpy()
-    ax.fill_between(steps, low, high, color=look.color, alpha=0.15, linewidth=0)
+def lines(
+    ax: Any, found: dict[str, pd.DataFrame], looks: dict[str, Look], scale: float = 1.0
+) -> None:
+    """Draws the lines of a panel; each has the markers' places of its name in all panels."""
+    for place, (name, look) in enumerate(looks.items()):
+        if name in found:
+            line(ax, found[name], look, scale, (place, len(looks)))
 
 
-def tables(
-    tables: dict[str, pd.DataFrame], fmt: str, most: int | None = None, **labels: str
-) -> Figure:
-    """Accuracies as coloured tables, one panel each, all with the same rows and columns.
+def line(
+    ax: Any, found: pd.DataFrame, look: Look, scale: float = 1.0, turn: tuple[int, int] = (0, 1)
+) -> None:
+    """Draws a mean with a band from the lowest to the highest seed.
 
     Args:
-      tables: the tables by title; those that are too wide for a page are transposed.
-      fmt: format of a number.
-      most: maximum number of panels per row; None for as many as fit.
-      **labels: `xlabel` and `ylabel`.
-
-    Returns:
-      The figure.
+      ax: the panel; its scales are those of the figure.
+      found: mean, minimum and maximum by step.
+      look: colour, dashes and marker.
+      scale: factor of the values.
+      turn: index of the line and number of lines: each has its markers at places of its own, so
+        that lines that coincide show the markers of all.
     """
-    if 0.62 * next(iter(tables.values())).shape[1] > 0.7 * _WIDTH:
-        tables = {title: table.T for title, table in tables.items()}
-        labels = {"xlabel": labels.get("ylabel", ""), "ylabel": labels.get("xlabel", "")}
-    first = next(iter(tables.values()))
-    lines, names = first.shape
-    width, height = max(1.4, 0.62 * names) + 0.2, max(0.8, 0.36 * lines) + 0.55
-    left = 0.075 * max(len(str(name)) for name in first.index) + 0.3
-    columns = columns_for(len(tables), width, left + 1.2)
-    columns = columns if most is None else min(columns, most)
-    rows = -(-len(tables) // columns)
-    under = 0.5 + 0.06 * min(30, max(len(str(name)) for name in first.columns))
-    size = (max(6.5, width * columns + left + 1.2), height * rows + under + 0.6)
-    figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    used = list(grid.flat)[: len(tables)]
-    for ax in list(grid.flat)[len(tables) :]:
-        ax.remove()
-    for i, (ax, (title, table)) in enumerate(zip(used, tables.items())):
-        sns.heatmap(
-            100 * table.astype(float),
-            ax=ax,
-            vmin=0,
-            vmax=100,
-            cmap="cividis",
-            annot=True,
-            fmt=fmt,
-            annot_kws={"fontsize": 9},
-            cbar=False,
-            linewidths=0.5,
-        )
-        ax.grid(False)
-        ax.set_facecolor(_EMPTY)
-        ax.set_title(wrap(title, max(16, int(10 * width))), fontsize=11)
-        lowest = i + columns >= len(tables)
-        ax.set(xlabel=labels.get("xlabel", "") if lowest else "")
-        ax.set(ylabel=labels.get("ylabel", "") if i % columns == 0 else "")
-        ax.tick_params(left=False, bottom=False, labelbottom=lowest, labelleft=i % columns == 0)
-        ax.set_xticks(np.arange(len(table.columns)) + 0.5)
-        ax.set_xticklabels([wrap(str(name), 30) for name in table.columns])
-        for text in ax.get_xticklabels():
-            text.set(rotation=40, ha="right", rotation_mode="anchor", fontsize=9)
-        for text in ax.get_yticklabels():
-            text.set(rotation=0, fontsize=10)
-    bar = figure.colorbar(used[0].collections[0], ax=used, fraction=0.05, pad=0.01, aspect=25)
-    bar.set_label("accuracy (%)", fontsize=10)
-    bar.outline.set_visible(False)
-    return figure
+    steps = found.index.to_numpy(float)
+    mean = scale * found["mean"].to_numpy()
+    style = {"color": look.color, "linewidth": 1.5}
+    ax.plot(steps, mean, linestyle=look.linestyle, **style)
+    low, high = scale * found["min"].to_numpy(), scale * found["max"].to_numpy()
+    ax.fill_between(steps, low, high, color=look.color, alpha=0.15, linewidth=0)
+    place, lines = turn
+    count = lines * max(1, round(_MARKS / lines))
+    shares = (np.arange(place, count, lines) + 0.5) / count
+    at = steps.min() + shares * np.ptp(steps)
+    if ax.get_yscale() == "log":
+        marks = np.exp(np.interp(at, steps, np.log(np.maximum(mean, 1e-300))))
+    else:
+        marks = np.interp(at, steps, mean)
+    ax.plot(at, marks, linestyle="none", marker=look.marker, markersize=6, color=look.color)
+
+
+def coinciding(
+    found: dict[str, pd.DataFrame], height: float, log: bool = False
+) -> list[tuple[str, ...]]:
+    """Groups of lines of one panel that a reader cannot tell apart.
+
+    Args:
+      found: mean by step of each line.
+      height: of the axis, in the units of the values, or in factors of e if it is logarithmic.
+      log: the axis is logarithmic.
+    """
+    groups: list[list[str]] = []
+    for name, part in found.items():
+        for group in groups:
+            other = found[group[0]]
+            if not part.index.equals(other.index):
+                continue
+            pair = [one["mean"].to_numpy(float) for one in (part, other)]
+            curve, same = [np.log(np.maximum(one, 1e-300)) for one in pair] if log else pair
+            if np.abs(curve - same).max() <= 0.01 * height:
+                group.append(name)
+                break
+        else:
+            groups.append([name])
+    return [tuple(group) for group in groups if len(group) > 1]
+
+
+def note(groups: Iterable[tuple[str, tuple[str, ...]]], most: int = 4) -> str:
+    """The sentence of a caption on lines that coincide; empty without any.
+
+    Args:
+      groups: panels, each with names whose lines coincide there.
+      most: maximum number of groups in the sentence.
+    """
+    where: dict[tuple[str, ...], list[str]] = {}
+    for panel, names in groups:
+        where.setdefault(names, []).append(panel)
+    if not where:
+        return ""
+    by_count = sorted(where.items(), key=lambda item: -len(item[1]))
+    parts = []
+    for names, panels in by_count[:most]:
+        places = ", ".join(panels) if len(panels) <= 3 else f"{len(panels)} panels"
+        parts.append(f"{joined(names)} ({places})")
+    more = len(by_count) - most
+    rest = f"; and {more} more {'groups' if more > 1 else 'group'}" if more > 0 else ""
+    return f" Lines that coincide within 1 % of the axis: {'; '.join(parts)}{rest}."
+
+
+def joined(names: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -46,7 +46,7 @@ class Scene(NamedTuple):
       data: its curves, with a column `defence`.
       last: the last evaluation of each run.
       defences: the defences in order, with their looks.
-      attacks: the attacks in order, without `none`, with their looks.
+      attacks: the attacks in order, without `none`.
     """
 
     title: str
@@ -54,7 +54,7 @@ class Scene(NamedTuple):
     data: pd.DataFrame
     last: pd.DataFrame
     defences: dict[str, panels.Look]
-    attacks: dict[str, panels.Look]
+    attacks: list[str]
     n: int
     f: int
 
@@ -124,7 +124,6 @@ def scenes(data: pd.DataFrame, grids: Sequence[Config]) -> Iterator[Scene]:
         for rule, mixing in dict.fromkeys(zip(data["rule"], data["mixing"]))
     }
     tried = [attack for attack in dict.fromkeys(data["attack"]) if attack != "none"]
-    attacks = {attack: panels.look(i) for i, attack in enumerate(tried)}
     for setting, part in split(data.drop(columns="defence")):
         part = part.assign(defence=data.loc[part.index, "defence"])
         known = {name: setting.get(name, getattr(grids[0], name)) for name in ("n", "f")}
@@ -134,7 +133,7 @@ def scenes(data: pd.DataFrame, grids: Sequence[Config]) -> Iterator[Scene]:
             data=part,
             last=part.loc[final(part.drop(columns="defence")).index],
             defences={name: defences[name] for name in dict.fromkeys(part["defence"])},
-            attacks={name: look for name, look in attacks.items() if name in set(part["attack"])},
+            attacks=[attack for attack in tried if attack in set(part["attack"])],
             **known,
         )
 

@@ -1,6 +1,7 @@
 """Results of a study: curves, tables as CSV, Markdown and LaTeX, figures, and an HTML page."""
 
 import pathlib
+import textwrap
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ from experiments.grid import calls, specs
 from experiments.grid import config as configs
 from experiments.grid.config import Config
 from experiments.report import figures, markup, page, scenes
+from experiments.text import columns
+from experiments.text.names import counted
 from experiments.training import diagnostics
 
 
@@ -174,17 +177,24 @@ def wide_tables(results: pd.DataFrame) -> list[tuple[dict[str, Any], int, pd.Dat
 
 def _heading(setting: dict[str, Any], s: int) -> str:
     where = f"{scenes.say(setting)}, " if setting else ""
-    return f"Final test accuracy in per cent, mean ± standard deviation, {where}s = {s} liars"
+    liars = counted(s, "liar")
+    return f"Final test accuracy in per cent, mean ± standard deviation, {where}s = {liars}"
 
 
 _NOT_FINITE = "(NaN): the model of at least one seed is not finite."
 
 
-def text(results: pd.DataFrame) -> str:
-    """The tables as Markdown, one per setting and s."""
+def text(results: pd.DataFrame, width: int | None = None) -> str:
+    """The tables as Markdown, one per setting and s; with a width, for a terminal of that width."""
     parts = []
     for setting, s, wide in wide_tables(results):
-        parts += [f"{_heading(setting, s)}:", wide.to_markdown()]
+        heading = f"{_heading(setting, s)}:"
+        if width is None:
+            parts += [heading, wide.to_markdown()]
+        else:
+            rows = [[name, *row] for name, row in zip(wide.index, wide.to_numpy().tolist())]
+            parts += ["\n".join(textwrap.wrap(heading, width))]
+            parts += [columns.fitted(["rule", *wide.columns], rows, width)]
     if results["diverged"].any():
         parts.append(_NOT_FINITE)
     return "\n\n".join(parts or ["No run is finished."])
@@ -271,7 +281,9 @@ def write(
             vector, raster = figures.render(drawing.figure)
             (folder / f"{name}.svg").write_text(vector)
             (folder / f"{name}.png").write_bytes(raster)
-            pictures.append(markup.Picture(name, drawing.caption, drawing.setting, vector, raster))
+            title, above = figures.above(drawing.figure)
+            shown = (name, drawing.caption, drawing.setting, title, vector, above)
+            pictures.append(markup.Picture(*shown))
     study = page.Study(*about, grids, blocks, results, pictures, failures)
     (folder / "index.html").write_text(page.html(study))
     return results

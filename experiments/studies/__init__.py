@@ -10,6 +10,7 @@ import pkgutil
 from typing import NamedTuple
 
 from experiments.grid.config import Config
+from experiments.text import names as texts
 
 
 class Study(NamedTuple):
@@ -43,7 +44,7 @@ def load(name: str) -> Study:
       ValueError: the name is unknown.
     """
     if name not in names():
-        raise ValueError(f"unknown study {name!r}; known: {', '.join(names())}.")
+        raise ValueError(texts.unknown("study", name, names()))
     module = importlib.import_module(f"{__name__}.{name}")
     return Study(name, (module.__doc__ or "").strip(), dict(module.EDITIONS))
 
@@ -56,7 +57,9 @@ def grids(name: str, edition: str) -> tuple[Config, ...]:
     """
     study = load(name)
     if edition not in study.editions:
+        near = texts.nearest(edition, study.editions)
+        more = f" Did you mean {near}?" if near else ""
         raise ValueError(
-            f"study {name} has no edition {edition!r}; it has {', '.join(study.editions)}."
+            f"study {name} has no edition {edition!r}; it has {', '.join(study.editions)}.{more}"
         )
     return study.editions[edition]

@@ -35,6 +35,7 @@ def _grid(**more: Any) -> Config:
         n=25,
         f=11,
         s=(0, 11),
+        learning_rate=0.5,
         **more,
     )
 

@@ -34,6 +34,7 @@ def _grids(datasets: tuple[str, ...], **more: Any) -> tuple[Config, ...]:
             f=f,
             s=(0, f),
             batch_size=64,
+            learning_rate=0.5,
             schedule="cosine",
             weight_decay=0.01,
             partition="dirichlet(0.3)",

@@ -28,6 +28,7 @@ def _grids(alphas: tuple[float, ...], fs: tuple[int, ...], **more: Any) -> tuple
             n=25,
             f=f,
             s=(f,),
+            learning_rate=0.5,
             partition=f"dirichlet({alpha:g})",
             **more,
         )

@@ -19,6 +19,7 @@ from experiments.grid import config as configs
 from experiments.grid import planning, specs
 from experiments.grid import protocols as names
 from experiments.grid.config import Config
+from experiments.text import names as texts
 from experiments.training import optim
 
 
@@ -210,7 +211,7 @@ def asynchronous(
     }
     for name, value, known in (("judge", judge, judges), ("damping", damping, dampings)):
         if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}.")
+            raise ValueError(texts.one_of(name, value, known))
     return protocols.asynchronous(
         parts.loss,
         num_workers=config.n,
@@ -265,7 +266,7 @@ def graph_of(name: str, n: int, shape: dict[str, Any]) -> graphs.Graph:
     known = ("complete", "ring", "torus", "star", "random_regular", "erdos_renyi", "small_world")
     known = (*known, "two_cliques", "dumbbell")
     if name not in known:
-        raise ValueError(f"unknown graph {name!r}; known: {', '.join(known)}.")
+        raise ValueError(texts.unknown("graph", name, known))
     function = getattr(graphs, name)
     parameters = inspect.signature(function).parameters
     given = ({"n": n} if "n" in parameters else {}) | shape

@@ -26,6 +26,9 @@ from experiments.models import zoo
 from experiments.training import assemble, devices, diagnostics, optim
 from experiments.training.runs import Runs
 
+# The profiler's name for calls of compiled programs.
+CALL = "byzjax program"
+
 
 class State(NamedTuple):
     """What a run carries from one evaluation to the next.
@@ -65,6 +68,18 @@ class Metrics(NamedTuple):
     spread: datasets.Array
 
 
+class Compiled(NamedTuple):
+    """One compilation.
+
+    Attributes:
+      seconds: how long it took, or reading the program from the compilation cache.
+      executable: the compiled program.
+    """
+
+    seconds: float
+    executable: jax.stages.Compiled
+
+
 class Program(NamedTuple):
     """Compiled functions of a rule after a mixing; states and runs are replicated on its devices.
 
@@ -73,13 +88,13 @@ class Program(NamedTuple):
       advance: `advance(states, step, attack, runs) -> (states, diagnostics)`, over `eval_every`
         steps; the diagnostics are of the last.
       evaluate: `evaluate(states, last, runs) -> metrics`, on all test samples if `last`.
-      compiled: seconds spent on each compilation so far.
+      compiled: the compilations so far; in a profile, `CALL` gives the index of the program called.
     """
 
     start: Callable
     advance: Callable
     evaluate: Callable
-    compiled: list[float]
+    compiled: list[Compiled]
 
 
 def build(
@@ -104,7 +119,7 @@ def build(
     """
     dataset, held_x, held_y = batches.hold_out(dataset, config.validation)
     run = _Run(config, dataset.num_classes, model, rule, mixing, choices, over is not None)
-    compiled: list[float] = []
+    compiled: list[Compiled] = []
     start_all = _timed(jax.vmap(run.start, in_axes=(None, 0)), compiled)
     advance_all = _timed(
         devices.shard_runs(_over_runs(run.advance), over), compiled, donate_argnums=0
@@ -194,12 +209,13 @@ class _Run:
             return diagnostics.of_step(info, run.byzantine, self.observed)
 
         def one(state: State, step: jax.Array):
-            key = jax.random.fold_in(jax.random.fold_in(run.key, 4), step)
-            batch = batches.sample_batch(
-                key, run.indices, run.sizes, train_x, train_y, config.batch_size
-            )
-            flipped = attacks.flip_labels(batch, run.byzantine, num_classes=self.num_classes)
-            batch["y"] = jnp.where(flipping[attack], flipped["y"], batch["y"])
+            with jax.named_scope("batch"):
+                key = jax.random.fold_in(jax.random.fold_in(run.key, 4), step)
+                batch = batches.sample_batch(
+                    key, run.indices, run.sizes, train_x, train_y, config.batch_size
+                )
+                flipped = attacks.flip_labels(batch, run.byzantine, num_classes=self.num_classes)
+                batch["y"] = jnp.where(flipping[attack], flipped["y"], batch["y"])
             # A separate stream: `key` folded with a worker's index draws the batches.
             own = jax.random.fold_in(jax.random.fold_in(run.key, 6), step)
             after, info = protocol.step(state.protocol, {"workers": batch}, own)
@@ -208,17 +224,19 @@ class _Run:
                 now = protocol.models(after)
                 average = jax.tree.map(lambda a, p: a + (p - a) / count, average, now)
             # All runs of a block are at the same step, so this stays a conditional under vmap too.
-            seen = lax.cond(
-                step == first + config.eval_every - 1,
-                look,
-                lambda info: dict.fromkeys(diagnostics.NAMES, jnp.float32(jnp.nan)),
-                info,
-            )
+            with jax.named_scope("diagnostics"):
+                seen = lax.cond(
+                    step == first + config.eval_every - 1,
+                    look,
+                    lambda info: dict.fromkeys(diagnostics.NAMES, jnp.float32(jnp.nan)),
+                    info,
+                )
             return State(after, average, count), seen
 
         state, seen = lax.scan(one, state, first + jnp.arange(config.eval_every))
         return state, jax.tree.map(lambda values: values[-1], seen)
 
+    @jax.named_scope("evaluate")
     def evaluate(self, state: State, run: Runs, x, y, held_x, held_y) -> Metrics:
         """The metrics of the model, or of the average of all models so far."""
         now = self.protocol(run, jnp.int32(0)).models(state.protocol)
@@ -304,16 +322,19 @@ def _one_of(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _timed(function: Callable, compiled: list[float], **options: Any) -> Callable:
-    """The compiled function; appends the compilation time for each new set of shapes."""
+def _timed(function: Callable, compiled: list[Compiled], **options: Any) -> Callable:
+    """The compiled function; appends the compilation for each new set of shapes."""
     jitted, programs = jax.jit(function, **options), {}
 
     def call(*args: Any) -> Any:
         shapes = str(jax.tree.map(jnp.shape, args))
         if shapes not in programs:
             begin = time.perf_counter()
-            programs[shapes] = jitted.lower(*args).compile()
-            compiled.append(time.perf_counter() - begin)
-        return programs[shapes](*args)
+            executable = jitted.lower(*args).compile()
+            programs[shapes] = len(compiled)
+            compiled.append(Compiled(time.perf_counter() - begin, executable))
+        index = programs[shapes]
+        with jax.profiler.TraceAnnotation(CALL, program=index):
+            return compiled[index].executable(*args)
 
     return call

@@ -59,17 +59,20 @@ def test_normalization_is_per_channel():
     images = rng.integers(0, [100, 200, 256], size=(50, 4, 4, 3)).astype(np.uint8)
     labels = np.arange(50, dtype=np.int32) % 2
     raw = {"train_x": images, "train_y": labels, "test_x": images[:5] // 2, "test_y": labels[:5]}
-    dataset = datasets._finish("colours", dict(raw))
+    normalized = dict(raw)
+    datasets._normalize_images(normalized)
     mean, std = images.mean((0, 1, 2)), images.std((0, 1, 2))
-    np.testing.assert_allclose(dataset.train_x, (images - mean) / std, atol=1e-5)
-    np.testing.assert_allclose(dataset.test_x, (raw["test_x"] - mean) / std, atol=1e-5)
-    assert dataset.train_x.dtype == np.float32
+    np.testing.assert_allclose(normalized["train_x"], (images - mean) / std, atol=1e-5)
+    np.testing.assert_allclose(normalized["test_x"], (raw["test_x"] - mean) / std, atol=1e-5)
+    assert normalized["train_x"].dtype == np.float32
 
 
 def test_unknown_name():
     known = "digits, mnist, fashion_mnist, cifar10, a9a, mushrooms, spambase, w8a"
     assert ", ".join(datasets.NAMES) == known
-    with pytest.raises(ValueError, match=rf"^unknown data set 'mnsit'; known: {known}\.$"):
+    with pytest.raises(ValueError, match=rf"^unknown data set 'wine'; known: {known}\.$"):
+        datasets.load("wine")
+    with pytest.raises(ValueError, match=r"^unknown data set 'mnsit'; did you mean mnist\?$"):
         datasets.load("mnsit")
 
 
@@ -110,12 +113,12 @@ def test_the_newest_version_is_read(tmp_path):
 
 def test_what_needs_tensorflow_says_so(tmp_path, monkeypatch, cache_home):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    with pytest.raises(ImportError, match=r"downloading mnist .* pip install 'byzjax\[download\]'"):
+    with pytest.raises(ImportError, match=r'downloading mnist .* pip install -e "\.\[download\]"'):
         datasets.load("mnist", data_dir=tmp_path, download=True)
     folder = tmp_path / "mnist" / "3.0.1"
     folder.mkdir(parents=True)
     (folder / "dataset_info.json").write_text(json.dumps({"fileFormat": "tfrecord"}))
-    with pytest.raises(ImportError, match=r"TFRecord .* pip install 'byzjax\[download\]'"):
+    with pytest.raises(ImportError, match=r'TFRecord .* pip install -e "\.\[download\]"'):
         datasets.load("mnist", data_dir=tmp_path)
 
 

@@ -79,7 +79,7 @@ def test_devices_that_part_are_found_out():
         ("--devices 8 --n 7 --f 2 --s 0", "parameter_server computes 7 gradients a step, which "),
         (
             "--devices 2 --protocol asynchronous --momentum 0 --rule mean",
-            "asynchronous computes 1 gradients a step, which cannot be spread over 2 devices; ",
+            "asynchronous computes 1 gradient a step, which cannot be spread over 2 devices; ",
         ),
         ("--num-processes 2", "num_processes and process_id need a coordinator; got "),
         ("--coordinator 127.0.0.1", "coordinator must be host:port, or auto; got '127.0.0.1'."),

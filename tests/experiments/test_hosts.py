@@ -28,7 +28,7 @@ GRID = Config(
     rule=("median",), attack=("gaussian(sigma=1.0)",),
 )  # fmt: skip
 WORDS = "--model softmax --n 5 --f 1 --s 1 --seeds 1 --steps 8 --eval-every 2 --batch-size 4"
-WORDS += " --rule median --attack gaussian(sigma=1.0)"
+WORDS += " --study main --rule median --attack gaussian(sigma=1.0)"
 LIMIT = 120  # seconds after which a test fails and its processes are killed
 CLUSTERS = ("SLURM_", "OMPI_", "KUBERNETES_", "TPU_", "JAX_COORDINATOR", "JAX_NUM_PROCESSES")
 

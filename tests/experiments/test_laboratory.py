@@ -36,7 +36,7 @@ def digits():
 
 
 def options(results, *more):
-    words = "--model softmax --n 7 --f 2 --s 0 1 2 --seeds 2 --steps 6 --eval-every 3"
+    words = "--study main --model softmax --n 7 --f 2 --s 0 1 2 --seeds 2 --steps 6 --eval-every 3"
     words += " --batch-size 4 --rule median krum --attack none sign_flip little_is_enough"
     return [*words.split(), "--results", str(results), *more]
 
@@ -263,8 +263,8 @@ def test_killed_ten_times_it_ends_as_if_nothing_had_happened(tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--rule", "krumm"], "unknown rule 'krumm'; known: mean,"),
-        (["--attack", "lie"], "unknown attack 'lie'; known: none,"),
+        (["--rule", "krumm"], "unknown rule 'krumm'; did you mean krum?"),
+        (["--attack", "lie"], "unknown attack 'lie'; did you mean little_is_enough?"),
         (["--dataset", "emnist"], "emnist"),
         (["--model", "vgg"], "vgg"),
         (["--partition", "zipf"], "zipf"),
@@ -286,29 +286,31 @@ def test_a_process_ends_with_it(tmp_path):
     status, out, err = run(options(tmp_path / "results", "--rule", "krumm"))
     assert status == 2
     assert out == ""
-    assert err.splitlines()[-1].startswith("error: unknown rule 'krumm'; known: mean,")
+    assert err.splitlines()[-1].startswith("error: unknown rule 'krumm'; did you mean krum?")
     assert "Traceback" not in err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
-            ["studdy"],
-            "unknown command 'studdy'; known: run, study, report, choose,",
-        ),
-        (["study", "aksell"], "unknown study 'aksell'; known: aksel,"),
+        (["studdy"], "unknown command 'studdy'; did you mean study?"),
+        (["study", "aksell"], "unknown study 'aksell'; did you mean aksel?"),
         (
             ["study", "aksel", "--edition", "gpu"],
             "study aksel has no edition 'gpu'; it has full, cpu.",
         ),
         (["study", "aksel", "--shard", "3/2"], "shard must be i/N with 1 <= i <= N; got '3/2'."),
-        (["study", "bucketing", "--data-dir", "nowhere"], "mnist is not prepared in nowhere"),
+        (
+            ["study", "bucketing", "--fresh", "--results", "/no", "--data-dir", "nowhere"],
+            "mnist is not prepared in nowhere/mnist: set TFDS_DATA_DIR, or "
+            'pip install -e ".[download]", then python -m experiments study bucketing --fresh '
+            "--results /no --data-dir nowhere --download",
+        ),
         (["report", "nowhere"], "nowhere has no config.json; expected the folder of a study."),
         (["choose", "nowhere"], "nowhere has no config.json; expected the folder of a study."),
         (["--validation", "2000"], "validation must be below the 1437 training samples; got 2000."),
         (["data", "--partition", "zipf"], "unknown kind of partition 'zipf'"),
-        (["list", "everything"], "list takes no options; got everything."),
+        (["list", "everything"], "unknown kind 'everything'; known: all, rules,"),
     ],
 )
 def test_a_wrong_command_is_one_line(told, arguments, message):
@@ -444,6 +446,7 @@ def test_help_tells_every_option():
     assert status == 0
     for name in Config.__dataclass_fields__:
         assert f"--{name.replace('_', '-')}" in out
+    assert "--profile DIR" in out
 
 
 @pytest.mark.slow
@@ -452,7 +455,7 @@ def test_aksel_learns_mnist(tmp_path):
     if not (pathlib.Path(folder) / "mnist").is_dir():
         pytest.skip("needs a TFDS folder with mnist in $TFDS_DATA_DIR")
     words = "--dataset mnist --model mlp --rule aksel --attack none --s 0 --seeds 1 --steps 1000"
-    words += " --batch-size 32 --learning-rate 0.5 --eval-every 250"
+    words += " --batch-size 32 --learning-rate 0.5 --eval-every 250 --study main"
     status, _, err = run([*words.split(), "--results", str(tmp_path)])
     assert status == 0, err
     with (tmp_path / "main" / "table.csv").open() as file:

@@ -420,7 +420,9 @@ def test_descriptions():
 
 def test_unknown_model():
     known = "softmax, logistic, mlp, cnn, cnn_5x5, cnn_mnist, cnn_cifar, resnet20"
-    with pytest.raises(ValueError, match=rf"^unknown model 'resnet'; known: {known}\.$"):
+    with pytest.raises(ValueError, match=rf"^unknown model 'vgg'; known: {known}\.$"):
+        zoo.build("vgg", (8, 8, 1), 10)
+    with pytest.raises(ValueError, match=r"^unknown model 'resnet'; did you mean resnet20\?$"):
         zoo.build("resnet", (8, 8, 1), 10)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from experiments.cli import commands
 from experiments.data import datasets, partitions
-from experiments.execution import checkpoint, store, sweep
+from experiments.execution import checkpoint, locks, store, sweep
 from experiments.grid import calls, planning, specs
 from experiments.grid.config import Config
 from experiments.training.program import Metrics
@@ -124,7 +124,7 @@ def test_a_damaged_checkpoint_is_set_aside(tmp_path, capsys):
 
 
 def hold(path, ready, stop):
-    with sweep._alone(path):
+    with locks.alone(path, "a block"):
         ready.set()
         stop.wait(30)
 
@@ -132,6 +132,7 @@ def hold(path, ready, stop):
 def test_two_processes_do_not_train_one_block(tmp_path, digits, capsys):
     tasks = tasks_in(tmp_path / "one", digits)
     (block,) = sweep.run(tasks, tmp_path / "one", lambda _: digits)
+    capsys.readouterr()
     (task,) = tasks_in(tmp_path / "two", digits)
     context = multiprocessing.get_context("spawn")
     ready, stop = context.Event(), context.Event()
@@ -140,14 +141,17 @@ def test_two_processes_do_not_train_one_block(tmp_path, digits, capsys):
     other.start()
     try:
         assert ready.wait(60)
-        store.write_json(task.path.with_suffix(".later"), block | {"runs": ["of the other"]})
+        store.write_json(task.path.with_suffix(".later"), block | {"seconds": 12345.0})
         timer = threading.Timer(
             0.5, lambda: (task.path.with_suffix(".later").rename(task.path), stop.set())
         )
         timer.start()
         (finished,) = sweep.run([task], tmp_path / "two", lambda _: digits)
-        assert finished["runs"] == ["of the other"]
-        assert "is being trained by another process; waiting." in capsys.readouterr().err
+        assert finished["seconds"] == 12345.0  # the block of the other
+        told = capsys.readouterr()
+        assert "two: median under sign_flip is being computed by another process; wait" in told.err
+        assert "1 run was trained by another process at the same time." in told.out
+        assert "programs" not in told.out
     finally:
         stop.set()
         other.join(30)
@@ -179,7 +183,7 @@ def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
         ({"rule": ("(" * 20_000,)}, r"^cannot read '\(+'\.\.\. of 20000 characters; expected"),
         ({"rule": (f"krum(m={'1' * 10**6})",)}, r"^cannot read 'krum\(m=1+'\.\.\. of 1000008 char"),
         ({"attack": ("(" * 900 + ")" * 900,)}, r"^cannot read '\("),
-        ({"schedule": "steps(" + "(" * 900}, r"^unknown schedule 'steps"),
+        ({"schedule": "steps(" + "(" * 900}, r"^cannot read schedule 'steps"),
     ],
 )
 def test_settings_that_make_no_sense_are_one_line(changes, message):
@@ -190,5 +194,7 @@ def test_settings_that_make_no_sense_are_one_line(changes, message):
 
 
 def test_a_partition_of_nan_is_one_line():
-    with pytest.raises(ValueError, match=r"^unknown kind of partition 'dirichlet\(nan\)'; known"):
+    with pytest.raises(
+        ValueError, match=r"^cannot read kind of partition 'dirichlet\(nan\)'; expected"
+    ):
         partitions.partition(np.arange(4), 2, "dirichlet(nan)", seed=0)

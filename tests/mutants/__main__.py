@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 
+from byzjax._program import Parser
 from tests.mutants import MUTANTS
 from tests.mutants.mutant import Mutant
 
@@ -75,7 +76,7 @@ def tried_with(mutant: Mutant, tier: str, tree: pathlib.Path) -> tuple[str, floa
 
 
 def options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="tests.mutants", description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__)
     parser.add_argument("--tier", choices=TIERS, default="default", help="which tests may run")
     parser.add_argument("--shard", default="1/1", metavar="I/N", help="part I of N")
     parser.add_argument("--only", default="", metavar="TEXT", help="what its name or file holds")
@@ -87,13 +88,15 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
         parser.error(f"a shard reads as I/N with 1 <= I <= N; got {given.shard!r}.")
     given.part, given.parts = int(part), int(parts)
+    given.chosen = [m for m in MUTANTS if given.only in m.what or given.only in m.file]
+    if not given.chosen:
+        parser.error(f"no mutant's name or file holds {given.only!r}; one does hold 'krum'.")
     return given
 
 
 def main(arguments: list[str] | None = None) -> int:
     given = options(arguments)
-    chosen = [m for m in MUTANTS if given.only in m.what or given.only in m.file]
-    chosen = chosen[given.part - 1 :: given.parts]
+    chosen = given.chosen[given.part - 1 :: given.parts]
     if given.unchanged:
         first = {mutant.tests: mutant for mutant in reversed(chosen)}
         chosen = [mutant for mutant in chosen if first[mutant.tests] is mutant]

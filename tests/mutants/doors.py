@@ -32,6 +32,20 @@ MUTANTS = [
         'tests/test_compiled.py -k "errors_are_one_line"',
     ),
     Mutant(
+        "mistakes: a value without a place is not named",
+        "byzjax/_mistakes/arguments.py",
+        "    call = f\"{name}({', '.join([*whole, *pairs])})\"",
+        "    call = f\"{name}({', '.join(whole)})\"",
+        'tests/test_mistakes.py -k "by_position_and_by"',
+    ),
+    Mutant(
+        "mistakes: float64 is announced at every call",
+        "byzjax/_mistakes/leaves.py",
+        "    Float64.unsaid = False\n",
+        "",
+        'tests/test_mistakes.py -k "float32_is_no_reason"',
+    ),
+    Mutant(
         "compiled: lambdas of one code are one, whatever they hold",
         "byzjax/_compiled.py",
         "_Same(function.__globals__), key(closure), key(defaults)",

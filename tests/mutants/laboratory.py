@@ -203,6 +203,20 @@ MUTANTS = [
         "except TypeError as error:",
         'tests/experiments/test_hosts.py -k "says_nothing"',
     ),
+    Mutant(
+        "profile: of instructions that run together each has the whole time",
+        "experiments/execution/stages.py",
+        "(now - last) * number / count",
+        "(now - last) * number",
+        'tests/experiments/test_profile.py -k "share_the_time"',
+    ),
+    Mutant(
+        "profile: a fusion of several stages counts for the first one",
+        "experiments/execution/stages.py",
+        "if stage in known)",
+        "if stage in known)[:1]",
+        'tests/experiments/test_profile.py -k "stages_of_a_program"',
+    ),
     # --- what is kept ------------------------------------------------------------------------
     Mutant(
         "sweep: a block is written without a rename",
@@ -214,8 +228,8 @@ MUTANTS = [
     Mutant(
         "sweep: a damaged block counts as finished",
         "experiments/execution/store.py",
-        "        content = None\n",
-        "        content = dict.fromkeys(parts, {}) or {'half': {}}\n",
+        "file=sys.stderr)\n    return None\n",
+        "file=sys.stderr)\n    return dict.fromkeys(parts, {}) or {'half': {}}\n",
         'tests/experiments/test_safety.py -k "damaged_block"',
     ),
     Mutant(
@@ -259,6 +273,55 @@ MUTANTS = [
         "for metrics, seen in curves]",
         "for metrics, seen in curves[-1:]]",
         'tests/experiments/test_laboratory.py -k "goes_on_from"',
+    ),
+    Mutant(
+        "store: a block with a curve too short counts as finished",
+        "experiments/execution/store.py",
+        '"loss", "finite")}) == 1',
+        '"loss", "finite")}) >= 1',
+        'tests/experiments/test_results.py -k "damaged_block and short"',
+    ),
+    Mutant(
+        "claims: other settings take over a folder",
+        "experiments/execution/claims.py",
+        "    if not lacking:\n",
+        "    if lacking:\n",
+        'tests/experiments/test_results.py -k "is_not_replaced"',
+    ),
+    Mutant(
+        "claims: fewer rules take over a folder",
+        "experiments/execution/claims.py",
+        "if value not in present]",
+        "if value in ()]",
+        'tests/experiments/test_results.py -k "folder_accepts"',
+    ),
+    Mutant(
+        "naming: a folder is named as if the first setting were all",
+        "experiments/grid/naming.py",
+        '"_".join(words)',
+        '"_".join(words[:1])',
+        'tests/experiments/test_results.py -k "name_of_a_folder"',
+    ),
+    Mutant(
+        "strict: infinity is lost",
+        "experiments/execution/strict.py",
+        "return _INFINITE.get(content, content)",
+        "return content",
+        'tests/experiments/test_results.py -k "json_is_strict"',
+    ),
+    Mutant(
+        "cache: clearing it removes the user's own files",
+        "experiments/data/cache.py",
+        '[where / "xla"]',
+        '[where / "xla", where / "convex"]',
+        'tests/experiments/test_results.py -k "shown_and_cleared"',
+    ),
+    Mutant(
+        "data: an outline is of another data set",
+        "experiments/data/datasets.py",
+        '(60_000, 10_000), "bd58c4704eea5663"',
+        '(60_000, 10_000), "75ab27f0b83cfe1c"',
+        'tests/experiments/test_results.py -k "outline_of"',
     ),
     Mutant(
         "export: blocks that are there already are brought in again",
@@ -324,6 +387,20 @@ MUTANTS = [
         '*names, "mean", "std", "min", "max", "95 % interval"]',
         '*names, "mean", "std", "max", "min", "95 % interval"]',
         'tests/experiments/test_report.py -k "page_holds"',
+    ),
+    Mutant(
+        "summary: a model that is not finite does not count as broken",
+        "experiments/report/summary.py",
+        "return not self.finite or self.mean < BROKEN * self.clean",
+        "return self.mean < BROKEN * self.clean",
+        'tests/experiments/test_pictures.py -k "not_finite"',
+    ),
+    Mutant(
+        "panels: all lines have their markers at the same places",
+        "experiments/report/panels.py",
+        "np.arange(place, count, lines)",
+        "np.arange(0, count, lines)",
+        'tests/experiments/test_pictures.py -k "markers_of_their_own"',
     ),
     Mutant(
         "findings: the best case of a defence is told as its worst",

@@ -99,8 +99,8 @@ MUTANTS = [
     Mutant(
         "verbs: updates are not checked to be stacked",
         "byzjax/transforms.py",
-        "            stacked.num_workers(updates)\n            if self.verb",
-        "            if self.verb",
+        "            stacked.num_workers(updates)\n            kwargs",
+        "            kwargs",
         'tests/test_transforms.py -k "unstacked_updates and mix"',
     ),
     Mutant(
@@ -113,8 +113,8 @@ MUTANTS = [
     Mutant(
         "aggregate: no wall behind the rule",
         "byzjax/transforms.py",
-        "fusion_barrier(rule(updates, **kwargs))",
-        "rule(updates, **kwargs)",
+        "return fusion_barrier(out)",
+        "return out",
         'tests/test_transforms.py -k "computed_once"',
     ),
     # --- signatures --------------------------------------------------------------------------

@@ -343,8 +343,8 @@ MUTANTS = [
     Mutant(
         "kernels: bfloat16 is summed in bfloat16",
         "byzjax/_numerics/arrays.py",
-        "return jnp.promote_types(dtype, jnp.float32)",
-        "return jnp.promote_types(dtype, jnp.bfloat16)",
+        "jnp.promote_types(dtype, jnp.float32)",
+        "jnp.promote_types(dtype, jnp.bfloat16)",
         'tests/test_stacked.py -k "short_floats_are_summed"',
     ),
     Mutant(

@@ -4,6 +4,8 @@ import itertools
 from collections.abc import Iterable
 from typing import Any
 
+from byzjax._mistakes import shown
+
 Graph = tuple[tuple[bool, ...], ...]
 
 
@@ -111,6 +113,11 @@ def metropolis_weights(graph: Any) -> tuple[tuple[float, ...], ...]:
 
 def _entries(graph: Any) -> list[list]:
     """The matrix as nested lists, from nested sequences or arrays."""
+    if callable(graph) or isinstance(graph, str):
+        raise TypeError(
+            f"a graph is a matrix, bool[n, n]; got {shown(graph)}: "
+            "write protocols.graphs.ring(n), for example."
+        )
     rows = graph.tolist() if hasattr(graph, "tolist") else graph
     return [list(row.tolist() if hasattr(row, "tolist") else row) for row in rows]
 

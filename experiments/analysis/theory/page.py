@@ -5,7 +5,6 @@ python -m experiments.analysis.theory.page docs
 
 import math
 import pathlib
-import sys
 from collections.abc import Callable
 
 import pandas as pd
@@ -15,6 +14,7 @@ from byzjax.theory.comparison import eta
 from experiments.analysis import findings
 from experiments.analysis.theory import growth
 from experiments.analysis.theory.rules import FORMS, SEARCHED, constants_of, proved_kappa
+from experiments.text.arguments import rewrite
 
 Folder = pathlib.Path
 
@@ -300,6 +300,4 @@ PARTS: dict[str, tuple[str, Callable[[Folder], str]]] = {
 
 
 if __name__ == "__main__":
-    docs = pathlib.Path(sys.argv[1])
-    page = docs / "theory.md"
-    page.write_text(findings.written(page.read_text(), docs, PARTS))
+    rewrite("theory.md", lambda page, docs: findings.written(page, docs, PARTS), __doc__)

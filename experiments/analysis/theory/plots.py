@@ -1,7 +1,7 @@
 """The figures of docs/theory.md, each drawn from the table of its part."""
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 import pandas as pd
@@ -34,14 +34,26 @@ _DASHED = (0, (4, 2))
 
 
 def _looks(names: tuple[str, ...]) -> dict[str, panels.Look]:
-    """Aksel in black, and a colour for each rule of the family."""
-    return AKSEL | {name: panels.look(place) for place, name in enumerate(names)}
+    """Aksel in black, and a colour for each rule, which no rule of another family has."""
+    every = [name for family in FAMILIES.values() for name in family]
+    return AKSEL | {name: panels.look(every.index(name)) for name in names}
+
+
+def _beside(names: Collection[str]) -> dict[str, float]:
+    """A shift for each name, from -1 to 1, so that lines that coincide are side by side."""
+    return dict(zip(names, np.linspace(-1, 1, len(names))))
+
+
+def _legend(figure: Figure, shown: Collection[str]) -> None:
+    """All rules that are shown, by family, below the panels."""
+    looks = {name: look for names in FAMILIES.values() for name, look in _looks(names).items()}
+    panels.below(figure, [panels.handle(n, look) for n, look in looks.items() if n in shown])
 
 
 def acceptance(table: pd.DataFrame) -> Figure:
     """Errors against n for three shares of Byzantine workers."""
     settings = list(dict.fromkeys(table["setting"]))
-    looks = AKSEL | {"median": panels.look(0)}
+    looks = _looks(("median",))
     figure, axes = panels.grid(settings, 3, (4.2, 3.6), xlabel="workers n", ylabel=_ERROR)
     for ax, setting in zip(axes, settings):
         ax.set_title(setting, fontsize=11)
@@ -59,7 +71,7 @@ def acceptance(table: pd.DataFrame) -> Figure:
     panels.below(
         figure,
         [
-            *(panels.handle(name, look, markers=True) for name, look in looks.items()),
+            *(panels.handle(name, look) for name, look in looks.items()),
             Line2D([], [], color="0.45", linestyle=":", label="aksel as d grows, computed"),
             Line2D([], [], color="0.45", linestyle=_DASHED, label="√(2 ln m), m = (n+1)/2"),
         ],
@@ -86,7 +98,7 @@ def growth(table: pd.DataFrame) -> Figure:
     for place, (kind, line) in enumerate(table.groupby("distribution", sort=False)):
         if kind == "gaussian":  # for each n, the value at the largest d
             line = line.sort_values("d").drop_duplicates("n", keep="last")
-        _line(right, line, "n", "error", panels.look(place), label=str(kind))
+        _line(right, line, "n", "error", panels.look(place + 6), label=str(kind))
     n = np.geomspace(5, 401, 60)
     curves = {
         "gaussian, computed": [predicted.of_aksel(m) for m in n],
@@ -120,14 +132,17 @@ def _of_families(
     cells = [(at, family) for at in dict.fromkeys(table["at"]) for family in FAMILIES]
     figure, axes = panels.grid(cells, 3, (4.4, 3.4), xlabel=xlabel, ylabel=_ERROR)
     most = 10.0  # larger errors are drawn at the upper end
+    width = (table[along].max() / table[along].min()) ** 0.02
     for ax, (at, family) in zip(axes, cells):
         said = "f at the rule's limit" if at == "limit" else "f = n/5"
         ax.set_title(f"{family}, {said}", fontsize=11)
-        for name, look in _looks(FAMILIES[family]).items():
+        looks = _looks(FAMILIES[family])
+        shifts = _beside(looks)
+        for name, look in looks.items():
             line = table[(table["at"] == at) & (table["rule"] == name)].sort_values(along)
             line = line.assign(error=line["error"].clip(upper=most))
             ax.plot(
-                *(line[along], line["error"]),
+                *(line[along] * width ** shifts[name], line["error"]),
                 color=look.color,
                 linestyle=look.linestyle,
                 marker=look.marker,
@@ -143,15 +158,7 @@ def _of_families(
         figure,
         f"Every rule under the most damaging of {len(LISTED)} attacks, Gaussian updates, {other}",
     )
-    shown = dict.fromkeys(table["rule"])
-    looks = {k: v for names in FAMILIES.values() for k, v in _looks(names).items() if k in shown}
-    for ax, names in zip(axes[-len(FAMILIES) :], FAMILIES.values()):
-        handles = [panels.handle(n, looks[n], markers=True) for n in names if n in shown]
-        # Excluded from the layout, which would shrink a panel that is too small for it to nothing.
-        ax.legend(handles=handles, fontsize=8, loc="upper left", ncol=2).set_in_layout(False)
-    panels.below(
-        figure, [panels.handle(n, look, markers=True) for n, look in AKSEL.items() if n in shown]
-    )
+    _legend(figure, set(table["rule"]))
     return figure
 
 
@@ -165,7 +172,7 @@ def efficiency(table: pd.DataFrame) -> Figure:
     )
     for ax, kind in zip(axes, kinds):
         ax.set_title(kind, fontsize=11)
-        for f, look in ((11, panels.look(0)), (5, panels.look(1))):
+        for f, look in ((11, panels.look(16)), (5, panels.look(17))):
             part = table[(table["distribution"] == kind) & (table["f"] == f)]
             places = [names.index(name) for name in part["rule"]]
             ax.plot(
@@ -181,7 +188,7 @@ def efficiency(table: pd.DataFrame) -> Figure:
         figure,
         [
             Line2D([], [], color=look.color, marker=look.marker, linestyle="", label=labels[f])
-            for f, look in ((11, panels.look(0)), (5, panels.look(1)))
+            for f, look in ((11, panels.look(16)), (5, panels.look(17)))
         ],
     )
     return figure
@@ -205,7 +212,7 @@ def kappa(table: pd.DataFrame) -> Figure:
         if known:
             ax.plot(*zip(*known), "_", color="black", markersize=9, markeredgewidth=2)
         ratios = [(x[n, f], value / lower[n, f]) for n, f, value in at]
-        ax.plot(*zip(*ratios), "o", color=panels.look(0).color, markersize=4)
+        ax.plot(*zip(*ratios), "o", color=panels.look(16).color, markersize=4)
         ax.set_xticks(range(len(pairs)), [f"{n}, {f}" for n, f in pairs], rotation=90, fontsize=7)
     axes[0].set(yscale="log", ylim=(0.6, 300))
     for ax in axes:
@@ -219,7 +226,7 @@ def kappa(table: pd.DataFrame) -> Figure:
         figure,
         [
             Line2D([], [], color="black", marker="_", markersize=11, linestyle="", label="proved"),
-            Line2D([], [], color=panels.look(0).color, marker="o", linestyle="", label="found"),
+            Line2D([], [], color=panels.look(16).color, marker="o", linestyle="", label="found"),
             Line2D([], [], color="0.6", linestyle=":", label="no rule has less"),
         ],
     )
@@ -235,13 +242,15 @@ def breakdown(table: pd.DataFrame) -> Figure:
     damage = [name for name in map(str, table) if name.startswith("s = ")]
     for ax, (at, family) in zip(axes, cells):
         said = "f at the rule's limit" if at == "limit" else at
-        ax.set_title(f"{family}, {said}", fontsize=11)
-        for name, look in _looks(FAMILIES[family]).items():
+        ax.set_title(f"{family}, {said}", fontsize=11, pad=9)
+        looks = _looks(FAMILIES[family])
+        shifts = _beside(looks)
+        for name, look in looks.items():
             line = table[(table["at"] == at) & (table["rule"] == name)]
             if len(line):
                 values = line[damage].iloc[0].astype(float).clip(1e-2, UNBOUNDED)
                 ax.plot(
-                    *(range(len(damage)), values),
+                    *(np.arange(len(damage)) + 0.3 * shifts[name], values),
                     color=look.color,
                     linestyle=look.linestyle,
                     marker=look.marker,
@@ -252,11 +261,7 @@ def breakdown(table: pd.DataFrame) -> Figure:
     axes[0].set(yscale="log", ylim=(1e-2, UNBOUNDED))
     n = int(table["n"].iloc[0])
     panels.head(figure, f"Damage of s liars, n = {n}; the upper end means: as far as they like")
-    for ax, names in zip(axes, FAMILIES.values()):
-        looks = _looks(names)
-        handles = [panels.handle(name, looks[name], markers=True) for name in names]
-        ax.legend(handles=handles, fontsize=8, loc="lower right")
-    panels.below(figure, [panels.handle(n, look, markers=True) for n, look in AKSEL.items()])
+    _legend(figure, set(table["rule"]))
     return figure
 
 

@@ -6,17 +6,19 @@ import pathlib
 import shutil
 import time
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import pandas as pd
-import tyro
 from tqdm import tqdm
 
 import byzjax
 from experiments.analysis.theory import measure, plots, rules
 from experiments.analysis.theory.measure import FULL, PARTS, QUICK
-from experiments.execution import store
+from experiments.execution import claims, locks, store
+from experiments.text import arguments as command_line
+from experiments.text import columns, names
+from experiments.text.names import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Theory:
     """Only a few sizes and rules, into <results>/theory-quick; takes a minute."""
     results: str = "results"
     """Folder of all studies."""
-    out: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
+    out: Annotated[str | None, "PATH"] = None
     """Also copy tables and figures to this folder, such as docs/theory;
     `python -m experiments.analysis.theory.page docs` then regenerates the tables of
     docs/theory.md."""
@@ -58,25 +60,37 @@ def tables(config: Theory) -> dict[str, pd.DataFrame]:
     sizes = QUICK if config.quick else FULL
     for part in config.part:
         if part not in PARTS:
-            raise ValueError(f"unknown part {part!r}; known: {', '.join(PARTS)}.")
+            raise ValueError(names.unknown("part", part, PARTS))
     tasks = [task for part in config.part for task in PARTS[part](sizes)]
     source = _source()
+    claims.write_command(folder(config), "theory", {"quick": config.quick})
     lines: dict[str, list] = {part: [] for part in config.part}
-    for count, task in enumerate(tqdm(tasks, unit="line", disable=None)):
+    for count, task in enumerate(
+        tqdm(tasks, unit="line", disable=None, ncols=columns.terminal_width() - 1)
+    ):
         if count % 50 == 49:
             jax.clear_caches()  # every line is a separate program
         described = task.described | {"byzjax": byzjax.__version__, "source": source}
         path = store.block_path(folder(config), described)
-        content = store.read_block(path)
-        if content is None:
-            begin = time.perf_counter()
-            content = described | {"found": task.measure()}
-            content["seconds"] = time.perf_counter() - begin
-            content["environment"] = store.environment()
-            store.write_json(path, content)
+        if (content := store.read_block(path, ("found", "seconds"))) is None:
+            content = _measured(task, described, path)
         line = {k: v for k, v in task.described.items() if k != "part"} | content["found"]
         lines[task.described["part"]].append(line | {"seconds": content["seconds"]})
     return {part: pd.DataFrame(of_part) for part, of_part in lines.items()}
+
+
+def _measured(task: measure.Task, described: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
+    """The block of a line, unless another process has measured it in the meantime."""
+    words = ", ".join(map(str, list(task.described.values())[:3]))
+    with locks.alone(path.parents[1] / "locks" / path.stem, words):
+        if path.is_file() and (content := store.read_block(path, ("found", "seconds"))):
+            return content
+        begin = time.perf_counter()
+        content = described | {"found": task.measure()}
+        content["seconds"] = time.perf_counter() - begin
+        content["environment"] = store.environment()
+        store.write_json(path, content)
+    return content
 
 
 def folder(config: Theory) -> pathlib.Path:
@@ -86,7 +100,7 @@ def folder(config: Theory) -> pathlib.Path:
 
 def main(arguments: Sequence[str]) -> int:
     """Measures, writes and prints; returns the exit status."""
-    config = tyro.cli(Theory, prog="python -m experiments theory", args=arguments)
+    config = command_line.parse(Theory, arguments, prog="python -m experiments theory")
     by_part = tables(config)
     paths = []
     for part, table in by_part.items():
@@ -96,10 +110,23 @@ def main(arguments: Sequence[str]) -> int:
         paths += plots.write(part, pd.read_csv(paths[-1]), folder(config))
     if config.out is not None:
         target = pathlib.Path(config.out)
+        _check_out(by_part, target)
         target.mkdir(parents=True, exist_ok=True)
         paths = [pathlib.Path(shutil.copy(path, target)) for path in paths]
     for part, table in by_part.items():
-        print(f"\n{part}, {table['seconds'].sum():.0f} seconds")
-        print(table.drop(columns="seconds").to_string(index=False, float_format="%.4g"))
+        print(f"\n{part}, {counted(round(table['seconds'].sum()), 'second')}")
+        print(columns.of_frame(table.drop(columns="seconds"), "%.4g"))
     print("\n".join(map(str, paths)))
+    print(f"Results: {folder(config)}")
     return 0
+
+
+def _check_out(by_part: dict[str, pd.DataFrame], target: pathlib.Path) -> None:
+    """Raises a `ValueError` if a table there has more lines than the one that would replace it."""
+    for part, table in by_part.items():
+        path = target / f"{part}.csv"
+        if path.is_file() and (there := len(pd.read_csv(path))) > len(table):
+            raise ValueError(
+                f"{path} has {there} lines and would be replaced by {len(table)}; "
+                "give another folder as --out, or remove that file first."
+            )

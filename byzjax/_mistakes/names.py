@@ -1,0 +1,86 @@
+"""Names that a module does not have."""
+
+import importlib
+import importlib.util
+
+from byzjax._mistakes.words import nearest
+
+# Names of the literature and of other libraries.
+_SYNONYMS = {
+    "adaptivegradientclipping": "adaptive_clipping",
+    "alie": "little_is_enough",
+    "arc": "adaptive_clipping",
+    "average": "mean",
+    "cc": "centered_clip",
+    "cge": "comparative_elimination",
+    "cwmed": "median",
+    "cwmedian": "median",
+    "cwtm": "trimmed_mean",
+    "coordinatewisemedian": "median",
+    "dnc": "spectral_filter",
+    "divideandconquer": "spectral_filter",
+    "fallofempires": "inner_product_manipulation",
+    "fedavg": "mean",
+    "fltrust": "fl_trust",
+    "foe": "inner_product_manipulation",
+    "geomed": "geometric_median",
+    "gm": "geometric_median",
+    "innerproduct": "inner_product_manipulation",
+    "ipm": "inner_product_manipulation",
+    "labelflip": "flip_labels",
+    "lie": "little_is_enough",
+    "marginalmedian": "median",
+    "mda": "minimum_diameter",
+    "meamed": "mean_around_median",
+    "monna": "nearest_to_pivot",
+    "mom": "geometric_median_of_means",
+    "medianofmeans": "geometric_median_of_means",
+    "multikrum": "krum",
+    "nan": "non_finite",
+    "nnm": "nearest_neighbors",
+    "noise": "gaussian",
+    "rfa": "geometric_median",
+    "rlr": "sign_guard",
+    "signsgd": "majority_sign",
+    "smea": "minimum_eigenvalue",
+    "staticclipping": "clip_norms",
+    "tm": "trimmed_mean",
+    "trmean": "trimmed_mean",
+    "vectormedian": "medoid",
+}
+_PLACES = ("", ".attacks", ".protocols", ".protocols.graphs", ".stacked", ".order", ".scores")
+
+
+def no_attribute(module: str, name: str) -> AttributeError:
+    """The error for a name that a module does not have."""
+    plain = f"module {module!r} has no attribute {name!r}"
+    if name.startswith("_"):
+        return AttributeError(plain)
+    package = hasattr(importlib.import_module(module), "__path__")
+    if package and importlib.util.find_spec(f"{module}.{name}"):
+        return AttributeError(f"{plain}: write import {module}.{name} first.")
+    place = whereabouts(module, name)
+    if place == "byzjax.krum" and name.lower().startswith("multi"):
+        place += "(updates, f=f, m=m)"
+    return AttributeError(f"{plain}; did you mean {place}?" if place else f"{plain}.")
+
+
+def whereabouts(module: str, name: str) -> str | None:
+    """The full name of the public function that was probably meant, looked for in all modules."""
+    plain = name.replace("_", "").lower()
+    meant = _SYNONYMS.get(plain, name)
+    homes = dict.fromkeys([module, *(f"byzjax{place}" for place in _PLACES)])
+    public = {home: _public(home) for home in homes}
+    for home, names in public.items():
+        if meant in names:
+            return f"{home}.{meant}"
+    for home, names in public.items():
+        if close := nearest(meant, names, cutoff=0.75):
+            return f"{home}.{close}"
+    return None
+
+
+def _public(module: str) -> list[str]:
+    whole = importlib.import_module(module)
+    names = getattr(whole, "__all__", None) or vars(whole)
+    return [name for name in names if not name.startswith("_") and callable(getattr(whole, name))]

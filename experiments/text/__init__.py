@@ -1,0 +1,1 @@
+"""Text for people: names, the command line, and tables in a terminal."""
