@@ -22,7 +22,7 @@
 # here: they may send anything. You will see the mean fail where robust rules hold, and at the end what else
 # may happen.
 #
-# Takes 46 s on two cores of an AMD EPYC.
+# Takes 48 s on two cores of an AMD EPYC.
 
 # %%
 # Installs on Colab only. Elsewhere: as docs/start.md says, and pip install matplotlib scikit-learn
