@@ -1,5 +1,12 @@
 # ---
 # jupyter:
+#   jupytext:
+#     notebook_metadata_filter: kernelspec
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -14,6 +21,8 @@
 # Data-parallel training averages gradients over devices with `jax.lax.pmean`. One device that computes garbage
 # ruins that average. `byzjax.all_aggregate` replaces it and takes a rule. This notebook runs
 # on the eight cores of a TPU, on one or several GPUs, and on a CPU that is split into eight devices.
+#
+# Takes 7 s on two cores of an AMD EPYC.
 
 # %%
 # Installs on Colab only. Elsewhere: as docs/start.md says, and pip install matplotlib
@@ -26,7 +35,8 @@ if "google.colab" in sys.modules:
     command = [sys.executable, "-m", "pip", "install", "-q", f"byzjax @ git+{REPOSITORY}"]
     subprocess.check_call(command)
 FAST = bool(os.environ.get("BYZJAX_FAST"))  # a short form, for tests
-os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")  # before JAX starts; only a CPU looks at it
+if "JAX_NUM_CPU_DEVICES" not in os.environ:  # before JAX starts; only a CPU looks at it
+    os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 
 # %%
 import time
@@ -117,6 +127,12 @@ for name, distances in curves.items():
     print(f"{name:13s} {distances[-1]:.3f} from the truth")
 plt.xlabel("step"), plt.ylabel("distance to the truth"), plt.legend()
 plt.show()
+assert curves["pmean"][-1] > 5 > 1 > curves["trimmed mean"][-1]
+
+# %% [markdown]
+# With `pmean`, the f broken workers are enough: the average of the gradients is about zero or points uphill, and the
+# distance grows.
+# The trimmed mean comes as near to the truth as the noise in y allows.
 
 # %% [markdown]
 # ## Coming from `pmap`

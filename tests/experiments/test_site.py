@@ -202,6 +202,28 @@ def test_a_notebook_opens_with_its_badge_and_installs_on_colab_only(path):
     assert install.count("pip") == 2  # the command, and the instructions for other systems
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_and_its_row_say_the_same_time(path):
+    (_, opening), *_ = cells_of_script(path)
+    (seconds,) = re.findall(r"^Takes (\d+ s) on two cores", opening, flags=re.MULTILINE)
+    lines = (DOCS / "notebooks.md").read_text().splitlines()
+    (row,) = [line for line in lines if path.stem in line]
+    assert f"| {seconds} |" in row
+
+
+def test_the_page_of_notebooks_installs_what_they_import():
+    """In a block that can be copied and run."""
+    text = (DOCS / "notebooks.md").read_text()
+    (command,) = re.findall(r"```bash\n(.*)\n```", text)
+    installed = {name.replace("-", "_") for name in command.split("install ")[1].split()}
+    modules = {"scikit_learn": "sklearn"}
+    installed = {modules.get(name, name) for name in installed}
+    for path in NOTEBOOKS:
+        used = set(re.findall(r"^ *(?:from|import) (\w+)", path.read_text(), flags=re.MULTILINE))
+        used -= set(sys.stdlib_module_names) | {"byzjax", "jax", "numpy", "optax"}
+        assert used <= installed, path
+
+
 def test_the_repository_has_one_address():
     named = [*DOCS.glob("*.md"), *NOTEBOOKS, ROOT / "CITATION.cff", ROOT / "README.md"]
     for path in named:
