@@ -126,15 +126,7 @@ class Reader:
 
     def execute(self, notebook: pathlib.Path) -> None:
         """A notebook in its full form."""
-        command = [
-            ".venv/bin/jupyter",
-            "nbconvert",
-            "--to",
-            "notebook",
-            "--execute",
-            "--output-dir",
-        ]
-        command += [str(self.folder / "notebooks"), str(notebook.relative_to(self.clone))]
+        command = ["jupyter", "execute", str(notebook)]
         self.run(str(notebook.relative_to(self.clone)), "all cells", command, self.clone)
 
 

@@ -109,6 +109,18 @@ def test_the_numbers_in_the_text_are_in_the_table():
         assert number in percentages, number
 
 
+def test_the_intervals_in_the_text_are_in_the_table():
+    with (ROOT / "docs" / "main-job" / "table.csv").open() as file:
+        rows = [
+            tuple(f"{100 * float(row[name]):.1f}" for name in ("mean", "low", "high"))
+            for row in csv.DictReader(file)
+        ]
+    text = between("docs/main-job/README.md", "main job").replace("\n", " ")
+    given = re.findall(r"(\d+\.\d) %(?:,| \() *(\d+\.\d) to (\d+\.\d)\)", text)
+    assert len(given) >= 10
+    assert set(given) <= set(rows)
+
+
 def test_the_accuracy_on_mnist_is_in_its_table():
     with (ROOT / "docs" / "mnist" / "table.csv").open() as file:
         (row,) = csv.DictReader(file)
