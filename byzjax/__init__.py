@@ -13,7 +13,7 @@ from byzjax.sharded import sharded
 from byzjax.stacked import stack
 from byzjax.transforms import aggregate, attack, mix, per_worker
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "across_devices",
     "adaptive_clipping",

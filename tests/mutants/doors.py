@@ -229,7 +229,7 @@ MUTANTS = [
     ),
     Mutant(
         "sweep: nobody waits for the process that trains a block",
-        "experiments/execution/sweep.py",
+        "experiments/execution/locks.py",
         "            fcntl.flock(file, fcntl.LOCK_EX)\n",
         "            pass\n",
         'tests/experiments/test_safety.py -k "two_processes"',
