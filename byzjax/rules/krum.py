@@ -10,6 +10,7 @@ from byzjax import scores, stacked
 from byzjax._checks import enough_workers, one_of, static_int
 from byzjax._compiled import compiled
 from byzjax._numerics import order
+from byzjax._numerics.arrays import varying_as
 from byzjax.rules._select import mean_of_lowest
 from byzjax.stacked import PyTree
 
@@ -172,7 +173,7 @@ def _picks_by_krum(distances: jax.Array, f: int, count: int) -> tuple[jax.Array,
             too_many_bad | jnp.isinf(least),
         ), chosen
 
-    all_rows = jnp.isfinite(in_order[:, 0]) | True
+    all_rows = varying_as(in_order, jnp.ones(n, bool))
     (_, too_many_bad), picks = lax.scan(
         pick, (all_rows, ~all_rows[0]), jnp.arange(n, n - count, -1, dtype=jnp.int32)
     )

@@ -8,6 +8,7 @@ from byzjax import stacked
 from byzjax._checks import positive
 from byzjax._compiled import compiled
 from byzjax._numerics import order
+from byzjax._numerics.arrays import varying_as
 from byzjax._numerics.linalg import matmul
 from byzjax._numerics.signs import signs_between
 from byzjax.stacked import PyTree
@@ -144,7 +145,7 @@ def _largest_cluster(points: jax.Array, good: jax.Array) -> jax.Array:
     def keep(kept: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
         return kept.at[i].set(real[i] & ~jnp.any(kept & close[i])), None
 
-    kept, _ = lax.scan(keep, real & False, jnp.arange(n))
+    kept, _ = lax.scan(keep, varying_as(real, jnp.zeros_like(real)), jnp.arange(n))
     to_centers = jnp.where(kept[None], _distances(points, centers), jnp.inf)
     nearest = jnp.min(to_centers, axis=1, keepdims=True)
     label = jnp.argmax(to_centers <= nearest + _NEARER, axis=1)

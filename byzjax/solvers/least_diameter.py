@@ -33,7 +33,7 @@ def least_diameter(distances: jax.Array, f: int) -> tuple[jax.Array, jax.Array]:
     low = jnp.searchsorted(candidates, jnp.sort(radii)[m - 1])
     high = jnp.searchsorted(candidates, _diameter(distances, ball))
 
-    all_rows = ball | True
+    all_rows = varying_as(ball, jnp.ones_like(ball))
 
     def narrower(state):
         low, high, best = state
@@ -80,7 +80,8 @@ def _first_subset(edges: jax.Array, members: jax.Array, f: int) -> jax.Array:
         refused = jnp.where(exists, out, refused | (places == i))
         return jnp.where(exists, subset, members), refused
 
-    members, _ = lax.while_loop(going, try_next, (members, members & False))
+    none = varying_as(members, jnp.zeros_like(members))
+    members, _ = lax.while_loop(going, try_next, (members, none))
     return members & (jnp.cumsum(members, dtype=jnp.int32) <= n - f)
 
 
