@@ -18,7 +18,7 @@ from byzjax._numerics.order.networks import (
     to_key,
     window_mean,
 )
-from byzjax._numerics.rows import row_squares
+from byzjax._numerics.rows import fold_blocks, row_squares
 
 
 def median(x: jax.Array) -> jax.Array:
@@ -78,11 +78,10 @@ def _blocked_squares_to_median(x: jax.Array) -> jax.Array:
     (n, c), dtype = x.shape, sum_dtype(x.dtype)
     start, width = middle(n)
     parts = min(8, 2**18 // thresholds.LANES // n + 1)  # whose rows fit in a core's cache
-    blocks, lanes = _even_blocks(c, parts)
+    lanes = _even_lanes(c, parts)
     size = parts * lanes
 
-    def add(b: jax.Array, total: jax.Array) -> jax.Array:
-        begin = b * size
+    def add(total: jax.Array, begin: jax.Array, _: int) -> jax.Array:
         rows = [lax.dynamic_slice(x, (i, begin), (1, size))[0] for i in range(n)]
         center = fusion_barrier(mean_by_network(rows, start, width)).astype(dtype)
         for first in range(0, size, lanes):
@@ -91,9 +90,10 @@ def _blocked_squares_to_median(x: jax.Array) -> jax.Array:
         return total
 
     zero = varying_as(x, jnp.zeros((n, lanes), dtype))
-    total = jnp.sum(lax.fori_loop(0, blocks, add, zero), axis=1)
-    rest = x[:, blocks * size :]
-    if rest.shape[1]:
+    total, (done, left) = fold_blocks(add, zero, x, size)
+    total = jnp.sum(total, axis=1)
+    if left:
+        rest = x[:, done:]
         ranked = jnp.sort(to_key(rest), axis=0)[start : start + width]
         center = window_mean(list(from_key(ranked, x.dtype)), x.dtype).astype(dtype)
         total = total + jnp.sum(jnp.square(rest.astype(dtype) - center[None]), axis=1)
@@ -101,15 +101,16 @@ def _blocked_squares_to_median(x: jax.Array) -> jax.Array:
 
 
 @functools.cache
-def _even_blocks(c: int, parts: int) -> tuple[int, int]:
-    """(blocks, lanes) of blocks of `parts * lanes` columns such that few of c remain.
+def _even_lanes(c: int, parts: int) -> int:
+    """The width of `parts` pieces of a block such that few of c columns are left over.
 
-    Lanes are somewhat more than `LANES`, a multiple of 8: n = 64 took 21 ms with 1,344 lanes and 15
-    with 2,048.
+    Somewhat more than `LANES`, a multiple of 8: n = 64 took 21 ms with 1,344 lanes and 15 with
+    2,048.
     """
     most = c // (parts * thresholds.LANES)
-    ways = [(b, c // (parts * b) // 8 * 8) for b in range(max(1, most * 7 // 10), most + 1)]
-    return min(ways, key=lambda way: c - parts * way[0] * way[1])
+    counts = range(max(1, most * 7 // 10), most + 1)
+    widths = [(count, c // (parts * count) // 8 * 8) for count in counts]
+    return min(widths, key=lambda way: c - parts * way[0] * way[1])[1]
 
 
 def _window(x: jax.Array, start: int, width: int) -> jax.Array:
