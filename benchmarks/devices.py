@@ -100,10 +100,10 @@ def differences(counts: list[int], dataset: datasets.Dataset) -> list[dict[str, 
         calls = FAR[model] // STEPS[model]
         for rule in rules:
             one, *others = (job(model, rule, 25, count, dataset).after(calls) for count in counts)
-            rows.append(
-                {"model": model, "rule": rule, "steps": FAR[model]}
-                | {f"on {count}": f"{_apart(one, x):.0e}" for count, x in zip(counts[1:], others)}
-            )
+            row: dict[str, str | int] = {"model": model, "rule": rule, "steps": FAR[model]}
+            for count, other in zip(counts[1:], others):
+                row[f"on {count}"] = f"{_apart(one, other):.0e}"
+            rows.append(row)
     return rows
 
 

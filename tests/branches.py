@@ -35,6 +35,8 @@ BEYOND = {
     ("_numerics/pallas.py", "lax.platform_dependent", "rocm"): "read by tests/test_pallas.py",
 }
 
+TEXTS = ("byzjax._mistakes", "byzjax._program")
+
 Site = tuple[str, int, str]  # file, line, text
 sides: dict[Site, set] = {}
 taken: set[tuple[Site, Any]] = set()
@@ -117,7 +119,8 @@ class Loader(importlib.machinery.SourceFileLoader):
 
 class Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
-        if fullname.split(".")[0] != "byzjax":
+        # The words of errors and command lines hold no number of a rule.
+        if fullname.split(".")[0] != "byzjax" or fullname.startswith(TEXTS):
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path)
         if spec is None or not str(spec.origin).endswith(".py"):
