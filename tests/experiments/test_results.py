@@ -436,12 +436,16 @@ def damaged(block, how):
         "no curve": block | {"runs": [{k: v for k, v in runs[0].items() if k != "finite"}]},
         "text": block | {"runs": [{**runs[0], "accuracy": ["0.5", "0.6"]}]},
         "no list": block | {"runs": 3},
+        "no environment": {k: v for k, v in block.items() if k != "environment"},
     }[how]
 
 
 @pytest.mark.parametrize(
     "how",
-    ["cut", "no runs", "a run too many", "a curve is short", "no curve", "text", "no list"],
+    [
+        *("cut", "no runs", "a run too many", "a curve is short", "no curve", "text", "no list"),
+        "no environment",
+    ],
 )
 def test_a_damaged_block_is_named_in_the_report(tmp_path, told, how):
     finish(tmp_path, SMALL)

@@ -218,7 +218,7 @@ MUTANTS = [
         "experiments/execution/store.py",
         "isinstance(content, dict) and content and all(name in content for name in parts)",
         "content is not None",
-        'tests/experiments/test_safety.py -k "damaged_block"',
+        'tests/experiments/test_results.py -k "damaged_block and environment"',
     ),
     Mutant(
         "checkpoint: one that is damaged ends the block",
