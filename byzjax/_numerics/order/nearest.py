@@ -52,7 +52,10 @@ def window_around(x: jax.Array, k: int, start: int, width: int):
         return _nearest_by_network(x, center, k)
 
     def around(block):
-        return _select_nearest(block, select(block.astype(wide), start, width)[0], k)
+        # Behind a barrier: fused into a difference from the centre, its division is rounded once
+        # instead of twice, and the k-th distance may be one that no row has.
+        center = fusion_barrier(select(block.astype(wide), start, width)[0])
+        return _select_nearest(block, center, k)
 
     return select_blocks(around, x)
 
