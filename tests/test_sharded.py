@@ -239,8 +239,8 @@ ERRORS = {
     "sharded: <lambda> has no parameter axis_name, so it would take a device's slice": lambda: (
         byzjax.sharded(lambda updates: updates, shardings())
     ),
-    f"sharded needs a NamedSharding of every leaf; got a jax.{P.__name__}: write ": lambda: byzjax.sharded(
-        byzjax.median, {"a": P("model")}
+    f"sharded needs a NamedSharding of every leaf; got a jax.{P.__name__}: write ": lambda: (
+        byzjax.sharded(byzjax.median, {"a": P("model")})
     ),
     "sharded needs leaves on one mesh; got 2 meshes.": lambda: byzjax.sharded(
         byzjax.median, other_mesh()
