@@ -10,7 +10,6 @@ import jax.numpy as jnp
 
 from byzjax import _mistakes, stacked
 from byzjax._mistakes import keystr, name_of
-from byzjax._program import nearest
 from byzjax.facts import FACTS, inequality
 
 
@@ -206,7 +205,7 @@ def _no_rows(verb: str, name: str, shape: tuple, expected: tuple) -> None:
 def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     """Checks an option that is a string."""
     if value not in allowed:
-        near = nearest(value, allowed) if isinstance(value, str) else None
+        near = _mistakes.nearest(value, allowed) if isinstance(value, str) else None
         hint = f" Did you mean {near}?" if near else ""
         raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}.{hint}")
 

@@ -1,39 +1,18 @@
 """Command lines of the programs in this repository: help that wraps, errors of one line."""
 
 import argparse
-import difflib
 import pathlib
 import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
+
+from byzjax._mistakes import nearest
 
 WIDEST = 100  # columns of a help text
 _NO_BREAK = "\xa0"
-
-
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that was probably meant, or None: by likeness, or by its initials.
-
-    Example:
-      >>> nearest("krumm", ["mean", "krum"])
-      'krum'
-      >>> nearest("Trimmed-Mean", ["mean", "trimmed_mean"])
-      'trimmed_mean'
-      >>> nearest("lr", ["--rule", "--learning-rate"])
-      '--learning-rate'
-    """
-    plain = {_plain(key): key for key in reversed(list(known))}
-    initials = [key for key in plain if "".join(part[0] for part in key.split("_")) == _plain(name)]
-    close = difflib.get_close_matches(_plain(name), plain, n=1)
-    best = initials if len(initials) == 1 and "_" in initials[0] else close
-    return plain[best[0]] if best else None
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"_+", "_", name.strip(" -").lower().replace("-", "_")).strip("_") or name
 
 
 def wrapped(text: str, width: int, indent: str = "", more: str = "") -> list[str]:

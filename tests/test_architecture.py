@@ -28,8 +28,8 @@ ALGEBRA = [
 ]
 CHECKS = ["byzjax._checks"]
 ALLOWED = {
-    "byzjax._program": [],
     "byzjax._mistakes": MISTAKES,
+    "byzjax._program": MISTAKES,
     "byzjax._compiled": MISTAKES,
     "byzjax._deprecated": MISTAKES,
     "byzjax._numerics": ["byzjax._numerics", "byzjax._program"],
@@ -53,7 +53,7 @@ ALLOWED = {
         "byzjax._numerics",
     ],
     "byzjax.facts": ["byzjax._program"],
-    "byzjax._checks": ["byzjax._program", "byzjax.facts", "byzjax.stacked", *MISTAKES],
+    "byzjax._checks": ["byzjax.facts", "byzjax.stacked", *MISTAKES],
     "byzjax._signature": MISTAKES,
     "byzjax._slices": ["byzjax._numerics", "byzjax.stacked"],
     "byzjax.solvers": ["byzjax._numerics", "byzjax.stacked", "byzjax.solvers"],

@@ -13,8 +13,9 @@ from byzjax._mistakes.leaves import (
     no_key,
     notice_float64,
 )
-from byzjax._mistakes.names import no_attribute
+from byzjax._mistakes.names import SYNONYMS, no_attribute
 from byzjax._mistakes.words import (
+    LONGEST,
     article,
     fitting,
     is_transformation,
@@ -22,10 +23,13 @@ from byzjax._mistakes.words import (
     listed,
     name_of,
     nearest,
+    plain,
     shown,
 )
 
 __all__ = [
+    "LONGEST",
+    "SYNONYMS",
     "Float64",
     "article",
     "fitting",
@@ -45,6 +49,7 @@ __all__ = [
     "no_value",
     "not_static",
     "notice_float64",
+    "plain",
     "shown",
     "unbound",
     "unknown_keyword",

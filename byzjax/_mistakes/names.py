@@ -3,22 +3,27 @@
 import importlib
 import importlib.util
 
-from byzjax._mistakes.words import nearest
+from byzjax._mistakes.words import nearest, plain
 
-# Names of the literature and of other libraries.
-_SYNONYMS = {
+# Names of the literature and of other libraries, in the form of `plain`.
+SYNONYMS = {
     "adaptivegradientclipping": "adaptive_clipping",
     "alie": "little_is_enough",
     "arc": "adaptive_clipping",
     "average": "mean",
+    "averaging": "mean",
+    "brute": "minimum_diameter",
+    "caf": "covariance_filter",
     "cc": "centered_clip",
     "cge": "comparative_elimination",
+    "clip": "clip_norms",
+    "cm": "median",
+    "coordinatewisemedian": "median",
     "cwmed": "median",
     "cwmedian": "median",
     "cwtm": "trimmed_mean",
-    "coordinatewisemedian": "median",
-    "dnc": "spectral_filter",
     "divideandconquer": "spectral_filter",
+    "dnc": "spectral_filter",
     "fallofempires": "inner_product_manipulation",
     "fedavg": "mean",
     "fltrust": "fl_trust",
@@ -28,19 +33,22 @@ _SYNONYMS = {
     "innerproduct": "inner_product_manipulation",
     "ipm": "inner_product_manipulation",
     "labelflip": "flip_labels",
+    "labelflipping": "flip_labels",
+    "lf": "flip_labels",
     "lie": "little_is_enough",
     "marginalmedian": "median",
     "mda": "minimum_diameter",
     "meamed": "mean_around_median",
-    "monna": "nearest_to_pivot",
-    "mom": "geometric_median_of_means",
     "medianofmeans": "geometric_median_of_means",
+    "mom": "geometric_median_of_means",
+    "monna": "nearest_to_pivot",
     "multikrum": "krum",
     "nan": "non_finite",
+    "nn": "nearest_neighbors",
     "nnm": "nearest_neighbors",
     "noise": "gaussian",
     "rfa": "geometric_median",
-    "rlr": "sign_guard",
+    "sf": "sign_flip",
     "signsgd": "majority_sign",
     "smea": "minimum_eigenvalue",
     "staticclipping": "clip_norms",
@@ -53,22 +61,21 @@ _PLACES = ("", ".attacks", ".protocols", ".protocols.graphs", ".stacked", ".orde
 
 def no_attribute(module: str, name: str) -> AttributeError:
     """The error for a name that a module does not have."""
-    plain = f"module {module!r} has no attribute {name!r}"
+    wrong = f"module {module!r} has no attribute {name!r}"
     if name.startswith("_"):
-        return AttributeError(plain)
+        return AttributeError(wrong)
     package = hasattr(importlib.import_module(module), "__path__")
     if package and importlib.util.find_spec(f"{module}.{name}"):
-        return AttributeError(f"{plain}: write import {module}.{name} first.")
+        return AttributeError(f"{wrong}: write import {module}.{name} first.")
     place = whereabouts(module, name)
     if place == "byzjax.krum" and name.lower().startswith("multi"):
         place += "(updates, f=f, m=m)"
-    return AttributeError(f"{plain}; did you mean {place}?" if place else f"{plain}.")
+    return AttributeError(f"{wrong}; did you mean {place}?" if place else f"{wrong}.")
 
 
 def whereabouts(module: str, name: str) -> str | None:
     """The full name of the public function that was probably meant, looked for in all modules."""
-    plain = name.replace("_", "").lower()
-    meant = _SYNONYMS.get(plain, name)
+    meant = SYNONYMS.get(plain(name), name)
     homes = dict.fromkeys([module, *(f"byzjax{place}" for place in _PLACES)])
     public = {home: _public(home) for home in homes}
     for home, names in public.items():

@@ -2,6 +2,7 @@
 
 import difflib
 import numbers
+import re
 import types
 import typing
 from collections.abc import Iterable
@@ -9,7 +10,7 @@ from typing import Any
 
 import jax
 
-LONGEST = 200
+LONGEST = 200  # characters of a message
 ARRAYS = typing.get_args(jax.typing.ArrayLike)[:2]  # of JAX and of NumPy
 
 
@@ -70,14 +71,35 @@ def fitting(*forms: str) -> str:
     return next((form for form in forms if len(form) <= LONGEST), forms[-1][: LONGEST - 4] + " ...")
 
 
-def nearest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The name that was probably meant: of another case, or spelt similarly."""
-    plain = {known.replace("_", "").lower(): known for known in names}
-    given = name.replace("_", "").lower()
-    if given in plain:
-        return plain[given]
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known name that was probably meant, or None: of another case, by initials, by likeness.
+
+    Example:
+      >>> nearest("krumm", ["mean", "krum"])
+      'krum'
+      >>> nearest("Trimmed-Mean", ["mean", "trimmed_mean"])
+      'trimmed_mean'
+      >>> nearest("lr", ["--rule", "--learning-rate"])
+      '--learning-rate'
+    """
+    known, given = list(known), plain(name)
+    names = {plain(each): each for each in reversed(known)}
+    if given in names:
+        return names[given]
+    initials = [each for each in known if len(each) > 1 and _initials(each) == given]
+    if len(initials) == 1 and len(given) > 1:
+        return initials[0]
     if len(given) < 3:
         return None
-    begins = [known for known in plain if known.startswith(given)]
-    close = difflib.get_close_matches(given, plain, n=1, cutoff=cutoff if len(given) > 4 else 0.75)
-    return plain[(close or begins)[0]] if close or begins else None
+    begins = [each for each in names if each.startswith(given)]
+    close = difflib.get_close_matches(given, names, n=1, cutoff=cutoff)
+    return names[(close or begins)[0]] if close or begins else None
+
+
+def plain(name: str) -> str:
+    """A name without case, hyphens and underscores: `Trimmed-Mean` is `trimmedmean`."""
+    return re.sub("[-_ ]", "", name).lower()
+
+
+def _initials(name: str) -> str:
+    return "".join(part[0] for part in re.split("[-_ ]+", name.lower()) if part)

@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
+from experiments.text.names import LONGEST
+
 
 class MissingDataError(FileNotFoundError):
     """A data set is not on this machine.
@@ -29,9 +31,6 @@ class MissingDataError(FileNotFoundError):
         general = f"python -m experiments data --dataset {self.fetchable}"
         texts = [f"{self.start}, then {each} --download" for each in (command, general) if each]
         return next((text for text in texts if len(text) <= LONGEST), texts[-1])
-
-
-LONGEST = 200  # characters of a message
 
 
 def folder() -> Path:

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 from experiments.execution import locks, store, strict
 from experiments.grid import naming, specs
 from experiments.grid.config import Config
+from experiments.text.names import LONGEST
 
 # Settings to which a later command may add values.
 _GROWING = ("rule", "mixing", "attack", "s")
 _KINDS = ("rule", "mixing", "attack")
-LONGEST = 200  # characters of a message
 
 
 class Described(NamedTuple):

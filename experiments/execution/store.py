@@ -31,13 +31,13 @@ from experiments.grid import config as configs
 from experiments.grid import planning
 from experiments.grid.config import Config
 from experiments.grid.planning import Block
+from experiments.text.names import LONGEST
 from experiments.training import devices
 
 # Keys of a block besides its identity.
 RESULTS = ("runs", "seconds", "environment")
 # Versions and device that determine the bits of a result; a difference causes a warning.
 DECISIVE = ("byzjax", "jax", "jaxlib", "flax", "optax", "device", "commit")
-LONGEST = 200  # characters of a line
 # Keys that every finished block has.
 PARTS = ("rule", "mixing", "attack", "members", "environment", "byzjax", "runs")
 

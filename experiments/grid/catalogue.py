@@ -183,29 +183,11 @@ TABLES: dict[str, dict[str, Callable]] = {"rule": RULES, "mixing": MIXINGS, "att
 # Parameters that the run supplies; all others are hyperparameters.
 FROM_RUN = ("byzantine", "num_workers", "key", "axis_name", "rule", "updates", "step")
 
-# Names in papers, as far as they are not like ours.
+# Names in papers that mean something else in a run than in the library.
 ELSEWHERE: dict[str, dict[str, str]] = {
-    "rule": {
-        **dict.fromkeys(("average", "averaging", "fedavg"), "mean"),
-        **dict.fromkeys(("cwtm", "tm"), "trimmed_mean"),
-        **dict.fromkeys(("cwmed", "cm", "coordinatewise_median"), "median"),
-        **dict.fromkeys(("gm", "rfa", "geomed"), "geometric_median"),
-        **dict.fromkeys(("mda", "brute"), "minimum_diameter"),
-        **dict.fromkeys(("cc", "centered_clip"), "centered_clipping"),
-        **{"meamed": "mean_around_median", "cge": "comparative_elimination"},
-        **{"smea": "minimum_eigenvalue", "caf": "covariance_filter", "dnc": "spectral_filter"},
-        **{"signsgd": "majority_sign", "monna": "nearest_to_pivot"},
-    },
-    "mixing": {
-        **dict.fromkeys(("nnm", "nn"), "nearest_neighbors"),
-        **{"arc": "adaptive_clipping", "clip": "clip_norms", "no": "none"},
-    },
-    "attack": {
-        **dict.fromkeys(("alie", "lie"), "little_is_enough"),
-        **dict.fromkeys(("ipm", "foe", "fall_of_empires"), "inner_product_manipulation"),
-        **dict.fromkeys(("lf", "label_flip", "label_flipping"), "flip_labels"),
-        **{"sf": "sign_flip", "nan": "non_finite", "no": "none", "noise": "gaussian"},
-    },
+    "rule": dict.fromkeys(("cc", "centered_clip"), "centered_clipping"),
+    "mixing": {"no": "none"},
+    "attack": {"no": "none"},
 }
 
 

@@ -2,9 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from byzjax._program import nearest
-
-LONGEST = 200  # characters of an error
+from byzjax._mistakes import LONGEST, SYNONYMS, nearest, plain
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:
@@ -21,7 +19,7 @@ def unknown(
       kind: what was named, such as `rule`.
       name: the wrong name.
       known: the right ones.
-      also: other names, such as those in papers, of known ones.
+      also: other names of known ones, beside those in papers.
     """
     return f"unknown {kind} {_short(name)}; {hint(str(name), known, also)}"
 
@@ -64,7 +62,11 @@ def no_parameter(name: str, wrong: Sequence[str], known: Iterable[str]) -> str:
 def hint(name: str, known: Iterable[str], also: Mapping[str, str] | None = None) -> str:
     """`did you mean krum?`, or the known names, as many as fit into an error."""
     known, also = list(known), dict(also or {})
-    near = also.get(name.lower().replace("-", "_")) or nearest(name, known)
+    near = also.get(name.lower().replace("-", "_"))
+    meant = SYNONYMS.get(plain(name))
+    if near is None and meant in known and plain(name) not in map(plain, known):
+        near = meant
+    near = near or nearest(name, known)
     if near:
         return f"did you mean {near}?"
     room = LONGEST - 110
