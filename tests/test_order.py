@@ -1,8 +1,9 @@
-"""Order statistics: networks, bisection, their total order, and shared tangents."""
+"""Order statistics: networks, selection, their total order, and shared tangents."""
 
 import functools
 import itertools
 import math
+import types
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 import byzjax
 from byzjax._numerics import order, thresholds
-from byzjax._numerics.order import networks
+from byzjax._numerics.order import networks, selection
 from tests import oracles
 from tests.helpers import compiled
 
@@ -102,8 +103,8 @@ def test_every_small_number_of_workers(n):
         200,
     ],
 )
-def test_networks_and_bisection(n):
-    """Networks up to 128 workers, bisection beyond."""
+def test_networks_and_selection(n):
+    """Networks up to 128 workers, selection beyond."""
     assert thresholds.NETWORK_MAX == 128
     x = matrix(n)
     same(compiled(order.median)(x), oracles.median(x))
@@ -124,13 +125,95 @@ def test_short_floats(n, dtype):
     same(trimmed, oracles.trimmed_mean(exact, f), eps)
 
 
-@pytest.mark.parametrize(
-    "c", [1, pytest.param(959, marks=SLOW), 960, 961, 1920, pytest.param(4000, marks=SLOW)]
-)
-def test_bisection_by_blocks(c):
-    assert thresholds.NUMBERS_OF_A_BLOCK // 130 // 64 * 64 == 960
+@pytest.mark.parametrize("c", [1, 4095, 4096, pytest.param(5000, marks=SLOW)])
+def test_selection_with_and_without_a_copy_of_the_last_columns(c):
+    assert thresholds.COPIED_FROM == 4096
     x = untied(np.random.default_rng(c), 130, c)
+    x[:, :7] = x[:1, :7]  # equal values
     same(compiled(order.median)(x), np.median(x.astype(np.float64), axis=0))
+
+
+def any_bits(n, dtype, seed=0):
+    """Columns that are hard to interpolate in, or that have keys in common."""
+    rng, kind = np.random.default_rng([n, seed]), jnp.dtype(dtype)
+    unsigned = {2: np.uint16, 4: np.uint32}[kind.itemsize]
+    most = np.iinfo(unsigned).max
+
+    def powers(*shape):
+        return 10.0 ** rng.uniform(-38, 38, size=shape)
+
+    sparse = np.where(rng.random((n, 8)) < np.linspace(0, 1, 8), 0, rng.normal(size=(n, 8)))
+    zeros = np.where(rng.random((n, 8)) < 0.5, -0.0, 0.0)
+    attacked = rng.normal(size=(n, 8))
+    attacked[: (n - 1) // 2] = powers((n - 1) // 2, 8)
+    values = [
+        2.0 ** -rng.integers(0, 149, size=(n, 8)) * rng.choice([-1, 1], size=(n, 8)),
+        2.0 ** np.linspace(-126, 127, n)[:, None],
+        powers(n, 8),
+        attacked,
+        sparse,
+        zeros,
+        np.where(rng.random((n, 8)) < 0.5, zeros, 1e-40 * rng.normal(size=(n, 8))),
+        1 + 1e-6 * rng.random((n, 8)),
+        rng.choice(SPECIAL, size=(n, 8)),
+    ]
+    bits = [
+        rng.integers(0, most, size=(n, 8), dtype=unsigned, endpoint=True),
+        np.arange(n, dtype=unsigned)[:, None],  # subnormal numbers
+        np.full((n, 1), most, unsigned),
+    ]
+    with np.errstate(over="ignore"):
+        columns = [column.astype(kind) for column in values] + [b.view(kind) for b in bits]
+    return np.concatenate(columns, axis=1)
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """The number of passes of every selection."""
+    passes = []
+
+    def counted(*loop):
+        out = jax.lax.while_loop(*loop)
+        jax.debug.callback(lambda step: passes.append(int(step)), out[0])
+        return out
+
+    lax = types.SimpleNamespace(**vars(jax.lax) | {"while_loop": counted})
+    monkeypatch.setattr(selection, "lax", lax)
+    return passes
+
+
+@pytest.mark.parametrize("value", [0.0, -0.0, 0.1, -3e38, math.inf, math.nan])
+def test_columns_of_equal_values_end_at_once(value, passes):
+    x = np.full((130, 4), value, np.float32)
+    out = jax.jit(lambda x: order.trimmed_mean(x, 30))(x)
+    same(out, np.full(4, value, np.float32), 1e-6)
+    assert passes == [1]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", pytest.param("float16", marks=SLOW)])
+@pytest.mark.parametrize(
+    "n", [129, pytest.param(200, marks=SLOW), pytest.param(512, marks=SLOW), 1000]
+)
+def test_selection_of_any_bits(n, dtype, passes):
+    """Exact for any keys, within as many passes as they have bits and a few."""
+    x = any_bits(n, dtype)
+    keys = np.asarray(networks.to_key(jnp.asarray(x)))
+    ordered = np.sort(keys, axis=0)
+    middle = (n - 1) // 2
+
+    @jax.jit
+    def selected(x):
+        rows = selection.Rows(x)
+        one = [selection.window(rows, rank, 1) for rank in (1, middle, n - 1)]
+        return [networks.to_key(value) for value in (*one, *selection.pair(rows, n // 4))]
+
+    for rank, out in zip((1, middle, n - 1, n // 4, n // 4 + 1), selected(x), strict=True):
+        # A NaN may lose its payload, but not its sign.
+        exact = networks.from_key(jnp.asarray(ordered[rank]), x.dtype)
+        nan = np.isnan(np.asarray(exact, np.float32))
+        np.testing.assert_array_equal(np.asarray(out)[~nan], ordered[rank][~nan])
+        assert (np.sign(out)[nan] == np.sign(ordered[rank])[nan]).all()
+    assert thresholds.SAFE_PASS < max(passes) <= thresholds.SAFE_PASS + 8 * x.dtype.itemsize + 2
 
 
 @pytest.mark.parametrize("n", [2, 12, 130, 131])

@@ -8,18 +8,18 @@ mean around the median, k = n/2 and 3n/4, d = 131,072, ms on 2 CPU cores):
            5.1, 5.2    90, 6.4      287, 185               in order
                                     24, 24       31, 31    by distance
 
-Beyond 128 the distance is found by bisection.
+Beyond 128 the distance is found by counting (`selection`).
 """
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from byzjax._numerics import thresholds
 from byzjax._numerics.arrays import exact_share, sum_dtype
 from byzjax._numerics.barrier import fusion_barrier
-from byzjax._numerics.order.bisection import fold, kth_key, select, select_blocks
 from byzjax._numerics.order.networks import (
     apply_network,
     comparators,
@@ -29,6 +29,7 @@ from byzjax._numerics.order.networks import (
     to_key,
     window_mean,
 )
+from byzjax._numerics.order.selection import Rows, splits, window
 
 
 def nearest_window(x: jax.Array, center: jax.Array, k: int):
@@ -37,7 +38,7 @@ def nearest_window(x: jax.Array, center: jax.Array, k: int):
         return _window_in_order(_sorted(x), center, k, exact_share(x.shape[0], x))
     if x.shape[0] <= thresholds.NETWORK_MAX:
         return _nearest_by_network(x, fusion_barrier(center), k)
-    return select_blocks(lambda block, c: _select_nearest(block, c, k), x, center)
+    return _nearest_by_counting(x, center, k)
 
 
 def window_around(x: jax.Array, k: int, start: int, width: int):
@@ -51,13 +52,11 @@ def window_around(x: jax.Array, k: int, start: int, width: int):
         center = fusion_barrier(mean_by_network([row.astype(wide) for row in x], start, width))
         return _nearest_by_network(x, center, k)
 
-    def around(block):
-        # Behind a barrier: fused into a difference from the centre, its division is rounded once
-        # instead of twice, and the k-th distance may be one that no row has.
-        center = fusion_barrier(select(block.astype(wide), start, width)[0])
-        return _select_nearest(block, center, k)
-
-    return select_blocks(around, x)
+    rows = Rows(x.reshape(len(x), -1), (), lambda row: row.astype(wide))
+    # Behind a barrier: fused into a difference from the centre, its division is rounded once
+    # instead of twice, and the k-th distance may be one that no row has.
+    center = fusion_barrier(window(rows, start, width))
+    return _nearest_by_counting(x, center.reshape(x.shape[1:]), k)
 
 
 def _sorted(x: jax.Array) -> list[jax.Array]:
@@ -93,7 +92,7 @@ class _Near(NamedTuple):
     highest: jax.Array  # value at the radius, above the centre
     inner: jax.Array  # number of values inside
     lower: jax.Array  # number of values at the radius, below the centre
-    under: jax.Array  # number of values outside, below the centre
+    under: jax.Array  # number of values not inside, below the centre
 
     @staticmethod
     def of_none(center: jax.Array) -> "_Near":
@@ -112,7 +111,7 @@ class _Near(NamedTuple):
             jnp.minimum(self.highest, jnp.where(upper_tie, value, jnp.inf)),
             self.inner + near.astype(jnp.int32),
             self.lower + lower_tie.astype(jnp.int32),
-            self.under + (below & (apart > radius)).astype(jnp.int32),
+            self.under + (below & ~near).astype(jnp.int32),
         )
 
     def window(self, share: jax.Array, center: jax.Array, k: int, dtype: jnp.dtype):
@@ -126,14 +125,14 @@ class _Near(NamedTuple):
         first = jnp.where(from_lower > 0, self.lowest, jnp.where(some, self.least, self.highest))
         last = jnp.where(from_upper > 0, self.highest, jnp.where(some, self.most, self.lowest))
         mean = jnp.where(jnp.isfinite(center), total / (k * share), jnp.nan)
-        rank = self.under + self.lower - from_lower
+        rank = self.under - from_lower
         return rank, mean.astype(dtype), first.astype(dtype), last.astype(dtype)
 
 
-def _apart(x: jax.Array, center: jax.Array) -> jax.Array:
-    """Keys of the distances to the centre; NaN is as far as infinity."""
+def _distances(x: jax.Array, center: jax.Array) -> jax.Array:
+    """Distances to the centre; NaN is as far as infinity."""
     difference = x.astype(center.dtype) - center
-    return to_key(jnp.where(jnp.isnan(difference), jnp.inf, jnp.abs(difference)))
+    return jnp.where(jnp.isnan(difference), jnp.inf, jnp.abs(difference))
 
 
 def _infinite(x: jax.Array) -> jax.Array:
@@ -141,21 +140,34 @@ def _infinite(x: jax.Array) -> jax.Array:
     return jnp.where(jnp.isnan(x), jnp.where(jnp.signbit(x), -jnp.inf, jnp.inf).astype(x.dtype), x)
 
 
-def _select_nearest(x: jax.Array, center: jax.Array, k: int):
-    """(start, mean, first, last) of the k values nearest to `center: [c]`, for `x: [n, c]`.
+def _nearest_by_counting(x: jax.Array, center: jax.Array, k: int):
+    """(start, mean, first, last) of the k values nearest to `center: [...]`, for `x: [n, ...]`."""
+    shape, n, dtype = center.shape, x.shape[0], sum_dtype(x.dtype)
+    flat, center = x.reshape(n, -1), center.reshape(-1).astype(dtype)
+    values, distances = Rows(flat), Rows(flat, (center,), _distances)
+    share, none = exact_share(k, x), _Near.of_none(center)
 
-    The k-th smallest distance decides, found by bisection.
-    """
-    center = center.astype(sum_dtype(x.dtype))
-    apart, values = _apart(x, center[None]), _infinite(x).astype(center.dtype)
-    radius = kth_key(apart, k - 1)
-    share = exact_share(k, x)
-    near = fold(
-        lambda near, *row: near.and_row(share, radius, *row),
-        _Near.of_none(center),
-        *(apart, values, values < center[None]),
-    )
-    return near.window(share, center, k, x.dtype)
+    def near(radius: jax.Array) -> _Near:
+        def add(near: _Near, i: jax.Array) -> _Near:
+            value, apart = _infinite(values.row(i)).astype(dtype), to_key(distances.row(i))
+            return near.and_row(share, radius, apart, value, value < center)
+
+        return distances.fold(add, none)
+
+    if k == n:
+        found = near(to_key(jnp.full_like(center, jnp.nan)))._replace(inner=none.inner + k)
+    else:
+        (split,) = splits(distances, [k])
+        tied = split.tied(k)
+        # Passes over the rows that are hardly ever needed.
+        ties = lax.cond(jnp.any(tied), near, lambda _: none, split.low)
+        found = near(split.low)._replace(
+            inner=jnp.where(tied, split.below, k),
+            lower=ties.lower,
+            lowest=ties.lowest,
+            highest=ties.highest,
+        )
+    return tuple(part.reshape(shape) for part in found.window(share, center, k, x.dtype))
 
 
 def _nearest_by_network(x: jax.Array, center: jax.Array, k: int):
@@ -165,12 +177,13 @@ def _nearest_by_network(x: jax.Array, center: jax.Array, k: int):
     the loops, which takes four times as long.
     """
     center = center.astype(sum_dtype(x.dtype))
-    keys = [_apart(row, center) for row in x]
+    keys = [to_key(_distances(row, center)) for row in x]
     radius, center = fusion_barrier(
         (apply_network(comparators(len(keys), k - 1, 1), keys)[k - 1], center)
     )
     share, near = exact_share(k, x), _Near.of_none(center)
     for row in x:
         value = _infinite(row).astype(center.dtype)
-        near = near.and_row(share, radius, _apart(row, center), value, value < center)
+        apart = to_key(_distances(row, center))
+        near = near.and_row(share, radius, apart, value, value < center)
     return near.window(share, center, k, x.dtype)

@@ -9,7 +9,6 @@ from jax import lax
 from byzjax._numerics import thresholds
 from byzjax._numerics.arrays import exact_share, sum_dtype, varying_as
 from byzjax._numerics.barrier import fusion_barrier
-from byzjax._numerics.order.bisection import select, select_blocks
 from byzjax._numerics.order.nearest import nearest_window, window_around
 from byzjax._numerics.order.networks import (
     from_key,
@@ -18,6 +17,7 @@ from byzjax._numerics.order.networks import (
     to_key,
     window_mean,
 )
+from byzjax._numerics.order.selection import Rows, window
 from byzjax._numerics.rows import fold_blocks, row_squares
 
 
@@ -115,7 +115,7 @@ def _even_lanes(c: int, parts: int) -> int:
 
 def _window(x: jax.Array, start: int, width: int) -> jax.Array:
     if x.shape[0] > thresholds.NETWORK_MAX:
-        return select_blocks(lambda block: select(block, start, width), x)[0]
+        return window(Rows(x.reshape(len(x), -1)), start, width).reshape(x.shape[1:])
     return mean_by_network(list(x), start, width, exact_share(width, x))
 
 
