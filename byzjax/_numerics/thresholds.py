@@ -11,9 +11,8 @@ their ratios matter. The package's docstring has the table of all choices.
 # 0.24, and 256 rows 1.9 instead of 1.45.
 BLOCK, LANES = 8192, 2048
 
-# CPU: the same for products of rows; n = 25 and 64, d = 524,288: 17 and 44 ms, with 4096 18 and 46,
-# with 16,384 16 and 46.
-GRAM_BLOCK = 8192
+# CPU: products of blocks of columns that run at once, and the least width of a block (`pairs`).
+GRAM_PRODUCTS, GRAM_BLOCK = 16, 2048
 
 # Columns from which blocks pay off: at 20,000 the plain reduction takes 0.21 ms, the loop 0.45; at
 # 100,000 it is 1.18 and 0.62 (n = 25).

@@ -465,7 +465,7 @@ MUTANTS = [
         "byzjax/_numerics/order/selection.py",
         "jnp.minimum(low.up_to, stop) - start",
         "low.up_to - start",
-        'tests/test_order.py -k "networks_and_selection or any_bits"',
+        'tests/test_order.py -k "equal_values_end_at_once"',
     ),
     Mutant(
         "selection: the columns finished in a copy are not put back",
