@@ -50,11 +50,14 @@ class Shape:
         names = [name for name in functions if isinstance(programs[name], measure.Program)]
         if isinstance(programs["copy"], Exception):
             return
+        longest = 0.0  # of the groups of this shape
         for group in measure.groups(names):
-            if not self.clock.allows():
+            left = self.clock.left()
+            if left <= longest:
                 yield missing(f"{', '.join(group)} at {self.where}", NO_TIME)
             else:
                 yield from self.group(group, programs, x)
+                longest = max(longest, left - self.clock.left())
 
     def group(self, names: Sequence[str], programs: dict[str, Any], x: jax.Array):
         """The rows of some rules, timed in turns with a copy and with PyTorch."""

@@ -273,6 +273,22 @@ def test_a_part_whose_time_is_over_says_what_it_leaves_out(part, first):
     assert not [r for r in records if "row" in r]
 
 
+def test_a_group_of_rules_that_does_not_fit_is_said(monkeypatch):
+    time = Time()
+    monkeypatch.setattr(every_rule, "NAMES", ["mean", "median", "majority_sign"])
+    monkeypatch.setattr(torch_of, "torch", None)
+    monkeypatch.setattr(measure, "GROUP", 1)
+
+    def taken(calls, rounds, depth):
+        time.now += 40
+        return dict.fromkeys(calls, 1.0)
+
+    monkeypatch.setattr(measure, "timed", taken)
+    rows, others = rows_of(part_rules.records(Clock(100, time), TINY, "cpu"), "rules")
+    assert [line["rule"] for line in rows] == ["mean", "median"]  # 20 s are left, and one takes 40
+    assert missing("majority_sign at n = 5, d = 60", budget.NO_TIME) in others
+
+
 def test_a_shape_that_raises_does_not_end_the_others(monkeypatch):
     monkeypatch.setattr(every_rule, "NAMES", ["mean"])
     monkeypatch.setattr(torch_of, "torch", None)
