@@ -14,13 +14,15 @@ import os
 import pathlib
 import sys
 import time
+import traceback
 
 from benchmarks.accelerator import parts, running
-from benchmarks.accelerator.budget import Clock
+from benchmarks.accelerator.budget import Clock, reason
 from benchmarks.accelerator.report import Report
 from byzjax._program import Parser
 
 SECONDS = 450.0
+STARTED = time.monotonic()
 
 
 def child(options: argparse.Namespace) -> None:
@@ -32,13 +34,15 @@ def child(options: argparse.Namespace) -> None:
 
         platform = jax.default_backend()
     sizes = parts.SMALL if options.small or platform == "cpu" else parts.WHOLE
-    for record in parts.records(options.part, clock, sizes, platform):
-        running.put(record)
-    sys.stdout.flush()
-    os._exit(0)  # a program that is being compiled would keep the process
-
-
-STARTED = time.monotonic()
+    status = 0
+    try:
+        for record in parts.records(options.part, clock, sizes, platform):
+            running.put(record)
+    except Exception as error:
+        traceback.print_exc()
+        print(reason(error), file=sys.stderr, flush=True)  # the last line goes to the page
+        status = 1
+    os._exit(status)  # a program that is being compiled would keep the process
 
 
 def main() -> None:

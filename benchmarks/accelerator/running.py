@@ -105,7 +105,9 @@ def records_of(command: Sequence[str], seconds: float) -> Iterator[Record]:
             raise PartError(f"stopped after its {seconds:.0f} s")
         if status != 0:
             errors.seek(0)
-            raise PartError(_last_words(errors.read(), status))
+            text = errors.read()
+            print(text, end="", file=sys.stderr)
+            raise PartError(_last_words(text, status))
 
 
 def _kill(process: subprocess.Popen) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import os
 import pathlib
 import re
 import sys
@@ -15,6 +16,7 @@ import pytest
 import byzjax
 from benchmarks import direct, every_rule, pages, training
 from benchmarks import peers as torch_of
+from benchmarks.accelerator import __main__ as program
 from benchmarks.accelerator import (
     budget,
     measure,
@@ -196,6 +198,25 @@ def test_the_command_of_a_part():
                            "--small"]  # fmt: skip
     report.about = {"platform": "gpu"}
     assert running.command_of("rules", 1, report, small=False)[-2:] == ["--platform", "gpu"]
+
+
+def test_a_part_that_raises_ends_its_process_with_the_reason(monkeypatch, capsys):
+    def fails(part, clock, sizes, platform):
+        yield missing("x", "y")
+        raise MemoryError("of the device")
+
+    def ends(status):
+        raise SystemExit(status)
+
+    monkeypatch.setattr(parts, "records", fails)
+    monkeypatch.setattr(os, "_exit", ends)
+    monkeypatch.setattr(sys, "argv", ["accelerator", "--part", "rules", "--platform", "gpu"])
+    with pytest.raises(SystemExit) as end:
+        program.main()
+    assert end.value.code == 1
+    out, err = capsys.readouterr()
+    assert out == running.MARK + '{"missing": "x", "why": "y"}\n'
+    assert err.splitlines()[-1] == "MemoryError: of the device"
 
 
 @pytest.mark.slow
