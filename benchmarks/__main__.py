@@ -3,7 +3,7 @@
 `--quick` prints ratios in less than two minutes; `--write docs` writes docs/benchmarks.md, its
 tables as CSV, and its plots. Peers need `pip install -e ".[benchmarks]"`; use an idle machine.
 Other benchmarks run by `python -m benchmarks.NAME`: published (shapes of published benchmarks),
-attacks, protocols, kardam, spread, agreement.
+attacks, protocols, kardam, spread, agreement, accelerator (everything on one GPU or TPU).
 """
 
 import pathlib

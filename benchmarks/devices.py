@@ -15,7 +15,7 @@ if "JAX_NUM_CPU_DEVICES" not in os.environ:
 import jax
 import numpy as np
 
-from benchmarks import timing
+from benchmarks import timing, training
 from benchmarks.pages import environment, markdown, write_csv, written
 from byzjax._program import Parser
 from experiments.data import datasets
@@ -114,14 +114,6 @@ def _apart(a: programs.State, b: programs.State) -> float:
     )
 
 
-def made_up() -> datasets.Dataset:
-    """Synthetic images and labels."""
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(6000, 28, 28, 1)).astype(np.float32)
-    y = rng.integers(0, 10, 6000).astype(np.int32)
-    return datasets.Dataset("made up", x[1000:], y[1000:], x[:1000], y[:1000], 10, "")
-
-
 def main() -> None:
     """Measures, prints, and with `--write` updates the page."""
     parser = Parser(description=__doc__)
@@ -130,7 +122,7 @@ def main() -> None:
     options = parser.parse_args()
     timing.with_huge_pages("benchmarks.devices")
     counts = [count for count in COUNTS if count <= jax.local_device_count()]
-    dataset = made_up()
+    dataset = training.made_up()
     tables = {
         "devices": speed(options.rounds, counts[:2], dataset),
         "devices_bits": differences(counts, dataset),

@@ -60,11 +60,17 @@ def others(x: jax.Array) -> Iterator[tuple[str, Callable]]:
     yield "mean_of", functools.partial(stacked.mean_selected, selected=~byzantine)
 
 
+def functions(x: jax.Array) -> Iterator[tuple[str, Callable]]:
+    """All functions of `x: [N, d]` that are measured."""
+    yield from rules(x.shape[1])
+    yield from others(x)
+
+
 def measured() -> Iterator[tuple[str, int, float, float]]:
     """(name, d, seconds of a direct call, seconds of `jax.jit` of it)."""
     for d in SHAPES:
         x = jax.random.normal(jax.random.key(0), (N, d))
-        for name, function in (*rules(d), *others(x)):
+        for name, function in functions(x):
             compiled = jax.jit(function)
             seconds = timing.take_turns(
                 {
@@ -76,19 +82,24 @@ def measured() -> Iterator[tuple[str, int, float, float]]:
             yield name, d, seconds["direct"], seconds["compiled"]
 
 
+def line(name: str, d: int, direct: float, compiled: float) -> dict[str, Any]:
+    """The row of a function: milliseconds, their ratio, and whether it reaches its goal."""
+    factor, more = GOALS[d]
+    reached = direct <= factor * compiled + more / 1e3
+    return {
+        "function": name,
+        "d": d,
+        "direct (ms)": 1e3 * direct,
+        "jit (ms)": 1e3 * compiled,
+        "ratio": direct / compiled,
+        "reached": "yes" if reached else "no",
+    }
+
+
 def rows() -> Iterator[dict[str, Any]]:
     """One line for each function and shape, printed as it is measured."""
-    for name, d, direct, compiled in measured():
-        factor, more = GOALS[d]
-        reached = direct <= factor * compiled + more / 1e3
-        row = {
-            "function": name,
-            "d": d,
-            "direct (ms)": 1e3 * direct,
-            "jit (ms)": 1e3 * compiled,
-            "ratio": direct / compiled,
-            "reached": "yes" if reached else "no",
-        }
+    for measurement in measured():
+        row = line(*measurement)
         print(*row.values(), sep=", ", flush=True)
         yield row
 

@@ -34,12 +34,17 @@ LONG = 5.0  # seconds; slower calls are timed only once
 COMPILE_GOALS = {25: 4.0, 64: 8.0}
 
 
-def with_faults(name: str, n: int, d: int) -> Callable | None:
-    """The rule for n workers; None if it does not tolerate one fault."""
+def faults(name: str, n: int) -> int:
+    """The f of this rule for n workers; below 1 if it does not tolerate one fault."""
     facts = FACTS.get("krum" if name == "multi_krum" else name)
     a, b = facts.needs if facts else (0, 1)
     most = n // 5 if a == 0 else min(n // 5, (n - b) // a)
-    f = min(most, 1) if name in SUBSETS else most
+    return min(most, 1) if name in SUBSETS else most
+
+
+def with_faults(name: str, n: int, d: int) -> Callable | None:
+    """The rule for n workers; None if it does not tolerate one fault."""
+    f = faults(name, n)
     if f < 1:
         return None
     text = WRITTEN.get(name, name).format(groups=2 * f + 1, scale=d**0.5)

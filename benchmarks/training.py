@@ -86,6 +86,14 @@ def cells(seeds: int) -> Config:
     )
 
 
+def made_up() -> datasets.Dataset:
+    """Random images and labels of the size of MNIST's."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(6000, 28, 28, 1)).astype(np.float32)
+    y = rng.integers(0, 10, 6000).astype(np.int32)
+    return datasets.Dataset("made up", x[1000:], y[1000:], x[:1000], y[:1000], 10, "")
+
+
 def our_steps(config: Config, dataset: datasets.Dataset, rounds: int = 5) -> float:
     """Steps per second of all runs together: the median over calls of the compiled scan."""
     model = zoo.build(config.model, dataset.train_x.shape[1:], dataset.num_classes)

@@ -31,8 +31,6 @@ BEYOND = {
     ("_numerics/barrier.py", "lax.cond(never)", True): "only there for the compiler",
     ("solvers/weiszfeld.py", "count < _MOST_ITERATIONS", False): "no input is known that needs 500",
     ("rules/sign_guard.py", "state[2] < _MOST_SHIFTS", False): "no input is known that needs 300",
-    ("_numerics/pallas.py", "lax.platform_dependent", "cuda"): "read by tests/test_pallas.py",
-    ("_numerics/pallas.py", "lax.platform_dependent", "rocm"): "read by tests/test_pallas.py",
 }
 
 TEXTS = ("byzjax._mistakes", "byzjax._program")

@@ -326,8 +326,8 @@ PROGRAMS = (
     *("experiments.analysis.theory.page", "experiments.report.drawings"),
 )
 BENCHMARKS = (
-    *("__main__", "agreement", "attacks", "collective", "devices", "direct", "kardam", "pallas"),
-    *("protocols", "published", "spread", "training"),
+    *("__main__", "accelerator.__main__", "agreement", "attacks", "collective", "devices"),
+    *("direct", "kardam", "protocols", "published", "spread", "training"),
 )
 
 

@@ -88,11 +88,11 @@ MUTANTS = [
         'tests/test_doors.py -k "means_do_not_overflow and 5-3"',
     ),
     Mutant(
-        "order: means of windows overflow",
-        "byzjax/_numerics/order/networks.py",
-        "jnp.where(jnp.abs(total) < jnp.inf, total / len(wide), parts / 0.7)",
-        "(total / len(wide))",
-        "tests/test_pallas.py -k trimmed_mean_does_not_overflow",
+        "order: means of windows overflow, as the centre of a separate network",
+        "byzjax/_numerics/order/nearest.py",
+        "for row in x], exact_share(width, x)",
+        "for row in x], jnp.ones((), wide)",
+        'tests/test_doors.py -k "means_do_not_overflow and 100-3"',
     ),
     Mutant(
         "order: means of windows overflow, beside their sum",

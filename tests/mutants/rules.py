@@ -545,7 +545,7 @@ MUTANTS = [
         "(jnp.arange(n) > n - r)",
         'tests/test_contract_rules.py -k "equals_the_papers_loop[flag-12"',
     ),
-    # --- checks, facts, Pallas ---------------------------------------------------------------
+    # --- checks, facts, kernels --------------------------------------------------------------
     Mutant(
         "checks: one worker too few is enough",
         "byzjax/_checks.py",
@@ -561,10 +561,17 @@ MUTANTS = [
         'tests/test_contract_rules.py -k "too_few_workers_for_krum"',
     ),
     Mutant(
-        "pallas: squares of the first block only",
-        "byzjax/_numerics/pallas.py",
+        "kernels: squares of the first block only",
+        "benchmarks/accelerator/kernels.py",
         "jnp.sum(s, axis=(0, 2)) for s in sums",
         "jnp.sum(s[:1], axis=(0, 2)) for s in sums",
-        'tests/test_pallas.py -k "squares_are_those_of_a_loop and tpu"',
+        'tests/test_kernels.py -k "squares_are_those_of_a_loop and tpu"',
+    ),
+    Mutant(
+        "kernels: means of windows overflow",
+        "benchmarks/accelerator/kernels.py",
+        "jnp.where(jnp.abs(total) < jnp.inf, total / width, parts / 0.7)",
+        "(total / width)",
+        "tests/test_kernels.py -k trimmed_mean_does_not_overflow",
     ),
 ]

@@ -29,7 +29,6 @@ The trimmed mean's network takes 3.4 s to compile at n = 128 and 16 s at n = 160
 """
 
 from byzjax._numerics.order.bisection import kth_of_rows
-from byzjax._numerics.order.networks import mean_by_network, middle
 from byzjax._numerics.order.statistics import (
     kth,
     mean_around_median,
@@ -45,10 +44,8 @@ __all__ = [
     "kth_of_rows",
     "mean_around_median",
     "mean_around_trimmed_mean",
-    "mean_by_network",
     "mean_of_nearest",
     "median",
-    "middle",
     "squares_to_median",
     "trimmed_mean",
 ]

@@ -49,7 +49,8 @@ def window_around(x: jax.Array, k: int, start: int, width: int):
         center = window_mean([v.astype(wide) for v in y[start : start + width]], wide, share)
         return _window_in_order(y, center, k, share)
     if x.shape[0] <= thresholds.NETWORK_MAX:
-        center = fusion_barrier(mean_by_network([row.astype(wide) for row in x], start, width))
+        rows, share = [row.astype(wide) for row in x], exact_share(width, x)
+        center = fusion_barrier(mean_by_network(rows, start, width, share))
         return _nearest_by_network(x, center, k)
 
     rows = Rows(x.reshape(len(x), -1), (), lambda row: row.astype(wide))

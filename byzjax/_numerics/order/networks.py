@@ -84,7 +84,7 @@ def window_mean(
 ) -> jax.Array:
     """The mean of the values of a window, without overflow for finite values.
 
-    With a share, see `exact_share`, one sum suffices. Pallas kernels have none.
+    More than two values need a share, see `exact_share`.
     """
     wide = [v.astype(sum_dtype(dtype)) for v in values]
     if len(wide) == 1:
@@ -94,15 +94,11 @@ def window_mean(
         # merges the two products into one.
         low, high = wide
         total, apart = low + high, high - low
-        # No `isfinite`, which the Triton of JAX 0.7 lacks.
         too_large = jnp.isinf(total) & (jnp.abs(apart) < jnp.inf)
         return jnp.where(too_large, low + 0.5 * apart, 0.5 * total).astype(dtype)
-    if share is not None:
-        return (_sum_in_pairs([share * v for v in wide]) / (len(wide) * share)).astype(dtype)
-    total = _sum_in_pairs(wide)
-    # Scaled so that the sum does not overflow; a power of two XLA would move out of the sum.
-    parts = _sum_in_pairs([0.7 / len(wide) * v for v in wide])
-    return jnp.where(jnp.abs(total) < jnp.inf, total / len(wide), parts / 0.7).astype(dtype)
+    if share is None:
+        raise ValueError("the mean of more than two values needs a share.")
+    return (_sum_in_pairs([share * v for v in wide]) / (len(wide) * share)).astype(dtype)
 
 
 def _sum_in_pairs(values: list[jax.Array]) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Kernels, interpreted on CPU, against `_order` and NumPy loops; and their lowering."""
+"""Kernels, interpreted on CPU, against `order` and NumPy loops; and their lowering."""
 
 import contextlib
 
@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from jax import export
 
-from byzjax._numerics import order, pallas
+from benchmarks.accelerator import kernels
+from byzjax._numerics import order
 from tests.helpers import compiled
 
 COLUMNS = 8195  # the last block is partial on either target
 SPECIAL = [np.nan, -np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, 1.0, -1.0, 3e38, -3e38, 50.0]
 
-pytestmark = pytest.mark.xdist_group("pallas")
+pytestmark = pytest.mark.xdist_group("kernels")
 
 
 def matrix(n, dtype, c=COLUMNS):
@@ -43,7 +44,7 @@ def same_bits(actual, expected):
     np.testing.assert_array_equal(actual.view(integer)[there], expected.view(integer)[there])
 
 
-@pytest.mark.parametrize("target", pallas.TARGETS)
+@pytest.mark.parametrize("target", kernels.TARGETS)
 @pytest.mark.parametrize(
     ("n", "dtype"),
     [
@@ -55,7 +56,7 @@ def same_bits(actual, expected):
 )
 def test_the_median_is_that_of_order(target, n, dtype):
     x = matrix(n, dtype)
-    same_bits(compiled(pallas.median, interpret=target)(x), compiled(order.median)(x))
+    same_bits(compiled(kernels.median, interpret=target)(x), compiled(order.median)(x))
 
 
 def test_the_median_of_a_loop():
@@ -64,16 +65,16 @@ def test_the_median_of_a_loop():
     for place in np.ndindex(3, 50):
         column = sorted(x[(slice(None), *place)])
         expected[place] = (column[5] + column[6]) / 2
-    for target in pallas.TARGETS:
-        actual = compiled(pallas.median, interpret=target)(x)
+    for target in kernels.TARGETS:
+        actual = compiled(kernels.median, interpret=target)(x)
         np.testing.assert_allclose(actual, expected, rtol=1e-6, err_msg=target)
 
 
-@pytest.mark.parametrize("target", pallas.TARGETS)
+@pytest.mark.parametrize("target", kernels.TARGETS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_trimmed_mean_is_that_of_order(target, dtype):
     x = matrix(12, dtype, 700)
-    actual = compiled(pallas.trimmed_mean, f=3, interpret=target)(x)
+    actual = compiled(kernels.trimmed_mean, f=3, interpret=target)(x)
     expected = compiled(order.trimmed_mean, f=3)(x)
     eps = 1e-6 if dtype == "float32" else 2**-8
     np.testing.assert_allclose(
@@ -81,18 +82,18 @@ def test_the_trimmed_mean_is_that_of_order(target, dtype):
     )
 
 
-@pytest.mark.parametrize("target", pallas.TARGETS)
+@pytest.mark.parametrize("target", kernels.TARGETS)
 def test_the_trimmed_mean_does_not_overflow(target):
     x = jnp.full((12, 700), 3e38)
-    actual = compiled(pallas.trimmed_mean, f=3, interpret=target)(x)
+    actual = compiled(kernels.trimmed_mean, f=3, interpret=target)(x)
     np.testing.assert_allclose(np.asarray(actual) / 1e38, 3, rtol=1e-6)
 
 
-@pytest.mark.parametrize("target", pallas.TARGETS)
+@pytest.mark.parametrize("target", kernels.TARGETS)
 @pytest.mark.parametrize(("n", "dtype"), [(9, "float32"), (12, "bfloat16")])
 def test_squares_are_those_of_a_loop(target, n, dtype):
     x = with_bad_rows(n, dtype)
-    center, squares = compiled(pallas.median_and_squares, interpret=target)(x)
+    center, squares = compiled(kernels.median_and_squares, interpret=target)(x)
     same_bits(center, compiled(order.median)(x))
     assert squares.dtype == jnp.float32
     rows, middle = np.asarray(x, np.float64), np.asarray(center, np.float64)
@@ -102,18 +103,18 @@ def test_squares_are_those_of_a_loop(target, n, dtype):
     np.testing.assert_allclose(squares, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("target", pallas.TARGETS)
+@pytest.mark.parametrize("target", kernels.TARGETS)
 def test_one_column(target):
     x = np.array([3.0, 5.0, 9.0], np.float32)
-    center, squares = compiled(pallas.median_and_squares, interpret=target)(x)
+    center, squares = compiled(kernels.median_and_squares, interpret=target)(x)
     assert center == 5
     assert squares.tolist() == [4, 0, 16]
 
 
-@pytest.mark.parametrize("target", pallas.TARGETS)
+@pytest.mark.parametrize("target", kernels.TARGETS)
 def test_side_by_side(target):
     x = np.stack([with_bad_rows(9, "float32"), with_bad_rows(9, "float32")[::-1]])
-    alone = compiled(pallas.median_and_squares, interpret=target)
+    alone = compiled(kernels.median_and_squares, interpret=target)
     centers, squares = (np.asarray(part) for part in jax.jit(jax.vmap(alone))(x))
     for i in range(2):
         center, square = alone(x[i])
@@ -132,14 +133,14 @@ def a_card():
     )
 
 
-@pytest.mark.parametrize("target", pallas.TARGETS)
+@pytest.mark.parametrize("target", kernels.TARGETS)
 @pytest.mark.parametrize("name", ["median", "median_and_squares"])
 @pytest.mark.parametrize(("n", "dtype"), [(8, "float32"), (25, "bfloat16")])
 def test_kernels_lower(target, name, n, dtype):
     call = {"cuda": "__gpu$xla.gpu.triton", "tpu": "tpu_custom_call"}[target]
     unchecked = [export.DisabledSafetyCheck.custom_call(call)]
     lower = export.export(
-        jax.jit(getattr(pallas, name)), platforms=[target], disabled_checks=unchecked
+        jax.jit(getattr(kernels, name)), platforms=[target], disabled_checks=unchecked
     )
     with a_card() if target == "cuda" else contextlib.nullcontext():
         lowered = lower(jax.ShapeDtypeStruct((n, 100_003), dtype)).mlir_module()
@@ -149,7 +150,7 @@ def test_kernels_lower(target, name, n, dtype):
 
 @pytest.mark.parametrize("n", [1, 2, 8, 25, 64, 128])
 def test_a_block_is_a_power_of_two_that_fits(n):
-    for target in pallas.TARGETS.values():
+    for target in kernels.TARGETS.values():
         block = target.block(n)
         assert block & (block - 1) == 0
         assert block % 128 == 0
@@ -158,8 +159,8 @@ def test_a_block_is_a_power_of_two_that_fits(n):
 
 def test_what_kernels_do_not_take():
     with pytest.raises(ValueError, match="kernels need n <= 128; got n=129"):
-        pallas.median(jnp.zeros((129, 4)), interpret="cuda")
+        kernels.median(jnp.zeros((129, 4)), interpret="cuda")
     with pytest.raises(ValueError, match=r"at least one column; got shape \(3, 0\)"):
-        pallas.median(jnp.zeros((3, 0)), interpret="cuda")
+        kernels.median(jnp.zeros((3, 0)), interpret="cuda")
     with pytest.raises(TypeError, match="float16; got int32"):
-        pallas.median(jnp.zeros((3, 4), jnp.int32), interpret="cuda")
+        kernels.median(jnp.zeros((3, 4), jnp.int32), interpret="cuda")

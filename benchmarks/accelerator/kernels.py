@@ -1,7 +1,7 @@
 """Pallas kernels for one matrix `[n, c]`: the window mean of `order`, and squared distances to it.
 
-No rule calls them. XLA stays in use until a kernel is measured to be faster, and so far none has
-been: `python -m benchmarks.pallas` compares both on an accelerator.
+The library does not have them: XLA stays in use until a kernel is measured to be faster, and so far
+none has been. `python -m benchmarks.accelerator` compares both on an accelerator.
 
 Each program of the grid passes a block of columns, with all n rows, through the sorting network of
 `order` and writes the window mean. `median_and_squares` also computes the squared distances of the
@@ -22,8 +22,9 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from byzjax._numerics import order, thresholds
+from byzjax._numerics import thresholds
 from byzjax._numerics.arrays import sum_dtype, wide
+from byzjax._numerics.order import networks
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -85,7 +86,7 @@ TARGETS = {
 
 def median(x: jax.Array, *, interpret: str | None = None) -> jax.Array:
     """`order.median` of `x: [n, ...]`; `interpret` runs the kernel of that target anywhere."""
-    return _window_mean(x, *order.middle(x.shape[0]), interpret, squares=False)[0]
+    return _window_mean(x, *networks.middle(x.shape[0]), interpret, squares=False)[0]
 
 
 def trimmed_mean(x: jax.Array, f: int, *, interpret: str | None = None) -> jax.Array:
@@ -97,7 +98,7 @@ def median_and_squares(
     x: jax.Array, *, interpret: str | None = None
 ) -> tuple[jax.Array, jax.Array]:
     """The median M of `x: [n, ...]`, and `sum_c (x_ic - M_c)^2` as [n], in one read."""
-    center, total = _window_mean(x, *order.middle(x.shape[0]), interpret, squares=True)
+    center, total = _window_mean(x, *networks.middle(x.shape[0]), interpret, squares=True)
     return center, total
 
 
@@ -157,8 +158,7 @@ def _kernel(
     def row(i: int | jax.Array) -> jax.Array:
         return wide(target.load(x.at[pl.ds(i, 1), :], inside))
 
-    means = order.mean_by_network([row(i) for i in range(n)], start, width)
-    means = means.astype(center.dtype)
+    means = _mean_by_network([row(i) for i in range(n)], start, width).astype(center.dtype)
     target.store(center, means, inside)
     if sums is None:
         return
@@ -168,3 +168,25 @@ def _kernel(
         sums[0, pl.ds(i, 1), :] = jnp.sum(square, axis=1, keepdims=True)
 
     target.for_each(n, put_sum)
+
+
+def _mean_by_network(rows: list[jax.Array], start: int, width: int) -> jax.Array:
+    """The mean of the window without overflow; a kernel has no share that depends on the data."""
+    dtype = rows[0].dtype
+    network = networks.comparators(len(rows), start, width)
+    keys = networks.apply_network(network, [networks.to_key(row) for row in rows])
+    values = [networks.from_key(key, dtype) for key in keys[start : start + width]]
+    if width <= 2:
+        return networks.window_mean(values, dtype)
+    total = _sum_in_pairs(values)
+    # Scaled so that the sum does not overflow; a power of two XLA would move out of the sum.
+    parts = _sum_in_pairs([0.7 / width * value for value in values])
+    return jnp.where(jnp.abs(total) < jnp.inf, total / width, parts / 0.7)
+
+
+def _sum_in_pairs(values: list[jax.Array]) -> jax.Array:
+    """The sum as a balanced tree."""
+    while len(values) > 1:
+        rest = values[-1:] if len(values) % 2 else []
+        values = [a + b for a, b in zip(values[::2], values[1::2])] + rest
+    return values[0]

@@ -1,0 +1,1 @@
+"""What one accelerator does: `python -m benchmarks.accelerator --write docs`."""
