@@ -1,14 +1,12 @@
 """Distances and inner products of all pairs of rows of one matrix `[n, c]`."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from byzjax._numerics import thresholds
 from byzjax._numerics.arrays import varying_as, wide, zeros
-from byzjax._numerics.barrier import fusion_barrier, in_own_branch
+from byzjax._numerics.barrier import fusion_barrier
 from byzjax._numerics.rows import (
     centered,
     fold_blocks,
@@ -165,24 +163,33 @@ def _products(y: jax.Array) -> jax.Array:
 
 
 def _blocked_gram(x: jax.Array, p: jax.Array) -> jax.Array:
-    """Sixteen products of blocks per step: XLA runs so many independent ones on all cores.
+    """Block by block, each in several products, so that XLA uses all cores.
 
-    One product, or up to ten at once, uses 1.2 of two cores. n = 25 and 64, d = 1e6: 10 and 31 ms;
-    17 and 50 with one block per step, 75 as one product; PyTorch's `T @ T.T` takes 16 and 50.
+    Few rows: one product of the two transposed halves of a block. n = 25, d = 1e6: 10 ms, 17 for
+    the block as it is, on 1.2 of two cores, 75 without blocks; PyTorch's `T @ T.T` takes 16. Many:
+    sixteen products, of which XLA runs several at once, as it does not with ten. n = 64: 30 ms, 50
+    one by one, 60 by transposed halves; PyTorch 50.
     """
     n, c = x.shape
-    steps = max(1, c // (thresholds.GRAM_PRODUCTS * thresholds.GRAM_BLOCK))
-    block = c // (thresholds.GRAM_PRODUCTS * steps)
+    count = 2 if n < thresholds.GRAM_ROWS else 16
+    steps = max(1, c // thresholds.GRAM_BLOCK)
+    block = c // (count * steps)
+
+    def centered_part(start, width):
+        part = lax.dynamic_slice(x, (0, start), (n, width))
+        return centered(part, lax.dynamic_slice(p, (start,), (width,)))
 
     def add(total, start, width):
-        parts = []
-        for first in range(0, width, block):
-            part = lax.dynamic_slice(x, (0, start + first), (n, block))
-            center = lax.dynamic_slice(p, (start + first,), (block,))
-            parts.append(_products(centered(part, center)))
-        return total + sum(parts)
+        if count == 2:
+            halves = centered_part(start, width).reshape(n, 2, block).transpose(1, 2, 0)
+            both = lax.dot_general(
+                *(halves, halves, (((1,), (1,)), ((0,), (0,)))), precision=lax.Precision.HIGHEST
+            )
+            return total + both[0] + both[1]
+        firsts = range(0, width, block)
+        return total + sum(_products(centered_part(start + i, block)) for i in firsts)
 
-    total, (start, rest) = fold_blocks(add, zeros((n, n), x), x, thresholds.GRAM_PRODUCTS * block)
+    total, (start, rest) = fold_blocks(add, zeros((n, n), x), x, count * block)
     return total + _products(centered(x[:, start:], p[start:])) if rest else total
 
 
@@ -193,8 +200,7 @@ def _plain_gram(x: jax.Array, p: jax.Array) -> jax.Array:
 def _gram(x: jax.Array, p: jax.Array) -> jax.Array:
     if x.shape[1] < thresholds.BLOCKED:
         return _plain_gram(x, p)
-    blocked = functools.partial(in_own_branch, _blocked_gram)
-    return lax.platform_dependent(x, p, cpu=blocked, default=_plain_gram)
+    return lax.platform_dependent(x, p, cpu=_blocked_gram, default=_plain_gram)
 
 
 @jax.custom_jvp

@@ -8,11 +8,13 @@ their ratios matter. The package's docstring has the table of all choices.
 # additions; a loop that adds blocks to an accumulator of this width is vectorised and memory-bound
 # (n = 25, d = 1e6: 3.9 ms against 13 ms). A step adds its columns to an accumulator of fewer lanes,
 # which fits in the cache: with as many lanes as columns, 64 rows of 65,536 take 0.35 ms instead of
-# 0.24, and 256 rows 1.9 instead of 1.45.
+# 0.24, and 256 rows 1.9 instead of 1.45. With 1,024 lanes 256 rows take 1.23, but 64 of a million
+# columns 8.0 instead of 7.0.
 BLOCK, LANES = 8192, 2048
 
-# CPU: products of blocks of columns that run at once, and the least width of a block (`pairs`).
-GRAM_PRODUCTS, GRAM_BLOCK = 16, 2048
+# CPU: columns per step of a loop over products of rows, and the rows from which a step is sixteen
+# products instead of two (`pairs`): with 32 rows two are as fast, whatever surrounds them.
+GRAM_BLOCK, GRAM_ROWS = 2**15, 40
 
 # Columns from which blocks pay off: at 20,000 the plain reduction takes 0.21 ms, the loop 0.45; at
 # 100,000 it is 1.18 and 0.62 (n = 25).
