@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks import every_rule, rules, timing, training
+from benchmarks import every_rule, many, rules, timing, training
 from benchmarks.pages import environment, markdown, write_csv
 from byzjax._program import Parser
 from experiments.data import datasets
@@ -25,6 +25,7 @@ SECTIONS = {
     "training-cells": "Training: three cells of a study, compared with ByzFL's own runner",
     "latency": "Latency of the compared rules, float32",
     "peers": "PyTorch and reference operations",
+    "many": "More than 128 workers, float32",
     "every_rule": "Latency of every rule, float32",
     "compile_65": "Compile time of every rule for a model of 65 leaves (ResNet-20)",
     "growth": "Scaling of Aksel's time",
@@ -65,7 +66,9 @@ def whole(rounds: int, largest: int, train: bool) -> Iterator[tuple[str, Rows]]:
     claims = rules.ratios(seconds)
     for n in (25, 64):
         claims += rules.krum_of(n, rounds)
-    claims += rules.many_workers(rounds)
+    table, more = many.measure(min(rounds, 5))
+    claims += more
+    yield "many", table
     growth, more = rules.growth(rounds, min(largest, 10**7))
     claims += more
     yield "growth", growth

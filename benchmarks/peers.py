@@ -22,9 +22,9 @@ def median(x: np.ndarray) -> dict[str, Callable]:
     """The fastest median of `x: [n, d]`, by its name."""
     if torch is None:
         return {}
-    medians = _medians(_layouts(x))
-    name = _fastest(medians)
-    return {f"torch median ({name})": waiting(medians[name])}
+    of_median = medians(_layouts(x))
+    name = _fastest(of_median)
+    return {f"torch median ({name})": waiting(of_median[name])}
 
 
 def krum(x: np.ndarray, f: int) -> dict[str, Callable]:
@@ -52,7 +52,8 @@ def _layouts(x: np.ndarray) -> dict[str, tuple[Any, int]]:
     return {"[n, d]": (rows, 0), "[d, n]": (rows.T.contiguous(), 1)}
 
 
-def _medians(layouts: dict[str, tuple[Any, int]]) -> dict[str, Callable]:
+def medians(layouts: dict[str, tuple[Any, int]]) -> dict[str, Callable]:
+    """Expressions of the median."""
     out = {}
     for label, (t, dim) in layouts.items():
         n = t.shape[dim]
@@ -68,6 +69,23 @@ def _medians(layouts: dict[str, tuple[Any, int]]) -> dict[str, Callable]:
     return out
 
 
+def trimmed_means(layouts: dict[str, tuple[Any, int]], f: int) -> dict[str, Callable]:
+    """Expressions of the trimmed mean."""
+
+    out = {}
+    for label, (t, dim) in layouts.items():
+        n = t.shape[dim]
+        out |= {
+            f"sort {label}": lambda t=t, dim=dim, n=n: (
+                torch.sort(t, dim).values.narrow(dim, f, n - 2 * f).mean(dim)
+            ),
+            f"topk {label}": lambda t=t, dim=dim, n=n: (
+                torch.topk(t, n - f, dim).values.narrow(dim, f, n - 2 * f).mean(dim)
+            ),
+        }
+    return out
+
+
 def peers(x: np.ndarray, f_values: tuple[int, ...]) -> dict[str, Callable]:
     """Name -> call, for `x: [n, d]`; empty without PyTorch."""
     if torch is None:
@@ -76,30 +94,18 @@ def peers(x: np.ndarray, f_values: tuple[int, ...]) -> dict[str, Callable]:
     layouts = _layouts(x)
     rows = layouts["[n, d]"][0]
 
-    def average(values: Any, dim: int, start: int, stop: int) -> Any:
-        return values.narrow(dim, start, stop - start).mean(dim)
-
-    medians = _medians(layouts)
-    median_name = _fastest(medians)
-    out = {f"torch median ({median_name})": medians[median_name]}
+    of_median = medians(layouts)
+    median_name = _fastest(of_median)
+    out = {f"torch median ({median_name})": of_median[median_name]}
 
     for f in f_values:
-        trimmed = {}
-        for label, (t, dim) in layouts.items():
-            trimmed |= {
-                f"sort {label}": lambda t=t, dim=dim, f=f: average(
-                    torch.sort(t, dim).values, dim, f, n - f
-                ),
-                f"topk {label}": lambda t=t, dim=dim, f=f: average(
-                    torch.topk(t, n - f, dim).values, dim, f, n - f
-                ),
-            }
+        trimmed = trimmed_means(layouts, f)
         name = _fastest(trimmed)
         out[f"torch trimmed_mean f={f} ({name})"] = trimmed[name]
 
     def aksel(label: str) -> Any:
         t, dim = layouts[label]
-        center = medians[median_name]()
+        center = of_median[median_name]()
         distances = (t - center.unsqueeze(dim)).square().sum(1 - dim)
         nearest = torch.topk(distances, (n + 1) // 2, largest=False).indices
         return t.index_select(dim, nearest).mean(dim)

@@ -89,12 +89,20 @@ def multi_krum(f: int) -> Callable:
     return rule
 
 
-def neighbors(f: int) -> dict[str, Callable]:
-    def by_matrix(t: Any, squares: Any) -> Any:
+def nearest_weights(f: int) -> Callable:
+    def weights(t: Any, squares: Any) -> Any:
         n = len(t)
         nearest = squares.topk(n - f, largest=False).indices
-        weights = torch.zeros(n, n).scatter_(1, nearest, 1 / (n - f))
-        return weights @ t
+        return torch.zeros(n, n).scatter_(1, nearest, 1 / (n - f))
+
+    return weights
+
+
+def neighbors(f: int) -> dict[str, Callable]:
+    weights = nearest_weights(f)
+
+    def by_matrix(t: Any, squares: Any) -> Any:
+        return weights(t, squares) @ t
 
     def by_rows(t: Any, squares: Any) -> Any:
         nearest = squares.topk(len(t) - f, largest=False).indices

@@ -86,17 +86,18 @@ def ratios(seconds: dict[str, float]) -> list[dict[str, Any]]:
         if peer and peer[1] in seconds:
             goal = goals[peer[1].split()[0]]
             ratio = seconds[name] / seconds[peer[1]]
-            out.append(_claim(f"{peer[1]}: faster than {name}", ratio, f">= {goal}", ratio >= goal))
+            out.append(claim(f"{peer[1]}: faster than {name}", ratio, f">= {goal}", ratio >= goal))
     if "torch cdist" in seconds:
         ratio = seconds["torch cdist"] / seconds["krum"]
-        out.append(_claim("krum: faster than torch cdist", ratio, ">= 5", ratio >= 5))
+        out.append(claim("krum: faster than torch cdist", ratio, ">= 5", ratio >= 5))
     for name, limit in (("median", 1.5), ("aksel", 4)):
         ratio = seconds[name] / seconds["w @ G"]
-        out.append(_claim(f"{name}: time over w @ G", ratio, f"<= {limit:g}", ratio <= limit))
+        out.append(claim(f"{name}: time over w @ G", ratio, f"<= {limit:g}", ratio <= limit))
     return out
 
 
-def _claim(what: str, value: float, goal: str, reached: bool) -> dict[str, Any]:
+def claim(what: str, value: float, goal: str, reached: bool) -> dict[str, Any]:
+    """A line of the table of goals."""
     return {"what": what, "measured": value, "goal": goal, "reached": "yes" if reached else "no"}
 
 
@@ -112,14 +113,14 @@ def growth(rounds: int, largest: int) -> tuple[list[dict[str, Any]], list[dict[s
     seconds = timing.take_turns(calls, rounds)
     rows += [{"n": n, "d": 10**6, "ms": 1e3 * seconds[str(n)]} for n in aksel]
     exponent = timing.slope(list(aksel), [seconds[str(n)] for n in aksel])
-    claims.append(_claim("aksel: exponent in n, 8 to 64", exponent, "<= 1.5", exponent <= 1.5))
+    claims.append(claim("aksel: exponent in n, 8 to 64", exponent, "<= 1.5", exponent <= 1.5))
     sizes = [d for d in (10**4, 10**5, 10**6, 10**7) if d <= largest]
     calls = {str(d): timing.compile_call(aksel[25], gaussian(25, d)).call for d in sizes}
     seconds = timing.take_turns(calls, rounds)
     rows += [{"n": 25, "d": d, "ms": 1e3 * seconds[str(d)]} for d in sizes]
     exponent = timing.slope(sizes, [seconds[str(d)] for d in sizes])
     claims.append(
-        _claim(
+        claim(
             f"aksel: exponent in d, 1e4 to {largest:.0e}",
             exponent,
             "0.85 to 1.15",
@@ -144,7 +145,7 @@ def compile_times(numbers: range) -> tuple[list[dict[str, Any]], list[dict[str, 
     claims = []
     worst = max(rows, key=lambda row: row["compile s"])
     claims.append(
-        _claim(
+        claim(
             f"compile, one leaf, n in {numbers.start} .. {numbers.stop - 1}, slowest: "
             f"{worst['rule']} at n = {worst['n']} (s)",
             worst["compile s"],
@@ -158,31 +159,8 @@ def compile_times(numbers: range) -> tuple[list[dict[str, Any]], list[dict[str, 
             c = timing.compile_call(rule, tree)
             rows.append({"leaves": label, "n": 25, "rule": name, "compile s": c.compile_seconds})
             what = f"compile, {label}: {name} (s)"
-            claims.append(_claim(what, c.compile_seconds, "<= 4", c.compile_seconds <= 4))
+            claims.append(claim(what, c.compile_seconds, "<= 4", c.compile_seconds <= 4))
     return rows, claims
-
-
-def many_workers(rounds: int) -> list[dict[str, Any]]:
-    """Coordinate-wise rules at n = 128 and 512 compared with PyTorch's median, d = 131,072."""
-    claims = []
-    for n in (128, 512):
-        x = gaussian(n, 2**17)
-        few = n // 5
-        rules = {
-            "median": byzjax.median,
-            "trimmed_mean": _trimmed_mean(few),
-            "mean_around_median": functools.partial(byzjax.mean_around_median, f=few),
-            "phocas": functools.partial(byzjax.phocas, f=few),
-        }
-        calls = {name: timing.compile_call(rule, x).call for name, rule in rules.items()}
-        medians = peers.median(np.array(x))
-        seconds = timing.take_turns(calls | medians, rounds)
-        for peer in medians:
-            for name in rules:
-                ratio = seconds[peer] / seconds[name]
-                what = f"{name}, n = {n}: faster than {peer}"
-                claims.append(_claim(what, ratio, ">= 10", ratio >= 10))
-    return claims
 
 
 def krum_of(n: int, rounds: int) -> list[dict[str, Any]]:
@@ -194,10 +172,8 @@ def krum_of(n: int, rounds: int) -> list[dict[str, Any]]:
     product = timing.compile_call(lambda x: jnp.matmul(x, x.T), x).call
     seconds = timing.take_turns({"krum": ours, "product": product} | gram_forms, rounds)
     rate = seconds["product"] / seconds["krum"]
-    out = [
-        _claim(f"krum, n = {n}: time of jnp.matmul(X, X.T) over it", rate, ">= 0.8", rate >= 0.8)
-    ]
+    out = [claim(f"krum, n = {n}: time of jnp.matmul(X, X.T) over it", rate, ">= 0.8", rate >= 0.8)]
     for peer in gram_forms:
         ratio = seconds[peer] / seconds["krum"]
-        out.append(_claim(f"krum, n = {n}: faster than {peer}", ratio, ">= 1", ratio >= 1))
+        out.append(claim(f"krum, n = {n}: faster than {peer}", ratio, ">= 1", ratio >= 1))
     return out

@@ -27,8 +27,9 @@ from byzjax._numerics.order.networks import (
     window_mean,
 )
 
-BESIDE = (-1.5, 0.0, 1.5)  # places of the trials, in deviations from the expected one
-FEW = 6  # of so few keys the trials are quarters
+# Places of two or three trials, in standard deviations from the expected one.
+BESIDE = {2: (-1.2, 1.2), 3: (-1.5, 0.0, 1.5)}
+FEW = 6  # the trials among so few keys are evenly spaced
 
 
 class Rows(NamedTuple):
@@ -144,22 +145,24 @@ class Sample(NamedTuple):
         least, most = (from_key(key, dtype).astype(sum_dtype(dtype)) for key in (keys[0], keys[-1]))
         return Sample(keys, least - (most - least), most + (most - least))
 
-    def trials(self, k: int, n: int) -> list[jax.Array]:
+    def trials(self, k: int, n: int, count: int) -> list[jax.Array]:
         """Keys of the sample about the one of rank k of n; of equal ones, also the next keys."""
         m, part = len(self.keys), (k + 0.5) / n
         deviation = (part * (1 - part) / m) ** 0.5
         out: list[jax.Array] = []
-        for beside in BESIDE:
+        for beside in BESIDE[count]:
             place = round((part + beside * deviation) * m - 0.5)
             trial = self.keys[min(max(place, 0), m - 1)]
             out.append(jnp.maximum(trial, out[-1] + 1) if out else trial)
         return out
 
-    def interpolated(self, split: Split, k: int, step: jax.Array, dtype: Any) -> list[jax.Array]:
+    def interpolated(
+        self, split: Split, k: int, count: int, step: jax.Array, dtype: Any
+    ) -> list[jax.Array]:
         """Trials between the ends of what is left.
 
-        They are where the key of rank k should be if the keys that are left were evenly spaced, and
-        one and a half deviations beside it.
+        They are about where the key of rank k should be if the keys that are left were evenly
+        spaced.
         """
         wide = sum_dtype(dtype)
         low, high = (from_key(end, dtype).astype(wide) for end in (split.low, split.high))
@@ -169,11 +172,11 @@ class Sample(NamedTuple):
         part = (k - split.below).astype(wide) / left + 0.5 / left
         deviation = jnp.sqrt(jnp.maximum(part * (1 - part), 0) / left)
         out = []
-        for i, beside in enumerate(BESIDE, start=1):
-            place = jnp.where(left <= FEW, i / (len(BESIDE) + 1), part + beside * deviation)
+        for i, beside in enumerate(BESIDE[count], start=1):
+            place = jnp.where(left <= FEW, i / (count + 1), part + beside * deviation)
             place = jnp.clip(place, 0.25 / left, 1 - 0.25 / left)
             trial = to_key((low + (high - low) * place).astype(dtype))
-            if beside == 0:
+            if i == 2:
                 trial = jnp.where(step < thresholds.SAFE_PASS, trial, split.middle())
             out.append(jnp.clip(trial, split.low + 1, split.high))
         return out
@@ -223,16 +226,18 @@ def splits(rows: Rows, ks: Sequence[int], either: bool = False) -> list[Split]:
     def narrow_in(rows: Rows, sample: Sample) -> Callable:
         def narrow(carry: tuple) -> tuple:
             step, found = carry
-            trials = [sample.interpolated(s, k, step, dtype) for s, k in zip(found, ks)]
+            trials = [sample.interpolated(s, k, count, step, dtype) for s, k in zip(found, ks)]
             return step + 1, _narrowed(rows, found, ks, trials)
 
         return narrow
 
+    # Four counts of at most 255 rows share an integer, so that two thresholds need one kernel.
+    count = 2 if len(ks) == 2 and rows.n < 256 else 3
     sample, dtype, c = Sample.of(rows), rows.dtype, rows.x.shape[1]
     key = sample.keys[0]
     ends = [jnp.full_like(key, getattr(jnp.iinfo(key.dtype), end)) for end in ("min", "max")]
-    whole = Split(*ends, *(jnp.full(key.shape, count, jnp.int32) for count in (0, rows.n)))
-    found = _narrowed(rows, [whole] * len(ks), ks, [sample.trials(k, rows.n) for k in ks])
+    whole = Split(*ends, *(jnp.full(key.shape, end, jnp.int32) for end in (0, rows.n)))
+    found = _narrowed(rows, [whole] * len(ks), ks, [sample.trials(k, rows.n, count) for k in ks])
     few = c // thresholds.COPIED_COLUMNS if c >= thresholds.COPIED_FROM else 0
     step, found = lax.while_loop(
         lambda carry: jnp.sum(missing(carry[1]), dtype=jnp.int32) > few,
