@@ -1,5 +1,6 @@
 """Fixed points of weighted means: Weiszfeld steps in the span of the rows, then a Newton step."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from byzjax import stacked
-from byzjax._numerics.arrays import varying_as
+from byzjax._numerics import thresholds
+from byzjax._numerics.arrays import root, varying_as
 from byzjax._numerics.linalg import matmul, one_by_one
 from byzjax.solvers.span import Span, median_of, span_about
 from byzjax.stacked import PyTree
@@ -18,6 +20,11 @@ from byzjax.stacked import PyTree
 _TOLERANCE = 8
 
 _MOST_ITERATIONS = 500
+
+# Steps on the rows before the Gram matrix is computed after all, and the squared distance of a row,
+# in units of the radius, at which it slows them down.
+_MOST_STEPS_ON_ROWS = 12
+_NEAR = 1e-4
 
 # Distances to a row this close to the point, relative to its distance from the centre, squared,
 # have lost digits: the iterations restart from a Gram matrix about the point itself.
@@ -71,9 +78,78 @@ def minimizer(
       Array([1.5], dtype=float32)
     """
     rows = [rows_of(x) for x in stacked.columns(stacked.widened(updates))]
-    point, span = lax.stop_gradient(_search(lax.stop_gradient(rows), smoothing, axis_name))
-    reached = _newton_step(rows, point, span, smoothing, axis_name)
+    few = stacked.num_workers(rows) <= thresholds.NETWORK_MAX
+    reached = (_by_span if few else _of_many)(rows, jnp.asarray(smoothing), axis_name)
     return as_sent(stacked.from_columns(reached, stacked.widened(updates)), updates)
+
+
+def _by_span(rows: PyTree, smoothing: jax.Array, axis_name: str | None) -> PyTree:
+    point, span = lax.stop_gradient(_search(lax.stop_gradient(rows), smoothing, axis_name))
+    return _newton_step(rows, point, span, smoothing, axis_name)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _of_many(rows: PyTree, smoothing: jax.Array, axis_name: str | None) -> PyTree:
+    """`_by_span` for many rows, whose Gram matrix costs more than some passes over them.
+
+    A few steps on the rows, of two passes each, are enough unless rows are close to the point or
+    lie in few directions. n = 1,000, d = 16,384: 38 ms instead of 216. The derivative needs the
+    Gram matrix.
+    """
+    point, sure = on_rows(rows, smoothing, axis_name)
+    return lax.cond(
+        sure, lambda *_: point, lambda *given: _by_span(*given, axis_name), rows, smoothing
+    )
+
+
+@_of_many.defjvp
+def _of_many_jvp(axis_name, primals, tangents):
+    return jax.jvp(functools.partial(_by_span, axis_name=axis_name), primals, tangents)
+
+
+def on_rows(rows: PyTree, smoothing: jax.Array, axis_name: str | None) -> tuple[PyTree, jax.Array]:
+    """The point after some Weiszfeld steps from the median, and whether it is the fixed point.
+
+    It is if the steps shrink so fast that what is left of them is within rounding, and no row is
+    near: there the steps are short wherever the fixed point is.
+
+    Args:
+      rows: stacked updates; every leaf has shape `[n, c]`.
+      smoothing: in the unit of the updates' norm.
+      axis_name: mesh axis over which the coordinates are sliced, if they are.
+
+    Returns:
+      The point, and a bool.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> rows = jnp.concatenate([jnp.eye(4), -jnp.eye(4)])
+      >>> point, sure = on_rows(rows, jnp.float32(1e-6), None)
+      >>> (point.tolist(), bool(sure))
+      ([0.0, 0.0, 0.0, 0.0], False)
+    """
+    tolerance = _TOLERANCE * float(jnp.finfo(smoothing.dtype).eps)
+
+    def step(state):
+        count, point, before, _ = state
+        squares = stacked.squared_distances(rows, point, axis_name=axis_name)
+        pull = weiszfeld_weights(squares, smoothing)
+        following = stacked.weighted_mean(rows, pull)
+        moved = jax.tree.map(lambda z, y: (z - y)[None], following, point)
+        length = root(stacked.squared_norms(moved, axis_name=axis_name)[0])
+        radius = jnp.sum(pull > 0, dtype=jnp.int32).astype(pull.dtype) / jnp.sum(pull)
+        rate = length / before
+        left = length * rate / (1 - rate)
+        far = jnp.all(squares > _NEAR * radius**2)
+        sure = (count > 0) & (rate < 0.5) & (left <= tolerance * radius) & far
+        return count + 1, following, length, sure
+
+    leaf = max(jax.tree.leaves(rows), key=lambda leaf: leaf.size)
+    zero = varying_as(leaf, jnp.zeros((), smoothing.dtype))
+    zero = zero if axis_name is None else lax.psum(zero, axis_name)  # varies as distances do
+    start = jnp.int32(0), varying_as(leaf, median_of(rows)), zero + 1, zero > 0
+    state = lax.while_loop(lambda s: ~s[3] & (s[0] < _MOST_STEPS_ON_ROWS), step, start)
+    return state[1], state[3]
 
 
 def _search(rows: PyTree, smoothing: Any, axis_name: str | None) -> tuple[PyTree, Span]:
