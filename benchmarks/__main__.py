@@ -33,14 +33,10 @@ SECTIONS = {
 
 
 WHY = """\
-* Krum and PyTorch's Gram form: products take most of the time. XLA's product of a wide matrix with
-  itself, which we compute block by block and about a centre, takes as long as PyTorch's whole form,
-  which loses digits by cancellation where rows are close to each other.
 * The nearest values of 97 to 128 workers take two sorting networks and a pass over the values: a
-  single network that keeps all rows in order is no longer vectorised.
-* Order statistics of more than 128 workers: no sorting network compiles in time, and the bisection
-  used instead reads every value 32 times, in halves, on one core. More rows in a kernel, more
-  columns in a block, several concurrent loops and counting in two kernels a pass were no faster."""
+  single network that keeps all rows in order is no longer vectorised. From 129 workers on they are
+  counted, which is faster.
+* Training: [throughput.md](throughput.md) says what each way brought."""
 
 
 def quick(rounds: int) -> Tables:

@@ -97,9 +97,8 @@ def _of_many(rows: PyTree, smoothing: jax.Array, axis_name: str | None) -> PyTre
     Gram matrix.
     """
     point, sure = on_rows(rows, smoothing, axis_name)
-    return lax.cond(
-        sure, lambda *_: point, lambda *given: _by_span(*given, axis_name), rows, smoothing
-    )
+    by_span = functools.partial(_by_span, axis_name=axis_name)
+    return lax.cond(sure, lambda *_: point, by_span, rows, smoothing)
 
 
 @_of_many.defjvp
