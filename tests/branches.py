@@ -192,7 +192,7 @@ def functions() -> Iterator[None]:
 
     import byzjax
     from byzjax import attacks, stacked, theory
-    from byzjax._numerics import order, thresholds
+    from byzjax._numerics import order, pairs, thresholds
     from byzjax.theory import kappa
     from tests.helpers import close
     from tests.test_paths import PATHS, honest
@@ -223,6 +223,19 @@ def functions() -> Iterator[None]:
         center = np.zeros(6, np.float32)
         nearest = np.take_along_axis(x, np.argsort(np.abs(x), axis=0)[:3], axis=0)
         close(order.mean_of_nearest(jnp.asarray(x), center, 3), nearest.mean(axis=0), 3)
+    yield
+    copied = honest(129, thresholds.COPIED_FROM)
+    close(order.median(jnp.asarray(copied)), np.median(copied, axis=0), 1)
+    yield
+    for n in (thresholds.GRAM_ROWS - 1, thresholds.GRAM_ROWS):
+        x = honest(n, thresholds.BLOCKED)
+        wide = x.astype(np.float64)
+        close(pairs.gram(jnp.asarray(x), jnp.zeros(x.shape[1])), wide @ wide.T, 1e5, 1e-6)
+    yield
+    together = honest(129, 6)
+    together[:40] = 0.3  # the steps on the rows are slow beside them
+    for x in (honest(129, 6), together):
+        jax.jit(functools.partial(byzjax.geometric_median, smoothing=1e-6))(x)
     yield
     for size in (thresholds.OWN_LEAF, thresholds.ALWAYS_OWN_LEAF):
         many = [np.zeros((2, size), np.float32)] * (thresholds.MAX_OWN_LEAVES + 2)

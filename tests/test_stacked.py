@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from byzjax import stacked
-from byzjax._numerics import thresholds
+from byzjax._numerics import pairs, thresholds
 from byzjax.stacked import layout
 from tests.helpers import compiled, flat, mesh_of
 
@@ -183,13 +183,22 @@ def test_values_for_every_number_of_workers(n):
 def test_pairs_of_a_large_matrix_go_in_slabs(n, monkeypatch):
     monkeypatch.setattr(thresholds, "SLABS", 1)
     x = normal(n, n, 2 * BLOCK + 3)
-    pairs = jax.jit(lambda x: stacked.pairwise_squared_distances(x))(x)
-    near(pairs, exact_pairs(x), rtol=5e-6)
+    out = jax.jit(lambda x: stacked.pairwise_squared_distances(x))(x)
+    near(out, exact_pairs(x), rtol=5e-6)
 
 
 def test_pairs_of_a_matrix_that_is_large():
     x = normal(12, 5, thresholds.SLABS + 1)
     near(compiled(stacked.pairwise_squared_distances)(x), exact_pairs(x), rtol=5e-6)
+
+
+@pytest.mark.parametrize("n", [2, thresholds.GRAM_ROWS - 1, thresholds.GRAM_ROWS])
+def test_inner_products_of_a_wide_matrix(n):
+    """Blocks in two products or sixteen, and the columns that are left over."""
+    x = normal(n, n, thresholds.BLOCKED + 21)
+    out = compiled(pairs.gram)(x, x[0])
+    exact = x.astype(np.float64) - x[0]
+    near(out, exact @ exact.T, rtol=1e-5, atol=0.1)
 
 
 @pytest.mark.parametrize("around", [-1, 0, pytest.param(1, marks=SLOW)])

@@ -454,6 +454,13 @@ MUTANTS = [
         'tests/test_scores.py -k "stable_sort"',
     ),
     Mutant(
+        "pairs: of sixteen products the last one is left out",
+        "byzjax/_numerics/pairs.py",
+        "firsts = range(0, width, block)",
+        "firsts = range(0, width - block, block)",
+        'tests/test_stacked.py -k "inner_products_of_a_wide_matrix"',
+    ),
+    Mutant(
         "selection: the middle of the keys is never tried",
         "byzjax/_numerics/order/selection.py",
         "jnp.where(step < thresholds.SAFE_PASS, trial, split.middle())",
