@@ -156,19 +156,19 @@ def _nearest_by_counting(x: jax.Array, center: jax.Array, k: int):
         return distances.fold(add, none)
 
     if k == n:
-        found = near(to_key(jnp.full_like(center, jnp.nan)))._replace(inner=none.inner + k)
+        inside = near(to_key(jnp.full_like(center, jnp.nan)))._replace(inner=none.inner + k)
     else:
         (split,) = splits(distances, [k])
         tied = split.tied(k)
         # Passes over the rows that are hardly ever needed.
         ties = lax.cond(jnp.any(tied), near, lambda _: none, split.low)
-        found = near(split.low)._replace(
+        inside = near(split.low)._replace(
             inner=jnp.where(tied, split.below, k),
             lower=ties.lower,
             lowest=ties.lowest,
             highest=ties.highest,
         )
-    return tuple(part.reshape(shape) for part in found.window(share, center, k, x.dtype))
+    return tuple(part.reshape(shape) for part in inside.window(share, center, k, x.dtype))
 
 
 def _nearest_by_network(x: jax.Array, center: jax.Array, k: int):

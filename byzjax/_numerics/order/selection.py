@@ -106,12 +106,12 @@ class Split(NamedTuple):
             jnp.where(down, count, self.up_to),
         )
 
-    def found(self, k: int) -> jax.Array:
+    def settled(self, k: int) -> jax.Array:
         """Whether nothing is left to find, per column."""
         return (self.below == k) | (self.low == self.high)
 
     def tied(self, k: int) -> jax.Array:
-        """Whether rows of the key `low` are on both sides, once the threshold is found."""
+        """Whether rows of the key `low` are on both sides, once the threshold is settled."""
         return self.below != k
 
     def middle(self) -> jax.Array:
@@ -202,10 +202,10 @@ def _counts(rows: Rows, trials: Sequence[jax.Array]) -> list[jax.Array]:
     return out
 
 
-def _narrowed(rows: Rows, found: list[Split], ks: Sequence[int], trials: list) -> list[Split]:
+def _narrowed(rows: Rows, known: list[Split], ks: Sequence[int], trials: list) -> list[Split]:
     counts = iter(_counts(rows, [trial for of_one in trials for trial in of_one]))
     out = []
-    for split, k, of_one in zip(found, ks, trials):
+    for split, k, of_one in zip(known, ks, trials):
         for trial in of_one:
             split = split.narrowed(k, trial, next(counts))
         out.append(split)
@@ -219,15 +219,15 @@ def splits(rows: Rows, ks: Sequence[int], either: bool = False) -> list[Split]:
     then `up_to == k + 1`.
     """
 
-    def missing(found: list[Split]) -> jax.Array:
-        done = [split.found(k) | (either & (split.up_to == k + 1)) for split, k in zip(found, ks)]
+    def missing(known: list[Split]) -> jax.Array:
+        done = [split.settled(k) | (either & (split.up_to == k + 1)) for split, k in zip(known, ks)]
         return ~functools.reduce(jnp.logical_and, done)
 
     def narrow_in(rows: Rows, sample: Sample) -> Callable:
         def narrow(carry: tuple) -> tuple:
-            step, found = carry
-            trials = [sample.interpolated(s, k, count, step, dtype) for s, k in zip(found, ks)]
-            return step + 1, _narrowed(rows, found, ks, trials)
+            step, known = carry
+            trials = [sample.interpolated(s, k, count, step, dtype) for s, k in zip(known, ks)]
+            return step + 1, _narrowed(rows, known, ks, trials)
 
         return narrow
 
@@ -237,23 +237,23 @@ def splits(rows: Rows, ks: Sequence[int], either: bool = False) -> list[Split]:
     key = sample.keys[0]
     ends = [jnp.full_like(key, getattr(jnp.iinfo(key.dtype), end)) for end in ("min", "max")]
     whole = Split(*ends, *(jnp.full(key.shape, end, jnp.int32) for end in (0, rows.n)))
-    found = _narrowed(rows, [whole] * len(ks), ks, [sample.trials(k, rows.n, count) for k in ks])
+    known = _narrowed(rows, [whole] * len(ks), ks, [sample.trials(k, rows.n, count) for k in ks])
     few = c // thresholds.COPIED_COLUMNS if c >= thresholds.COPIED_FROM else 0
-    step, found = lax.while_loop(
+    step, known = lax.while_loop(
         lambda carry: jnp.sum(missing(carry[1]), dtype=jnp.int32) > few,
         narrow_in(rows, sample),
-        (jnp.int32(1), found),
+        (jnp.int32(1), known),
     )
     if not few:
-        return found
-    places = lax.top_k(missing(found).astype(jnp.float32), few)[1]
+        return known
+    places = lax.top_k(missing(known).astype(jnp.float32), few)[1]
     copied = rows.columns(places), Sample([], sample.least[places], sample.most[places])
     _, rest = lax.while_loop(
         lambda carry: jnp.any(missing(carry[1])),
         narrow_in(*copied),
-        (step, [Split(*(part[places] for part in split)) for split in found]),
+        (step, [Split(*(part[places] for part in split)) for split in known]),
     )
-    return jax.tree.map(lambda all_columns, last: all_columns.at[places].set(last), found, rest)
+    return jax.tree.map(lambda all_columns, last: all_columns.at[places].set(last), known, rest)
 
 
 def _least(rows: Rows, wanted: Callable[[jax.Array], jax.Array], mirror: Any) -> jax.Array:
@@ -270,7 +270,7 @@ def _least(rows: Rows, wanted: Callable[[jax.Array], jax.Array], mirror: Any) ->
 def _kth(rows: Rows, rank: int) -> jax.Array:
     """The values `[c]` of this rank, from 0."""
     (split,) = splits(rows, [rank], either=True)
-    upward = split.found(rank)
+    upward = split.settled(rank)
     mirror = jnp.where(upward, 0, -1).astype(split.low.dtype)
     bound = jnp.where(upward, split.low, ~split.high)
     return from_key(_least(rows, lambda key: key >= bound, mirror), rows.dtype)
