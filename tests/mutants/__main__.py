@@ -68,6 +68,8 @@ def tried_with(mutant: Mutant, tier: str, tree: pathlib.Path) -> tuple[str, floa
     """The same with the mutant applied, and taken back afterwards."""
     path = tree / mutant.file
     text = path.read_text()
+    if text.count(mutant.old) != 1:
+        return "not applied", 0.0, f"{mutant.old!r} occurs {text.count(mutant.old)} times."
     path.write_text(text.replace(mutant.old, mutant.new))
     try:
         return tried(mutant.tests, tier, tree)

@@ -512,8 +512,8 @@ MUTANTS = [
     Mutant(
         "nearest: the slope starts one rank too high",
         "byzjax/_numerics/order/nearest.py",
-        "rank = self.under + self.lower - from_lower",
-        "rank = self.under + self.lower",
+        "rank = self.under - from_lower",
+        "rank = self.under",
         'tests/test_order.py -k "gradient_of_mean_of_nearest and distance and 5"',
     ),
     Mutant(
