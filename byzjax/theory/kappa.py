@@ -13,6 +13,7 @@ from jax import lax
 from byzjax._checks import static_int
 from byzjax._compiled import compiled
 from byzjax.theory._float64 import float64
+from byzjax.theory.constants import constants
 
 # Limit on the subsets of n - f rows that are evaluated in every step; beyond it, only the last such
 # subset, which loses nothing if the order of the rows does not matter, since all rows are moved.
@@ -97,6 +98,39 @@ def kappa_search(
         ratios = _ratios(rule(best), subsets / (n - f), best)
         subset = subsets[jnp.argmax(ratios)] > 0
         return Worst(float(jnp.max(final)), *jax.device_get((best, subset, final)))
+
+
+def worst_input(rule: str, n: int, f: int, /, **options: Any) -> Worst:
+    """The input for which a rule is as far off as its kappa allows, from the proof.
+
+    Args:
+      rule: the rule's name.
+      n: number of rows.
+      f: number of Byzantine rows, which come first.
+      **options: hyperparameters that differ from the rule's defaults.
+
+    Returns:
+      A `Worst` with the rows in float64 and the kappa that they attain; no restarts. The
+      `nearest_to_pivot` of these rows has pivot f.
+
+    Raises:
+      ValueError: no attaining input is known; or as `constants`.
+      TypeError: as `constants`.
+
+    Example:
+      >>> worst = worst_input("trimmed_mean", 5, 1)
+      >>> worst.updates.ravel().tolist(), round(worst.kappa, 4)
+      ([1.0, 0.0, 1.0, 1.0, 1.0], 0.3333)
+
+    Reference: docs/bounds.md.
+    """
+    for constant in constants("kappa", rule, n, f, **options):
+        if constant.input and (constant.least or (constant.attained and constant.attained(n, f))):
+            with float64():
+                rows = jax.device_get(jnp.asarray(constant.input(n, f)))
+            value = (constant.least or constant.value)(n, f)
+            return Worst(value, rows, jax.device_get(jnp.arange(n) >= f), ())
+    raise ValueError(f"no input is known that attains the kappa of {rule} at n={n}, f={f}.")
 
 
 def _subsets(n: int, f: int) -> jax.Array:
