@@ -35,6 +35,12 @@ def aksel(x, f, mode="mid"):
     return _mean_of_lowest(x, away, n - f if mode == "n-f" else (n + 1) // 2)
 
 
+def aksel_within_radius(x, f):
+    away = ((x - median(x)[:, None]) ** 2).sum(axis=-1)
+    within = (away <= np.median(away, axis=1, keepdims=True))[..., None]
+    return (x * within).sum(axis=1) / within.sum(axis=1)
+
+
 def mean_around_median(x, f):
     return _nearest_by_coordinate(x, median(x), x.shape[1] - f)
 
@@ -57,6 +63,16 @@ def minimum_diameter(x, f):
     subsets = np.array(list(itertools.combinations(range(n), n - f)))
     widths = apart[:, subsets[:, :, None], subsets[:, None]].max(axis=(2, 3))
     best = subsets[widths.argmin(axis=1)]
+    return np.take_along_axis(x, best[..., None], axis=1).mean(axis=1)
+
+
+def minimum_eigenvalue(x, f):
+    n = x.shape[1]
+    subsets = np.array(list(itertools.combinations(range(n), n - f)))
+    rows = x[:, subsets]
+    away = rows - rows.mean(axis=2, keepdims=True)
+    largest = np.linalg.eigvalsh(np.einsum("bsij,bsik->bsjk", away, away))[..., -1]
+    best = subsets[largest.argmin(axis=1)]
     return np.take_along_axis(x, best[..., None], axis=1).mean(axis=1)
 
 
@@ -189,6 +205,7 @@ def geometric_median_ratio(f):
         center = x.mean(axis=1)
         variance = ((x - center[:, None]) ** 2).sum(axis=(1, 2)) / x.shape[1]
         error = (center**2).sum(axis=1)
-        return np.where(is_median & (variance > 1e-12 * error), error / variance, 0)
+        valid = is_median & (variance > 1e-12 * error)
+        return np.where(valid, error / np.where(valid, variance, 1), 0)
 
     return ratio

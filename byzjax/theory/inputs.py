@@ -5,6 +5,7 @@ rule breaks a tie, it must be by the lower index, or by the lower value of a coo
 """
 
 import math
+from collections.abc import Callable
 
 Rows = list[list[float]]
 
@@ -37,7 +38,7 @@ def nearest_to_median(n: int, f: int) -> Rows:
 
 
 def mean_around_median(n: int, f: int) -> Rows:
-    """That of `nearest_to_median`, mirrored: of two values at a distance the lower one is taken."""
+    """As for `aksel` `"n-f"`, mirrored: of two values at a distance the lower one is taken."""
     return [[-x for x in row] for row in nearest_to_median(n, f)]
 
 
@@ -47,9 +48,34 @@ def nearest_to_trimmed_mean(n: int, f: int) -> Rows:
 
 
 def half_nearest_to_median(n: int, f: int) -> Rows:
-    """For odd n: of S, (n-1)/2 rows at -1, the others at 0; liars at +1."""
+    """Of S, ⌈n/2⌉ - 1 rows at -1, the others at 0; liars at +1."""
     below = (n - 1) // 2
     return _line((1, f), (-1, below), (0, n - f - below))
+
+
+def least_of_half(n: int, f: int) -> float:
+    """The ratio for that input: for even n only f - 1 liars are among the nearest n/2."""
+    c, below = (n + 1) // 2, (n - 1) // 2
+    return _ratio_of_half(n, f, (c - honest_needed(n, f)) / c, below)
+
+
+def within_radius(n: int, f: int) -> Rows:
+    """As for `aksel` `"mid"`, liars a little nearer: they alone are at the radius."""
+    return [[x * (1 - 1e-9) if x > 0 else x for x in row] for row in half_nearest_to_median(n, f)]
+
+
+def least_within_radius(n: int, f: int) -> float:
+    """The ratio for that input: all f liars are taken, with the q rows at 0.
+
+    With one liar and even n the radius lies between its distance and 0, and it is not taken.
+    """
+    taken = 0 if f == 1 and n % 2 == 0 else f
+    return _ratio_of_half(n, f, taken / (f + honest_needed(n, f)), (n - 1) // 2)
+
+
+def _ratio_of_half(n: int, f: int, aggregate: float, below: int) -> float:
+    m = n - f
+    return (aggregate + below / m) ** 2 * m**2 / (below * (m - below))
 
 
 def nearest_to_pivot(n: int, f: int) -> Rows:
@@ -79,16 +105,45 @@ def minimum_diameter(n: int, f: int) -> Rows:
 
 
 def simplex_beside(n: int, f: int) -> Rows:
-    """S is a regular simplex of radius 1; all liars are at one point on its axis, the medoid.
+    """S is a regular simplex; all liars are at one point on its axis, as far as it is the medoid.
 
-    Their distance t from its centre satisfies (n - 2f)² (1 + t²) = 2m (m - 1), with m = n - f; it
-    is a little less here, so that the sums do not tie.
+    Where the radius is 1, their distance t from its centre satisfies
+    (n - 2f)² (1 + t²) = 2m (m - 1), with m = n - f.
     """
     m = n - f
-    away = (1 - 1e-9) * math.sqrt(2 * m * (m - 1) / (n - 2 * f) ** 2 - 1)
+    return _beside(n, f, 2 * m * (m - 1) / (n - 2 * f) ** 2 - 1)
+
+
+def simplex_beside_krum(n: int, f: int) -> Rows:
+    """S is a regular simplex; all liars are at one point on its axis, as far as they are selected.
+
+    Where the radius is 1, with k = n - f - 2 neighbours, their distance t from its centre satisfies
+    2mk/(m - 1) = (k - f + 1) (1 + t²), with m = n - f.
+    """
+    return _beside(n, f, least_of_krum(2)(n, f))
+
+
+def simplex_beside_krum_star(n: int, f: int) -> Rows:
+    """As for `krum` with n - f - 2 neighbours."""
+    return _beside(n, f, least_of_krum(1)(n, f))
+
+
+def least_of_krum(neighbors: int) -> Callable[[int, int], float]:
+    """The t² of `simplex_beside_krum`, for k = n - f - `neighbors`."""
+
+    def value(n: int, f: int) -> float:
+        m, k = n - f, n - f - neighbors
+        return 2 * m * k / ((m - 1) * (k - f + 1)) - 1
+
+    return value
+
+
+def _beside(n: int, f: int, square: float) -> Rows:
+    """A regular simplex, and f rows on its axis, a little nearer than this: nothing ties."""
+    m, away = n - f, (1 - 1e-9) * math.sqrt(square)
     side = math.sqrt(m / (m - 1))
-    honest = [[side * ((i == j) - 1 / m) for j in range(m)] + [0.0] for i in range(m)]
-    return [[0.0] * m + [away]] * f + honest
+    simplex = [[side * ((i == j) - 1 / m) for j in range(m)] + [0.0] for i in range(m)]
+    return [[0.0] * m + [away]] * f + simplex
 
 
 def trimmed_mean_in_buckets(n: int, f: int, s: int) -> Rows:
@@ -101,7 +156,7 @@ def trimmed_mean_in_buckets(n: int, f: int, s: int) -> Rows:
 
 
 def median_in_buckets(n: int, f: int, s: int) -> Rows:
-    """As `trimmed_mean_in_buckets`, with as many far buckets as move the median; s divides n."""
+    """As for the trimmed mean, with as many far buckets as move the median; s divides n."""
     return _in_buckets(n, f, s, honest_needed(math.ceil(n / s), f))
 
 

@@ -22,8 +22,8 @@ class Constant(NamedTuple):
       attained: whether some known input attains it at (n, f); None for nowhere.
       note: further conditions of the proof.
       input: the rows that attain it where `attained` says so, the first f of them Byzantine.
-      least: what every constant of this form is at least, by an input; None if only the bound on
-        all rules is known, or if it is attained.
+      least: what every constant of this form is at least, by that input, if it is not attained.
+      least_text: its formula.
     """
 
     rule: str
@@ -37,6 +37,7 @@ class Constant(NamedTuple):
     note: str = ""
     input: Callable[[int, int], Rows] | None = None
     least: Callable[[int, int], float] | None = None
+    least_text: str = ""
 
 
 # --- formulas ------------------------------------------------------------------------------------
@@ -191,6 +192,7 @@ _OF_PAPER = {"neighbors": "n-f-2", "squared": True}
 _STAR = {"neighbors": "n-f-1", "squared": True}
 _PLAIN = {"neighbors": "n-f-1", "squared": False}
 _MINIMIZER = {"iterations": None}
+_LEAST_KRUM = "2mk/((m-1)(k-f+1)) - 1, m = n-f, k neighbours"
 _SMOOTHING = "up to the smoothing"
 _PIVOT = "if the pivot is honest"
 _DELTA = "Δ = min(2√(n-f), √d), here 2√(n-f)"
@@ -268,6 +270,8 @@ KAPPA = (
         options={"mode": "mid"},
         attained=_with_liars_among_odd,
         input=inputs.half_nearest_to_median,
+        least=inputs.least_of_half,
+        least_text="the same for odd n, by its input for even n",
     ),
     Constant(
         "aksel",
@@ -286,6 +290,9 @@ KAPPA = (
         "derived",
         "T3r",
         options={"mode": "radius"},
+        input=inputs.within_radius,
+        least=inputs.least_within_radius,
+        least_text="that of mode='mid' for odd n, by its input for even n",
     ),
     Constant(
         "krum",
@@ -312,6 +319,9 @@ KAPPA = (
         "T7a",
         options={**_OF_PAPER, "m": 1},
         needs=(2, 3),
+        input=inputs.simplex_beside_krum,
+        least=inputs.least_of_krum(2),
+        least_text=_LEAST_KRUM,
     ),
     Constant(
         "krum",
@@ -320,6 +330,9 @@ KAPPA = (
         "derived",
         "T7a",
         options={**_STAR, "m": 1},
+        input=inputs.simplex_beside_krum_star,
+        least=inputs.least_of_krum(1),
+        least_text=_LEAST_KRUM,
     ),
     Constant(
         "krum",
@@ -401,6 +414,7 @@ KAPPA = (
         "T12",
         input=inputs.simplex_beside,
         least=_least_medoid,
+        least_text="the same less 1",
     ),
     Constant(
         "bulyan",

@@ -28,8 +28,8 @@ MUTANTS = [
     Mutant(
         "constants: nearest neighbours in front of a rule lose the 1 in kappa + 1",
         "byzjax/theory/constants.py",
-        "return 8 * f / (n - f) * (kappa + 1)",
-        "return 8 * f / (n - f) * kappa",
+        "return 4 * f / (n - f) * (kappa + 1)",
+        "return 4 * f / (n - f) * kappa",
         'tests/test_theory.py -k "published_values"',
     ),
     Mutant(
@@ -83,10 +83,10 @@ MUTANTS = [
         'tests/test_theory.py -k "moments and sparse"',
     ),
     Mutant(
-        "comparison: bounds that are attained everywhere are said to be so for few workers",
+        "comparison: bounds that are attained everywhere are said to be so for odd n",
         "byzjax/theory/comparison.py",
-        '("" if everywhere else " for n <= 2f + 2")',
-        '(" for n <= 2f + 2" if everywhere else "")',
+        '("" if even else " for odd n")',
+        '(" for odd n" if even else "")',
         'tests/test_theory.py -k "page_is_what"',
     ),
     # --- contracts ---------------------------------------------------------------------------
