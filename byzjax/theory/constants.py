@@ -9,7 +9,7 @@ from byzjax import rules
 from byzjax._checks import static_int
 from byzjax._mistakes import listed, nearest
 from byzjax.theory import table
-from byzjax.theory.inputs import honest_needed
+from byzjax.theory._inputs import honest_needed
 from byzjax.theory.table import Constant
 
 KINDS = {

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from byzjax.facts import FACTS, inequality
-from byzjax.theory import inputs, table
+from byzjax.theory import _inputs as inputs
+from byzjax.theory import table
 from byzjax.theory.constants import after_nearest_neighbors, behind_bucketing, lower_bound, proved
 from byzjax.theory.table import Constant
 

@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from byzjax.theory import inputs
-from byzjax.theory.inputs import Rows, honest_needed
+from byzjax.theory import _inputs as inputs
+from byzjax.theory._inputs import Rows, honest_needed
 
 
 class Constant(NamedTuple):

@@ -132,6 +132,21 @@ def order_statistic(x, byzantine, rank=None):
     return lie(x, byzantine, good[-1 if rank is None else min(rank, len(good)) - 1])
 
 
+def pushed(x, byzantine, mode="mid", f=None, direction="plus", margin=1e-3):
+    n, s, good = len(x), int(sum(byzantine)), honest(x, byzantine)
+    sign = {"plus": 1, "minus": -1}.get(direction, np.where(good.mean(axis=0) > 0, -1, 1))
+    above = np.vstack([good * sign, np.full((s, good.shape[1]), np.inf)])
+    center = np.minimum(np.median(above, axis=0), (good * sign).max(axis=0)) * sign
+    count = math.ceil(n / 2) if mode == "mid" else n - (s if f is None else f)
+    nearest = sorted(good, key=lambda row: np.sum((row - center) ** 2))
+    kept = max(count - s, 0)
+    radius = np.linalg.norm(nearest[min(kept, len(good) - 1)] - center)
+    error = (np.sum(nearest[:kept], axis=0) + s * center) / count - good.mean(axis=0)
+    ahead = np.where(error * sign > 0, error, 0)
+    norm = np.linalg.norm(ahead)
+    return lie(x, byzantine, center + (1 - margin) * radius * (ahead / norm if norm else ahead))
+
+
 def anti_cge(x, byzantine, margin=1e-3):
     good = honest(x, byzantine)
     kept = max(len(good) - sum(byzantine), 1)
