@@ -165,8 +165,8 @@ def exceeds(c, n, f, d, batch, steps):
     x = search.starts(rng, batch, n, d, seed_input)
     if c.rule == "geometric_median":
         x = x[:, f:]
-    found, worst = search.largest(on_batches(c, n, f), x, steps, rng)
-    assert found <= c.value(n, f) * (1 + 1e-6), (name_of(c), n, f, d, worst.tolist())
+    largest, worst = search.largest(on_batches(c, n, f), x, steps, rng)
+    assert largest <= c.value(n, f) * (1 + 1e-6), (name_of(c), n, f, d, worst.tolist())
 
 
 @pytest.mark.parametrize("c", LIMITED, ids=name_of)

@@ -145,7 +145,18 @@ Please name the version of byzjax as well; the constants that others proved are 
 
 
 def status(c: Constant) -> str:
-    """Whether an input attains it: `"exact"`, `"exact for odd n"`, or an empty string."""
+    """Whether an input attains a constant.
+
+    Args:
+      c: the constant.
+
+    Returns:
+      `"exact"`, `"exact for odd n"`, or an empty string.
+
+    Example:
+      >>> status(table.KAPPA[0])
+      'exact'
+    """
     if c.attained is None:
         return ""
     odd, even = c.attained(25, 5), c.attained(24, 5)
