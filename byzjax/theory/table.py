@@ -376,7 +376,7 @@ KAPPA = (
         "4f/(n-f) (1 + f/(n-2f))²",
         lambda n, f: 4 * f / (n - f) * _share(n, f) ** 2,
         "unchecked",
-        "Farhadkhani, Guerraoui, Gupta, Hoang, Pinot, Stephan 2023",
+        "Allouah, Guerraoui, Gupta, Pinot, Stephan 2023",
         note=_EIGENVALUE,
     ),
     Constant(
