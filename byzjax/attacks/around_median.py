@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from byzjax import stacked
 from byzjax._checks import one_of, static_int
@@ -25,15 +26,16 @@ def pushed(
 ) -> PyTree:
     r"""All attackers move the median, and send a point beyond it, just near enough to be selected.
 
-    $$ b = M + (1 - \epsilon) \, \rho \, w, \qquad
-       w = \frac{e_+}{\|e_+\|}, \quad e = \frac{s M + \sum_{i \in B} x_i}{c} - \mu $$
+    $$ b = u + t w, \quad w \ge 0, \qquad \|b - M\| = (1 - \epsilon) \rho $$
 
-    M is the coordinate-wise median that s attackers above it cause, an order statistic of the
-    honest updates; c the number of updates that `aksel` selects; B the c - s honest updates
-    nearest to M, and rho the distance of the next. Since b >= M, the median stays M and all
-    attackers are selected with B. e is the error that M alone would cause (`order_statistic`), with
-    the honest mean mu, and only its positive part is followed. The error grows by s/c rho in its
-    own direction: b never does less than M. Without honest workers, b = 0. Cost: O(nd).
+    M is the coordinate-wise median that s attackers above it cause, and u the least b that causes
+    it, both order statistics of the honest updates (u = M for odd n); of the c updates that `aksel`
+    selects, c - s are honest, those nearest to M, and rho is the distance of the next: all
+    attackers are selected with them. The unit vector w is along the positive part of the error that
+    u alone causes, along that of M less the honest mean, or along (1, ..., 1). These three and the
+    two `order_statistic`s, of rank ceil(n / 2) and the largest, are compared by the distance of
+    Aksel's result to the honest mean, and the most damaging is sent. Without honest workers, b = 0.
+    Cost: O(nd), that of five medians.
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
@@ -67,28 +69,53 @@ def pushed(
     one_of("direction", direction, ("plus", "minus", "against"))
     n, liars = len(byzantine), jnp.sum(byzantine, dtype=jnp.int32)
     count = (n + 1) // 2 if mode == "mid" else n - (liars if f is None else static_int("f", f))
+    rows = jax.tree.map(wide, updates)
     mean = _rows.honest_mean(updates, byzantine)
     sign = jax.tree.map(lambda mu: _sign(mu, direction), mean)
-    center = jax.tree.map(lambda x, s: _moved_median(x, byzantine, s), updates, sign)
+    low, high, top = (
+        jax.tree.map(lambda x, s, k=k: _statistic(x, byzantine, s, k), rows, sign)
+        for k in ((n + 1) // 2, n // 2 + 1, n)
+    )
+    center = jax.tree.map(lambda a, b: a / 2 + b / 2, low, high)
 
-    away = stacked.squared_distances(jax.tree.map(wide, updates), _rows.only(center))
+    away = stacked.squared_distances(rows, _rows.only(center))
     away = jnp.where(byzantine, jnp.inf, away)
-    place = ranks(away)
-    kept = jnp.maximum(count - liars, 0)
+    place, kept = ranks(away), jnp.maximum(count - liars, 0)
     reach = (place <= jnp.minimum(kept, n - liars - 1)) & jnp.isfinite(away)
-    radius = root(jnp.max(jnp.where(reach, away, 0)))
+    square = ((1 - margin) ** 2) * jnp.max(jnp.where(reach, away, 0))
 
-    share = 1 / jnp.asarray(count, away.dtype)
-    weights = jnp.where(~byzantine & (place < kept), share, 0)
-    total = stacked.weighted_sum(jax.tree.map(wide, updates), weights)
-    share = liars.astype(away.dtype) * share
+    each = 1 / jnp.asarray(count, away.dtype)
+    total = _row(rows, jnp.where(~byzantine & (place < kept), each, 0))
+    share = liars.astype(away.dtype) * each
+    error = _rows.plus(_rows.plus(total, share, high), -1, mean)
+    ahead = [error, _rows.plus(center, -1, mean), sign]
+    gap = _rows.plus(high, -1, center)
 
-    def ahead(of_chosen: jax.Array, m: jax.Array, mu: jax.Array, s: jax.Array) -> jax.Array:
-        error = of_chosen[None] + share.astype(m.dtype) * m - mu
-        return s * jnp.maximum(s * error, 0)
+    def pushed_along(direction: PyTree) -> PyTree:
+        unit = _rows.unit(jax.tree.map(lambda v, s: s * jnp.maximum(s * v, 0), direction, sign))
+        along = stacked.inner_products(gap, _rows.only(unit))[0]
+        room = square - stacked.squared_norms(gap)[0]
+        length = root(jnp.maximum(along**2 + room, 0)) - along
+        return _rows.plus(high, jnp.maximum(length, 0), unit)
 
-    unit = _rows.unit(jax.tree.map(ahead, total, center, mean, sign))
-    return _rows.replace(updates, byzantine, _rows.plus(center, (1 - margin) * radius, unit))
+    candidates = [*map(pushed_along, ahead), low, top]
+    tried = jax.tree.map(lambda *leaves: jnp.stack(leaves), *candidates)
+
+    def damage(row: PyTree) -> jax.Array:
+        sent = _rows.replace(rows, byzantine, row)
+        to_median = stacked.rowwise(order.squares_to_median, sent)
+        chosen = jnp.where(ranks(to_median) < count, each, 0)
+        moved = _rows.plus(mean, -1, _row(sent, chosen))
+        value = stacked.squared_norms(moved)[0]
+        return jnp.where(jnp.isfinite(value), value, -1)
+
+    best = jnp.argmax(lax.map(damage, tried))
+    lie = jax.tree.map(lambda leaf: jnp.where(jnp.all(byzantine), 0, leaf[best]), tried)
+    return _rows.replace(updates, byzantine, lie)
+
+
+def _row(rows: PyTree, weights: jax.Array) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf[None], stacked.weighted_sum(rows, weights))
 
 
 def _sign(mean: jax.Array, direction: str) -> jax.Array:
@@ -97,15 +124,10 @@ def _sign(mean: jax.Array, direction: str) -> jax.Array:
     return jnp.full_like(mean, 1 if direction == "plus" else -1)
 
 
-def _moved_median(x: jax.Array, byzantine: jax.Array, sign: jax.Array) -> jax.Array:
-    """The median `[1, ...]` if all attackers are above it, or below it where the sign is -1."""
-    n = x.shape[0]
-    up = wide(x) * sign
-    hidden = _rows.column(byzantine, x)
-    most = jnp.max(jnp.where(hidden, -jnp.inf, up), axis=0)
-    middle = [
-        jnp.minimum(order.kth(jnp.where(hidden, jnp.inf, up), k), most)
-        for k in ((n + 1) // 2, n // 2 + 1)
-    ]
-    value = middle[0] / 2 + middle[1] / 2
+def _statistic(x: jax.Array, byzantine: jax.Array, sign: jax.Array, rank: int) -> jax.Array:
+    """The honest value `[1, ...]` of a rank, times a sign; the largest, if there are fewer."""
+    hidden, up = _rows.column(byzantine, x), x * sign
+    value = jnp.max(jnp.where(hidden, -jnp.inf, up), axis=0)
+    if rank < x.shape[0]:
+        value = jnp.minimum(value, order.kth(jnp.where(hidden, jnp.inf, up), rank))
     return jnp.where(jnp.all(byzantine), 0, value)[None] * sign

@@ -1,5 +1,7 @@
 """The figure of docs/kappa.md: kappa of every rule against f/n."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -8,7 +10,7 @@ from byzjax import theory
 from experiments.report import panels
 
 N = 101
-EXACT: dict[str, dict[str, str]] = {
+EXACT: dict[str, dict[str, Any]] = {
     "trimmed_mean": {},
     "median": {},
     "geometric_median": {},
@@ -31,7 +33,7 @@ def figure(table: pd.DataFrame) -> Figure:
     f = np.arange(1, (N - 1) // 2 + 1)
     for place, (name, options) in enumerate(EXACT.items()):
         rule = name.partition(",")[0]
-        values = [theory.proved("kappa", rule, N, int(k), **options) for k in f]
+        values = np.array([theory.proved("kappa", rule, N, int(k), **options) for k in f])
         aksel = rule == "aksel"
         ax.plot(
             *(f / N, values),

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from byzjax import attacks, theory
 from byzjax.theory import Estimate
 from experiments.analysis.theory.rules import (
+    FEWER_STEPS,
     FORMS,
     SEARCHED,
-    STEPS,
     TRUSTED,
     Form,
     is_exact,
@@ -291,7 +291,7 @@ def kappa(sizes: Sizes) -> Iterator[Task]:
         form = SEARCHED[name]
         if f > form.most_faults(n) or ((n, f) in REST and not is_exact(name, n, f)):
             continue
-        steps = STEPS.get(name, 1200)
+        steps = FEWER_STEPS.get(name, 2000)
         described = {
             "part": "kappa",
             "rule": name,

@@ -23,8 +23,11 @@ def acceptance(folder: Folder) -> str:
     """Measured and computed errors under attacks of increasing strength."""
     errors = pd.read_csv(folder / "acceptance.csv")
     wide = errors.pivot(index=["setting", "rule", "attack"], columns="n", values="error")
-    rows = errors[["setting", "rule", "attack"]].drop_duplicates().itertuples(index=False)
-    lines = [_line(*row, wide.loc[tuple(row)]) for row in rows]
+    rows = errors[["setting", "rule", "attack"]].drop_duplicates()
+    lines = [
+        _line(at, rule, attack, wide.xs((at, rule, attack)))
+        for at, rule, attack in zip(rows.setting, rows.rule, rows.attack)
+    ]
     computed = {
         ("aksel", "order_statistic, computed for d → ∞"): growth.of_aksel,
         ("aksel", "pushed along (1, ..., 1), computed"): growth.of_pushed,

@@ -76,12 +76,11 @@ def acceptance(table: pd.DataFrame) -> Figure:
     _plain_ticks(axes, (5, 10, 25, 50, 100, 200, 400))
     said = "Liars pushed beyond the median, or at an order statistic (blue, and the median)"
     panels.head(figure, f"{said}; Gaussian, d = {table['d'].iloc[0]}")
-    crosses = {"marker": "x", "linestyle": "", "markersize": 8}
     panels.below(
         figure,
         [
             *(panels.handle(name, look) for name, look in looks.items()),
-            Line2D([], [], color="tab:red", label="white box", **crosses),
+            Line2D([], [], color="tab:red", marker="x", linestyle="", label="white box"),
             Line2D([], [], color="0.45", linestyle=":", label="computed as d grows"),
             Line2D([], [], color="0.45", linestyle=_DASHED, label="2√(2 ln m), m = (n+1)/2"),
         ],
