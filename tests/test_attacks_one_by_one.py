@@ -112,9 +112,9 @@ def test_pushed_is_never_weaker_than_the_order_statistic(mode):
                 byzantine = np.isin(np.arange(n), rng.choice(n, f, replace=False))
                 pushed = oracles.pushed(x, byzantine, mode=mode)
                 for rank in (None, (n + 1) // 2):
-                    still = oracles.order_statistic(x, byzantine, rank=rank)
+                    of_rank = oracles.order_statistic(x, byzantine, rank=rank)
                     ours, theirs = (
-                        distance_of_aksel(sent, byzantine, mode) for sent in (pushed, still)
+                        distance_of_aksel(sent, byzantine, mode) for sent in (pushed, of_rank)
                     )
                     assert ours >= theirs * (1 - 1e-9), (n, f, d, rank)
                 gains.append(ours / theirs)
