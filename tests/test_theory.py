@@ -306,6 +306,19 @@ def test_the_search_attains_what_can_be_attained(name, options, n, f):
     assert max(loop_of_ratios(exact, worst.updates, f)) == pytest.approx(worst.kappa, rel=1e-6)
 
 
+def test_a_trusted_row_is_in_every_set():
+    for trusted in (None, 0, 4):
+        subsets = np.asarray(kappa._subsets(5, 2, trusted))
+        assert len(subsets) == (10 if trusted is None else 6)
+        assert trusted is None or subsets[:, trusted].all()
+    assert np.asarray(kappa._subsets(30, 9, 3)).tolist() == [[1.0] * 21 + [0.0] * 9]
+    assert np.asarray(kappa._subsets(30, 9, 29)).tolist() == [[0.0] * 9 + [1.0] * 21]
+    with pytest.raises(
+        ValueError, match=r"needs 0 <= trusted < n; got trusted=5, n=5\.$"
+    ):
+        theory.kappa_search(byzjax.median, n=5, f=1, trusted=5)
+
+
 def test_a_search_leaves_the_process_as_it_was():
     before = jnp.zeros(1).dtype
     worst = theory.kappa_search(byzjax.mean, n=5, f=2, restarts=10, steps=600)

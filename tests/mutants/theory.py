@@ -53,6 +53,41 @@ MUTANTS = [
         "below = n // 2",
         'tests/test_theory.py -k "epsilon_is_attained"',
     ),
+    Mutant(
+        "constants: behind bucketing the last bucket counts as a full one",
+        "byzjax/theory/constants.py",
+        "return m * ((kept - 1) / s + 1 / last) / kept**2 - 1",
+        "return m * ((kept - 1) / s + 1 / s) / kept**2 - 1",
+        'tests/test_kappas.py -k "bucketing"',
+    ),
+    Mutant(
+        "constants: lambda does not follow from kappa",
+        "byzjax/theory/constants.py",
+        "values.append(lambda_of_kappa(kappa, n, f))",
+        "values.append(kappa)",
+        'tests/test_kappas.py -k "lambda_follows"',
+    ),
+    Mutant(
+        "table: the kappa of the least diameter forgets that two rows are alone",
+        "byzjax/theory/table.py",
+        "return f * (5 * f + 3) / (f + 1)",
+        "return f * (5 * f + 2) / (f + 1)",
+        'tests/test_kappas.py -k "attains_kappa and minimum_diameter"',
+    ),
+    Mutant(
+        "inputs: the rows between are at the mean of the others",
+        "byzjax/theory/_inputs.py",
+        "(-f / (f + q), n - 2 * f - q), (0, q))",
+        "(-f / (n - f), n - 2 * f - q), (0, q))",
+        'tests/test_kappas.py -k "attains_kappa and n-f"',
+    ),
+    Mutant(
+        "kappa: a trusted row may be a liar",
+        "byzjax/theory/kappa.py",
+        "chosen = [rows for rows in chosen if trusted in (None, *rows)]",
+        "chosen = list(chosen)",
+        'tests/test_theory.py -k "trusted"',
+    ),
     # --- what is measured --------------------------------------------------------------------
     Mutant(
         "kappa: the variance is a sum over all rows",
