@@ -332,3 +332,14 @@ def test_lambda_follows_from_kappa_where_that_is_less():
     for name, facts in byzjax.facts.FACTS.items():  # a promise of this kind is a constant
         if facts.kind == "rule" and facts.promise in ("bounded", "range"):
             assert theory.proved("lambda", name, 25, 5) is not None, name
+
+
+def test_what_the_pages_say_of_the_two_forms_of_aksel():
+    near, far = (theory.proved("kappa", "aksel", 25, 5, mode=mode) for mode in ("n-f", "mid"))
+    text = " ".join((ROOT / "docs" / "choosing.md").read_text().split())
+    assert f"{near:.2f} in place of {far:.2f} at (25, 5)" in text
+    for f in range(1, 30):
+        at_limit = {
+            theory.proved("kappa", "aksel", 2 * f + 1, f, mode=mode) for mode in ("n-f", "mid")
+        }
+        assert max(at_limit) == pytest.approx(min(at_limit))

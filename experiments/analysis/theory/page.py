@@ -22,11 +22,16 @@ Folder = pathlib.Path
 def acceptance(folder: Folder) -> str:
     """Measured and computed errors under attacks of increasing strength."""
     errors = pd.read_csv(folder / "acceptance.csv")
-    wide = errors.pivot(index=["setting", "rule", "attack"], columns="n", values="error")
-    rows = errors[["setting", "rule", "attack"]].drop_duplicates()
+    sizes = sorted(errors["n"].unique())
+    groups = [
+        (str(at), str(rule), str(attack), part)
+        for at, of_setting in errors.groupby("setting", sort=False)
+        for rule, of_rule in of_setting.groupby("rule", sort=False)
+        for attack, part in of_rule.groupby("attack", sort=False)
+    ]
     lines = [
-        _line(at, rule, attack, wide.xs((at, rule, attack)))
-        for at, rule, attack in zip(rows.setting, rows.rule, rows.attack)
+        _line(at, rule, attack, pd.Series(part["error"].to_numpy(), part["n"]).reindex(sizes))
+        for at, rule, attack, part in groups
     ]
     computed = {
         ("aksel", "order_statistic, computed for d → ∞"): growth.of_aksel,
@@ -38,7 +43,7 @@ def acceptance(folder: Folder) -> str:
     first = errors["setting"].iloc[0]
     place = sum(line["liars"] == first for line in lines)
     lines[place:place] = [
-        _line(first, *name, pd.Series({n: value(n) for n in errors["n"].unique()}))
+        _line(first, *name, pd.Series({n: value(n) for n in sizes}))
         for name, value in computed.items()
     ]
     return _markdown(pd.DataFrame(lines))
