@@ -46,13 +46,16 @@ def test_the_files_hold_all_that_the_full_form_measures(part):
 
 def accepted(attack):
     table = read("acceptance")
-    return table[table["attack"] == attack].set_index(["setting", "rule", "n"])["error"]
+    table = table[table["attack"] == attack].set_index(["setting", "rule", "n"])
+    return table["error"].sort_index()
 
 
 def test_the_pushed_attack_is_the_worst():
     """At least twice what an independent computation had for the order statistic, and the same as
     its own for the pushed one, to 4 %; within 5 % of the white box; below what is proved."""
     order, pushed, climbed = map(accepted, ("order_statistic", "pushed", "white box"))
+    assert said("5 draws) agrees with it to 1 %")
+    assert (climbed / pushed[climbed.index] - 1).abs().max() < 0.011
     assert (pushed > order[pushed.index]).all()
     assert (climbed <= pushed[climbed.index] * 1.05).all()
     assert (climbed >= pushed[climbed.index] * 0.98).all()  # other draws
@@ -68,12 +71,13 @@ def test_the_pushed_attack_is_the_worst():
         assert value * 0.98 <= pushed[setting, "aksel", n] <= value * 1.05
     for n in measure.FULL.workers:
         ours = pushed["f = (n-1)/2", "aksel", n]
-        assert growth.of_pushed(n) * 0.995 <= ours <= growth.of_any_attack(n)
+        assert growth.of_pushed(n) * 0.99 <= ours <= growth.of_any_attack(n)
         assert ours <= 1.06 * growth.of_pushed(n)
-    twice = [growth.of_pushed(n) / math.sqrt(2 * math.log((n + 1) / 2)) for n in (10**9, 10**200)]
+    twice = [growth.of_pushed(n) / math.sqrt(2 * math.log((n + 1) / 2)) for n in (10**9, 10**100)]
     assert 1.8 < twice[0] < twice[1] < 2
-    limit = growth.of_any_attack(10**12) / math.sqrt(2 * math.log(10**12 / 2))
-    assert 2 < limit < 2.3
+    above = [growth.of_any_attack(n) / growth.of_pushed(n) for n in (10**2, 10**6, 10**12)]
+    assert above[0] > above[1] > above[2] > 1
+    assert above[2] < 1.05
 
 
 def test_the_acceptance_experiment():
@@ -208,7 +212,8 @@ def test_the_tables_are_what_the_files_say():
 
 
 def test_the_figures_exist():
-    shown = set(re.findall(r"\]\(theory/(\w+\.png)\)", TEXT))
+    pages = TEXT + (DOCS / "kappa.md").read_text()
+    shown = set(re.findall(r"\]\(theory/(\w+\.png)\)", pages))
     drawn = {f"{name}.png" for names in plots.FIGURES.values() for name in names}
     assert shown == drawn
     assert all((FOLDER / name).exists() for name in drawn)
@@ -249,7 +254,7 @@ def test_what_is_said_of_growth():
     assert said(f"exponent {exponential.exponent:.2f} of the logarithm from n = 51 on")
     assert exponential.low > 1
     sparse = fits["sparse, 1/n", "f = (n-1)/2, n >= 51"][0]
-    assert said(f"the error grows like √n, exponent {sparse.exponent:.2f}")
+    assert said(f"the error with the order statistic grows like √n, exponent {sparse.exponent:.2f}")
     assert sparse.low < 0.5 < sparse.high
     for (kind, setting), (_, of_logarithm) in fits.items():
         if kind == "gaussian" and setting.startswith("f = (n-1)/2"):
@@ -299,7 +304,15 @@ def test_what_is_said_of_all_rules():
             assert against["limit", n, rule] == pytest.approx(ours, rel=0.12)
     for rule in ("covariance_filter", "spectral_filter", "nearest_to_pivot"):
         assert against["limit", 25, rule] < against["limit", 25, "aksel"] / 2
-        assert page.proved_error(rule, 25, 12) is None
+        ours = page.proved_error("aksel", 25, 12)
+        theirs = page.proved_error(rule, 25, 12)
+        assert theirs is None if rule != "nearest_to_pivot" else theirs == pytest.approx(ours)
+    damage = pd.read_csv(DOCS / "worst-case" / "damage.csv")
+    at = {"data": "gaussian", "n": 25, "d": 10_000, "f": 12, "rule": "median"}
+    (errors,) = damage[
+        (damage[list(at)] == pd.Series(at)).all(axis=1) & (damage["attack"] == "gradient_attack")
+    ]["damage"]
+    assert said(f"the white-box attack moves the median by {errors / math.sqrt(13):.2f}")
     level = table[table["against"] == "d"].set_index(["rule", "d"])["error"]
     for rule in table["rule"].unique():
         assert level[rule, 100_000] == pytest.approx(level[rule, 100], rel=0.5)
@@ -342,13 +355,13 @@ def test_what_is_said_of_kappa():
         for name, part in table.groupby("rule")
         if name != "covariance_filter"
     }
-    exact = [name for name in shares if rules.is_exact(name, 11, 3) or name.startswith("bucketing")]
+    exact = [name for name in shares if rules.is_exact(name, 9, 2)]
     assert len(exact) == 12
     for name in exact:
         of_n = table[table["rule"] == name]["n"]
         odd = [s for s, n in zip(shares[name], of_n) if name != "aksel" or n % 2]
-        least = {"aksel": 15, "bucketing + trimmed_mean": 9, "minimum_eigenvalue": 25}.get(name, 25)
-        assert len(odd) >= least, name
+        least = {"aksel": 10, "bucketing + trimmed_mean": 8, "minimum_eigenvalue": 13}
+        assert len(odd) == least.get(name, 20), name
         assert min(odd) > 0.99, name
     for name in ("minimum_eigenvalue", "nearest_neighbors + trimmed_mean", "phocas"):
         assert above[name] == pytest.approx([4] * len(above[name]), rel=0.01)
@@ -366,7 +379,7 @@ def test_what_is_said_of_kappa():
                 if "median" in name
                 else 4 * f / (n - 2 * f)
             )
-            assert value <= conjecture * (1 + 1e-6)
+            assert value <= conjecture * (1 + 1e-4)
     assert min(shares["nearest_neighbors + median"]) > 0.59
     even = [
         v / theory.proved("kappa", "aksel", n, f)
@@ -420,7 +433,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     command = ["--quick", "--part", "acceptance", "--results", str(tmp_path / "results")]
     assert run.main([*command, "--out", str(tmp_path / "out")]) == 0
     made = pd.read_csv(tmp_path / "out" / "acceptance.csv")
-    assert list(made["rule"]) == ["aksel", "median"]
+    assert list(made["rule"]) == ["aksel", "aksel", "median"]
     assert (tmp_path / "out" / "acceptance.png").exists()
     capsys.readouterr()
     before = (tmp_path / "results" / "theory-quick" / "acceptance.csv").read_bytes()

@@ -118,6 +118,11 @@ def is_exact(name: str, n: int, f: int) -> bool:
     return any(c.attained is not None and c.attained(n, f) for c in constants_of(name, n, f))
 
 
+def is_quick(name: str, n: int, f: int) -> bool:
+    """Whether it is searched at all pairs: forms with an exact constant, except for all subsets."""
+    return name != "minimum_eigenvalue" and is_exact(name, n, f)
+
+
 # Steps of the search for the worst input, for rules where 2,000 would take minutes.
 FEWER_STEPS = {"geometric_median": 600, "minimum_eigenvalue": 300, "covariance_filter": 300}
 
