@@ -185,7 +185,7 @@ FACTS: dict[str, Facts] = {
         breakdown="n > 2f",
         full=True,
         promise="bounded",
-        reference="Farhadkhani, Guerraoui, Gupta, Hoang, Pinot, Stephan 2023 (SMEA)",
+        reference="Allouah, Guerraoui, Gupta, Pinot, Stephan 2023 (SMEA)",
         note="at most 100,000 subsets",
     ),
     "covariance_filter": Facts(
@@ -237,7 +237,7 @@ FACTS: dict[str, Facts] = {
         breakdown="n > 2f",
         full=True,
         promise="finite",
-        reference="Zhao, Wan, Zhou, Guo, Zhu 2024",
+        reference="Zhao, Yu, Wan 2024",
         takes_f=False,
     ),
     "centered_clip": Facts(
@@ -518,6 +518,8 @@ n workers, f faults to tolerate, d coordinates. Promises against any f rows, whe
 are ordinary input:
 
 {promises}
+
+The constants of `bounded` are the λ of [comparison.md](comparison.md), where `range` has one, too.
 
 Laws: *permutes*, the order of the workers does not matter; *shifts*, a vector added to all updates
 is added to the result; *scales*, a factor of all updates (and of hyperparameters in their unit)

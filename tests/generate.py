@@ -67,7 +67,7 @@ def pages() -> dict[str, str]:
     from byzjax import facts
     from byzjax._numerics import table as numerics
     from byzjax.attacks import __main__ as attacks
-    from byzjax.theory import comparison
+    from byzjax.theory import comparison, exact
 
     readme = (ROOT / "README.md").read_text()
     for mark, kind in (("rules", "rule"), ("memory", "memory"), ("mixings", "mixing")):
@@ -79,6 +79,7 @@ def pages() -> dict[str, str]:
         "docs/rules.md": facts.page(),
         "docs/attacks.md": attacks.page(),
         "docs/comparison.md": comparison.page(),
+        "docs/kappa.md": exact.page(),
         "docs/numerics.md": between(numbers, "forms", numerics.table()),
     }
 

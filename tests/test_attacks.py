@@ -133,6 +133,14 @@ CASES = [
     ),
     Case("order-largest", attacks.order_statistic, oracles.order_statistic),
     Case("order-2", attacks.order_statistic, oracles.order_statistic, {"rank": 2}),
+    Case("pushed", attacks.pushed, oracles.pushed),
+    Case("pushed-n-f", attacks.pushed, oracles.pushed, {"mode": "n-f", "direction": "minus"}),
+    Case(
+        "pushed-against",
+        attacks.pushed,
+        oracles.pushed,
+        {"mode": "n-f", "f": 5, "direction": "against", "margin": 0.1},
+    ),
     Case(
         "fang_krum",
         attacks.fang_krum,
@@ -221,7 +229,7 @@ CASES += [
 SIZES = [(12, 4), (12, 1), (25, 11)]  # n, and the number of attackers
 FIRST = [SIZES[0], *[pytest.param(*size, marks=[pytest.mark.slow]) for size in SIZES[1:]]]
 # Another n is compiled again; by default only for attacks that sort, rank or measure rows.
-AT_25 = {"min_max-std", "order-2", "anti_cge", "fang_krum"}
+AT_25 = {"min_max-std", "order-2", "pushed", "anti_cge", "fang_krum"}
 
 
 def test_every_attack_has_a_case():

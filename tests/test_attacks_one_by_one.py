@@ -95,6 +95,57 @@ def test_anti_cge_is_kept():
     assert np.asarray(rule(out)) @ honest < np.asarray(rule(x)) @ honest
 
 
+def distance_of_aksel(rows, byzantine, mode):
+    mean = rows[~byzantine].mean(axis=0)
+    return np.linalg.norm(oracles.aksel(rows, byzantine.sum(), mode=mode) - mean)
+
+
+@pytest.mark.parametrize("mode", ["mid", "n-f"])
+def test_pushed_is_never_weaker_than_the_order_statistic(mode):
+    """Against Aksel, for even and odd n, few and many coordinates, skewed values and large ones."""
+    rng = np.random.default_rng(5)
+    gains = []
+    for n in (3, 4, 7, 8, 11, 12, 25):
+        for f in range(1, (n - 1) // 2 + 1):
+            for d in (1, 3, 30):
+                x = rng.normal(size=(n, d)) ** rng.choice([1, 3]) * 10.0 ** rng.integers(-3, 4)
+                byzantine = np.isin(np.arange(n), rng.choice(n, f, replace=False))
+                pushed = oracles.pushed(x, byzantine, mode=mode)
+                for rank in (None, (n + 1) // 2):
+                    of_rank = oracles.order_statistic(x, byzantine, rank=rank)
+                    ours, theirs = (
+                        distance_of_aksel(sent, byzantine, mode) for sent in (pushed, of_rank)
+                    )
+                    assert ours >= theirs * (1 - 1e-9), (n, f, d, rank)
+                gains.append(ours / theirs)
+    assert np.median(gains) > 1.5
+
+
+@pytest.mark.parametrize(
+    ("n", "f", "mode", "direction"),
+    [
+        (12, 4, "mid", "plus"),
+        (11, 5, "n-f", "against"),
+        pytest.param(12, 4, "n-f", "minus", marks=pytest.mark.slow),
+        pytest.param(11, 5, "mid", "minus", marks=pytest.mark.slow),
+        pytest.param(12, 4, "mid", "against", marks=pytest.mark.slow),
+    ],
+)
+def test_pushed_is_selected_and_moves_the_median_as_far_as_it_can_be(n, f, mode, direction):
+    x, byzantine = drawn(3, n, f, 20)
+    lied = compiled(attacks.pushed, mode=mode, direction=direction)(x, byzantine)
+    lied = np.asarray(lied, np.float64)
+    good = lied[~byzantine]
+    sign = {"plus": 1, "minus": -1, "against": -np.sign(good.mean(axis=0))}[direction]
+    farthest = np.median(np.vstack([good * sign, np.full((f, 20), np.inf)]), axis=0)
+    np.testing.assert_allclose(oracles.median(lied), farthest * sign, rtol=1e-5)
+    away = np.sum((lied - oracles.median(lied)) ** 2, axis=1)
+    count = (n + 1) // 2 if mode == "mid" else n - f
+    assert np.sum(away < away[byzantine].max()) < count
+    beyond = np.sort(away[~byzantine])[count - f]  # the nearest that the liars displace
+    np.testing.assert_allclose(away[byzantine], beyond * 0.999**2, rtol=1e-5)
+
+
 def test_hidden_vulnerability_counts_coordinates_through_leaves():
     updates = {"a": np.zeros((3, 2, 2), np.float32), "b": np.zeros((3, 3), np.float32)}
     byzantine = np.array([False, False, True])

@@ -2,6 +2,7 @@
 
 from byzjax._deprecated import renamed as _renamed
 from byzjax.attacks.adaptive import default_starts, gradient_attack, strongest
+from byzjax.attacks.around_median import pushed
 from byzjax.attacks.bounded import min_max, min_sum
 from byzjax.attacks.data import add_trigger, flip_labels
 from byzjax.attacks.dissensus import dissensus
@@ -52,6 +53,7 @@ __all__ = [
     "non_finite",
     "omniscient",
     "order_statistic",
+    "pushed",
     "relocated",
     "reversed_gradient",
     "rotating",

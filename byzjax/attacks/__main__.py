@@ -13,6 +13,7 @@ SECTIONS = {
     "From honest statistics": "statistical",
     "Bounded by honest distances": "bounded",
     "Against one rule": "targeted",
+    "Against rules around the median": "around_median",
     "Against the deployed rule": "adaptive",
     "Over time": "over_time",
     "On gossip": "dissensus",

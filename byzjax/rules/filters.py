@@ -66,8 +66,8 @@ def nearest_to_pivot(
     ties to the lower index. In peer-to-peer learning the pivot is the worker's own update.
 
     Requirement: n >= 2f + 1. Breakdown: n > 2f, if the pivot is honest.
-    Promise: if the pivot is honest, the distance to the honest mean is at most twice the honest
-    diameter. Cost: O(nd).
+    Promise: if the pivot is honest, the distance to the honest mean is at most 2 f / (n - f) times
+    the honest diameter. Cost: O(nd).
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.

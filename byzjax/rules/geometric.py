@@ -177,8 +177,8 @@ def huber(updates: PyTree, *, threshold: float, axis_name: str | None = None) ->
       >>> byzjax.huber(jnp.array([[0.0], [1.0], [90.0]]), threshold=2.0)
       Array([1.5], dtype=float32)
 
-    Reference: Zhao, Wan, Zhou, Guo and Zhu, A Huber Loss Minimization Approach to Byzantine Robust
-    Federated Learning, AAAI 2024 (arXiv:2308.12581).
+    Reference: Zhao, Yu and Wan, A Huber Loss Minimization Approach to Byzantine Robust Federated
+    Learning, AAAI 2024 (doi:10.1609/aaai.v38i19.30181).
     """
     stacked.num_workers(updates)
     stacked.check(updates)

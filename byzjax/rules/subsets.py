@@ -112,9 +112,8 @@ def minimum_eigenvalue(updates: PyTree, *, f: int, axis_name: str | None = None)
       >>> byzjax.minimum_eigenvalue(updates, f=1)
       Array([0.5, 0.5], dtype=float32)
 
-    Reference: Farhadkhani, Guerraoui, Gupta, Hoang, Pinot and Stephan, Robust Collaborative
-    Learning with Linear Gradient Overhead, ICML 2023, and Allouah et al., On the
-    Privacy-Robustness-Utility Trilemma in Distributed Learning, ICML 2023 (arXiv:2302.04787).
+    Reference: Allouah, Guerraoui, Gupta, Pinot and Stephan, On the Privacy-Robustness-Utility
+    Trilemma in Distributed Learning, ICML 2023 (arXiv:2302.04787), "SMEA".
     """
     n, f = enough_workers("minimum_eigenvalue", updates, f)
     count = math.comb(n, f)

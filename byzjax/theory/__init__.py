@@ -8,6 +8,7 @@ from byzjax.theory.constants import (
     KINDS,
     after_adaptive_clipping,
     after_nearest_neighbors,
+    behind_bucketing,
     constants,
     eta_of_kappa,
     lambda_of_kappa,
@@ -24,7 +25,7 @@ from byzjax.theory.errors import (
     estimate,
     selection_probability,
 )
-from byzjax.theory.kappa import Worst, kappa_search
+from byzjax.theory.kappa import Worst, kappa_search, worst_input
 from byzjax.theory.table import TAGS, Constant
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "after_adaptive_clipping",
     "after_nearest_neighbors",
     "angular_error",
+    "behind_bucketing",
     "breakdown_search",
     "constants",
     "efficiency",
@@ -55,6 +57,7 @@ __all__ = [
     "selection_probability",
     "sine_of_alpha",
     "sparse",
+    "worst_input",
 ]
 
 __getattr__ = _renamed(__name__, {})

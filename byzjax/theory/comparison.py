@@ -62,24 +62,28 @@ Generated from `byzjax.facts` and `byzjax.theory`, which tests also use: `python
 
 n workers, f faults to tolerate, d coordinates. *Whole updates*: the result is a combination of
 whole updates, not one coordinate at a time. κ: ‖F - x̄‖² <= κ V for any n - f rows of mean x̄ and
-variance V, whatever the others are. η, the angular error: E ‖F - g‖ <= η √v for independent
-honest rows of mean g and total variance v, so that the sine of alpha is η √v / ‖g‖; it follows from
-κ as √κ + 1/√(n-f). Numbers are the best values proved or read for a rule with its default options;
-an empty cell means that there is none. Measurements and results of searches are in
-[theory.md](theory.md), speed in [benchmarks.md](benchmarks.md) and [published.md](published.md).
+variance V, whatever the others are. λ: ‖F - x̄‖ <= λ D for their diameter D; it follows from κ as
+√(κ (n-f-1)/(2(n-f))) where no better one is known. η, the angular error: E ‖F - g‖ <= η √v for
+independent honest rows of mean g and total variance v, so that the sine of alpha is η √v / ‖g‖; it
+follows from κ as √κ + 1/√(n-f). Numbers are the best values proved or read for a rule with its
+default options; an empty cell means that there is none. Which κ are exact: [kappa.md](kappa.md).
+Measurements and results of searches are in [theory.md](theory.md), speed in
+[benchmarks.md](benchmarks.md) and [published.md](published.md).
 
 {_table([_any_rule(), *(_cells(name, FACTS[name]) for name in names)])}
 
 ## Constants
 
 {tags}. Tests enforce constants that are {" or ".join(HELD)}. {hidden} more are only from memory;
-they are in `byzjax.theory.table` and are not quoted here. T1 to T13 are proved in
-[bounds.md](bounds.md).
+they are in `byzjax.theory.table` and are not quoted here. T1 to T14 are proved in
+[bounds.md](bounds.md); [kappa.md](kappa.md) says which κ are exact.
 
 {sections}
 ### After a mixing
 
-* `nearest_neighbors`: (8f/(n-f)) (κ + 1) with κ of the rule after it; T9.
+* `nearest_neighbors`: (4f/(n-f)) (κ + 1) with κ of the rule after it, half of what is
+  published; T9.
+* `bucketing`, trimmed mean or median after it: T14, exact; [kappa.md](kappa.md).
 * `adaptive_clipping`: κ + 2f/(n-2f); read in a text that cites Allouah, Guerraoui, Gupta,
   Jellouli, Rizk, Stephan 2025.
 """
@@ -89,6 +93,7 @@ def _any_rule() -> dict[str, str]:
     cells = {"": "any rule", "time": "at least nd", "for": "n >= 2f + 1", "withstands": "n > 2f"}
     cells |= {"whole updates": "", "κ": "at least f/(n-2f)"}
     cells |= {f"κ {at}": f">= {lower_bound('kappa', *at):.3g}" for at in AT}
+    cells |= {f"λ {at}": f">= {lower_bound('lambda', *at):.3g}" for at in AT}
     return cells | {f"η {at}": "" for at in AT}
 
 
@@ -104,6 +109,8 @@ def _cells(name: str, facts: Facts) -> dict[str, str]:
     }
     for n, f in AT:
         cells[f"κ ({n}, {f})"] = _number(proved("kappa", name, n, f))
+    for n, f in AT:
+        cells[f"λ ({n}, {f})"] = _number(proved("lambda", name, n, f))
     for n, f in AT:
         cells[f"η ({n}, {f})"] = _number(eta(name, n, f))
     return cells
@@ -130,10 +137,8 @@ def _section(kind: str) -> str:
 def _note(c: Constant) -> str:
     if c.attained is None:
         return c.note
-    everywhere = c.attained(25, 5)
-    return "; ".join(
-        filter(None, [c.note, "attained" + ("" if everywhere else " for n <= 2f + 2")])
-    )
+    even = c.attained(24, 5)
+    return "; ".join(filter(None, [c.note, "attained" + ("" if even else " for odd n")]))
 
 
 def _number(value: float | None) -> str:

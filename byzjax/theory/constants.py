@@ -9,6 +9,7 @@ from byzjax import rules
 from byzjax._checks import static_int
 from byzjax._mistakes import listed, nearest
 from byzjax.theory import table
+from byzjax.theory._inputs import honest_needed
 from byzjax.theory.table import Constant
 
 KINDS = {
@@ -90,7 +91,8 @@ def proved(
       **options: hyperparameters that differ from the rule's defaults.
 
     Returns:
-      The smallest, or the largest threshold; None if there is none.
+      The smallest, or the largest threshold; None if there is none. For `"lambda"`, also what
+      follows from kappa by `lambda_of_kappa`.
 
     Raises:
       ValueError: there is no such kind or rule, or n or f is out of range.
@@ -103,6 +105,11 @@ def proved(
       True
     """
     values = [c.value(n, f) for c in constants(kind, rule, n, f, tags=tags, **options)]
+    if (
+        kind == "lambda"
+        and (kappa := proved("kappa", rule, n, f, tags=tags, **options)) is not None
+    ):
+        values.append(lambda_of_kappa(kappa, n, f))
     best = max if kind == "threshold" else min
     return best(values) if values else None
 
@@ -215,7 +222,10 @@ def sine_of_alpha(eta: float, *, d: int, sigma: float, norm: float) -> float:
 
 
 def after_nearest_neighbors(kappa: float, n: int, f: int) -> float:
-    r"""The kappa of a rule after `nearest_neighbors`, $\frac{8 f}{n - f} (\kappa + 1)$.
+    r"""The kappa of a rule after `nearest_neighbors`, $\frac{4 f}{n - f} (\kappa + 1)$.
+
+    Half of the factor 8 f / (n - f) that is published. With the trimmed mean it is 4 f / (n - 2 f),
+    which is attained.
 
     Args:
       kappa: that of the rule alone, at (n, f).
@@ -227,11 +237,12 @@ def after_nearest_neighbors(kappa: float, n: int, f: int) -> float:
 
     Example:
       >>> after_nearest_neighbors(1.0, 9, 1)
-      2.0
+      1.0
 
-    Reference: docs/bounds.md, T9; Allouah et al., AISTATS 2023 (arXiv:2302.01772).
+    Reference: derived, docs/bounds.md, T9; with the factor 8, Allouah et al., AISTATS 2023
+    (arXiv:2302.01772).
     """
-    return 8 * f / (n - f) * (kappa + 1)
+    return 4 * f / (n - f) * (kappa + 1)
 
 
 def after_adaptive_clipping(kappa: float, n: int, f: int) -> float:
@@ -253,6 +264,50 @@ def after_adaptive_clipping(kappa: float, n: int, f: int) -> float:
     Robust Federated Learning, ICLR 2025 (arXiv:2405.14432), as quoted elsewhere.
     """
     return kappa + 2 * lower_bound("kappa", n, f)
+
+
+def behind_bucketing(rule: str, n: int, f: int, /, *, s: int) -> float:
+    r"""The kappa of the trimmed mean or the median after `bucketing`, for the worst permutation.
+
+    With $b = \lceil n/s \rceil$ buckets, if s divides n,
+
+    $$ \kappa = \frac{(2 s - 1) f}{n - 2 s f} \text{ (trimmed mean)}, \qquad
+       \kappa = \frac{n - f}{s q} - 1, \quad q = \lfloor b/2 \rfloor + 1 - f
+       \text{ (median)}. $$
+
+    Both are attained. Else the last bucket is of $l = n - s (b - 1)$ rows, and that of the trimmed
+    mean is $(n - f) ((b - 2f - 1)/s + 1/l) / (b - 2f)^2 - 1$.
+
+    Args:
+      rule: `"trimmed_mean"` or `"median"`.
+      n: number of workers.
+      f: number of faults, with at least 2 f + 1 buckets.
+      s: size of a bucket.
+
+    Returns:
+      The constant of both together; it grows with s.
+
+    Raises:
+      ValueError: another rule, too few buckets, or s does not divide n (median).
+
+    Example:
+      >>> behind_bucketing("trimmed_mean", 10, 2, s=2), behind_bucketing("trimmed_mean", 10, 2, s=1)
+      (3.0, 0.3333333333333333)
+
+    Reference: derived, docs/bounds.md, T14; bucketing is that of Karimireddy, He and Jaggi, ICLR
+    2022 (arXiv:2006.09365).
+    """
+    if rule not in ("trimmed_mean", "median"):
+        raise ValueError(f"rule must be 'trimmed_mean' or 'median'; got {rule!r}.")
+    buckets, m = math.ceil(n / s), n - f
+    if buckets < 2 * f + 1:
+        raise ValueError(f"there must be 2f + 1 buckets; got ceil(n/s) = {buckets}, f={f}.")
+    if rule == "trimmed_mean":
+        kept, last = buckets - 2 * f, n - s * (buckets - 1)
+        return m * ((kept - 1) / s + 1 / last) / kept**2 - 1
+    if n % s:
+        raise ValueError(f"for the median s must divide n; got n={n}, s={s}.")
+    return m / (s * honest_needed(buckets, f)) - 1
 
 
 AFTER: Mapping[str, Callable[[float, int, int], float]] = {

@@ -4,6 +4,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from byzjax.theory import _inputs as inputs
+from byzjax.theory._inputs import Rows, honest_needed
+
 
 class Constant(NamedTuple):
     """One constant of one form of a rule.
@@ -18,6 +21,9 @@ class Constant(NamedTuple):
       needs: (a, b) of the requirement n >= a f + b.
       attained: whether some known input attains it at (n, f); None for nowhere.
       note: further conditions of the proof.
+      input: the rows that attain it where `attained` says so, the first f of them Byzantine.
+      least: what every constant of this form is at least, by that input, if it is not attained.
+      least_text: its formula.
     """
 
     rule: str
@@ -29,6 +35,9 @@ class Constant(NamedTuple):
     needs: tuple[int, int] = (2, 1)
     attained: Callable[[int, int], bool] | None = None
     note: str = ""
+    input: Callable[[int, int], Rows] | None = None
+    least: Callable[[int, int], float] | None = None
+    least_text: str = ""
 
 
 # --- formulas ------------------------------------------------------------------------------------
@@ -38,13 +47,35 @@ def _kappa_median(n: int, f: int) -> float:
     return (n - 1) / (n + 1 - 2 * f) if n % 2 else (n - 2) / (n + 2 - 2 * f)
 
 
-def _kappa_n_minus_f(n: int, f: int) -> float:
-    return 8 * f / (n + 1 - 2 * f) if n % 2 else 8 * f / (n + 2 - 2 * f)
+def _kappa_around_median(n: int, f: int) -> float:
+    return 4 * f / (n - f) * (1 + f / honest_needed(n, f))
 
 
 def _kappa_mid(n: int, f: int) -> float:
-    one = _kappa_median(n, f)
-    return (math.sqrt(one) + math.sqrt(1 + one)) ** 2
+    m, q = n - f, honest_needed(n, f)
+    if n % 2:
+        g, c = (n - 1) // 2, (n + 1) // 2
+        return (g * c + f * m) ** 2 / (c * c * g * q)
+    c = n // 2
+    of_honest = m * (c * (c + 1) - f) / (q * c * c) - 1
+    return (math.sqrt(of_honest) + f * m / (c * math.sqrt(c * q))) ** 2
+
+
+def _kappa_geometric_median(n: int, f: int) -> float:
+    return (n // 2) / (n - f - n // 2)
+
+
+def _kappa_diameter(n: int, f: int) -> float:
+    others = n - 2 * f - 1
+    if not others:
+        return f * (5 * f + 3) / (f + 1)
+    return f * (2 * f + 3 + f / others) / (n - f)
+
+
+def _kappa_bulyan(n: int, f: int) -> float:
+    one = _kappa_median(n - 2 * f, f)
+    a = (math.sqrt(one) + math.sqrt(1 + one)) ** 2
+    return (a * (n - f) + 2 * f) / (n - 3 * f)
 
 
 def _kappa_radius(n: int, f: int) -> float:
@@ -74,6 +105,17 @@ def _kappa_krum(neighbors: int) -> Callable[[int, int], float]:
     return value
 
 
+def _kappa_krum_alone(neighbors: int) -> Callable[[int, int], float]:
+    """Of one selected row, with n - f - `neighbors` neighbours."""
+
+    def value(n: int, f: int) -> float:
+        m, honest = n - f, n - 2 * f + 1 - neighbors
+        largest = m if neighbors == 1 else math.sqrt(m * (m - 1))
+        return (largest / honest + math.sqrt((m - honest) / honest)) ** 2
+
+    return value
+
+
 def _lambda_krum(neighbors: int, power: int) -> Callable[[int, int], float]:
     """With n - f - `neighbors` neighbours and sums of distances to this power."""
 
@@ -89,11 +131,12 @@ def _delta(n: int, f: int) -> float:
 
 
 def _kappa_medoid(n: int, f: int) -> float:
-    return (((1 + math.sqrt(2)) * (n - f) + f) / (n - 2 * f)) ** 2
+    return 2 * (n - f) * (n - f - 1) / (n - 2 * f) ** 2
 
 
-def _kappa_of_ranges(n: int, f: int) -> float:
-    return 8.0 * (n - f)
+def _least_medoid(n: int, f: int) -> float:
+    """By a simplex, which needs n - f coordinates."""
+    return _kappa_medoid(n, f) - 1
 
 
 def _epsilon_median(n: int, f: int) -> float:
@@ -105,6 +148,20 @@ def _epsilon_median(n: int, f: int) -> float:
 def _epsilon_mid(n: int, f: int) -> float:
     del f
     return (n - 1) / (n + 1) if n % 2 else 1.0
+
+
+def _epsilon_geometric_median(n: int, f: int) -> float:
+    del f
+    return (n - 1) / (n + 1) if n % 2 else 1.0
+
+
+def _epsilon_medoid(n: int, f: int) -> float:
+    del f
+    return 2 * (n - 1) / n
+
+
+def _epsilon_bulyan(n: int, f: int) -> float:
+    return 4 * f / (n - 4 * f)
 
 
 def _epsilon_n_minus_f(n: int, f: int) -> float:
@@ -135,7 +192,9 @@ _OF_PAPER = {"neighbors": "n-f-2", "squared": True}
 _STAR = {"neighbors": "n-f-1", "squared": True}
 _PLAIN = {"neighbors": "n-f-1", "squared": False}
 _MINIMIZER = {"iterations": None}
+_LEAST_KRUM = "2mk/((m-1)(k-f+1)) - 1, m = n-f, k neighbours"
 _SMOOTHING = "up to the smoothing"
+_PIVOT = "if the pivot is honest"
 _DELTA = "Δ = min(2√(n-f), √d), here 2√(n-f)"
 _EIGENVALUE = "for the largest eigenvalue of the covariance in place of V"
 
@@ -145,8 +204,8 @@ def _with_liars(n: int, f: int) -> bool:
     return f > 0
 
 
-def _few_to_spare(n: int, f: int) -> bool:
-    return f > 0 and n <= 2 * f + 2
+def _with_liars_among_odd(n: int, f: int) -> bool:
+    return f > 0 and n % 2 == 1
 
 
 # --- tables --------------------------------------------------------------------------------------
@@ -159,6 +218,7 @@ KAPPA = (
         "derived",
         "T1",
         attained=_with_liars,
+        input=inputs.median,
     ),
     Constant(
         "median",
@@ -174,6 +234,7 @@ KAPPA = (
         "derived",
         "T5",
         attained=_with_liars,
+        input=inputs.trimmed_mean,
     ),
     Constant(
         "trimmed_mean",
@@ -183,21 +244,44 @@ KAPPA = (
         MIXING,
     ),
     Constant(
-        "aksel",
-        "(√κ₁ + √(1+κ₁))², κ₁ the median's",
-        _kappa_mid,
+        "mean_around_median",
+        "(4f/(n-f)) (1 + f/q), q = ⌊n/2⌋ + 1 - f",
+        _kappa_around_median,
         "derived",
-        "T3",
-        options={"mode": "mid"},
+        "T10",
+        attained=_with_liars,
+        input=inputs.mean_around_median,
+    ),
+    Constant(
+        "phocas",
+        "4f/(n-2f)",
+        lambda n, f: 4 * _least(n, f),
+        "derived",
+        "T10",
+        attained=_with_liars,
+        input=inputs.nearest_to_trimmed_mean,
     ),
     Constant(
         "aksel",
-        "8f/(n+1-2f) for odd n, 8f/(n+2-2f) for even n",
-        _kappa_n_minus_f,
+        "(n²-1+4f(n-f))² / ((n+1)²(n-1)(n+1-2f)) for odd n; T3e for even n",
+        _kappa_mid,
+        "derived",
+        "T3, T3e",
+        options={"mode": "mid"},
+        attained=_with_liars_among_odd,
+        input=inputs.half_nearest_to_median,
+        least=inputs.least_of_half,
+        least_text="the same for odd n, by its input for even n",
+    ),
+    Constant(
+        "aksel",
+        "(4f/(n-f)) (1 + f/q), q = ⌊n/2⌋ + 1 - f",
+        _kappa_around_median,
         "derived",
         "T2",
         options={"mode": "n-f"},
-        attained=_few_to_spare,
+        attained=_with_liars,
+        input=inputs.nearest_to_median,
     ),
     Constant(
         "aksel",
@@ -206,6 +290,9 @@ KAPPA = (
         "derived",
         "T3r",
         options={"mode": "radius"},
+        input=inputs.within_radius,
+        least=inputs.least_within_radius,
+        least_text="that of mode='mid' for odd n, by its input for even n",
     ),
     Constant(
         "krum",
@@ -226,6 +313,29 @@ KAPPA = (
     ),
     Constant(
         "krum",
+        "(√((n-f)(n-f-1))/t + √((f+1)/t))², t = n-2f-1",
+        _kappa_krum_alone(2),
+        "derived",
+        "T7a",
+        options={**_OF_PAPER, "m": 1},
+        needs=(2, 3),
+        input=inputs.simplex_beside_krum,
+        least=inputs.least_of_krum(2),
+        least_text=_LEAST_KRUM,
+    ),
+    Constant(
+        "krum",
+        "((n-f)/(n-2f) + √(f/(n-2f)))²",
+        _kappa_krum_alone(1),
+        "derived",
+        "T7a",
+        options={**_STAR, "m": 1},
+        input=inputs.simplex_beside_krum_star,
+        least=inputs.least_of_krum(1),
+        least_text=_LEAST_KRUM,
+    ),
+    Constant(
+        "krum",
         "6 (1 + f/(n-2f))",
         lambda n, f: 6 * _share(n, f),
         "read",
@@ -234,12 +344,22 @@ KAPPA = (
     ),
     Constant(
         "geometric_median",
+        "⌊n/2⌋/(n-f-⌊n/2⌋)",
+        _kappa_geometric_median,
+        "derived",
+        "T8",
+        options=_MINIMIZER,
+        attained=_with_liars,
+        note=_SMOOTHING,
+        input=inputs.geometric_median,
+    ),
+    Constant(
+        "geometric_median",
         "4 (1 + f/(n-2f))²",
         lambda n, f: 4 * _share(n, f) ** 2,
-        "derived",
-        f"T8; {MIXING}",
+        "read",
+        MIXING,
         options=_MINIMIZER,
-        note=_SMOOTHING,
     ),
     Constant(
         "minimum_eigenvalue",
@@ -249,13 +369,14 @@ KAPPA = (
         "T6",
         attained=_with_liars,
         note=f"also {_EIGENVALUE}",
+        input=inputs.nearest_to_trimmed_mean,
     ),
     Constant(
         "minimum_eigenvalue",
         "4f/(n-f) (1 + f/(n-2f))²",
         lambda n, f: 4 * f / (n - f) * _share(n, f) ** 2,
         "unchecked",
-        "Farhadkhani, Guerraoui, Gupta, Hoang, Pinot, Stephan 2023",
+        "Allouah, Guerraoui, Gupta, Pinot, Stephan 2023",
         note=_EIGENVALUE,
     ),
     Constant(
@@ -268,27 +389,45 @@ KAPPA = (
     ),
     Constant(
         "minimum_diameter",
-        "8f²/(n-f)",
-        lambda n, f: 8 * f * f / (n - f),
+        "f (2f+3 + f/(n-2f-1)) / (n-f); f (5f+3)/(f+1) for n = 2f+1",
+        _kappa_diameter,
         "derived",
         "T11",
+        attained=_with_liars,
+        input=inputs.minimum_diameter,
+    ),
+    Constant(
+        "nearest_to_pivot",
+        "4f (f+1)/(n-f)",
+        lambda n, f: 4 * f * (f + 1) / (n - f),
+        "derived",
+        "T13",
+        attained=_with_liars,
+        note=_PIVOT,
+        input=inputs.nearest_to_pivot,
     ),
     Constant(
         "medoid",
-        "(((1+√2)(n-f) + f) / (n-2f))²",
+        "2 (n-f)(n-f-1)/(n-2f)²",
         _kappa_medoid,
         "derived",
         "T12",
+        input=inputs.simplex_beside,
+        least=_least_medoid,
+        least_text="the same less 1",
     ),
-    Constant("mean_around_median", "8 (n-f)", _kappa_of_ranges, "derived", "T10"),
-    Constant("phocas", "8 (n-f)", _kappa_of_ranges, "derived", "T10"),
-    Constant("bulyan", "8 (n-f)", _kappa_of_ranges, "derived", "T10", needs=(4, 3)),
+    Constant(
+        "bulyan",
+        "(a (n-f) + 2f)/(n-3f), a = (√κ₁ + √(1+κ₁))², κ₁ the median's at (n-2f, f)",
+        _kappa_bulyan,
+        "derived",
+        "T10b",
+        options={"rule": None},
+        needs=(4, 3),
+    ),
 )
 
 LAMBDA = (
-    Constant("mean_around_median", "2√(n-f)", _delta, "derived", "T10"),
-    Constant("phocas", "2√(n-f)", _delta, "derived", "T10"),
-    Constant("bulyan", "2√(n-f)", _delta, "derived", "T10", needs=(4, 3)),
     Constant(
         "krum",
         "1 + √((n-f-2)/(n-2f-1))",
@@ -324,15 +463,6 @@ LAMBDA = (
     ),
     Constant(
         "geometric_median",
-        "2 (n-f)/(n-2f)",
-        lambda n, f: 2 * _share(n, f),
-        "derived",
-        "T8",
-        options=_MINIMIZER,
-        note=_SMOOTHING,
-    ),
-    Constant(
-        "geometric_median",
         "1 + (n-f)/√(n(n-2f))",
         lambda n, f: 1 + (n - f) / math.sqrt(n * (n - 2 * f)),
         "unchecked",
@@ -345,10 +475,16 @@ LAMBDA = (
         lambda n, f: 2 * f / (n - f),
         "derived",
         "T11",
+        attained=_with_liars,
     ),
-    Constant("medoid", "1 + (n-f)/(n-2f)", lambda n, f: 1 + _share(n, f), "derived", "T12"),
     Constant(
-        "nearest_to_pivot", "2", lambda n, f: 2.0, "derived", "T13", note="if the pivot is honest"
+        "nearest_to_pivot",
+        "2f/(n-f)",
+        lambda n, f: 2 * f / (n - f),
+        "derived",
+        "T13",
+        attained=_with_liars,
+        note=_PIVOT,
     ),
     Constant(
         "trimmed_mean",
@@ -419,12 +555,28 @@ EPSILON = (
     ),
     Constant(
         "geometric_median",
-        "1",
-        lambda n, f: 1.0,
+        "(n-1)/(n+1) for odd n, 1 for even n",
+        _epsilon_geometric_median,
         "derived",
-        f"T8; {TENSION}",
+        f"T8; 1 in {TENSION}",
         options=_MINIMIZER,
         note=_SMOOTHING,
+    ),
+    Constant("medoid", "2 (n-1)/n", _epsilon_medoid, "derived", "T12"),
+    *(
+        Constant(name, "f/(n-f)", _epsilon_n_minus_f, "derived", "T4")
+        for name in (
+            *("mean_around_median", "phocas", "minimum_diameter", "minimum_eigenvalue"),
+            *("comparative_elimination", "nearest_to_pivot"),
+        )
+    ),
+    Constant(
+        "bulyan",
+        "4f/(n-4f)",
+        _epsilon_bulyan,
+        "derived",
+        "T4",
+        needs=(4, 3),
     ),
 )
 
@@ -433,8 +585,8 @@ ETA = (
         "krum",
         "√(2(n-f + (f(n-f-2) + f²(n-f-1))/(n-2f-2)))",
         _eta_krum,
-        "known",
-        BLANCHARD,
+        "read",
+        f"{BLANCHARD}; the same in {CODE}",
         options={**_OF_PAPER, "m": 1},
         needs=(2, 3),
     ),

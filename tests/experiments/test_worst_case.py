@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import byzjax
-from byzjax import attacks
+from byzjax import attacks, theory
 from experiments.analysis import damage, worst_case
 from experiments.analysis.worst_case import Setting, WorstCase, settings
 from experiments.grid import calls
@@ -135,6 +135,16 @@ def test_the_published_table_holds_what_its_page_says():
         assert white_box >= of_attacks.max() * (1 - 1e-3), case
         bound = cells["bound"].iloc[0]
         assert pd.isna(bound) or of_attacks.max() <= bound * (1 + 1e-4), case
+        _, n, _, _, rule = case
+        f = cells["f"].iloc[0]
+        kappa = theory.proved("kappa", rule, n, int(f)) if rule in byzjax.rules.__all__ else None
+        assert (
+            pd.isna(bound)
+            if kappa is None
+            else bound == pytest.approx(math.sqrt(kappa * (n - f - 1)), rel=1e-4)
+        ), case
+    medoid = table[table["rule"] == "medoid"]
+    assert (medoid["damage"] / medoid["bound"]).max() > 0.98
     assert damage.summary(table) == (DOCS / "summary.md").read_text()
 
 

@@ -3,6 +3,20 @@
 from tests.mutants.mutant import Mutant
 
 MUTANTS = [
+    Mutant(
+        "pushed: the radius is that of the last selected row, not of the next",
+        "byzjax/attacks/around_median.py",
+        "reach = (place <= jnp.minimum(kept, n - liars - 1))",
+        "reach = (place < jnp.minimum(kept, n - liars - 1))",
+        'tests/test_attacks_one_by_one.py -k "pushed_is_selected"',
+    ),
+    Mutant(
+        "pushed: for even n the two middle values are the same",
+        "byzjax/attacks/around_median.py",
+        "for k in ((n + 1) // 2, n // 2 + 1, n)",
+        "for k in ((n + 1) // 2, (n + 1) // 2, n)",
+        'tests/test_attacks_one_by_one.py -k "pushed_is_selected"',
+    ),
     # --- what attacks share ------------------------------------------------------------------
     Mutant(
         "honest_mean: the liars' rows are in the mean",

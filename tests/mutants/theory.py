@@ -28,8 +28,8 @@ MUTANTS = [
     Mutant(
         "constants: nearest neighbours in front of a rule lose the 1 in kappa + 1",
         "byzjax/theory/constants.py",
-        "return 8 * f / (n - f) * (kappa + 1)",
-        "return 8 * f / (n - f) * kappa",
+        "return 4 * f / (n - f) * (kappa + 1)",
+        "return 4 * f / (n - f) * kappa",
         'tests/test_theory.py -k "published_values"',
     ),
     Mutant(
@@ -52,6 +52,41 @@ MUTANTS = [
         "below = (n - 1) // 2",
         "below = n // 2",
         'tests/test_theory.py -k "epsilon_is_attained"',
+    ),
+    Mutant(
+        "constants: behind bucketing the last bucket counts as a full one",
+        "byzjax/theory/constants.py",
+        "return m * ((kept - 1) / s + 1 / last) / kept**2 - 1",
+        "return m * ((kept - 1) / s + 1 / s) / kept**2 - 1",
+        'tests/test_kappas.py -k "bucketing"',
+    ),
+    Mutant(
+        "constants: lambda does not follow from kappa",
+        "byzjax/theory/constants.py",
+        "values.append(lambda_of_kappa(kappa, n, f))",
+        "values.append(kappa)",
+        'tests/test_kappas.py -k "lambda_follows"',
+    ),
+    Mutant(
+        "table: the kappa of the least diameter forgets that two rows are alone",
+        "byzjax/theory/table.py",
+        "return f * (5 * f + 3) / (f + 1)",
+        "return f * (5 * f + 2) / (f + 1)",
+        'tests/test_kappas.py -k "attains_kappa and minimum_diameter"',
+    ),
+    Mutant(
+        "inputs: the rows between are at the mean of the others",
+        "byzjax/theory/_inputs.py",
+        "(-f / (f + q), n - 2 * f - q), (0, q))",
+        "(-f / (n - f), n - 2 * f - q), (0, q))",
+        'tests/test_kappas.py -k "attains_kappa and n-f"',
+    ),
+    Mutant(
+        "kappa: a trusted row may be a liar",
+        "byzjax/theory/kappa.py",
+        "chosen = [rows for rows in chosen if trusted in (None, *rows)]",
+        "chosen = list(chosen)",
+        'tests/test_theory.py -k "trusted"',
     ),
     # --- what is measured --------------------------------------------------------------------
     Mutant(
@@ -83,10 +118,10 @@ MUTANTS = [
         'tests/test_theory.py -k "moments and sparse"',
     ),
     Mutant(
-        "comparison: bounds that are attained everywhere are said to be so for few workers",
+        "comparison: bounds that are attained everywhere are said to be so for odd n",
         "byzjax/theory/comparison.py",
-        '("" if everywhere else " for n <= 2f + 2")',
-        '(" for n <= 2f + 2" if everywhere else "")',
+        '("" if even else " for odd n")',
+        '(" for odd n" if even else "")',
         'tests/test_theory.py -k "page_is_what"',
     ),
     # --- contracts ---------------------------------------------------------------------------

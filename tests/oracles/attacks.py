@@ -132,6 +132,36 @@ def order_statistic(x, byzantine, rank=None):
     return lie(x, byzantine, good[-1 if rank is None else min(rank, len(good)) - 1])
 
 
+def pushed(x, byzantine, mode="mid", f=None, direction="plus", margin=1e-3):
+    n, s, good = len(x), int(sum(byzantine)), honest(x, byzantine)
+    mean = good.mean(axis=0)
+    sign = {"plus": 1, "minus": -1}.get(direction, np.where(mean > 0, -1, 1))
+    up = np.sort(good * sign, axis=0)
+    low, high, top = (sign * up[min(k, len(up)) - 1] for k in ((n + 1) // 2, n // 2 + 1, n))
+    center = (low + high) / 2
+    count = math.ceil(n / 2) if mode == "mid" else n - (s if f is None else f)
+    nearest = sorted(good, key=lambda row: np.sum((row - center) ** 2))
+    kept = max(count - s, 0)
+    radius = (1 - margin) * np.linalg.norm(nearest[min(kept, len(good) - 1)] - center)
+    error = (np.sum(nearest[:kept], axis=0) + s * high) / count - mean
+    tried = []
+    for v in (error, center - mean, sign * np.ones(len(mean))):
+        ahead = np.where(v * sign > 0, v, 0)
+        norm = np.linalg.norm(ahead)
+        unit = ahead / norm if norm else ahead
+        along, room = (high - center) @ unit, radius**2 - np.sum((high - center) ** 2)
+        tried.append(high + max(0, math.sqrt(max(along**2 + room, 0)) - along) * unit)
+
+    def damage(row):
+        sent = lie(x, byzantine, row)
+        to_median = np.sum((sent - np.median(sent, axis=0)) ** 2, axis=1)
+        return np.linalg.norm(
+            sent[np.argsort(to_median, kind="stable")[:count]].mean(axis=0) - mean
+        )
+
+    return lie(x, byzantine, max([*tried, low, top], key=damage))
+
+
 def anti_cge(x, byzantine, margin=1e-3):
     good = honest(x, byzantine)
     kept = max(len(good) - sum(byzantine), 1)

@@ -7,7 +7,16 @@ from typing import Any, NamedTuple
 
 from byzjax import attacks, theory
 from byzjax.theory import Estimate
-from experiments.analysis.theory.rules import FEWER_STEPS, FORMS, SEARCHED, Form, under_attack
+from experiments.analysis.theory.rules import (
+    FEWER_STEPS,
+    FORMS,
+    SEARCHED,
+    TRUSTED,
+    Form,
+    is_quick,
+    under_attack,
+    white_box,
+)
 
 
 class Task(NamedTuple):
@@ -26,6 +35,7 @@ class Sizes(NamedTuple):
     """The sizes of the measurements."""
 
     workers: tuple[int, ...]  # of the acceptance experiment
+    climbed: tuple[int, ...]  # of these, where the white-box attack is measured as well
     growth: tuple[tuple[int, tuple[int, ...]], ...]  # n, and numbers of coordinates
     d: int
     trials: int
@@ -40,8 +50,11 @@ class Sizes(NamedTuple):
 
 ODD = ((3, 1), (5, 1), (5, 2), (7, 2), (7, 3), (9, 2), (9, 3))
 EVEN = ((4, 1), (6, 1), (6, 2), (8, 2), (8, 3), (10, 3))
+EVERY = tuple((n, f) for n in range(3, 11) for f in range(1, (n - 1) // 2 + 1))
+REST = tuple(pair for pair in EVERY if pair not in ODD + EVEN)  # only for exact constants
 FULL = Sizes(
     workers=(5, 11, 25, 51, 101, 201, 401),
+    climbed=(25, 51),
     growth=(
         (5, (100, 1000, 10_000, 100_000, 1_000_000)),
         (25, (100, 1000, 10_000, 100_000, 1_000_000)),
@@ -54,12 +67,13 @@ FULL = Sizes(
     rules=tuple(FORMS),
     rules_n=(11, 25, 51, 101),
     rules_d=(100, 1000, 10_000, 100_000),
-    pairs=ODD + EVEN,
+    pairs=ODD + EVEN + REST,
     searched=tuple(SEARCHED),
     restarts=100,
 )
 QUICK = Sizes(
     workers=(5, 25),
+    climbed=(25,),
     growth=((5, (100, 1000, 10_000)),),
     d=500,
     trials=5,
@@ -86,28 +100,40 @@ def _spread(name: str, estimate: Estimate) -> dict[str, float]:
 
 
 def acceptance(sizes: Sizes) -> Iterator[Task]:
-    """Aksel and the median while the attackers send an order statistic of the honest values."""
+    """Aksel and the median under attacks of increasing strength: from an order statistic on."""
     settings = {"f = (n-1)/2": 0.5, "f = 0.4 n": 0.4, "f = 0.2 n": 0.2}
     for (setting, share), n in itertools.product(settings.items(), sizes.workers):
         f = min((n - 1) // 2, int(share * n))
         if share < 0.5 and n < 25:
             continue
         rank = None if share == 0.5 else (n + 1) // 2
-        trials = sizes.trials if n < 200 else max(5, sizes.trials // 2)
-        for name in ("aksel", "aksel, n-f", "median"):
+        names = ("aksel", "aksel, n-f", "median")
+        for name, kind in itertools.product(names, ("order_statistic", "pushed", "white box")):
             if share == 0.5 and name == "aksel, n-f":
                 continue  # equal to aksel: n - f = (n + 1) / 2
+            if kind != "order_statistic" and name == "median":
+                continue
+            if kind == "white box" and n not in sizes.climbed:
+                continue
+            form = FORMS[name]
+            attack = {
+                "order_statistic": partial(attacks.order_statistic, rank=rank),
+                "pushed": partial(attacks.pushed, mode="n-f" if name == "aksel, n-f" else "mid"),
+                "white box": white_box(form.rule(n, f, sizes.d)),
+            }[kind]
+            trials = sizes.trials if n < 200 else max(5, sizes.trials // 2)
+            trials = min(trials, 5) if kind == "white box" else trials
             described = {
                 "part": "acceptance",
                 "setting": setting,
                 "rule": name,
+                "attack": kind,
                 "n": n,
                 "f": f,
                 "d": sizes.d,
                 "trials": trials,
             }
-            attack = partial(attacks.order_statistic, rank=rank)
-            yield Task(described, partial(_error, FORMS[name], n, f, sizes.d, attack, trials))
+            yield Task(described, partial(_error, form, n, f, sizes.d, attack, trials))
 
 
 def _error(
@@ -263,7 +289,7 @@ def kappa(sizes: Sizes) -> Iterator[Task]:
     """The worst input that a search finds."""
     for (n, f), name in itertools.product(sizes.pairs, sizes.searched):
         form = SEARCHED[name]
-        if f > form.most_faults(n):
+        if f > form.most_faults(n) or ((n, f) in REST and not is_quick(name, n, f)):
             continue
         steps = FEWER_STEPS.get(name, 2000)
         described = {
@@ -277,9 +303,8 @@ def kappa(sizes: Sizes) -> Iterator[Task]:
         }
 
         def measure(form: Form = form, n: int = n, f: int = f, steps: int = steps):
-            search = theory.kappa_search(
-                form.rule(n, f, 2), n=n, f=f, restarts=sizes.restarts, steps=steps
-            )
+            size = {"n": n, "f": f, "restarts": sizes.restarts, "trusted": TRUSTED.get(form.name)}
+            search = theory.kappa_search(form.rule(n, f, 2), steps=steps, **size)
             near = float((search.found >= 0.99 * search.kappa).mean())
             return {"found": search.kappa, "restarts within 1 %": near}
 

@@ -20,27 +20,38 @@ Folder = pathlib.Path
 
 
 def acceptance(folder: Folder) -> str:
-    """Measured and computed errors while the attackers send an order statistic."""
+    """Measured and computed errors under attacks of increasing strength."""
     errors = pd.read_csv(folder / "acceptance.csv")
-    wide = errors.pivot(index=["setting", "rule"], columns="n", values="error")
-    rows = errors[["setting", "rule"]].drop_duplicates()
-    lines = [_line(at, rule, wide.loc[(at, rule)]) for at, rule in zip(rows.setting, rows.rule)]
+    sizes = sorted(errors["n"].unique())
+    groups = [
+        (str(at), str(rule), str(attack), part)
+        for at, of_setting in errors.groupby("setting", sort=False)
+        for rule, of_rule in of_setting.groupby("rule", sort=False)
+        for attack, part in of_rule.groupby("attack", sort=False)
+    ]
+    lines = [
+        _line(at, rule, attack, pd.Series(part["error"].to_numpy(), part["n"]).reindex(sizes))
+        for at, rule, attack, part in groups
+    ]
     computed = {
-        "aksel, computed for d → ∞": growth.of_aksel,
-        "median, computed": growth.of_median,
-        "√(2 ln m), m = (n+1)/2": lambda n: math.sqrt(2 * math.log((n + 1) / 2)),
+        ("aksel", "order_statistic, computed for d → ∞"): growth.of_aksel,
+        ("aksel", "pushed along (1, ..., 1), computed"): growth.of_pushed,
+        ("aksel", "any, proved at most"): growth.of_any_attack,
+        ("median", "order_statistic, computed"): growth.of_median,
+        ("", "√(2 ln m), m = (n+1)/2"): lambda n: math.sqrt(2 * math.log((n + 1) / 2)),
     }
     first = errors["setting"].iloc[0]
-    lines[2:2] = [
-        _line(first, name, pd.Series({n: value(n) for n in errors["n"].unique()}))
+    place = sum(line["liars"] == first for line in lines)
+    lines[place:place] = [
+        _line(first, *name, pd.Series({n: value(n) for n in sizes}))
         for name, value in computed.items()
     ]
     return _markdown(pd.DataFrame(lines))
 
 
-def _line(setting: str, rule: str, values: pd.Series) -> dict[str, str]:
+def _line(setting: str, rule: str, attack: str, values: pd.Series) -> dict[str, str]:
     cells = {f"n = {n}": "" if pd.isna(v) else f"{v:.3f}" for n, v in values.items()}
-    return {"liars": setting, "": rule, **cells}
+    return {"liars": setting, "rule": rule, "attack": attack, **cells}
 
 
 def exponents_in_d(folder: Folder) -> str:
@@ -73,12 +84,13 @@ def exponents_in_d(folder: Folder) -> str:
 def fits_in_n(folder: Folder) -> dict[tuple[str, str], tuple[growth.Fit, growth.Fit]]:
     """For each kind of updates and range of n: the exponents of n and of ln m, m = n - f."""
     accepted = pd.read_csv(folder / "acceptance.csv")
-    accepted = accepted[accepted["rule"] == "aksel"]
+    accepted = accepted[(accepted["rule"] == "aksel") & (accepted["attack"] != "white box")]
     grown = pd.read_csv(folder / "growth.csv")
     grown = grown[grown["distribution"] != "gaussian"]
     parts: dict[tuple[str, str], pd.DataFrame] = {}
-    for setting, line in accepted.groupby("setting", sort=False):
-        parts["gaussian", str(setting)] = line
+    for (attack, setting), line in accepted.groupby(["attack", "setting"], sort=False):
+        pushed = ", pushed" if attack == "pushed" else ""
+        parts["gaussian", f"{setting}{pushed}"] = line
     for kind, line in grown.groupby("distribution", sort=False):
         parts[str(kind), "f = (n-1)/2"] = line
     fits = {}

@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 
 from byzjax import theory
 from byzjax.theory.breakdown import UNBOUNDED
+from experiments.analysis.theory import exact
 from experiments.analysis.theory import growth as predicted
 from experiments.analysis.theory.rules import LISTED, SEARCHED, proved_kappa
 from experiments.report import figures, panels
@@ -51,29 +52,37 @@ def _legend(figure: Figure, shown: Collection[str]) -> None:
 
 
 def acceptance(table: pd.DataFrame) -> Figure:
-    """Errors against n for three shares of Byzantine workers."""
+    """Errors against n for three shares of Byzantine workers: pushed solid, the others open."""
     settings = list(dict.fromkeys(table["setting"]))
     looks = _looks(("median",))
     figure, axes = panels.grid(settings, 3, (4.2, 3.6), xlabel="workers n", ylabel=_ERROR)
     for ax, setting in zip(axes, settings):
         ax.set_title(setting, fontsize=11)
-        for name, line in table[table["setting"] == setting].groupby("rule", sort=False):
-            _line(ax, line, "n", "error", looks[str(name)])
+        part = table[table["setting"] == setting]
+        for (name, attack), line in part.groupby(["rule", "attack"], sort=False):
+            if attack == "white box":
+                ax.plot(line["n"], line["error"], "x", color="tab:red", markersize=8, zorder=5)
+            else:
+                look = looks[str(name)]
+                look = look if attack == "pushed" else look._replace(color="tab:blue")
+                _line(ax, line, "n", "error", looks["median"] if name == "median" else look)
         if setting == settings[0]:
             n = np.geomspace(5, 401, 60)
             style = {"color": "0.45", "linewidth": 1.2}
             ax.plot(n, [predicted.of_aksel(m) for m in n], linestyle=":", **style)
-            ax.plot(n, np.sqrt(2 * np.log((n + 1) / 2)), linestyle=_DASHED, **style)
+            ax.plot(n, [predicted.of_pushed(m) for m in n], linestyle=":", **style)
+            ax.plot(n, 2 * np.sqrt(2 * np.log((n + 1) / 2)), linestyle=_DASHED, **style)
     axes[0].set(xscale="log", ylim=(0, None))
     _plain_ticks(axes, (5, 10, 25, 50, 100, 200, 400))
-    said = "Liars send one order statistic of the honest values"
-    panels.head(figure, f"{said} (Gaussian, d = {table['d'].iloc[0]})")
+    said = "Liars pushed beyond the median, or at an order statistic (blue, and the median)"
+    panels.head(figure, f"{said}; Gaussian, d = {table['d'].iloc[0]}")
     panels.below(
         figure,
         [
             *(panels.handle(name, look) for name, look in looks.items()),
-            Line2D([], [], color="0.45", linestyle=":", label="aksel as d grows, computed"),
-            Line2D([], [], color="0.45", linestyle=_DASHED, label="√(2 ln m), m = (n+1)/2"),
+            Line2D([], [], color="tab:red", marker="x", linestyle="", label="white box"),
+            Line2D([], [], color="0.45", linestyle=":", label="computed as d grows"),
+            Line2D([], [], color="0.45", linestyle=_DASHED, label="2√(2 ln m), m = (n+1)/2"),
         ],
     )
     return figure
@@ -292,7 +301,7 @@ FIGURES: dict[str, dict[str, Callable[[pd.DataFrame], Figure]]] = {
     "efficiency": {"efficiency": efficiency},
     "growth": {"growth": growth},
     "rules": {"rules_n": rules, "rules_d": rules_d},
-    "kappa": {"kappa": kappa},
+    "kappa": {"kappa": kappa, "kappa_of_f": exact.figure},
     "breakdown": {"breakdown": breakdown},
 }
 

@@ -42,7 +42,8 @@ class Form(NamedTuple):
         rule = partial(function, **({"f": f} if takes_f else {}), **self.options(n, f, d))
         if not self.mixing:
             return rule
-        mixing = partial(getattr(byzjax, self.mixing), f=f)
+        given = {"s": 2, "key": jax.random.key(0)} if self.mixing == "bucketing" else {"f": f}
+        mixing = partial(getattr(byzjax, self.mixing), **given)
         return lambda updates: rule(mixing(updates))
 
 
@@ -84,10 +85,13 @@ SEARCHED: dict[str, Form] = {
     "minimum_eigenvalue": FORMS["minimum_eigenvalue"],
     "covariance_filter": FORMS["covariance_filter"],
     "medoid": FORMS["medoid"],
+    "nearest_to_pivot": Form("nearest_to_pivot", lambda n, f, d: {"pivot": 0}),
     "nearest_neighbors + median": Form("median", mixing="nearest_neighbors"),
     "nearest_neighbors + trimmed_mean": Form("trimmed_mean", mixing="nearest_neighbors"),
+    "bucketing + trimmed_mean": Form("trimmed_mean", needs=(4, 1), mixing="bucketing"),
     "adaptive_clipping + trimmed_mean": Form("trimmed_mean", mixing="adaptive_clipping"),
 }
+TRUSTED = {"nearest_to_pivot": 0}  # rows that are honest
 
 
 def constants_of(name: str, n: int, f: int) -> tuple[theory.Constant, ...]:
@@ -101,8 +105,22 @@ def constants_of(name: str, n: int, f: int) -> tuple[theory.Constant, ...]:
 def proved_kappa(name: str, n: int, f: int, tags: tuple[str, ...] = theory.HELD) -> float | None:
     """The best proved constant of a form of `SEARCHED`, its mixing included."""
     form = SEARCHED[name]
+    if form.mixing == "bucketing":
+        return theory.behind_bucketing(form.name, n, f, s=2)
     kappa = theory.proved("kappa", form.name, n, f, tags=tags, **form.options(n, f, 2))
     return kappa if kappa is None or not form.mixing else theory.AFTER[form.mixing](kappa, n, f)
+
+
+def is_exact(name: str, n: int, f: int) -> bool:
+    """Whether an input is known that attains the proved kappa of a form of `SEARCHED`."""
+    if SEARCHED[name].mixing:
+        return name in ("nearest_neighbors + trimmed_mean", "bucketing + trimmed_mean")
+    return any(c.attained is not None and c.attained(n, f) for c in constants_of(name, n, f))
+
+
+def is_quick(name: str, n: int, f: int) -> bool:
+    """Whether it is searched at all pairs: forms with an exact constant, except for all subsets."""
+    return name != "minimum_eigenvalue" and is_exact(name, n, f)
 
 
 # Steps of the search for the worst input, for rules where 2,000 would take minutes.
@@ -140,3 +158,15 @@ LISTED: dict[str, Callable[[int], Callable]] = {
     ),
     "reversed_gradient(100)": lambda n: partial(attacks.reversed_gradient, kappa=100.0, of="mean"),
 }
+
+
+def white_box(rule: Callable) -> Callable:
+    """Gradient ascent through a rule from `pushed`, the listed attacks and published strengths."""
+
+    def attack(updates: jax.Array, byzantine: jax.Array) -> jax.Array:
+        listed = [attack(len(updates)) for attack in LISTED.values()]
+        listed += [partial(attacks.pushed, mode=mode) for mode in ("mid", "n-f")]
+        starts = (*attacks.default_starts(), *listed)
+        return attacks.gradient_attack(updates, byzantine, rule=rule, starts=starts, steps=60)
+
+    return attack
