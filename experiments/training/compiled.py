@@ -35,7 +35,7 @@ class Timed:
     Args:
       function: the function.
       compiled: the compilations of its program, to which its own are appended.
-      shared: executables by arguments and text, which equal functions of other programs use, too.
+      shared: executables by trees and text, which equal functions of other programs use, too.
       **options: those of `jax.jit`.
     """
 
@@ -58,7 +58,8 @@ class Timed:
             if self.shared is None:
                 executable = lowered.compile()
             else:
-                key = f"{lowered.args_info} {lowered.as_text()}"
+                # Equal texts may take and return their arrays in different trees.
+                key = f"{lowered.args_info} {lowered.out_tree} {lowered.as_text()}"
                 if key not in self.shared:
                     self.shared[key] = lowered.compile()
                 executable = self.shared[key]

@@ -92,3 +92,23 @@ def test_rules_share_the_programs_that_do_not_depend_on_them():
     assert len(plain) == 2
     assert all(a is b for a, b in zip(plain, median, strict=True))
     assert not any(a is b for a, b in zip(plain, remembers, strict=True))
+
+
+def test_equal_texts_with_other_trees_are_not_shared():
+    shared: dict = {}
+
+    def functions():
+        def step(x):
+            return x, ((), ())
+
+        yield step
+
+        def step(x):
+            return x, ((),)
+
+        yield step
+
+    first, second = (compiled.Timed(f, [], shared)(jnp.ones(2)) for f in functions())
+    assert first[1] == ((), ())
+    assert second[1] == ((),)
+    assert len(shared) == 2
