@@ -18,7 +18,7 @@ SPECIAL = {
 
 @pytest.fixture(autouse=True)
 def short_blocks(monkeypatch):
-    monkeypatch.setattr(groups, "BLOCK", 4)
+    monkeypatch.setattr(groups, "HELD_COLUMNS", 4)
 
 
 def sliced(updates):
@@ -51,7 +51,7 @@ def test_means_by_blocks_equal_means_as_a_whole(columns, special):
 
 
 def test_means_are_not_held_as_a_whole(monkeypatch):
-    monkeypatch.setattr(groups, "BLOCK", 2**12)
+    monkeypatch.setattr(groups, "HELD_COLUMNS", 2**12)
     rows = jax.ShapeDtypeStruct((1, 12, 2**18), jnp.float32)
 
     def on_device(x):

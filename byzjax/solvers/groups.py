@@ -13,7 +13,7 @@ from byzjax.solvers.span import Span, median_of, span_about
 from byzjax.stacked import PyTree
 
 # Columns whose means are held at a time.
-BLOCK = 2**18
+HELD_COLUMNS = 2**18
 
 
 class Rows:
@@ -109,14 +109,14 @@ class Means(Rows):
         """`term(rows) -> [c]` of all columns."""
 
         def of_matrix(x: jax.Array) -> jax.Array:
-            blocks = x.shape[1] // BLOCK
+            blocks = x.shape[1] // HELD_COLUMNS
             parts = []
             if blocks:
-                starts = BLOCK * jnp.arange(blocks)
+                starts = HELD_COLUMNS * jnp.arange(blocks)
                 each = lax.map(lambda start: term(self.means(_cut(x, start))), starts)
                 parts.append(each.reshape(-1))
-            if x.shape[1] > blocks * BLOCK or not parts:
-                parts.append(term(self.means(x[:, blocks * BLOCK :])))
+            if x.shape[1] > blocks * HELD_COLUMNS or not parts:
+                parts.append(term(self.means(x[:, blocks * HELD_COLUMNS :])))
             return jnp.concatenate(parts)
 
         return [of_matrix(x) for x in self.matrices]
@@ -125,20 +125,23 @@ class Means(Rows):
         """The sum of `term(rows, *vectors)` over blocks of columns and devices."""
         parts = []
         for x, *beside in zip(self.matrices, *vectors):
-            blocks = x.shape[1] // BLOCK
-            rest = term(self.means(x[:, blocks * BLOCK :]), *(v[blocks * BLOCK :] for v in beside))
+            blocks = x.shape[1] // HELD_COLUMNS
+            rest = term(
+                self.means(x[:, blocks * HELD_COLUMNS :]),
+                *(v[blocks * HELD_COLUMNS :] for v in beside),
+            )
             if blocks:
 
                 def add(total: jax.Array, start: jax.Array, x=x, beside=beside) -> tuple:
-                    own = (lax.dynamic_slice_in_dim(v, start, BLOCK) for v in beside)
+                    own = (lax.dynamic_slice_in_dim(v, start, HELD_COLUMNS) for v in beside)
                     return total + term(self.means(_cut(x, start)), *own), None
 
                 zero = varying_as(x, jnp.zeros_like(rest))
-                total, _ = lax.scan(add, zero, BLOCK * jnp.arange(blocks))
+                total, _ = lax.scan(add, zero, HELD_COLUMNS * jnp.arange(blocks))
                 rest = total + rest
             parts.append(rest)
         return lax.psum(sum(parts[1:], parts[0]), self.axis_name)
 
 
 def _cut(x: jax.Array, start: jax.Array) -> jax.Array:
-    return lax.dynamic_slice_in_dim(x, start, BLOCK, axis=1)
+    return lax.dynamic_slice_in_dim(x, start, HELD_COLUMNS, axis=1)
