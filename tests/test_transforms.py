@@ -470,3 +470,12 @@ def test_a_rule_is_computed_once_however_often_it_is_read():
     text = jax.jit(step).lower(params, transformation.init(params), updates).compile().as_text()
     sorting = [part for part in text.split("\n\n") if part.count(" minimum(") > 10]
     assert len(sorting) == 1
+
+
+def test_networks_do_not_run_in_the_shapes_of_leaves():
+    # Rows of 100 coordinates: a network of 51 workers took 3.1 ms instead of 1.1 as vectors.
+    updates = {"w": jnp.ones((9, 340, 100)), "b": jnp.ones((9, 40_000))}
+    text = jax.jit(byzjax.median).lower(updates).compile().as_text()
+    networks = [part for part in text.split("\n\n") if part.count(" minimum(") > 10]
+    assert len(networks) == 2
+    assert not [part for part in networks if "= f32[340,100]" in part]

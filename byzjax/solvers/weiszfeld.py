@@ -12,7 +12,8 @@ from byzjax import stacked
 from byzjax._numerics import thresholds
 from byzjax._numerics.arrays import root, varying_as
 from byzjax._numerics.linalg import matmul, one_by_one
-from byzjax.solvers.span import Span, median_of, span_about
+from byzjax.solvers.groups import Means, Rows
+from byzjax.solvers.span import Span, median_of
 from byzjax.stacked import PyTree
 
 # Iterations in the span of the rows stop when a step is this short, in units of rounding and
@@ -56,7 +57,7 @@ def minimizer(
     updates: PyTree,
     smoothing: Any,
     axis_name: str | None,
-    rows_of: Callable[[jax.Array], jax.Array] = lambda x: x,
+    rows_of: Callable[[jax.Array], jax.Array] | None = None,
 ) -> PyTree:
     """The fixed point of the mean with the weights `1 / max(smoothing, distance)`.
 
@@ -67,7 +68,7 @@ def minimizer(
       updates: stacked updates; every leaf has shape `[n, ...]`.
       smoothing: in the unit of the updates' norm; may be traced.
       axis_name: mesh axis over which the coordinates are sliced, if they are.
-      rows_of: maps each matrix `[n, c]` to `[k, c]` first.
+      rows_of: maps each matrix `[n, c]` to `[k, c]` first, each column independently.
 
     Returns:
       One update; every leaf has shape `[...]` and keeps its dtype. Cost: O(n^2 d).
@@ -77,33 +78,41 @@ def minimizer(
       >>> minimizer(jnp.array([[0.0], [1.0], [90.0]]), 2.0, None)
       Array([1.5], dtype=float32)
     """
-    rows = [rows_of(x) for x in stacked.columns(stacked.widened(updates))]
-    few = stacked.num_workers(rows) <= thresholds.NETWORK_MAX
-    reached = (_by_span if few else _of_many)(rows, jnp.asarray(smoothing), axis_name)
+    matrices, smoothing = stacked.columns(stacked.widened(updates)), jnp.asarray(smoothing)
+    if rows_of is not None and axis_name is not None:  # a device holds no copy of its share
+        reached = _by_span(Means(matrices, axis_name, rows_of), smoothing, axis_name)
+    else:
+        held = matrices if rows_of is None else [rows_of(x) for x in matrices]
+        few = stacked.num_workers(held) <= thresholds.NETWORK_MAX
+        reached = (_of_few if few else _of_many)(held, smoothing, axis_name)
     return as_sent(stacked.from_columns(reached, stacked.widened(updates)), updates)
 
 
-def _by_span(rows: PyTree, smoothing: jax.Array, axis_name: str | None) -> PyTree:
-    point, span = lax.stop_gradient(_search(lax.stop_gradient(rows), smoothing, axis_name))
+def _of_few(rows: list[jax.Array], smoothing: jax.Array, axis_name: str | None) -> PyTree:
+    return _by_span(Rows(rows, axis_name), smoothing, axis_name)
+
+
+def _by_span(rows: Rows, smoothing: jax.Array, axis_name: str | None) -> PyTree:
+    point, span = lax.stop_gradient(_search(rows.detached(), smoothing, axis_name))
     return _newton_step(rows, point, span, smoothing, axis_name)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _of_many(rows: PyTree, smoothing: jax.Array, axis_name: str | None) -> PyTree:
-    """`_by_span` for many rows, whose Gram matrix costs more than some passes over them.
+    """`_of_few` for many rows, whose Gram matrix costs more than some passes over them.
 
     A few steps on the rows, of two passes each, are enough unless rows are close to the point or
     lie in few directions. n = 1,000, d = 16,384: 38 ms instead of 216. The derivative needs the
     Gram matrix.
     """
     point, sure = on_rows(rows, smoothing, axis_name)
-    by_span = functools.partial(_by_span, axis_name=axis_name)
+    by_span = functools.partial(_of_few, axis_name=axis_name)
     return lax.cond(sure, lambda *_: point, by_span, rows, smoothing)
 
 
 @_of_many.defjvp
 def _of_many_jvp(axis_name, primals, tangents):
-    return jax.jvp(functools.partial(_by_span, axis_name=axis_name), primals, tangents)
+    return jax.jvp(functools.partial(_of_few, axis_name=axis_name), primals, tangents)
 
 
 def on_rows(rows: PyTree, smoothing: jax.Array, axis_name: str | None) -> tuple[PyTree, jax.Array]:
@@ -151,7 +160,7 @@ def on_rows(rows: PyTree, smoothing: jax.Array, axis_name: str | None) -> tuple[
     return state[1], state[3]
 
 
-def _search(rows: PyTree, smoothing: Any, axis_name: str | None) -> tuple[PyTree, Span]:
+def _search(rows: Rows, smoothing: Any, axis_name: str | None) -> tuple[PyTree, Span]:
     """The fixed point to about four digits (a Newton step doubles them), and the span about it.
 
     Starts from the median and, if that is too far from the point for distances with so many digits,
@@ -159,18 +168,18 @@ def _search(rows: PyTree, smoothing: Any, axis_name: str | None) -> tuple[PyTree
     """
 
     def search(first: jax.Array, point: PyTree) -> tuple[PyTree, Span, jax.Array]:
-        span = span_about(rows, point, axis_name)
+        span = rows.span_about(point)
         start = jnp.where(first, _at_a_row(span, smoothing), 0)
         weights = _iterate(span, smoothing, start)
         near = span.squared_distances(weights) < _CANCELLED * jnp.diagonal(span.gram)
-        point = varying_as(leaf, stacked.weighted_mean(rows, weights))
+        point = varying_as(leaf, rows.weighted_mean(weights))
         return point, span.moved_to(weights), jnp.any(near)
 
     def turn(i: jax.Array, state: tuple) -> tuple:
         return lax.cond(state[2], lambda state: search(i == 0, state[0]), lambda s: s, state)
 
-    leaf = max(jax.tree.leaves(rows), key=lambda leaf: leaf.size)
-    point = varying_as(leaf, median_of(rows))
+    leaf = max(rows.matrices, key=lambda leaf: leaf.size)
+    point = varying_as(leaf, rows.median())
     zero = varying_as(leaf, jnp.zeros(()))
     zero = zero if axis_name is None else lax.psum(zero, axis_name)  # varies as the span does
     _, span, _ = jax.eval_shape(search, True, point)
@@ -224,7 +233,7 @@ def _iterate(span: Span, smoothing: Any, start: jax.Array) -> jax.Array:
 
 
 def _newton_step(
-    rows: PyTree, point: PyTree, span: Span, smoothing: Any, axis_name: str | None
+    rows: Rows, point: PyTree, span: Span, smoothing: Any, axis_name: str | None
 ) -> PyTree:
     r"""One Newton step from a constant point towards the zero of G(z) = sum_i beta_i (z - x_i).
 
@@ -234,7 +243,7 @@ def _newton_step(
     G(z) = s (z - t) for the weighted mean t, and Woodbury's formula gives
     A^-1 G = (z - t) + U (s I - U^T U)^-1 U^T (z - t).
     """
-    squares = stacked.squared_distances(rows, point, axis_name=axis_name)
+    squares = rows.squared_distances(point)
     # Lengths from the Gram matrix, so that U's columns have norms of exactly sqrt(beta_i): where
     # one row is near, s - mu is a small difference.
     lengths = jnp.diagonal(span.gram)
@@ -245,18 +254,18 @@ def _newton_step(
     )
     outside = lax.stop_gradient(jnp.isfinite(squares) & (squares > least**2) & (lengths > 0))
     pull = weiszfeld_weights(jnp.where(outside, squares, lax.stop_gradient(squares)), smoothing)
-    target = stacked.weighted_mean(rows, pull)
+    target = rows.weighted_mean(pull)
 
-    pull, detached = lax.stop_gradient((pull, rows))
+    pull, detached = lax.stop_gradient(pull), rows.detached()
     total = jnp.sum(pull)
     factor = jnp.where(outside, jnp.sqrt(pull / jnp.where(outside, lengths, 1)), 0)
     columns = factor[:, None] * span.gram * factor[None]  # U^T U
 
     shift = jax.tree.map(jnp.subtract, point, target)
-    products = stacked.inner_products(detached, shift, center=point, axis_name=axis_name)
+    products = detached.inner_products(shift, point)
     along = factor * jnp.where(outside, products, 0)
     weights = factor * matmul(_inverse(total, columns), along)
-    correction, rest = stacked.weighted_sum(detached, weights), jnp.sum(weights)
+    correction, rest = detached.weighted_sum(weights), jnp.sum(weights)
     reached = jax.tree.map(
         lambda t, c, z: t - (c - rest.astype(z.dtype) * z), target, correction, point
     )

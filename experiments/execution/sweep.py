@@ -140,6 +140,7 @@ class _Trainer:
         self.profile = profile
         self.key: tuple | None = None  # of the program
         self.program: programs.Program | None = None
+        self.shared: dict[str, jax.stages.Compiled] = {}  # executables of all programs, by text
         self.begin, self.compiling = time.perf_counter(), 0.0
         self.compiled = self.failed = self.taken = 0
 
@@ -177,7 +178,14 @@ class _Trainer:
             if self.key != planning.program(config, task.block):
                 model = zoo.build(config.model, dataset.train_x.shape[1:], dataset.num_classes)
                 self.program = programs.build(
-                    config, dataset, model, task.block.rule, task.block.mixing, choices, self.over
+                    config,
+                    dataset,
+                    model,
+                    task.block.rule,
+                    task.block.mixing,
+                    choices,
+                    self.over,
+                    self.shared,
                 )
                 self.key = planning.program(config, task.block)
         assert self.program is not None

@@ -7,7 +7,6 @@ progress bar, evaluates, and saves checkpoints.
 
 import dataclasses
 import functools
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -24,10 +23,10 @@ from experiments.grid import protocols, specs
 from experiments.grid.config import Config
 from experiments.models import zoo
 from experiments.training import assemble, devices, diagnostics, optim
+from experiments.training.compiled import CALL, Compiled, OneByOne, Timed
 from experiments.training.runs import Runs
 
-# The profiler's name for calls of compiled programs.
-CALL = "byzjax program"
+__all__ = ["CALL", "Compiled", "Metrics", "Program", "Runs", "State", "build", "takes_key"]
 
 
 class State(NamedTuple):
@@ -68,18 +67,6 @@ class Metrics(NamedTuple):
     spread: datasets.Array
 
 
-class Compiled(NamedTuple):
-    """One compilation.
-
-    Attributes:
-      seconds: how long it took, or reading the program from the compilation cache.
-      executable: the compiled program.
-    """
-
-    seconds: float
-    executable: jax.stages.Compiled
-
-
 class Program(NamedTuple):
     """Compiled functions of a rule after a mixing; states and runs are replicated on its devices.
 
@@ -105,6 +92,7 @@ def build(
     mixing: specs.Spec,
     choices: Sequence[specs.Spec],
     over: Mesh | None = None,
+    shared: dict[str, jax.stages.Compiled] | None = None,
 ) -> Program:
     """The program of one rule and mixing, in which `attack` is an index into `choices`.
 
@@ -116,16 +104,17 @@ def build(
       mixing: the mixing before the rule.
       choices: the attacks.
       over: the devices that the workers are distributed over; None for one.
+      shared: executables by their text, from which programs of other rules take those that do not
+        depend on the rule, and to which this one adds its own.
     """
     dataset, held_x, held_y = batches.hold_out(dataset, config.validation)
     run = _Run(config, dataset.num_classes, model, rule, mixing, choices, over is not None)
     compiled: list[Compiled] = []
-    start_all = _timed(jax.vmap(run.start, in_axes=(None, 0)), compiled)
-    advance_all = _timed(
-        devices.shard_runs(_over_runs(run.advance), over), compiled, donate_argnums=0
-    )
+    shared = {} if shared is None else shared
+    start_all = Timed(jax.vmap(run.start, in_axes=(None, 0)), compiled, shared)
+    advance_all = _over_runs(run.advance, over, compiled, shared)
     axes = (0, 0, None, None, None, None)
-    evaluate_all = _timed(jax.vmap(run.evaluate, in_axes=axes), compiled)
+    evaluate_all = Timed(jax.vmap(run.evaluate, in_axes=axes), compiled, shared)
     train = jnp.asarray(dataset.train_x), jnp.asarray(dataset.train_y)
     held = jnp.asarray(held_x), jnp.asarray(held_y)
     test = jnp.asarray(dataset.test_x), jnp.asarray(dataset.test_y)
@@ -202,13 +191,18 @@ class _Run:
 
     def advance(self, state, first, attack, run, train_x, train_y):
         """`eval_every` steps from step `first`: the state, and diagnostics of the last one."""
-        config, protocol = self.config, self.protocol(run, attack)
+        config, of_all = self.config, run
         flipping = jnp.asarray([spec.name == "flip_labels" for spec in self.choices])
 
-        def look(info: byzjax.protocols.Info) -> dict[str, jax.Array]:
-            return diagnostics.of_step(info, run.byzantine, self.observed)
-
         def one(state: State, step: jax.Array):
+            # The mask of a step: XLA would hoist what follows from one mask out of the loop, which
+            # carries some hundred numbers then, and takes twice as long to compile.
+            run = of_all._replace(byzantine=of_all.byzantine & (step >= 0))
+            protocol = self.protocol(run, attack)
+
+            def look(info: byzjax.protocols.Info) -> dict[str, jax.Array]:
+                return diagnostics.of_step(info, run.byzantine, self.observed)
+
             with jax.named_scope("batch"):
                 key = jax.random.fold_in(jax.random.fold_in(run.key, 4), step)
                 batch = batches.sample_batch(
@@ -264,25 +258,27 @@ class _Run:
         )
 
 
-def _over_runs(advance: Callable) -> Callable:
-    """`advance` mapped over all runs: vmapped, but sequential on CPU.
-
-    On CPU one run keeps all cores busy, its conditionals stay conditionals, and its rows stay in
-    the cache. Per step and run, vmapped against sequential: MNIST, n = 51, little_is_enough, three
-    runs, 47 ms against 16 ms for aksel, 64 against 33 for the median; digits, nine runs, 1.6
-    against 0.7 ms.
-    """
+def _over_runs(
+    advance: Callable,
+    over: Mesh | None,
+    compiled: list[Compiled],
+    shared: dict[str, jax.stages.Compiled],
+) -> Callable:
+    """`advance` of all runs: vmapped, but one program for each run on CPU."""
     if jax.default_backend() != "cpu":
-        return jax.vmap(advance, in_axes=(0, None, None, 0, None, None))
+        mapped = jax.vmap(advance, in_axes=(0, None, None, 0, None, None))
+    elif over is None:
+        return OneByOne(advance, compiled, shared)
+    else:
 
-    def one_after_another(states, first, attack, run, train_x, train_y):
-        def one(mine: tuple) -> tuple:
-            state, own = mine
-            return advance(state, first, attack, own, train_x, train_y)
+        def mapped(states, first, attack, run, train_x, train_y):
+            def one(mine: tuple) -> tuple:
+                state, own = mine
+                return advance(state, first, attack, own, train_x, train_y)
 
-        return lax.map(one, (states, run))
+            return lax.map(one, (states, run))
 
-    return one_after_another
+    return Timed(devices.shard_runs(mapped, over), compiled, donate_argnums=0)
 
 
 def takes_key(spec: specs.Spec) -> bool:
@@ -320,21 +316,3 @@ def _one_of(
         return lax.switch(attack, [branch(i) for i in range(len(stages))], updates, state)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _timed(function: Callable, compiled: list[Compiled], **options: Any) -> Callable:
-    """The compiled function; appends the compilation for each new set of shapes."""
-    jitted, programs = jax.jit(function, **options), {}
-
-    def call(*args: Any) -> Any:
-        shapes = str(jax.tree.map(jnp.shape, args))
-        if shapes not in programs:
-            begin = time.perf_counter()
-            executable = jitted.lower(*args).compile()
-            programs[shapes] = len(compiled)
-            compiled.append(Compiled(time.perf_counter() - begin, executable))
-        index = programs[shapes]
-        with jax.profiler.TraceAnnotation(CALL, program=index):
-            return compiled[index].executable(*args)
-
-    return call
