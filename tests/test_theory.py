@@ -313,9 +313,7 @@ def test_a_trusted_row_is_in_every_set():
         assert trusted is None or subsets[:, trusted].all()
     assert np.asarray(kappa._subsets(30, 9, 3)).tolist() == [[1.0] * 21 + [0.0] * 9]
     assert np.asarray(kappa._subsets(30, 9, 29)).tolist() == [[0.0] * 9 + [1.0] * 21]
-    with pytest.raises(
-        ValueError, match=r"needs 0 <= trusted < n; got trusted=5, n=5\.$"
-    ):
+    with pytest.raises(ValueError, match=r"needs 0 <= trusted < n; got trusted=5, n=5\.$"):
         theory.kappa_search(byzjax.median, n=5, f=1, trusted=5)
 
 
