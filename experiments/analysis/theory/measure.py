@@ -50,7 +50,7 @@ class Sizes(NamedTuple):
 
 ODD = ((3, 1), (5, 1), (5, 2), (7, 2), (7, 3), (9, 2), (9, 3))
 EVEN = ((4, 1), (6, 1), (6, 2), (8, 2), (8, 3), (10, 3))
-EVERY = tuple((n, f) for n in range(3, 11) for f in range(1, (n - 1) // 2 + 1))
+EVERY = tuple((n, f) for n in range(3, 12) for f in range(1, (n - 1) // 2 + 1))
 REST = tuple(pair for pair in EVERY if pair not in ODD + EVEN)  # only for exact constants
 FULL = Sizes(
     workers=(5, 11, 25, 51, 101, 201, 401),
