@@ -15,6 +15,7 @@ from byzjax._numerics.linalg import matmul, one_by_one
 from byzjax.solvers.groups import Means, Rows
 from byzjax.solvers.span import Span, median_of
 from byzjax.stacked import PyTree
+from byzjax.stacked.workers import widest
 
 # Iterations in the span of the rows stop when a step is this short, in units of rounding and
 # relative to the radius; the derivative of the fixed point is as accurate.
@@ -78,7 +79,8 @@ def minimizer(
       >>> minimizer(jnp.array([[0.0], [1.0], [90.0]]), 2.0, None)
       Array([1.5], dtype=float32)
     """
-    matrices, smoothing = stacked.columns(stacked.widened(updates)), jnp.asarray(smoothing)
+    matrices = stacked.columns(stacked.widened(updates))
+    smoothing = jnp.asarray(smoothing, widest(matrices))
     if rows_of is not None and axis_name is not None:  # a device holds no copy of its share
         reached = _by_span(Means(matrices, axis_name, rows_of), smoothing, axis_name)
     else:

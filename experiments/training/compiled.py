@@ -120,7 +120,7 @@ class OneByOne:
         if index not in self.alone:
             size = sum(leaf.nbytes for leaf in jax.tree.leaves(args[0]))
             executable = self.one.compiled[index].executable
-            self.alone[index] = size > AT_ONCE or "lapack" in executable.as_text()
+            self.alone[index] = size > AT_ONCE or "lapack" in (executable.as_text() or "lapack")
         return self.alone[index]
 
 
