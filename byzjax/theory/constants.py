@@ -291,8 +291,8 @@ def behind_bucketing(rule: str, n: int, f: int, /, *, s: int) -> float:
       ValueError: another rule, too few buckets, or s does not divide n (median).
 
     Example:
-      >>> behind_bucketing("trimmed_mean", 10, 2, s=2), behind_bucketing("trimmed_mean", 10, 2, s=1)
-      (3.0, 0.3333333333333333)
+      >>> behind_bucketing("trimmed_mean", 10, 2, s=2), behind_bucketing("median", 12, 2, s=2)
+      (3.0, 1.5)
 
     Reference: derived, docs/bounds.md, T14; bucketing is that of Karimireddy, He and Jaggi, ICLR
     2022 (arXiv:2006.09365).
