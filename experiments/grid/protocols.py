@@ -58,7 +58,7 @@ PROTOCOLS: dict[str, Protocol] = {
         open_ended=True,  # the parameters of the graph
     ),
     "asynchronous": Protocol(
-        parameters=("judge", "damping", "buffers", "max_staleness"),
+        parameters=("judge", "damping", "buffers", "max_staleness", "max_read_age"),
         momentum=("update",),
         one_model=True,
         clips=False,

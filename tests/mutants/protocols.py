@@ -228,6 +228,20 @@ MUTANTS = [
     ),
     # --- asynchronous ------------------------------------------------------------------------
     Mutant(
+        "asynchronous: all coordinates are of one age",
+        "byzjax/protocols/_history.py",
+        "randint(its_key, leaf.shape[1:], 0, leaf.shape[0])",
+        "randint(its_key, (1,) * (leaf.ndim - 1), 0, leaf.shape[0])",
+        'tests/test_protocols_asynchronous.py -k "ages_are_uniform"',
+    ),
+    Mutant(
+        "asynchronous: the history grows without a step of the server",
+        "byzjax/protocols/_history.py",
+        "jnp.where(moved, jnp.concatenate",
+        "jnp.where(moved == moved, jnp.concatenate",
+        'tests/test_protocols_asynchronous.py -k "event_loop and own"',
+    ),
+    Mutant(
         "asynchronous: an accepted gradient ages its own worker",
         "byzjax/protocols/asynchronous.py",
         "versions=state.versions.at[p].set(version)",
