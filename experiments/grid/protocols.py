@@ -34,7 +34,7 @@ class Protocol(NamedTuple):
 
 PROTOCOLS: dict[str, Protocol] = {
     DEFAULT_PROTOCOL: Protocol(
-        parameters=("per_round", "local_steps", "local_rate"),
+        parameters=("per_round", "local_steps", "local_rate", "whole_batch"),
         momentum=("worker", "server", "update"),
         one_model=True,
         all_rows=True,

@@ -307,6 +307,13 @@ MUTANTS = [
     ),
     # --- one server --------------------------------------------------------------------------
     Mutant(
+        "parameter_server: local steps on the whole batch are on its parts",
+        "byzjax/protocols/parameter_server.py",
+        "part = batch if self.whole_batch else part",
+        "part = jax.tree.map(lambda x: x[:, :2], batch) if self.whole_batch else part",
+        'tests/test_protocols_rounds.py -k "local_minimisers"',
+    ),
+    Mutant(
         "parameter_server: all local steps draw with the same key",
         "byzjax/protocols/parameter_server.py",
         "own = jax.random.fold_in(key, j)",
