@@ -386,6 +386,27 @@ MUTANTS = [
         'tests/test_protocols_replicated.py -k "test_traffic"',
     ),
     Mutant(
+        "reliable_broadcast: half of the nodes are a quorum of echoes",
+        "byzjax/protocols/reliable_broadcast.py",
+        "> n + f)",
+        "> n)",
+        'tests/test_protocols_broadcast.py -k "guarantees"',
+    ),
+    Mutant(
+        "reliable_broadcast: readies do not convince those who heard too few echoes",
+        "byzjax/protocols/reliable_broadcast.py",
+        "lax.fori_loop(0, n, one_round, ready)",
+        "lax.fori_loop(0, 0, one_round, ready)",
+        'tests/test_protocols_broadcast.py -k "guarantees"',
+    ),
+    Mutant(
+        "replicated_state_machine: replicas use what they heard",
+        "byzjax/protocols/replicated_state_machine.py",
+        "if not self.reliable:",
+        "if self.reliable or True:",
+        'tests/test_protocols_broadcast.py -k "others_part"',
+    ),
+    Mutant(
         "replicated_state_machine: the votes of f servers are enough",
         "byzjax/protocols/replicated_state_machine.py",
         "agreed(models, votes=self.f + 1)",
