@@ -85,7 +85,7 @@ def polyak_averaging(*, start: int = 0) -> optax.GradientTransformationExtraArgs
                     f"polyak_averaging needs updates of the shape of params, {jnp.shape(p)}; got "
                     f"{jnp.shape(u)}: put it after byzjax.aggregate."
                 )
-            new = _as_stored(optax.apply_updates(p, u)).astype(old.dtype)
+            new = _as_stored(jnp.asarray(optax.apply_updates(p, u))).astype(old.dtype)
             return jnp.where(counted == 1, new, old + (new - old) / counted.astype(old.dtype))
 
         return updates, AverageState(count, jax.tree.map(average, state.average, params, updates))

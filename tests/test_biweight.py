@@ -53,8 +53,8 @@ def test_efficiency_between_the_median_and_the_mean():
 def test_equal_values_have_no_deviation():
     x = jnp.array([[1.0, -0.0], [1.0, 0.0], [1.0, 0.0], [7.0, jnp.nan], [-jnp.inf, 5.0]])
     np.testing.assert_array_equal(byzjax.biweight_mean(x), [1.0, 0.0])
-    slopes = jax.jacobian(byzjax.biweight_mean)(x)
-    assert np.isfinite(slopes).all()
+    derivatives = jax.jacobian(byzjax.biweight_mean)(x)
+    assert np.isfinite(derivatives).all()
 
 
 def test_more_bad_rows_than_half_do_not_look_healthy():

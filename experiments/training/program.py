@@ -220,8 +220,8 @@ class _Run:
             average = state.average
             if config.average:
                 now = protocol.models(after)
-                still = jax.tree.map(jnp.zeros_like, now)
-                _, average = byzjax.polyak_averaging().update(still, average, now)
+                unchanged = jax.tree.map(jnp.zeros_like, now)
+                _, average = byzjax.polyak_averaging().update(unchanged, average, now)
             # All runs of a block are at the same step, so this stays a conditional under vmap too.
             with jax.named_scope("diagnostics"):
                 seen = lax.cond(

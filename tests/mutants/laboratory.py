@@ -164,8 +164,8 @@ MUTANTS = [
     Mutant(
         "train: the average is of the models before the steps",
         "experiments/training/program.py",
-        "now = protocol.models(after)\n                still",
-        "now = protocol.models(state.protocol)\n                still",
+        "now = protocol.models(after)\n                unchanged",
+        "now = protocol.models(state.protocol)\n                unchanged",
         'tests/experiments/test_training.py -k "average_is"',
     ),
     Mutant(
