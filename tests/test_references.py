@@ -55,16 +55,19 @@ def test_names_of_the_table_exist_in_its_files():
 
 
 def test_numbers_of_the_page():
-    law = theory.largest_of(26)
-    root = math.sqrt(law.mean**2 + law.variance)
-    assert f"gives\n  {root:.3f}, 3 % more" in PAGE
-    assert round(100 * (root / 2.046 - 1)) == 3
-    table = (ROOT / "docs" / "theory.md").read_text()
-    computed = [c.strip() for c in re.search(r"\|( median, computed .*)\|", table)[1].split("|")]
-    assert {"2.046", "2.777"} <= set(computed)
-    law = theory.largest_of(201)
-    excess = math.sqrt(law.mean**2 + law.variance) / 2.777 - 1
-    assert f"at n = 401 the difference is {100 * excess:.1f} %" in PAGE
+    ends = np.linspace(-10, 10, 20_001)
+    middles = (ends[1:] + ends[:-1]) / 2
+    exact, limit = {}, {}
+    for m in (26, 201):
+        below = np.array([theory.largest_probability(float(v), n=m) for v in ends])
+        exact[m] = math.sqrt(float(np.sum(middles**2 * np.diff(below))))
+        law = theory.largest_of(m)
+        limit[m] = math.sqrt(law.mean**2 + law.variance)
+    more = {m: 100 * (limit[m] / exact[m] - 1) for m in exact}
+    text = " ".join(PAGE.split())
+    assert f"root of its second moment: {exact[26]:.3f} at n = 51." in text
+    assert f"gives {limit[26]:.3f}, {more[26]:.0f} % more" in text
+    assert f"at n = 401 the difference is {more[201]:.1f} %" in text
     kappa = theory.proved("kappa", "biweight_mean", 25, 5)
     assert f"with c = 6: {kappa:.0f} at (25, 5)" in PAGE
 
