@@ -6,6 +6,7 @@ from byzjax._deprecated import renamed as _renamed
 from byzjax._signature import per_row_inputs
 from byzjax.collective import across_devices, all_aggregate, all_mix
 from byzjax.influence import influence
+from byzjax.iterates import polyak_averaging
 from byzjax.memory import centered_clipping, concentration_filter, foolsgold, safeguard
 from byzjax.mixing import adaptive_clipping, bucketing, clip_norms, nearest_neighbors
 from byzjax.rules import *  # noqa: F403
@@ -35,6 +36,7 @@ __all__ = [
     "order",
     "per_row_inputs",
     "per_worker",
+    "polyak_averaging",
     "protocols",
     "safeguard",
     "scores",

@@ -138,6 +138,16 @@ FACTS: dict[str, Facts] = {
         promise="bounded",
         reference="Xie, Koyejo, Gupta 2018",
     ),
+    "biweight_mean": Facts(
+        "rule",
+        (2, 1),
+        cost="nd",
+        breakdown="n > 2f",
+        full=False,
+        promise="bounded",
+        reference="Mosteller, Tukey 1977",
+        takes_f=False,
+    ),
     "aksel": Facts(
         "rule",
         (2, 1),

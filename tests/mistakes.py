@@ -137,6 +137,8 @@ SECTIONS: dict[str, list[Mistake]] = {
         Mistake("huber(x, threshold=None)", TypeError, ("must be a number; got None.",)),
         Mistake('bulyan(x, f=1, rule="krum")', TypeError, ("rule must be a function; got 'krum'",)),
         Mistake("huber(x, threshold=-1.0)", ValueError, ("threshold must be positive; got",)),
+        Mistake("biweight_mean(x, c=1.0)", ValueError, ("c must be above 1; got c=1.0.",)),
+        Mistake("biweight_mean(x, f=2)", TypeError, ("biweight_mean has no parameter f",)),
         Mistake("centered_clip(x, radius=1.0)", TypeError, ("centered_clip(updates, center, rad",)),
         Mistake(
             "zeno(x, x[0], 3.0, f=1, learning_rate=0.1, rho=0.1)",

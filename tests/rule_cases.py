@@ -136,6 +136,15 @@ CASES = [
         hyper=lambda n, f: {"mode": "radius"},
         quick=False,
     ),
+    Case("biweight_mean", byzjax.biweight_mean, oracles.biweight_mean),
+    Case(
+        "biweight_mean-2",
+        byzjax.biweight_mean,
+        oracles.biweight_mean,
+        hyper=lambda n, f: {"c": 2.0},
+        change={"promise": "finite"},
+        quick=False,
+    ),
     Case("krum", byzjax.krum, oracles.krum, ties=one_neighbor),
     Case(
         "multi-krum",

@@ -74,6 +74,7 @@ ALLOWED = {
         "byzjax.attacks",
     ],
     "byzjax.transforms": [*ALGEBRA, *CHECKS, "byzjax._signature", "byzjax.rules", "byzjax.mixing"],
+    "byzjax.iterates": [*ALGEBRA, *CHECKS],
     "byzjax.collective": [
         *["byzjax._slices", "byzjax._signature", "byzjax.stacked", "byzjax._compiled"],
         *MISTAKES,

@@ -62,19 +62,39 @@ def draws(n=N, speeds=None):
     return first, np.asarray(time(np.arange(EVENTS)), np.float64), slow
 
 
+@functools.cache
+def read_ages(most):
+    """The age of each coordinate at each pull, from the keys that the protocol uses."""
+
+    @jax.jit
+    @jax.vmap
+    def ages(event):
+        key = jax.random.fold_in(jax.random.fold_in(KEY, event), N + 2)
+        return jax.random.randint(jax.random.split(key, 1)[0], (DIM,), 0, most + 1)
+
+    return np.asarray(ages(np.arange(EVENTS)))
+
+
 def loop_gradient(w, x, y):
     return 2 * x.T.astype(np.float64) @ (x @ w - y) / len(y)
 
 
 def event_loop(
-    judge, attack, *, damping=lambda tau: 1.0, max_staleness=np.inf, speeds=None, momentum=0.0
+    judge,
+    attack,
+    *,
+    damping=lambda tau: 1.0,
+    max_staleness=np.inf,
+    speeds=None,
+    momentum=0.0,
+    max_read_age=0,
 ):
     """`judge(p, g, pulled, now, trusted) -> (factor, note)`; `note()` is called on acceptance."""
     first, later, slow = draws(speeds=speeds)
     done = list(first)
     w, trace = np.full(DIM, 0.5), np.zeros(DIM)
     pulled, versions, version = [w.copy() for _ in range(N)], [0] * N, 0
-    history = []
+    history, models, ages = [], [w.copy()], read_ages(max_read_age)
     for t in range(EVENTS):
         p = int(np.argmin(done))
         now = done[p]
@@ -88,8 +108,10 @@ def event_loop(
             trace = momentum * trace + damping(tau) * factor * g
             w = w - RATE * trace
             version += 1
+            models.append(w.copy())
         history.append((p, tau, ok, w.copy()))
-        pulled[p], versions[p] = w.copy(), version
+        pulled[p] = np.array([models[max(0, version - age)][j] for j, age in enumerate(ages[t])])
+        versions[p] = version
         done[p] = now + later[t] * slow[p]
     return history
 
@@ -181,6 +203,12 @@ CASES = {
         reversed_attack,
         {"damping": lambda tau: np.exp(-0.1 * tau), "momentum": 0.5},
     ),
+    "coordinates of their own ages": (
+        {"max_read_age": 5, "max_staleness": 8, "attack": FLIPPED},
+        lambda: accept_all,
+        flipped_attack,
+        {"max_read_age": 5, "max_staleness": 8},
+    ),
     "kardam, the formula alone": (
         {"judge": protocols.kardam(f=F, window=1, norms="never"), "attack": FLIPPED},
         lambda: loop_kardam(N, F, 1, "never"),
@@ -268,6 +296,39 @@ def test_info_holds_what_was_computed_and_what_arrived():
     lies = BYZANTINE[info.senders[:, 0]]
     np.testing.assert_array_equal(info.sent["w"][~lies], info.honest["w"][~lies])
     np.testing.assert_allclose(info.sent["w"][lies], -100 * info.honest["w"][lies], rtol=1e-6)
+
+
+def test_without_ages_no_history_is_kept():
+    assert make().init(PARAMS, KEY).history is None
+    state = make(max_read_age=2).init({"w": PARAMS["w"], "b": np.float32(0)}, KEY)
+    assert jax.tree.map(jnp.shape, state.history) == {"w": (3, DIM), "b": (3,)}
+    with pytest.raises(ValueError, match="max_read_age must be at least 0; got"):
+        make(max_read_age=-1)
+
+
+def test_ages_are_uniform_and_differ_between_coordinates():
+    """The server adds 1 to all coordinates at each step: what a worker reads tells its ages."""
+    n, age, count = 3, 4, 4000
+    counting = protocols.asynchronous(
+        lambda params, batch, key=None: -jnp.sum(params["w"]),
+        num_workers=n,
+        server=optax.sgd(1.0),
+        max_read_age=age,
+    )
+
+    def step(state, k):
+        state, info = counting.step(state, {"workers": jnp.zeros((n, 1))}, jax.random.key(k))
+        read = jnp.take(state.pulled["w"], info.senders[0], axis=0)
+        return state, state.params["w"] - read
+
+    begun = counting.init({"w": jnp.zeros(DIM)}, KEY)
+    _, ages = jax.jit(lambda: jax.lax.scan(step, begun, jnp.arange(count)))()
+    ages = np.asarray(ages)
+    assert ages.max() == age
+    assert (ages[:2].max(axis=1) <= [1, 2]).all()  # nothing is older than the first model
+    shares = np.bincount(ages[age:].astype(int).ravel(), minlength=age + 1) / ages[age:].size
+    np.testing.assert_allclose(shares, 1 / (age + 1), atol=0.02)
+    assert np.abs(np.corrcoef(ages[age:].T) - np.eye(DIM)).max() < 0.06
 
 
 def windows(accepted_workers):

@@ -9,6 +9,7 @@ import pytest
 
 import byzjax
 from byzjax import attacks, protocols
+from tests import oracles
 from tests.test_protocols import BYZANTINE, KEY, PARAMS, N, batch_of, loss_fn, noisy_loss_fn
 
 
@@ -42,6 +43,44 @@ def test_local_steps_are_federated_averaging():
         np.testing.assert_allclose(state.params[name], expected, rtol=1e-4, atol=1e-6)
         sent = np.stack([-model[name] / (rate * k) for model in models])
         np.testing.assert_allclose(info.honest[name], sent, rtol=1e-4, atol=1e-5)
+
+
+def local_minimisers(batch):
+    """The least-squares solution of each worker, [N, 4]: w and b."""
+    rows = zip(np.float64(batch["workers"]["x"]), np.float64(batch["workers"]["y"]))
+    return np.array([np.linalg.lstsq(np.c_[x, np.ones(len(x))], y)[0] for x, y in rows])
+
+
+def samples(seed, size=24):
+    """Batches on which a few hundred local steps converge."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(N, size, 3)).astype(np.float32)
+    y = x @ np.array([1.0, -2.0, 0.5]) + 0.7 + rng.normal(size=(N, size))
+    return {"workers": {"x": x, "y": y.astype(np.float32)}}
+
+
+@pytest.mark.parametrize("name", ["median", "trimmed_mean"])
+def test_one_round_is_the_rule_of_the_local_minimisers(name):
+    """Yin et al., Algorithm 2: also with Byzantine workers, who send any model."""
+    rule, f, rate, k = getattr(byzjax, name), 2, 0.2, 300
+    options = {} if name == "median" else {"f": f}
+    server = server_of(
+        local_steps=k,
+        local_rate=rate,
+        whole_batch=True,
+        rule=byzjax.aggregate(rule, **options),
+        server=optax.sgd(rate * k),
+        attack=byzjax.attack(attacks.sign_flip, BYZANTINE),
+    )
+    start = {"w": np.full(3, 0.3, np.float32), "b": np.float32(-1.0)}
+    state, _ = jax.jit(server.step)(server.init(start, KEY), samples(0), KEY)
+    models, begun = local_minimisers(samples(0)), np.array([0.3, 0.3, 0.3, -1.0])
+    sent = np.where(np.asarray(BYZANTINE)[:, None], 2 * begun - models, models)
+    expected = getattr(oracles, name)(sent, f)
+    result = np.append(state.params["w"], state.params["b"])
+    np.testing.assert_allclose(result, expected, atol=2e-4)
+    truth = np.array([1.0, -2.0, 0.5, 0.7])
+    assert np.linalg.norm(result - truth) < 0.5 < np.linalg.norm(sent.mean(axis=0) - truth)
 
 
 def test_local_steps_draw_other_keys():
@@ -153,6 +192,7 @@ def test_errors():
             {"local_rate": 0.1},
             r"^local_rate is required if and only if local_steps > 1; got local_steps=1",
         ),
+        ({"whole_batch": True}, r"^whole_batch needs local_steps > 1; got local_steps=1\."),
         ({"local_steps": 2, "local_rate": 0}, r"^local_rate must be positive; got local_rate=0\."),
     ):
         with pytest.raises(ValueError, match=message):

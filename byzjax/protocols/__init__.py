@@ -17,12 +17,14 @@ from byzjax.protocols.gossip import gossip
 from byzjax.protocols.judges import Arrival, Judge, frequency, kardam, lipschitz
 from byzjax.protocols.parameter_server import parameter_server
 from byzjax.protocols.redundant import redundant, vote
+from byzjax.protocols.reliable_broadcast import Delivery, reliable_broadcast
 from byzjax.protocols.replicated_servers import replicated_servers
 from byzjax.protocols.replicated_state_machine import agreed, replicated_state_machine
 from byzjax.protocols.zeno_plus_plus import zeno_plus_plus
 
 __all__ = [
     "Arrival",
+    "Delivery",
     "Info",
     "Judge",
     "Protocol",
@@ -44,6 +46,7 @@ __all__ = [
     "mid_extremes",
     "parameter_server",
     "redundant",
+    "reliable_broadcast",
     "replicated_servers",
     "replicated_state_machine",
     "safe_area_average",

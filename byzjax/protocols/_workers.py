@@ -117,6 +117,13 @@ def with_row(updates: PyTree, row: jax.Array, update: PyTree) -> PyTree:
     return jax.tree.map(lambda x, u: x.at[row].set(u), updates, update)
 
 
+def broadcast_to_rows(rows: jax.Array, updates: PyTree) -> PyTree:
+    """One value per row, `[n]`, in the shape of each leaf `[n, ...]`."""
+    return jax.tree.map(
+        lambda x: jnp.broadcast_to(rows.reshape(-1, *[1] * (x.ndim - 1)), x.shape), updates
+    )
+
+
 def stepped(params: PyTree, updates: PyTree) -> PyTree:
     """`optax.apply_updates`; checks that the step has the shapes of the parameters."""
     for (path, p), u in zip(

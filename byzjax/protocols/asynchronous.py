@@ -15,7 +15,7 @@ from byzjax._checks import static_int
 from byzjax._compiled import taught
 from byzjax._mistakes import shown
 from byzjax._numerics.arrays import copied
-from byzjax.protocols import _workers
+from byzjax.protocols import _history, _workers
 from byzjax.protocols._protocol import Info, Protocol, Traffic
 from byzjax.protocols.damping import constant_damping
 from byzjax.protocols.judges import Arrival, Judge
@@ -38,6 +38,7 @@ class AsynchronousState(NamedTuple):
       rejected: `int32[n]`, number of rejected gradients of each worker.
       stages: states of the stages attack, rule and server, in this order.
       judges: states of the judges.
+      history: the last models, newest first, stacked `[max_read_age + 1, ...]`, or None.
     """
 
     params: PyTree
@@ -52,6 +53,7 @@ class AsynchronousState(NamedTuple):
     rejected: jax.Array
     stages: tuple
     judges: tuple
+    history: PyTree = None
 
 
 @taught
@@ -67,6 +69,7 @@ def asynchronous(
     attack: optax.GradientTransformation | None = None,
     speeds: jax.Array | None = None,
     max_staleness: int | None = None,
+    max_read_age: int = 0,
 ) -> Protocol:
     r"""A server takes a step for each arriving gradient that its judges accept.
 
@@ -86,6 +89,10 @@ def asynchronous(
     p mod B; once no buffer is empty, the server's gradient is the rule of the B means, and the
     buffers are emptied. A rule that tolerates f rows then tolerates f Byzantine workers.
 
+    With `max_read_age=k` workers read while others write, as without locks in Hogwild: each
+    coordinate of the model that a worker pulls at version v is that of one of the versions v - k to
+    v (of the first model, before that), drawn independently and uniformly. tau counts from v.
+
     Args:
       loss_fn: `loss_fn(params, batch, key=None) -> scalar`, of one worker's batch.
       num_workers: n, a Python int.
@@ -99,6 +106,7 @@ def asynchronous(
         sent. Its `step` counts arrivals.
       speeds: `float[n]`, gradients per unit of time; may be traced. None for 1.
       max_staleness: the largest tau that is accepted, a Python int; None for no limit.
+      max_read_age: k, the largest age of a coordinate at a pull, a Python int; 0 for one age.
 
     Returns:
       A `Protocol`. Worker p's loss key is `fold_in(key, p)`; the gradient of a `trusted` batch at
@@ -106,7 +114,8 @@ def asynchronous(
       counts the accepted and rejected gradients of each worker. In `Info`, `honest` and `sent` have
       one row, and `aggregate` is the optimizer's input, 0 if there is none.
 
-      Requirement: n >= 1, or that of the judges. Cost: one gradient per step, and O(nd) memory.
+      Requirement: n >= 1, or that of the judges. Cost: one gradient per step, and O((n + k) d)
+      memory.
 
     Raises:
       TypeError: an argument that must be a Python int is not.
@@ -131,7 +140,8 @@ def asynchronous(
     Reference: Kardam in Damaskinos, El Mhamdi, Guerraoui, Patra and Taziki, Asynchronous Byzantine
     Machine Learning (the case of SGD), ICML 2018 (arXiv:1802.07928); BASGD in Yang and Li, BASGD:
     Buffered Asynchronous SGD for Byzantine Learning, ICML 2021 (arXiv:2003.00937), without its
-    reassignment of workers whose buffers stay empty.
+    reassignment of workers whose buffers stay empty; `max_read_age` in Nguyen et al., SGD and
+    Hogwild! Convergence Without the Bounded Gradients Assumption, ICML 2018 (arXiv:1802.03801).
     """
     n = static_int("num_workers", num_workers, at_least=1)
     if (buffers is None) != (rule is None):
@@ -147,6 +157,7 @@ def asynchronous(
             )
     if max_staleness is not None:
         max_staleness = static_int("max_staleness", max_staleness)
+    age = static_int("max_read_age", max_read_age)
     if speeds is not None and jnp.shape(speeds) != (n,):
         raise ValueError(f"speeds have shape {jnp.shape(speeds)}; {n} workers need shape ({n},).")
     if speeds is not None and not isinstance(speeds, jax.core.Tracer):
@@ -163,7 +174,7 @@ def asynchronous(
     stages = _workers.supported("asynchronous", loss_fn, attack=attack, rule=rule, server=server)
     if buffers is not None:
         _workers.try_rule(stages[1], buffers, "in asynchronous these are its buffers", "trusted")
-    made = _Asynchronous(loss_fn, judge, damping, buffers, speeds, max_staleness, n, stages)
+    made = _Asynchronous(loss_fn, judge, damping, buffers, speeds, max_staleness, age, n, stages)
     return Protocol(made.init, made.step, made.models, made.traffic)
 
 
@@ -177,6 +188,7 @@ class _Asynchronous:
     buffers: int | None
     speeds: jax.Array | None
     max_staleness: int | None
+    age: int
     n: int
     stages: tuple
 
@@ -199,6 +211,7 @@ class _Asynchronous:
             rejected=zeros,
             stages=tuple(stage.init(params) for stage in self.stages),
             judges=tuple(each.init(params, self.n) for each in self.judge),
+            history=_history.begun(params, self.age),
         )
         return copied(state)
 
@@ -248,11 +261,13 @@ class _Asynchronous:
         left = state.left - state.left[p]
         time = self.computing_time(jax.random.fold_in(key, self.n + 1), (), p)
         one = accept.astype(jnp.int32)
+        history = _history.pushed(state.history, new_params, ready)
+        read = _history.read(history, new_params, jax.random.fold_in(key, self.n + 2))
         new_state = AsynchronousState(
             params=new_params,
             version=version,
             left=left.at[p].set(time),
-            pulled=_workers.with_row(state.pulled, p, new_params),
+            pulled=_workers.with_row(state.pulled, p, read),
             versions=state.versions.at[p].set(version),
             honest=honest,
             buffers=held,
@@ -261,6 +276,7 @@ class _Asynchronous:
             rejected=state.rejected.at[p].add(1 - one),
             stages=(attacking, ruling, serving),
             judges=judges,
+            history=history,
         )
         info = Info(_workers.copies(own, 1), _workers.copies(sent, 1), direction, p[None])
         return new_state, info

@@ -45,6 +45,7 @@ def parameter_server(
     per_round: int | None = None,
     local_steps: int = 1,
     local_rate: float | jax.Array | None = None,
+    whole_batch: bool = False,
     workers_at_once: int | None = None,
     workers_axis: str | None = None,
 ) -> Protocol:
@@ -62,6 +63,11 @@ def parameter_server(
 
     A server step of $\gamma k$ along the mean of these is federated averaging.
 
+    With `whole_batch` each local step is on the whole batch, so that with many of them x_i tends to
+    the minimiser of worker i's own loss. One step of the server with `optax.sgd(gamma * k)` ends at
+    the aggregate of these minimisers, if the rule shifts and scales: with `byzjax.median`, the
+    one-round algorithm of Yin et al.
+
     Cost: k gradients per worker, plus the stages; 2n messages of d numbers per step.
 
     Args:
@@ -75,8 +81,9 @@ def parameter_server(
       num_workers: n, a Python int; needed with `per_round`, and for `traffic`.
       per_round: how many workers participate in a step, drawn from its key; the others compute
         nothing and keep their state. Mixing and rule see this many rows. None for all.
-      local_steps: k, a Python int that divides the batch.
+      local_steps: k, a Python int that divides the batch, unless `whole_batch`.
       local_rate: gamma, the step size of the local steps, which need it; may be traced.
+      whole_batch: whether each local step is on the worker's whole batch; needs local steps.
       workers_at_once: how many workers' gradients are computed at once, a Python int; None for all.
         1 saves memory, and for convolutional models time on CPU.
       workers_axis: a mapped axis (`jax.shard_map`, `jax.pmap`) whose devices share the gradient
@@ -105,7 +112,9 @@ def parameter_server(
       Array([2.], dtype=float32)
 
     Reference: McMahan, Moore, Ramage, Hampson and Agüera y Arcas, Communication-Efficient Learning
-    of Deep Networks from Decentralized Data, AISTATS 2017 (arXiv:1602.05629), for local steps.
+    of Deep Networks from Decentralized Data, AISTATS 2017 (arXiv:1602.05629), for local steps; Yin,
+    Chen, Ramchandran and Bartlett, Byzantine-Robust Distributed Learning: Towards Optimal
+    Statistical Rates, ICML 2018 (arXiv:1803.01498), Algorithm 2, for `whole_batch`.
     """
     if workers_at_once is not None:
         workers_at_once = static_int("workers_at_once", workers_at_once, at_least=1)
@@ -116,6 +125,8 @@ def parameter_server(
             f"got local_steps={local_steps}, local_rate={local_rate}."
         )
     positive("local_rate", local_rate)
+    if whole_batch and local_steps == 1:
+        raise ValueError("whole_batch needs local_steps > 1; got local_steps=1.")
     if num_workers is not None:
         num_workers = static_int("num_workers", num_workers, at_least=1)
     if per_round is not None:
@@ -136,6 +147,7 @@ def parameter_server(
         per_round,
         local_steps,
         local_rate,
+        whole_batch,
         workers_at_once,
         workers_axis,
     )
@@ -158,6 +170,7 @@ class _ParameterServer:
     per_round: int | None
     local_steps: int
     local_rate: Any
+    whole_batch: bool
     workers_at_once: int | None
     workers_axis: Any
 
@@ -173,11 +186,14 @@ class _ParameterServer:
         options = {"at_once": self.workers_at_once, "workers": workers}
         if self.local_rate is None:
             return _workers.gradients(self.loss_fn, params, batch, key, **options)
-        parts = jax.tree.map(lambda x: _parts(x, self.local_steps), batch)
+        parts = None
+        if not self.whole_batch:
+            parts = jax.tree.map(lambda x: _parts(x, self.local_steps), batch)
         models = _workers.copies(params, len(workers))
 
         def local(models: PyTree, place: tuple) -> tuple[PyTree, None]:
             part, j = place
+            part = batch if self.whole_batch else part
             own = jax.random.fold_in(key, j)
             gradients = _workers.gradients(self.loss_fn, models, part, own, own=True, **options)
             return jax.tree.map(lambda x, g: x - self.local_rate * g, models, gradients), None

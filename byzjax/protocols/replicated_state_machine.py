@@ -10,11 +10,12 @@ import optax
 from jax import lax
 
 from byzjax import stacked
-from byzjax._checks import static_int
+from byzjax._checks import one_of, static_int
 from byzjax._compiled import compiled, taught
 from byzjax._numerics.arrays import copied
 from byzjax.protocols import _servers, _workers
 from byzjax.protocols._protocol import Info, Protocol, Traffic
+from byzjax.protocols.reliable_broadcast import equal_rows, reliable_broadcast
 from byzjax.stacked import PyTree
 
 
@@ -71,12 +72,7 @@ def agreed(updates: PyTree, *, votes: int) -> PyTree:
         raise ValueError(f"agreed needs n >= votes; got n={n}, votes={votes}.")
     if votes == 1:
         return stacked.take(updates, 0)
-    equal = jnp.ones((n, n), bool)
-    for leaf in jax.tree.leaves(updates):
-        bits = lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{8 * leaf.dtype.itemsize}"))
-        bits = bits.reshape(n, -1)
-        equal &= jnp.all(bits[:, None] == bits[None], axis=-1)
-    enough = jnp.sum(equal, axis=1, dtype=jnp.int32) >= votes
+    enough = jnp.sum(equal_rows(updates), axis=1, dtype=jnp.int32) >= votes
     first = stacked.take(updates, jnp.argmax(enough))
     return jax.tree.map(lambda leaf: jnp.where(jnp.any(enough), leaf, jnp.nan), first)
 
@@ -95,6 +91,8 @@ def replicated_state_machine(
     attack: optax.GradientTransformation | None = None,
     attack_models: optax.GradientTransformation | None = None,
     byzantine_servers: jax.Array | None = None,
+    equivocating: jax.Array | None = None,
+    broadcast: str = "reliable",
     workers_at_once: int | None = None,
     workers_axis: str | None = None,
 ) -> Protocol:
@@ -105,17 +103,24 @@ def replicated_state_machine(
     $$ y = \operatorname{agreed}(x_1, \dots, x_n; f + 1), \qquad g_i = \nabla \ell_i(y), \qquad
        x_p \leftarrow x_p - \gamma \operatorname{rule}(g_1, \dots, g_m). $$
 
-    All replicas start bitwise equal and receive the same gradients in the same order. Totally
-    ordered reliable broadcast is assumed, not simulated: it needs n >= 3 f + 1, while the votes
-    alone need 2 f + 1. Replicas are deterministic, so the honest ones are bitwise equal after every
-    step, and training is that of one trusted server. Stages that draw random numbers have the same
-    key on all replicas.
+    All replicas start bitwise equal and must receive the same gradients in the same order: here one
+    broadcast of each worker a step. If none equivocates, there is nothing to simulate. With
+    `equivocating`, some workers send to some replicas what the attack made of their update, and to
+    the others their own, and each worker's update goes through `reliable_broadcast`, in which
+    Byzantine replicas confirm to each replica what it heard from the worker. It needs n >= 3 f + 1,
+    the votes alone 2 f + 1. An update that is not delivered is a row of NaN on all honest replicas:
+    one of the faults that the rule tolerates.
+
+    Replicas are deterministic, so the honest ones are bitwise equal after every step, and training
+    is that of one trusted server. Stages that draw random numbers have the same key on all
+    replicas.
 
     Replicas are computed one after another, each the whole server step on its own state. If no
     value has f + 1 votes, more than f servers are Byzantine, and the workers receive NaN.
 
     Requirement: n >= 3 f_servers + 1; for the workers, that of `rule`. Cost of a step: m gradients,
-    n calls of `mix`, `rule` and `server`, and O(n^2 d) for the votes.
+    n calls of `mix`, `rule` and `server`, and O(n^2 d) for the votes; with `equivocating`, m times
+    that for the broadcasts.
 
     Args:
       loss_fn: `loss_fn(params, batch, key=None) -> scalar`, of one worker's batch.
@@ -131,6 +136,10 @@ def replicated_state_machine(
       attack_models: the attack on the models, `[n, ...]`.
       byzantine_servers: `bool[n]`, the Byzantine servers, which `models` leaves out; may be traced.
         None for none.
+      equivocating: `bool[n, m]`, the replicas to which each worker sends its own update instead of
+        what the attack made of it; may be traced. None for none.
+      broadcast: `"reliable"`, or `"none"`: each replica uses what it received, and equivocation
+        drives the honest ones apart.
       workers_at_once: how many workers' gradients are computed at once, a Python int; None for
         all of them.
       workers_axis: a mapped axis (`jax.shard_map`, `jax.pmap`) whose devices share the gradient
@@ -144,7 +153,8 @@ def replicated_state_machine(
 
     Raises:
       TypeError: an argument that must be a Python int is not.
-      ValueError: there are too few servers, or `byzantine_servers` is not `bool[n]`.
+      ValueError: there are too few servers, `byzantine_servers` is not `bool[n]`, `equivocating` is
+        not `bool[n, m]`, or `broadcast` is unknown.
 
     Example:
       >>> import byzjax, jax, jax.numpy as jnp, optax
@@ -173,6 +183,12 @@ def replicated_state_machine(
         )
     if workers_at_once is not None:
         workers_at_once = static_int("workers_at_once", workers_at_once, at_least=1)
+    one_of("broadcast", broadcast, ("reliable", "none"))
+    if equivocating is not None and jnp.shape(equivocating) != (n, m):
+        raise ValueError(
+            f"equivocating must be bool[n, m] with n={n}, m={m}; "
+            f"got shape {jnp.shape(equivocating)}."
+        )
     mask = _servers.liars(byzantine_servers, n)
     attack_models, send, attack, mix, rule, server = _workers.supported(
         "replicated_state_machine",
@@ -198,6 +214,8 @@ def replicated_state_machine(
         m,
         mask,
         n,
+        equivocating,
+        broadcast == "reliable",
     )
     return Protocol(made.init, made.step, _servers.honest_models(n, f, mask), made.traffic)
 
@@ -219,6 +237,31 @@ class _ReplicatedStateMachine:
     m: int
     mask: jax.Array
     n: int
+    equivocating: jax.Array | None
+    reliable: bool
+
+    def received(self, honest: PyTree, sent: PyTree) -> PyTree:
+        """The updates that each replica holds, `[n, m, ...]`; None if all hold those sent."""
+        if self.equivocating is None:
+            return None
+        own = jnp.asarray(self.equivocating, bool)
+
+        def heard(p: jax.Array) -> PyTree:
+            rest = _workers.broadcast_to_rows(own[p], honest)
+            return jax.tree.map(jnp.where, rest, honest, sent)
+
+        messages = jax.vmap(heard)(jnp.arange(self.n))
+        if not self.reliable:
+            return messages
+        # Row j of a Byzantine replica: to replica j, what j itself heard.
+        support = jnp.broadcast_to(jnp.arange(self.n), (self.n, self.n))
+
+        def delivered(of_one: PyTree) -> PyTree:
+            return reliable_broadcast(of_one, self.mask, support, support, f=self.f).updates
+
+        by_worker = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), messages)
+        by_worker = lax.map(delivered, by_worker)
+        return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), by_worker)
 
     def init(self, params: PyTree, key: jax.Array) -> MachineState:
         del key  # random transformations received their keys when they were created
@@ -240,19 +283,23 @@ class _ReplicatedStateMachine:
         gradients = _workers.gradients(self.loss_fn, model, of_workers, key, **options)
         honest, sending = self.send.update(gradients, sending, model)
         sent, attacking = self.attack.update(honest, attacking, model)
+        received = self.received(honest, sent)
+        places = () if received is None else (jnp.arange(self.n),)
 
         def replica(own: tuple) -> tuple:
             # Without the barrier XLA hoists what does not depend on the replica, most of the rule,
             # out of the loop: 14 of 39 instructions stay inside for krum.
-            params, mixing, ruling, serving = own
+            params, mixing, ruling, serving, *place = own
             params, updates = lax.optimization_barrier((params, sent))
+            if place:
+                updates = stacked.take(received, place[0])
             extra_args = _workers.trusted(self.loss_fn, params, batch, key, self.m)
             updates, mixing = self.mix.update(updates, mixing, params, **extra_args)
             update, ruling = self.rule.update(updates, ruling, params, **extra_args)
             change, serving = self.server.update(update, serving, params, **extra_args)
             return _workers.stepped(params, change), update, (mixing, ruling, serving)
 
-        params, aggregates, replicated = lax.map(replica, (state.params, *replicated))
+        params, aggregates, replicated = lax.map(replica, (state.params, *replicated, *places))
         first = stacked.take(aggregates, jnp.argmin(self.mask))
         stages = (attacking_models, sending, attacking, *replicated)
         return MachineState(params, stages), Info(honest, sent, first, jnp.arange(self.m))

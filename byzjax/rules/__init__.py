@@ -2,6 +2,7 @@
 
 from byzjax._deprecated import renamed as _renamed
 from byzjax.rules.aksel import aksel
+from byzjax.rules.biweight import biweight_mean
 from byzjax.rules.clipping import centered_clip
 from byzjax.rules.coordinatewise import (
     majority_sign,
@@ -23,6 +24,7 @@ from byzjax.rules.trust import fl_trust, zeno
 
 __all__ = [
     "aksel",
+    "biweight_mean",
     "bulyan",
     "centered_clip",
     "comparative_elimination",

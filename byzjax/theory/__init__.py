@@ -26,6 +26,13 @@ from byzjax.theory.errors import (
     selection_probability,
 )
 from byzjax.theory.kappa import Worst, kappa_search, worst_input
+from byzjax.theory.laws import (
+    Gumbel,
+    acceptance_probability,
+    largest_of,
+    largest_probability,
+    squared_distance_probability,
+)
 from byzjax.theory.table import TAGS, Constant
 
 __all__ = [
@@ -37,7 +44,9 @@ __all__ = [
     "Breakdown",
     "Constant",
     "Estimate",
+    "Gumbel",
     "Worst",
+    "acceptance_probability",
     "after_adaptive_clipping",
     "after_nearest_neighbors",
     "angular_error",
@@ -52,11 +61,14 @@ __all__ = [
     "heavy_tailed",
     "kappa_search",
     "lambda_of_kappa",
+    "largest_of",
+    "largest_probability",
     "lower_bound",
     "proved",
     "selection_probability",
     "sine_of_alpha",
     "sparse",
+    "squared_distance_probability",
     "worst_input",
 ]
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from byzjax.facts import FACTS, inequality
 from byzjax.theory import _inputs as inputs
-from byzjax.theory import table
+from byzjax.theory import biweight, table
 from byzjax.theory.constants import after_nearest_neighbors, behind_bucketing, lower_bound, proved
 from byzjax.theory.table import Constant
 
@@ -84,7 +84,7 @@ def page() -> str:
       >>> page().splitlines()[0]
       '# κ of every rule: proved, attained, lower bound'
     """
-    best = [c for c in table.KAPPA if c.tag == "derived"]
+    best = [c for c in (*table.KAPPA, *biweight.KAPPA) if c.tag == "derived"]
     with_one = {c.rule for c in best}
     without = [
         f"`{name}`"

@@ -34,7 +34,7 @@ class Protocol(NamedTuple):
 
 PROTOCOLS: dict[str, Protocol] = {
     DEFAULT_PROTOCOL: Protocol(
-        parameters=("per_round", "local_steps", "local_rate"),
+        parameters=("per_round", "local_steps", "local_rate", "whole_batch"),
         momentum=("worker", "server", "update"),
         one_model=True,
         all_rows=True,
@@ -58,7 +58,7 @@ PROTOCOLS: dict[str, Protocol] = {
         open_ended=True,  # the parameters of the graph
     ),
     "asynchronous": Protocol(
-        parameters=("judge", "damping", "buffers", "max_staleness"),
+        parameters=("judge", "damping", "buffers", "max_staleness", "max_read_age"),
         momentum=("update",),
         one_model=True,
         clips=False,

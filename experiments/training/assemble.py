@@ -85,6 +85,7 @@ def parameter_server(
     per_round: int | None = None,
     local_steps: int = 1,
     local_rate: float | None = None,
+    whole_batch: bool = False,
 ) -> protocols.Protocol:
     """Workers send updates to one server, which aggregates them and takes a step."""
     stages, n = optim.stages(parts.config, parts.rate), parts.config.n
@@ -102,6 +103,7 @@ def parameter_server(
         per_round=per_round,
         local_steps=local_steps,
         local_rate=local_rate,
+        whole_batch=whole_batch,
         workers_at_once=parts.at_once,
         workers_axis=parts.axis,
     )
@@ -195,6 +197,7 @@ def asynchronous(
     damping: str = "inverse",
     buffers: int | None = None,
     max_staleness: int | None = None,
+    max_read_age: int = 0,
 ) -> protocols.Protocol:
     """A step for each arriving gradient that the judges accept, however stale (Kardam)."""
     config = parts.config
@@ -222,6 +225,7 @@ def asynchronous(
         rule=None if buffers is None else parts.aggregate(buffers),
         attack=parts.of_workers(),
         max_staleness=max_staleness,
+        max_read_age=max_read_age,
     )
 
 

@@ -34,13 +34,11 @@ class State(NamedTuple):
 
     Attributes:
       protocol: state of the protocol.
-      average: average of the models so far, stacked, or None.
-      count: number of models averaged.
+      average: state of `byzjax.polyak_averaging` of the stacked models, or None.
     """
 
     protocol: Any
     average: Any
-    count: jax.Array
 
 
 class Metrics(NamedTuple):
@@ -186,8 +184,8 @@ class _Run:
         protocol = self.protocol(run, attack)
         state, average = protocol.init(params, run.key), None
         if self.config.average:
-            average = jax.tree.map(jnp.zeros_like, protocol.models(state))
-        return State(state, average, jnp.float32(0))
+            average = byzjax.polyak_averaging().init(protocol.models(state))
+        return State(state, average)
 
     def advance(self, state, first, attack, run, train_x, train_y):
         """`eval_every` steps from step `first`: the state, and diagnostics of the last one."""
@@ -213,10 +211,11 @@ class _Run:
             # A separate stream: `key` folded with a worker's index draws the batches.
             own = jax.random.fold_in(jax.random.fold_in(run.key, 6), step)
             after, info = protocol.step(state.protocol, {"workers": batch}, own)
-            count, average = state.count + 1, state.average
+            average = state.average
             if config.average:
                 now = protocol.models(after)
-                average = jax.tree.map(lambda a, p: a + (p - a) / count, average, now)
+                unchanged = jax.tree.map(jnp.zeros_like, now)
+                _, average = byzjax.polyak_averaging().update(unchanged, average, now)
             # All runs of a block are at the same step, so this stays a conditional under vmap too.
             with jax.named_scope("diagnostics"):
                 seen = lax.cond(
@@ -225,7 +224,7 @@ class _Run:
                     lambda info: dict.fromkeys(diagnostics.NAMES, jnp.float32(jnp.nan)),
                     info,
                 )
-            return State(after, average, count), seen
+            return State(after, average), seen
 
         state, seen = lax.scan(one, state, first + jnp.arange(config.eval_every))
         return state, jax.tree.map(lambda values: values[-1], seen)
@@ -234,7 +233,7 @@ class _Run:
     def evaluate(self, state: State, run: Runs, x, y, held_x, held_y) -> Metrics:
         """The metrics of the model, or of the average of all models so far."""
         now = self.protocol(run, jnp.int32(0)).models(state.protocol)
-        now = state.average if self.config.average else now
+        now = state.average.average if self.config.average else now
 
         def of_model(params) -> Metrics:
             finite = jnp.all(jnp.asarray([jnp.isfinite(p).all() for p in jax.tree.leaves(params)]))

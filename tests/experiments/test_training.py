@@ -146,7 +146,9 @@ def watched(digits, softmax):
     states, evaluations = program.start(jnp.int32(1), runs), []
     for step in (0, 2):
         states, diagnostics = program.advance(states, jnp.int32(step), jnp.int32(1), runs)
-        held = jax.device_get((states.protocol.params, states.average))  # states are donated
+        held = jax.device_get(
+            (states.protocol.params, states.average.average)
+        )  # states are donated
         metrics = program.evaluate(states, step == 2, runs)
         evaluations.append(Watched(*held, *jax.device_get((metrics, diagnostics))))
     return runs, evaluations

@@ -162,10 +162,10 @@ MUTANTS = [
         'tests/experiments/test_training.py -k "diagnostics_are"',
     ),
     Mutant(
-        "train: the average of the models counts a zero among them",
+        "train: the average is of the models before the steps",
         "experiments/training/program.py",
-        "a + (p - a) / count",
-        "a + (p - a) / (count + 1)",
+        "now = protocol.models(after)\n                unchanged",
+        "now = protocol.models(state.protocol)\n                unchanged",
         'tests/experiments/test_training.py -k "average_is"',
     ),
     Mutant(

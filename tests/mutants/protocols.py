@@ -228,6 +228,20 @@ MUTANTS = [
     ),
     # --- asynchronous ------------------------------------------------------------------------
     Mutant(
+        "asynchronous: all coordinates are of one age",
+        "byzjax/protocols/_history.py",
+        "randint(its_key, leaf.shape[1:], 0, leaf.shape[0])",
+        "randint(its_key, (1,) * (leaf.ndim - 1), 0, leaf.shape[0])",
+        'tests/test_protocols_asynchronous.py -k "ages_are_uniform"',
+    ),
+    Mutant(
+        "asynchronous: the history grows without a step of the server",
+        "byzjax/protocols/_history.py",
+        "jnp.where(moved, jnp.concatenate",
+        "jnp.where(moved == moved, jnp.concatenate",
+        'tests/test_protocols_asynchronous.py -k "event_loop and own"',
+    ),
+    Mutant(
         "asynchronous: an accepted gradient ages its own worker",
         "byzjax/protocols/asynchronous.py",
         "versions=state.versions.at[p].set(version)",
@@ -292,6 +306,13 @@ MUTANTS = [
         'tests/test_graphs.py -k "known_graphs"',
     ),
     # --- one server --------------------------------------------------------------------------
+    Mutant(
+        "parameter_server: local steps on the whole batch are on its parts",
+        "byzjax/protocols/parameter_server.py",
+        "part = batch if self.whole_batch else part",
+        "part = jax.tree.map(lambda x: x[:, :2], batch) if self.whole_batch else part",
+        'tests/test_protocols_rounds.py -k "local_minimisers"',
+    ),
     Mutant(
         "parameter_server: all local steps draw with the same key",
         "byzjax/protocols/parameter_server.py",
@@ -363,6 +384,27 @@ MUTANTS = [
         "n * (n - 1) / self.every",
         "n * n / self.every",
         'tests/test_protocols_replicated.py -k "test_traffic"',
+    ),
+    Mutant(
+        "reliable_broadcast: half of the nodes are a quorum of echoes",
+        "byzjax/protocols/reliable_broadcast.py",
+        "> n + f)",
+        "> n)",
+        'tests/test_protocols_broadcast.py -k "guarantees"',
+    ),
+    Mutant(
+        "reliable_broadcast: readies do not convince those who heard too few echoes",
+        "byzjax/protocols/reliable_broadcast.py",
+        "lax.fori_loop(0, n, one_round, ready)",
+        "lax.fori_loop(0, 0, one_round, ready)",
+        'tests/test_protocols_broadcast.py -k "guarantees"',
+    ),
+    Mutant(
+        "replicated_state_machine: replicas use what they heard",
+        "byzjax/protocols/replicated_state_machine.py",
+        "if not self.reliable:",
+        "if self.reliable or True:",
+        'tests/test_protocols_broadcast.py -k "others_part"',
     ),
     Mutant(
         "replicated_state_machine: the votes of f servers are enough",

@@ -3,6 +3,20 @@
 from tests.mutants.mutant import Mutant
 
 MUTANTS = [
+    Mutant(
+        "biweight_mean: the deviation is about 0",
+        "byzjax/rules/biweight.py",
+        "apart = jnp.abs(_from(x, center[None]))",
+        "apart = jnp.abs(_from(x, 0 * center[None]))",
+        'tests/test_contract_rules.py -k "equals_the_papers_loop[biweight_mean-12"',
+    ),
+    Mutant(
+        "biweight_mean: values beyond the reach have a weight",
+        "byzjax/rules/biweight.py",
+        "return jnp.where(inside, jnp.square(",
+        "return jnp.where(row == row, jnp.square(",
+        'tests/test_biweight.py -k "half_of_the_rows"',
+    ),
     # --- Krum and Bulyan ---------------------------------------------------------------------
     Mutant(
         "krum: one neighbour too many",

@@ -52,6 +52,25 @@ def phocas(x, f):
     return by_column(lambda v: mean_of_nearest_of(v, trimmed_mean_of(v, f), len(v) - f), x)
 
 
+def biweight_of(values, c):
+    center = median_of(values)
+    if not np.isfinite(center):
+        return np.nan
+    reach = c * median_of([abs(v - center) for v in values])
+    weights, moved = 0.0, 0.0
+    for v in values:
+        away = v - center
+        if away == 0 or (np.isfinite(v) and abs(away) < reach):
+            weight = (1 - (away / reach) ** 2) ** 2 if away else 1.0
+            weights, moved = weights + weight, moved + weight * away
+    return center + moved / weights
+
+
+def biweight_mean(x, f=0, c=6.0):
+    """One step from the median; infinite and NaN values are infinitely far."""
+    return by_column(lambda values: biweight_of(values, c), x)
+
+
 def majority_sign(x, f=0):
     """NaN has no vote."""
     return by_column(lambda values: np.sign(sum(np.sign(v) for v in values if v == v)), x)
