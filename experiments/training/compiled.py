@@ -119,8 +119,8 @@ class OneByOne:
         index = self.one.index(*args)
         if index not in self.alone:
             size = sum(leaf.nbytes for leaf in jax.tree.leaves(args[0]))
-            executable = self.one.compiled[index].executable
-            self.alone[index] = size > AT_ONCE or "lapack" in (executable.as_text() or "lapack")
+            text = self.one.compiled[index].executable.as_text()
+            self.alone[index] = size > AT_ONCE or text is None or "lapack" in text
         return self.alone[index]
 
 

@@ -95,13 +95,13 @@ def programs_are_kept(built, monkeypatch):
     """Reuses a program that another sweep has built; building one takes half a second."""
     build = programs.build
 
-    def kept(config, dataset, model, rule, mixing, choices, over):
+    def kept(config, dataset, model, rule, mixing, choices, over, shared):
         assert over is None
         settings = str([getattr(config, name) for name in IDENTITY])
         chain = str(rule), str(mixing), tuple(map(str, choices))
         key = (settings, dataset.checksum, *chain)
         if key not in built:
-            built[key] = build(config, dataset, model, rule, mixing, choices, over)
+            built[key] = build(config, dataset, model, rule, mixing, choices, over, shared)
         return built[key]
 
     monkeypatch.setattr(programs, "build", kept)
