@@ -127,9 +127,12 @@ def _equal_rows(x: jax.Array, cancelled: jax.Array) -> jax.Array:
 
     def apart(i: jax.Array) -> jax.Array:
         row = lax.dynamic_slice_in_dim(x, i, 1)
-        return row_squares(row, lax.dynamic_index_in_dim(x, first[i], keepdims=False))[0]
+        return row_squares(row, lax.dynamic_index_in_dim(x, first[i], keepdims=False))[0] == 0
 
-    same = lax.map(apart, jnp.arange(len(cancelled))) == 0
+    def same_as_first(i: jax.Array) -> jax.Array:
+        return lax.cond(first[i] == i, lambda i: first[i] == i, apart, i)
+
+    same = lax.map(same_as_first, jnp.arange(len(cancelled)))
     return same[:, None] & same[None] & (first[:, None] == first[None])
 
 

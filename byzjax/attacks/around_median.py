@@ -32,8 +32,8 @@ def pushed(
     it, both order statistics of the honest updates (u = M for odd n); of the c updates that `aksel`
     selects, c - s are honest, those nearest to M, and rho is the distance of the next: all
     attackers are selected with them. The unit vector w is along the positive part of the error that
-    u alone causes, along that of M less the honest mean, or along (1, ..., 1). These three and the
-    two `order_statistic`s, of rank ceil(n / 2) and the largest, are compared by the distance of
+    u alone causes, along that of M less the honest mean, or along (1, ..., 1). These three and
+    `order_statistic` of rank ceil(n / 2) and of the largest are compared by the distance of
     Aksel's result to the honest mean, and the most damaging is sent. Without honest workers, b = 0.
     Cost: O(nd), that of five medians.
 
