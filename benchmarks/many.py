@@ -1,5 +1,7 @@
 """More than 128 workers: `python -m benchmarks.many`, and part of `python -m benchmarks`.
 
+`--write docs` writes many.csv and the table of docs/speed.md.
+
 Each rule is compared with the fastest of several PyTorch expressions of the same rule. Those of
 coordinate-wise rules may have the workers along the contiguous axis, whose transposition is not
 counted. Those of rules on rows are as exact as ours where "as exact" says so: differences of rows,
@@ -7,6 +9,7 @@ or Weiszfeld steps until they are short; the others, from inner products, lose d
 """
 
 import functools
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -15,8 +18,9 @@ import numpy as np
 
 import byzjax
 from benchmarks import peers, published, timing
-from benchmarks.pages import environment, markdown
+from benchmarks.pages import environment, markdown, write_csv, written
 from benchmarks.rules import claim, gaussian
+from byzjax._program import Parser
 
 SHAPES = ((129, 65_536), (200, 65_536), (512, 32_768), (1000, 16_384))
 OF_ROWS = ("aksel", "krum", "nearest_neighbors", "geometric_median")  # n = 200 and 1,000 alone
@@ -173,8 +177,22 @@ def measure(rounds: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     return table, claims
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Measures, prints, and with `--write` updates the page."""
+    parser = Parser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds (default 5)")
+    parser.add_argument("--write", type=pathlib.Path, help="folder of speed.md")
+    options = parser.parse_args()
     timing.with_huge_pages("benchmarks.many")
     print(environment())
-    for rows_of_table in measure(5):
-        print(markdown(rows_of_table) + "\n")
+    table, claims = measure(options.rounds)
+    print(f"{markdown(table)}\n\n{markdown(claims)}")
+    if options.write:
+        write_csv(options.write / "benchmarks", {"many": table})
+        page = options.write / "speed.md"
+        text = f"On {environment()}:\n\n{markdown(claims)}"
+        page.write_text(written(page.read_text(), "many", text))
+
+
+if __name__ == "__main__":
+    main()
