@@ -193,6 +193,7 @@ def functions() -> Iterator[None]:
     import byzjax
     from byzjax import attacks, stacked, theory
     from byzjax._numerics import order, pairs, thresholds
+    from byzjax.solvers import groups
     from byzjax.theory import kappa
     from tests.helpers import close
     from tests.test_paths import PATHS, honest
@@ -232,10 +233,15 @@ def functions() -> Iterator[None]:
         wide = x.astype(np.float64)
         close(pairs.gram(jnp.asarray(x), jnp.zeros(x.shape[1])), wide @ wide.T, 1e5, 1e-6)
     yield
-    together = honest(129, 6)
-    together[:40] = 0.3  # the steps on the rows are slow beside them
-    for x in (honest(129, 6), together):
+    line = honest(129, 1) * np.arange(1, 7, dtype=np.float32)  # a mean of signs: never short
+    for x in (honest(129, 6), line):
         jax.jit(functools.partial(byzjax.geometric_median, smoothing=1e-6))(x)
+    yield
+    for columns in (6, groups.HELD_COLUMNS):
+        x = honest(4, columns)
+        means = groups.Means([jnp.asarray(x)], "model", lambda x: (x[:2] + x[2:]) / 2)
+        (median,) = jax.jit(means.median)()
+        close(median, x.mean(axis=0), 1)
     yield
     for size in (thresholds.OWN_LEAF, thresholds.ALWAYS_OWN_LEAF):
         many = [np.zeros((2, size), np.float32)] * (thresholds.MAX_OWN_LEAVES + 2)
