@@ -101,7 +101,7 @@ def in_pytorch(x: np.ndarray, f: int) -> dict[str, dict[str, Any]]:
         "aksel": {"as exact": lambda: aksel(rows)},
         "krum": {
             "differences, as exact": lambda: krum(exact_squares(rows)),
-            "Gram": lambda: krum(published.squares_by_gram(rows)),
+            "Gram": lambda: krum(peers.squares_by_gram(rows)),
         },
         "nearest_neighbors": {
             "differences, as exact": lambda: exact_weights(rows, exact_squares(rows)) @ rows,

@@ -27,6 +27,13 @@ def median(x: np.ndarray) -> dict[str, Callable]:
     return {f"torch median ({name})": waiting(of_median[name])}
 
 
+def squares_by_gram(t: Any) -> Any:
+    """Squared distances of all rows, from inner products."""
+    gram = t @ t.T
+    own = gram.diagonal()
+    return (own[:, None] + own[None] - 2 * gram).clamp_(min=0)
+
+
 def krum(x: np.ndarray, f: int) -> dict[str, Callable]:
     """Krum by its Gram matrix, without protection against cancellation."""
     if torch is None:
@@ -35,9 +42,7 @@ def krum(x: np.ndarray, f: int) -> dict[str, Callable]:
     n = len(t)
 
     def call() -> Any:
-        gram = t @ t.T
-        own = gram.diagonal()
-        squares = (own[:, None] + own[None] - 2 * gram).fill_diagonal_(0)
+        squares = squares_by_gram(t).fill_diagonal_(0)
         scores = torch.topk(squares, n - f - 1, largest=False).values.sum(1)
         return t[scores.argmin()]
 

@@ -154,7 +154,7 @@ for name, rule in {"aksel": byzjax.aksel, "median": byzjax.median}.items():
 #
 # At f = (n - 1) / 2, the largest possible number of liars, their point is the median, and the largest of m
 # Gaussian values is about sqrt(2 ln m). With f = 0.2 n the honest workers have a large majority, and the error
-# does not grow. Liars who go beyond the median, as far as Aksel still selects them (`attacks.pushed`), double
+# does not grow. Attackers who go beyond the median, as far as Aksel still selects them (`attacks.pushed`), double
 # Aksel's error, but not its order.
 
 # %%

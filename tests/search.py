@@ -49,6 +49,15 @@ def phocas(x, f):
     return _nearest_by_coordinate(x, trimmed_mean(x, f), x.shape[1] - f)
 
 
+def biweight_mean(x, f, c):
+    center = median(x)
+    away = x - center[:, None]
+    reach = c * median(np.abs(away))[:, None]
+    inside = (np.abs(away) < reach) | (away == 0)
+    weights = np.where(inside, (1 - (away / np.where(reach > 0, reach, 1)) ** 2) ** 2, 0)
+    return center + (weights * away).sum(axis=1) / weights.sum(axis=1)
+
+
 def nearest_to_pivot(x, f):
     """The pivot is the first honest row."""
     return _mean_of_lowest(x, ((x - x[:, f : f + 1]) ** 2).sum(axis=-1), x.shape[1] - f)

@@ -7,7 +7,7 @@ import pytest
 
 import byzjax
 from byzjax._numerics import thresholds
-from byzjax.solvers import weiszfeld
+from byzjax.solvers import groups, weiszfeld
 from tests import oracles
 
 
@@ -74,8 +74,8 @@ def test_many_rows(scene):
 
 def test_steps_on_rows_know_when_they_suffice():
     def sure(scene):
-        rows = [jnp.asarray(scenes()[scene], jnp.float32)]
-        return bool(weiszfeld.on_rows(rows, jnp.float32(1e-6), None)[1])
+        rows = groups.Rows([jnp.asarray(scenes()[scene], jnp.float32)], None)
+        return bool(weiszfeld.on_rows(rows, jnp.float32(1e-6))[1])
 
     assert sure("benign")
     assert not sure("along a line")  # the step of a mean of signs is never short

@@ -67,8 +67,8 @@ def pushed(
     byzantine = _rows.mask(updates, byzantine)
     one_of("mode", mode, ("mid", "n-f"))
     one_of("direction", direction, ("plus", "minus", "against"))
-    n, liars = len(byzantine), jnp.sum(byzantine, dtype=jnp.int32)
-    count = (n + 1) // 2 if mode == "mid" else n - (liars if f is None else static_int("f", f))
+    n, attackers = len(byzantine), jnp.sum(byzantine, dtype=jnp.int32)
+    count = (n + 1) // 2 if mode == "mid" else n - (attackers if f is None else static_int("f", f))
     rows = jax.tree.map(wide, updates)
     mean = _rows.honest_mean(updates, byzantine)
     sign = jax.tree.map(lambda mu: _sign(mu, direction), mean)
@@ -80,13 +80,13 @@ def pushed(
 
     away = stacked.squared_distances(rows, _rows.only(center))
     away = jnp.where(byzantine, jnp.inf, away)
-    place, kept = ranks(away), jnp.maximum(count - liars, 0)
-    reach = (place <= jnp.minimum(kept, n - liars - 1)) & jnp.isfinite(away)
+    place, kept = ranks(away), jnp.maximum(count - attackers, 0)
+    reach = (place <= jnp.minimum(kept, n - attackers - 1)) & jnp.isfinite(away)
     square = ((1 - margin) ** 2) * jnp.max(jnp.where(reach, away, 0))
 
     each = 1 / jnp.asarray(count, away.dtype)
     total = _row(rows, jnp.where(~byzantine & (place < kept), each, 0))
-    share = liars.astype(away.dtype) * each
+    share = attackers.astype(away.dtype) * each
     error = _rows.plus(_rows.plus(total, share, high), -1, mean)
     ahead = [error, _rows.plus(center, -1, mean), sign]
     gap = _rows.plus(high, -1, center)

@@ -117,6 +117,13 @@ def with_row(updates: PyTree, row: jax.Array, update: PyTree) -> PyTree:
     return jax.tree.map(lambda x, u: x.at[row].set(u), updates, update)
 
 
+def bits(x: jax.Array) -> jax.Array:
+    """Floats as integers of the same bits."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return x
+    return lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}"))
+
+
 def broadcast_to_rows(rows: jax.Array, updates: PyTree) -> PyTree:
     """One value per row, `[n]`, in the shape of each leaf `[n, ...]`."""
     return jax.tree.map(

@@ -74,7 +74,7 @@ def vote(updates: PyTree, *, r: int, axis_name: str | None = None) -> PyTree:
 
     def leaf_voted(leaf: jax.Array) -> jax.Array:
         rows = leaf.reshape(n // r, r, -1)
-        bits = _bits(lax.stop_gradient(rows))
+        bits = _workers.bits(lax.stop_gradient(rows))
         differ = jnp.any(bits[:, :, None] != bits[:, None], axis=3)
         if axis_name is not None:
             differ = lax.psum(differ.astype(jnp.int32), axis_name) > 0
@@ -287,10 +287,3 @@ def _of_groups(updates: PyTree, r: int) -> PyTree:
     group = jnp.arange(n) // r
     means = lax.optimization_barrier(stacked.group_means(updates, group, n // r))
     return stacked.take(means, group)
-
-
-def _bits(x: jax.Array) -> jax.Array:
-    """Floats as integers of the same bits."""
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        return x
-    return lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}"))

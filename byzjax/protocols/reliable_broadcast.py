@@ -9,6 +9,7 @@ from jax import lax
 from byzjax import stacked
 from byzjax._checks import static_int
 from byzjax._compiled import compiled
+from byzjax.protocols import _workers
 from byzjax.stacked import PyTree
 
 
@@ -115,11 +116,8 @@ def reliable_broadcast(
     result = first_with(counts(ready, said_ready) > 2 * f)
     delivered = result >= 0
     rows = stacked.take(updates, jnp.maximum(result, 0))
-
-    def or_nan(leaf: jax.Array) -> jax.Array:
-        return jnp.where(delivered.reshape(n, *[1] * (leaf.ndim - 1)), leaf, jnp.nan)
-
-    return Delivery(jax.tree.map(or_nan, rows), delivered)
+    here = _workers.broadcast_to_rows(delivered, rows)
+    return Delivery(jax.tree.map(lambda d, x: jnp.where(d, x, jnp.nan), here, rows), delivered)
 
 
 def equal_rows(updates: PyTree) -> jax.Array:
@@ -139,7 +137,6 @@ def equal_rows(updates: PyTree) -> jax.Array:
     n = stacked.num_workers(updates)
     equal = jnp.ones((n, n), bool)
     for leaf in jax.tree.leaves(updates):
-        bits = lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{8 * leaf.dtype.itemsize}"))
-        bits = bits.reshape(n, -1)
+        bits = _workers.bits(leaf).reshape(n, -1)
         equal &= jnp.all(bits[:, None] == bits[None], axis=-1)
     return equal

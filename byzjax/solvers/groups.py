@@ -1,5 +1,6 @@
 """The rows that a solver reads: as they are, or the means of groups, computed block by block."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ from jax import lax
 
 from byzjax import stacked
 from byzjax._numerics.arrays import varying_as
+from byzjax._numerics.rows import fold_blocks
 from byzjax.solvers.span import Span, median_of, span_about
 from byzjax.stacked import PyTree
 
@@ -112,8 +114,9 @@ class Means(Rows):
             blocks = x.shape[1] // HELD_COLUMNS
             parts = []
             if blocks:
+                cut = functools.partial(lax.dynamic_slice_in_dim, x, axis=1)
                 starts = HELD_COLUMNS * jnp.arange(blocks)
-                each = lax.map(lambda start: term(self.means(_cut(x, start))), starts)
+                each = lax.map(lambda start: term(self.means(cut(start, HELD_COLUMNS))), starts)
                 parts.append(each.reshape(-1))
             if x.shape[1] > blocks * HELD_COLUMNS or not parts:
                 parts.append(term(self.means(x[:, blocks * HELD_COLUMNS :])))
@@ -125,23 +128,17 @@ class Means(Rows):
         """The sum of `term(rows, *vectors)` over blocks of columns and devices."""
         parts = []
         for x, *beside in zip(self.matrices, *vectors):
-            blocks = x.shape[1] // HELD_COLUMNS
-            rest = term(
-                self.means(x[:, blocks * HELD_COLUMNS :]),
-                *(v[blocks * HELD_COLUMNS :] for v in beside),
+
+            def of_block(start: Any, width: int, x=x, beside=beside) -> jax.Array:
+                own = (lax.dynamic_slice_in_dim(v, start, width) for v in beside)
+                return term(self.means(lax.dynamic_slice_in_dim(x, start, width, axis=1)), *own)
+
+            left = x.shape[1] % HELD_COLUMNS
+            last = of_block(x.shape[1] - left, left)
+            total, _ = fold_blocks(
+                lambda total, *block, of_block=of_block: total + of_block(*block),
+                varying_as(x, jnp.zeros_like(last)),
+                *(x, HELD_COLUMNS),
             )
-            if blocks:
-
-                def add(total: jax.Array, start: jax.Array, x=x, beside=beside) -> tuple:
-                    own = (lax.dynamic_slice_in_dim(v, start, HELD_COLUMNS) for v in beside)
-                    return total + term(self.means(_cut(x, start)), *own), None
-
-                zero = varying_as(x, jnp.zeros_like(rest))
-                total, _ = lax.scan(add, zero, HELD_COLUMNS * jnp.arange(blocks))
-                rest = total + rest
-            parts.append(rest)
+            parts.append(total + last)
         return lax.psum(sum(parts[1:], parts[0]), self.axis_name)
-
-
-def _cut(x: jax.Array, start: jax.Array) -> jax.Array:
-    return lax.dynamic_slice_in_dim(x, start, HELD_COLUMNS, axis=1)

@@ -13,7 +13,7 @@ from byzjax._numerics import thresholds
 from byzjax._numerics.arrays import root, varying_as
 from byzjax._numerics.linalg import matmul, one_by_one
 from byzjax.solvers.groups import Means, Rows
-from byzjax.solvers.span import Span, median_of
+from byzjax.solvers.span import Span
 from byzjax.stacked import PyTree
 from byzjax.stacked.workers import widest
 
@@ -82,7 +82,7 @@ def minimizer(
     matrices = stacked.columns(stacked.widened(updates))
     smoothing = jnp.asarray(smoothing, widest(matrices))
     if rows_of is not None and axis_name is not None:  # a device holds no copy of its share
-        reached = _by_span(Means(matrices, axis_name, rows_of), smoothing, axis_name)
+        reached = _by_span(Means(matrices, axis_name, rows_of), smoothing)
     else:
         held = matrices if rows_of is None else [rows_of(x) for x in matrices]
         few = stacked.num_workers(held) <= thresholds.NETWORK_MAX
@@ -90,26 +90,26 @@ def minimizer(
     return as_sent(stacked.from_columns(reached, stacked.widened(updates)), updates)
 
 
-def _of_few(rows: list[jax.Array], smoothing: jax.Array, axis_name: str | None) -> PyTree:
-    return _by_span(Rows(rows, axis_name), smoothing, axis_name)
+def _of_few(matrices: list[jax.Array], smoothing: jax.Array, axis_name: str | None) -> PyTree:
+    return _by_span(Rows(matrices, axis_name), smoothing)
 
 
-def _by_span(rows: Rows, smoothing: jax.Array, axis_name: str | None) -> PyTree:
-    point, span = lax.stop_gradient(_search(rows.detached(), smoothing, axis_name))
-    return _newton_step(rows, point, span, smoothing, axis_name)
+def _by_span(rows: Rows, smoothing: jax.Array) -> PyTree:
+    point, span = lax.stop_gradient(_search(rows.detached(), smoothing))
+    return _newton_step(rows, point, span, smoothing)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _of_many(rows: PyTree, smoothing: jax.Array, axis_name: str | None) -> PyTree:
+def _of_many(matrices: list[jax.Array], smoothing: jax.Array, axis_name: str | None) -> PyTree:
     """`_of_few` for many rows, whose Gram matrix costs more than some passes over them.
 
     A few steps on the rows, of two passes each, are enough unless rows are close to the point or
-    lie in few directions. n = 1,000, d = 16,384: 38 ms instead of 216. The derivative needs the
+    lie in few directions. n = 1,000, d = 16,384: 25 ms instead of 216. The derivative needs the
     Gram matrix.
     """
-    point, sure = on_rows(rows, smoothing, axis_name)
+    point, sure = on_rows(Rows(matrices, axis_name), smoothing)
     by_span = functools.partial(_of_few, axis_name=axis_name)
-    return lax.cond(sure, lambda *_: point, by_span, rows, smoothing)
+    return lax.cond(sure, lambda *_: point, by_span, matrices, smoothing)
 
 
 @_of_many.defjvp
@@ -117,24 +117,23 @@ def _of_many_jvp(axis_name, primals, tangents):
     return jax.jvp(functools.partial(_of_few, axis_name=axis_name), primals, tangents)
 
 
-def on_rows(rows: PyTree, smoothing: jax.Array, axis_name: str | None) -> tuple[PyTree, jax.Array]:
+def on_rows(rows: Rows, smoothing: jax.Array) -> tuple[PyTree, jax.Array]:
     """The point after some Weiszfeld steps from the median, and whether it is the fixed point.
 
     It is if the steps shrink so fast that what is left of them is within rounding, and no row is
     near: there the steps are short wherever the fixed point is.
 
     Args:
-      rows: stacked updates; every leaf has shape `[n, c]`.
+      rows: the rows.
       smoothing: in the unit of the updates' norm.
-      axis_name: mesh axis over which the coordinates are sliced, if they are.
 
     Returns:
       The point, and a bool.
 
     Example:
       >>> import jax.numpy as jnp
-      >>> rows = jnp.concatenate([jnp.eye(4), -jnp.eye(4)])
-      >>> point, sure = on_rows(rows, jnp.float32(1e-6), None)
+      >>> rows = Rows([jnp.concatenate([jnp.eye(4), -jnp.eye(4)])], None)
+      >>> (point,), sure = on_rows(rows, jnp.float32(1e-6))
       >>> (point.tolist(), bool(sure))
       ([0.0, 0.0, 0.0, 0.0], False)
     """
@@ -142,11 +141,11 @@ def on_rows(rows: PyTree, smoothing: jax.Array, axis_name: str | None) -> tuple[
 
     def step(state):
         count, point, before, _ = state
-        squares = stacked.squared_distances(rows, point, axis_name=axis_name)
+        squares = rows.squared_distances(point)
         pull = weiszfeld_weights(squares, smoothing)
-        following = stacked.weighted_mean(rows, pull)
+        following = rows.weighted_mean(pull)
         moved = jax.tree.map(lambda z, y: (z - y)[None], following, point)
-        length = root(stacked.squared_norms(moved, axis_name=axis_name)[0])
+        length = root(stacked.squared_norms(moved, axis_name=rows.axis_name)[0])
         radius = jnp.sum(pull > 0, dtype=jnp.int32).astype(pull.dtype) / jnp.sum(pull)
         rate = length / before
         left = length * rate / (1 - rate)
@@ -154,15 +153,21 @@ def on_rows(rows: PyTree, smoothing: jax.Array, axis_name: str | None) -> tuple[
         sure = (count > 0) & (rate < 0.5) & (left <= tolerance * radius) & far
         return count + 1, following, length, sure
 
-    leaf = max(jax.tree.leaves(rows), key=lambda leaf: leaf.size)
-    zero = varying_as(leaf, jnp.zeros((), smoothing.dtype))
-    zero = zero if axis_name is None else lax.psum(zero, axis_name)  # varies as distances do
-    start = jnp.int32(0), varying_as(leaf, median_of(rows)), zero + 1, zero > 0
+    leaf, zero = _zero(rows)
+    zero = zero.astype(smoothing.dtype)
+    start = jnp.int32(0), varying_as(leaf, rows.median()), zero + 1, zero > 0
     state = lax.while_loop(lambda s: ~s[3] & (s[0] < _MOST_STEPS_ON_ROWS), step, start)
     return state[1], state[3]
 
 
-def _search(rows: Rows, smoothing: Any, axis_name: str | None) -> tuple[PyTree, Span]:
+def _zero(rows: Rows) -> tuple[jax.Array, jax.Array]:
+    """The largest matrix, and a zero that varies over mesh axes as sums over coordinates do."""
+    leaf = max(rows.matrices, key=lambda leaf: leaf.size)
+    zero = varying_as(leaf, jnp.zeros(()))
+    return leaf, zero if rows.axis_name is None else lax.psum(zero, rows.axis_name)
+
+
+def _search(rows: Rows, smoothing: Any) -> tuple[PyTree, Span]:
     """The fixed point to about four digits (a Newton step doubles them), and the span about it.
 
     Starts from the median and, if that is too far from the point for distances with so many digits,
@@ -180,10 +185,8 @@ def _search(rows: Rows, smoothing: Any, axis_name: str | None) -> tuple[PyTree, 
     def turn(i: jax.Array, state: tuple) -> tuple:
         return lax.cond(state[2], lambda state: search(i == 0, state[0]), lambda s: s, state)
 
-    leaf = max(rows.matrices, key=lambda leaf: leaf.size)
+    leaf, zero = _zero(rows)
     point = varying_as(leaf, rows.median())
-    zero = varying_as(leaf, jnp.zeros(()))
-    zero = zero if axis_name is None else lax.psum(zero, axis_name)  # varies as the span does
     _, span, _ = jax.eval_shape(search, True, point)
     span = jax.tree.map(lambda part: jnp.broadcast_to(zero.astype(part.dtype), part.shape), span)
     point, span, _ = lax.fori_loop(0, 2, turn, (point, span, zero == 0))
@@ -234,9 +237,7 @@ def _iterate(span: Span, smoothing: Any, start: jax.Array) -> jax.Array:
     return lax.while_loop(going, step, (0, start, moving))[1]
 
 
-def _newton_step(
-    rows: Rows, point: PyTree, span: Span, smoothing: Any, axis_name: str | None
-) -> PyTree:
+def _newton_step(rows: Rows, point: PyTree, span: Span, smoothing: Any) -> PyTree:
     r"""One Newton step from a constant point towards the zero of G(z) = sum_i beta_i (z - x_i).
 
     Its Jacobian is A = s I - U U^T, with s = sum_i beta_i and the columns of U the vectors
@@ -250,7 +251,9 @@ def _newton_step(
     # one row is near, s - mu is a small difference.
     lengths = jnp.diagonal(span.gram)
     # Rows within rounding of the point count as equal to it; there weights have zero gradient.
-    size = stacked.squared_norms(jax.tree.map(lambda z: z[None], point), axis_name=axis_name)[0]
+    size = stacked.squared_norms(jax.tree.map(lambda z: z[None], point), axis_name=rows.axis_name)[
+        0
+    ]
     least = jnp.maximum(
         jnp.asarray(smoothing, size.dtype), 8 * jnp.finfo(size.dtype).eps * size**0.5
     )

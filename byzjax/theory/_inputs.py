@@ -32,7 +32,7 @@ def trimmed_mean(n: int, f: int) -> Rows:
 
 
 def nearest_to_median(n: int, f: int) -> Rows:
-    """Of S, f rows at -1, q at the median 0, the others at their mean; liars at +1."""
+    """Of S, f rows at -1, q at the median 0, the others at their mean; attackers at +1."""
     q = honest_needed(n, f)
     return _line((1, f), (-1, f), (-f / (f + q), n - 2 * f - q), (0, q))
 
@@ -43,31 +43,31 @@ def mean_around_median(n: int, f: int) -> Rows:
 
 
 def nearest_to_trimmed_mean(n: int, f: int) -> Rows:
-    """Of S, f rows at 1, the others at 0; liars at -1."""
+    """Of S, f rows at 1, the others at 0; attackers at -1."""
     return _line((-1, f), (1, f), (0, n - 2 * f))
 
 
 def half_nearest_to_median(n: int, f: int) -> Rows:
-    """Of S, ⌈n/2⌉ - 1 rows at -1, the others at 0; liars at +1."""
+    """Of S, ⌈n/2⌉ - 1 rows at -1, the others at 0; attackers at +1."""
     below = (n - 1) // 2
     return _line((1, f), (-1, below), (0, n - f - below))
 
 
 def least_of_half(n: int, f: int) -> float:
-    """The ratio for that input: for even n only f - 1 liars are among the nearest n/2."""
+    """The ratio for that input: for even n only f - 1 attackers are among the nearest n/2."""
     c, below = (n + 1) // 2, (n - 1) // 2
     return _ratio_of_half(n, f, (c - honest_needed(n, f)) / c, below)
 
 
 def within_radius(n: int, f: int) -> Rows:
-    """As for `aksel` `"mid"`, liars a little nearer: they alone are at the radius."""
+    """As for `aksel` `"mid"`, attackers a little nearer: they alone are at the radius."""
     return [[x * (1 - 1e-9) if x > 0 else x for x in row] for row in half_nearest_to_median(n, f)]
 
 
 def least_within_radius(n: int, f: int) -> float:
-    """The ratio for that input: all f liars are taken, with the q rows at 0.
+    """The ratio for that input: all f attackers are taken, with the q rows at 0.
 
-    With one liar and even n the radius lies between its distance and 0, and it is not taken.
+    With one attacker and even n the radius lies between its distance and 0, and it is not taken.
     """
     taken = 0 if f == 1 and n % 2 == 0 else f
     return _ratio_of_half(n, f, taken / (f + honest_needed(n, f)), (n - 1) // 2)
@@ -79,12 +79,12 @@ def _ratio_of_half(n: int, f: int, aggregate: float, below: int) -> float:
 
 
 def nearest_to_pivot(n: int, f: int) -> Rows:
-    """The pivot is row f, at 0; of S, f rows at -1, the others at their mean; liars at +1."""
+    """The pivot is row f, at 0; of S, f rows at -1, the others at their mean; attackers at +1."""
     return _line((1, f), (0, 1), (-1, f), (-f / (f + 1), n - 2 * f - 1))
 
 
 def geometric_median(n: int, f: int, *, apart: float = 1e-4, scale: float = 1e4) -> Rows:
-    """Of S, floor(n/2) rows are far from the others, where the liars are as well.
+    """Of S, floor(n/2) rows are far from the others, where the attackers are as well.
 
     For even n both halves would pull alike, and every point between them be a minimiser. So the far
     rows lie `apart` on both sides of a line, which costs them a share apart²/2 of their pull and
@@ -96,7 +96,7 @@ def geometric_median(n: int, f: int, *, apart: float = 1e-4, scale: float = 1e4)
 
 
 def minimum_diameter(n: int, f: int) -> Rows:
-    """Two rows of S are a diameter apart; the liars are a diameter from those in the middle."""
+    """Two rows of S are a diameter apart; the attackers are a diameter from those in the middle."""
     others = n - 2 * f - 1
     if not others:
         return _line((5 * f + 1, f), (2 * f, 1), (-f - 1, 1), (-1, f - 1))
@@ -105,7 +105,7 @@ def minimum_diameter(n: int, f: int) -> Rows:
 
 
 def simplex_beside(n: int, f: int) -> Rows:
-    """S is a regular simplex; all liars are at one point on its axis, as far as it is the medoid.
+    """S is a regular simplex; all attackers are at one point on its axis, where it is the medoid.
 
     Where the radius is 1, their distance t from its centre satisfies
     (n - 2f)² (1 + t²) = 2m (m - 1), with m = n - f.
@@ -115,7 +115,7 @@ def simplex_beside(n: int, f: int) -> Rows:
 
 
 def simplex_beside_krum(n: int, f: int) -> Rows:
-    """S is a regular simplex; all liars are at one point on its axis, as far as they are selected.
+    """S is a regular simplex; all attackers are at one point on its axis, where they are selected.
 
     Where the radius is 1, with k = n - f - 2 neighbours, their distance t from its centre satisfies
     2mk/(m - 1) = (k - f + 1) (1 + t²), with m = n - f.
@@ -147,10 +147,10 @@ def _beside(n: int, f: int, square: float) -> Rows:
 
 
 def trimmed_mean_in_buckets(n: int, f: int, s: int) -> Rows:
-    """Consecutive s rows form a bucket: f of zeros, f with a liar each, the rest far from them.
+    """Consecutive s rows form a bucket: f of zeros, f with one attacker each, the rest far away.
 
-    If s does not divide n, the last bucket is the smaller one. The liars are the first rows of the
-    first f buckets.
+    If s does not divide n, the last bucket is the smaller one. The attackers are the first rows of
+    the first f buckets.
     """
     return _in_buckets(n, f, s, math.ceil(n / s) - 2 * f)
 

@@ -8,7 +8,7 @@ from typing import Any
 from byzjax import rules
 from byzjax._checks import static_int
 from byzjax._mistakes import listed, nearest
-from byzjax.theory import biweight, table
+from byzjax.theory import table
 from byzjax.theory._inputs import honest_needed
 from byzjax.theory.table import Constant
 
@@ -20,7 +20,7 @@ KINDS = {
     "threshold": "the largest √v / ‖g‖ for which the rule's authors assume resilience",
 }
 TABLES = {
-    "kappa": (*table.KAPPA, *biweight.KAPPA),
+    "kappa": table.KAPPA,
     "lambda": table.LAMBDA,
     "epsilon": table.EPSILON,
     "eta": table.ETA,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from byzjax.facts import FACTS, inequality
 from byzjax.theory import _inputs as inputs
-from byzjax.theory import biweight, table
+from byzjax.theory import table
 from byzjax.theory.constants import after_nearest_neighbors, behind_bucketing, lower_bound, proved
 from byzjax.theory.table import Constant
 
@@ -84,7 +84,7 @@ def page() -> str:
       >>> page().splitlines()[0]
       '# κ of every rule: proved, attained, lower bound'
     """
-    best = [c for c in (*table.KAPPA, *biweight.KAPPA) if c.tag == "derived"]
+    best = [c for c in table.KAPPA if c.tag == "derived"]
     with_one = {c.rule for c in best}
     without = [
         f"`{name}`"
@@ -120,8 +120,8 @@ No κ is proved here for {", ".join(without)}.
 
 ## Inputs that attain them
 
-`byzjax.theory.worst_input(rule, n, f)` returns the rows, in float64. S is all rows but the liars;
-where they are at the distance of others, they are nearer by a rounding error.
+`byzjax.theory.worst_input(rule, n, f)` returns the rows, in float64. S is all rows but those of
+attackers, which are nearer by a rounding error where they are at the distance of others.
 
 {shown}
 

@@ -199,16 +199,24 @@ _DELTA = "Δ = min(2√(n-f), √d), here 2√(n-f)"
 _EIGENVALUE = "for the largest eigenvalue of the covariance in place of V"
 
 
-def _with_liars(n: int, f: int) -> bool:
+def _with_attackers(n: int, f: int) -> bool:
     del n
     return f > 0
 
 
-def _with_liars_among_odd(n: int, f: int) -> bool:
+def _with_attackers_among_odd(n: int, f: int) -> bool:
     return f > 0 and n % 2 == 1
 
 
+def _kappa_biweight(n: int, f: int) -> float:
+    r"""$(\sqrt{\kappa_1} + 6 \sqrt{m (1 + \kappa_1) / (\lceil n/2 \rceil - f)})^2$, m = n - f."""
+    one = _kappa_median(n, f)
+    deviation = math.sqrt((n - f) * (1 + one) / (math.ceil(n / 2) - f))
+    return (math.sqrt(one) + 6 * deviation) ** 2
+
+
 # --- tables --------------------------------------------------------------------------------------
+
 
 KAPPA = (
     Constant(
@@ -217,7 +225,7 @@ KAPPA = (
         _kappa_median,
         "derived",
         "T1",
-        attained=_with_liars,
+        attained=_with_attackers,
         input=inputs.median,
     ),
     Constant(
@@ -233,7 +241,7 @@ KAPPA = (
         _least,
         "derived",
         "T5",
-        attained=_with_liars,
+        attained=_with_attackers,
         input=inputs.trimmed_mean,
     ),
     Constant(
@@ -249,7 +257,7 @@ KAPPA = (
         _kappa_around_median,
         "derived",
         "T10",
-        attained=_with_liars,
+        attained=_with_attackers,
         input=inputs.mean_around_median,
     ),
     Constant(
@@ -258,7 +266,7 @@ KAPPA = (
         lambda n, f: 4 * _least(n, f),
         "derived",
         "T10",
-        attained=_with_liars,
+        attained=_with_attackers,
         input=inputs.nearest_to_trimmed_mean,
     ),
     Constant(
@@ -268,7 +276,7 @@ KAPPA = (
         "derived",
         "T3, T3e",
         options={"mode": "mid"},
-        attained=_with_liars_among_odd,
+        attained=_with_attackers_among_odd,
         input=inputs.half_nearest_to_median,
         least=inputs.least_of_half,
         least_text="the same for odd n, by its input for even n",
@@ -280,7 +288,7 @@ KAPPA = (
         "derived",
         "T2",
         options={"mode": "n-f"},
-        attained=_with_liars,
+        attained=_with_attackers,
         input=inputs.nearest_to_median,
     ),
     Constant(
@@ -349,7 +357,7 @@ KAPPA = (
         "derived",
         "T8",
         options=_MINIMIZER,
-        attained=_with_liars,
+        attained=_with_attackers,
         note=_SMOOTHING,
         input=inputs.geometric_median,
     ),
@@ -367,7 +375,7 @@ KAPPA = (
         lambda n, f: 4 * _least(n, f),
         "derived",
         "T6",
-        attained=_with_liars,
+        attained=_with_attackers,
         note=f"also {_EIGENVALUE}",
         input=inputs.nearest_to_trimmed_mean,
     ),
@@ -393,7 +401,7 @@ KAPPA = (
         _kappa_diameter,
         "derived",
         "T11",
-        attained=_with_liars,
+        attained=_with_attackers,
         input=inputs.minimum_diameter,
     ),
     Constant(
@@ -402,7 +410,7 @@ KAPPA = (
         lambda n, f: 4 * f * (f + 1) / (n - f),
         "derived",
         "T13",
-        attained=_with_liars,
+        attained=_with_attackers,
         note=_PIVOT,
         input=inputs.nearest_to_pivot,
     ),
@@ -424,6 +432,15 @@ KAPPA = (
         "T10b",
         options={"rule": None},
         needs=(4, 3),
+    ),
+    Constant(
+        "biweight_mean",
+        "(√κ₁ + 6√((n-f)(1 + κ₁)/(⌈n/2⌉-f)))²",
+        _kappa_biweight,
+        "derived",
+        "references.md",
+        options={"c": 6.0},
+        note="κ₁ of the median; per coordinate",
     ),
 )
 
@@ -475,7 +492,7 @@ LAMBDA = (
         lambda n, f: 2 * f / (n - f),
         "derived",
         "T11",
-        attained=_with_liars,
+        attained=_with_attackers,
     ),
     Constant(
         "nearest_to_pivot",
@@ -483,7 +500,7 @@ LAMBDA = (
         lambda n, f: 2 * f / (n - f),
         "derived",
         "T13",
-        attained=_with_liars,
+        attained=_with_attackers,
         note=_PIVOT,
     ),
     Constant(
@@ -519,7 +536,7 @@ EPSILON = (
         _epsilon_n_minus_f,
         "derived",
         f"T4; {TENSION}",
-        attained=_with_liars,
+        attained=_with_attackers,
     ),
     Constant(
         "median",
@@ -527,7 +544,7 @@ EPSILON = (
         _epsilon_median,
         "derived",
         f"T4; {TENSION}",
-        attained=_with_liars,
+        attained=_with_attackers,
     ),
     Constant(
         "aksel",

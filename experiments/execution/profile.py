@@ -14,6 +14,7 @@ import jax
 from experiments.execution import stages
 from experiments.text.names import counted
 from experiments.training import program as programs
+from experiments.training.compiled import CALL
 
 # Lines beside the stages.
 DATA = "data and runs"
@@ -100,7 +101,7 @@ class Profile:
             labels = self.known[1]
             for each in program.compiled[len(labels) :]:
                 labels.append(stages.labels(each.executable.as_text() or ""))
-            ran = stages.labelled(stages.operations(folder, programs.CALL), labels)
+            ran = stages.labelled(stages.operations(folder, CALL), labels)
             stages.write(folder / "stages.trace.json.gz", ran)
             by_stages = stages.seconds(ran)
         except Exception as error:  # a block that has been trained is not lost with its profile

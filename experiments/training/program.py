@@ -23,10 +23,8 @@ from experiments.grid import protocols, specs
 from experiments.grid.config import Config
 from experiments.models import zoo
 from experiments.training import assemble, devices, diagnostics, optim
-from experiments.training.compiled import CALL, Compiled, OneByOne, Timed
+from experiments.training.compiled import Compiled, OneByOne, Timed
 from experiments.training.runs import Runs
-
-__all__ = ["CALL", "Compiled", "Metrics", "Program", "Runs", "State", "build", "takes_key"]
 
 
 class State(NamedTuple):

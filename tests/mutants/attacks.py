@@ -6,8 +6,8 @@ MUTANTS = [
     Mutant(
         "pushed: the radius is that of the last selected row, not of the next",
         "byzjax/attacks/around_median.py",
-        "reach = (place <= jnp.minimum(kept, n - liars - 1))",
-        "reach = (place < jnp.minimum(kept, n - liars - 1))",
+        "reach = (place <= jnp.minimum(kept, n - attackers - 1))",
+        "reach = (place < jnp.minimum(kept, n - attackers - 1))",
         'tests/test_attacks_one_by_one.py -k "pushed_is_selected"',
     ),
     Mutant(
