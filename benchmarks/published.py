@@ -25,6 +25,7 @@ import numpy as np
 import byzjax
 from benchmarks import timing
 from benchmarks.pages import environment, markdown, write_csv
+from benchmarks.peers import squares_by_gram
 from benchmarks.rules import gaussian
 from byzjax._program import Parser
 from byzjax.facts import FACTS
@@ -60,12 +61,6 @@ class Line(NamedTuple):
 
 
 # --- plain PyTorch -------------------------------------------------------------------------------
-
-
-def squares_by_gram(t: Any) -> Any:
-    gram = t @ t.T
-    own = gram.diagonal()
-    return (own[:, None] + own[None] - 2 * gram).clamp_(min=0)
 
 
 def squares_by_cdist(t: Any) -> Any:
@@ -536,22 +531,18 @@ def main() -> None:
 WHY = """\
 * Multi-Krum, the covariance filter, the converged geometric median and `nearest_neighbors` need all
   inner products or distances of the rows. The product alone, `T @ T.T` below, takes most of the
-  time of the best PyTorch expression, so nothing can be several times faster than that. Ours is one
-  and a half times as fast, since XLA is given many products at once (it uses one core for one);
-  products of the rows above the diagonal alone, three slabs of rows, accumulators of lanes and
-  batches of blocks were no faster. Ours also centres the rows, since products of rows with a common
-  mean cancel, detects non-finite values, and recomputes distances where too few digits are left;
-  the expressions do none of this.
+  time of the best PyTorch expression, so nothing can be several times faster than that. Ours also
+  centres the rows, since products of rows with a common mean cancel, detects non-finite values, and
+  recomputes distances where too few digits are left; the expressions do none of this. XLA is given
+  many products at once, since it computes one on one core ([numerics.md](numerics.md)): that
+  shortens matrices of a million columns, and little here.
 * The geometric median is converged (1e-5, against a float64 solution), centred at the
   coordinate-wise median, with a Newton step that carries its derivative. For updates as benign as
-  these, a few steps without a convergence check are enough. Weiszfeld steps on the rows instead of
-  their Gram matrix, which more than 128 workers use, would take about 3 ms here, but `vmap`, as in
-  the laboratory, computes both.
+  these, a few steps without a convergence check are enough. More than 128 workers take Weiszfeld
+  steps on the rows first; fewer do not, since `vmap`, as in the laboratory, would compute both.
 * Clipping writes as much as it reads; `2 T` below is the cost of that alone. A loop over groups of
-  rows, whose second read comes from the cache, took 8 ms instead of 6, since XLA writes into the
-  result on one core; a loop without accumulators, and fewer lanes of them, won 0.3 ms at best. If
-  the input is no longer needed, `jax.jit(clip, donate_argnums=0)` overwrites it: 2.5 ms, twice
-  the time of reading it.
+  rows, whose second read comes from the cache, was slower, since XLA writes into the result on one
+  core. If the input is no longer needed, `jax.jit(clip, donate_argnums=0)` overwrites it.
 * `centered_clip` and `nearest_to_pivot` read the matrix twice, as all implementations do.
 * Sorting depends on the machine. On an Intel Xeon, where NumPy sorts with AVX-512, a manual run on
   2026-11-24 gave 8 to 13 times byzfl's speed for the trimmed mean and 16 to 20 times for
