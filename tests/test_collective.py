@@ -28,6 +28,7 @@ KEY = jax.random.key(3)
 SHAPES = {"a": (3, 5), "b": (), "c": (8, 2), "d": (17,), "e": (0,)}
 SIZE = sum(math.prod(shape) for shape in SHAPES.values())
 QUICK = ["mean", "trimmed_mean", "aksel-mid", "krum", "geometric_median", "sign_guard", "zeno"]
+COUNTED = ["bulyan", "mean_around_median", "sign_guard"]
 MANY = [byzjax.trimmed_mean, byzjax.mean_around_median, byzjax.phocas, byzjax.aksel]
 MIXINGS = {
     "nearest_neighbors": functools.partial(byzjax.nearest_neighbors, f=F),
@@ -109,12 +110,14 @@ def test_rules_on_8_devices_equal_the_stacked_form(case, sent):
 
 
 def test_the_quick_rules_are_known():
-    assert {case.id for case in CASES} >= set(QUICK)
+    assert {case.id for case in CASES} >= {*QUICK, *COUNTED}
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_each_device_may_aggregate_its_own_updates(case):
-    """As when seeds are distributed over devices; `jax.shard_map` checks what varies among them."""
+def of_each_device(case, tree):
+    """The shapes that a rule returns if each device has updates of its own.
+
+    As when seeds are distributed over devices; `jax.shard_map` checks what varies among them.
+    """
     f = faults_of(case)
 
     def alone(trees):
@@ -123,9 +126,23 @@ def test_each_device_may_aggregate_its_own_updates(case):
     run = jax.shard_map(
         alone, mesh=mesh_of(seeds=2), in_specs=P("seeds"), out_specs=P("seeds"), check_vma=True
     )
-    tree = updates()
     out = jax.eval_shape(run, jax.tree.map(lambda leaf: np.stack([leaf, leaf]), tree))
-    assert {name: leaf.shape[1:] for name, leaf in out.items()} == SHAPES
+    return {name: leaf.shape[1:] for name, leaf in out.items()}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_each_device_may_aggregate_its_own_updates(case):
+    assert of_each_device(case, updates()) == SHAPES
+
+
+@pytest.mark.parametrize("size", [0, 3])
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, id=c.id, marks=[pytest.mark.slow] * (c.id not in COUNTED)) for c in CASES],
+)
+def test_each_device_may_aggregate_many_updates(case, size):
+    """More rows than a sorting network is built for, and no column of them."""
+    assert of_each_device(case, {"w": np.ones((136, size), np.float32)}) == {"w": (size,)}
 
 
 @pytest.mark.slow

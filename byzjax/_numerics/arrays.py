@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 
 def sum_dtype(dtype: Any) -> jnp.dtype:
@@ -41,15 +42,20 @@ def root(square: jax.Array) -> jax.Array:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
 
 
-def varying_as(like: jax.Array, tree: Any) -> Any:
-    """The same values, marked as varying over the mesh axes over which `like` varies.
+def varying_as(like: Any, tree: Any) -> Any:
+    """The same values, marked as varying over the mesh axes over which leaves of `like` vary.
 
     Inside `jax.shard_map` the initial carry of a loop must vary as later ones do.
     """
-    if like.size == 0:
-        return tree
-    first = like[(0,) * like.ndim]
-    return jax.tree.map(lambda value: jnp.where(first == first, value, value), tree)
+    firsts = [x[(0,) * x.ndim] if x.size else jnp.sum(x) for x in jax.tree.leaves(like)]
+
+    def marked(value: jax.Array) -> jax.Array:
+        # Not jnp.where, which returns a value without elements as it is.
+        for first in firsts:
+            value = lax.select(jnp.broadcast_to(first == first, value.shape), value, value)
+        return value
+
+    return jax.tree.map(marked, tree)
 
 
 def zeros(shape: tuple[int, ...], like: jax.Array) -> jax.Array:

@@ -133,7 +133,7 @@ def _largest_cluster(points: jax.Array, good: jax.Array) -> jax.Array:
     def going(state):
         return state[1] & (state[2] < _MOST_SHIFTS)
 
-    start = (points, jnp.any(good), 0)
+    start = (varying_as(good, points), jnp.any(good), 0)
     centers = lax.while_loop(going, shift, start)[0]
 
     # Centres, those with most near points first; one near an earlier centre is the same cluster.

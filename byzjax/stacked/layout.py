@@ -109,7 +109,7 @@ def coordinatewise(fn: Callable[[jax.Array], jax.Array], updates: PyTree) -> PyT
       {'w': Array([3., 5.], dtype=float32)}
     """
     matrices = columns(updates)
-    vectors = [fn(matrix) for matrix in matrices]
+    vectors = [fn(matrix) if matrix.size else matrix[0] for matrix in matrices]
     for matrix, vector in zip(matrices, vectors):
         if jnp.shape(vector) != matrix.shape[1:]:
             raise ValueError(

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from byzjax._numerics import thresholds
-from byzjax._numerics.arrays import exact_share, sum_dtype
+from byzjax._numerics.arrays import exact_share, sum_dtype, varying_as
 from byzjax._numerics.barrier import fusion_barrier
 from byzjax._numerics.order.networks import (
     apply_network,
@@ -161,7 +161,8 @@ def _nearest_by_counting(x: jax.Array, center: jax.Array, k: int):
         (split,) = splits(distances, [k])
         tied = split.tied(k)
         # Passes over the rows that are hardly ever needed.
-        ties = lax.cond(jnp.any(tied), near, lambda _: none, split.low)
+        no_ties = varying_as(split.low, none)
+        ties = lax.cond(jnp.any(tied), near, lambda _: no_ties, split.low)
         inside = near(split.low)._replace(
             inner=jnp.where(tied, split.below, k),
             lower=ties.lower,

@@ -77,7 +77,7 @@ class Rows(NamedTuple):
                 carry = step(carry, g * length + i)
             return carry
 
-        carry = lax.fori_loop(0, groups, add_group, varying_as(self.row(0), start))
+        carry = lax.fori_loop(0, groups, add_group, varying_as((self.x, self.vectors), start))
         for i in range(groups * length, self.n):
             carry = step(carry, i)
         return carry
