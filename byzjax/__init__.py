@@ -1,6 +1,6 @@
 """byzjax: Byzantine-robust gradient aggregation for JAX and optax."""
 
-from byzjax import attacks, facts, order, protocols, rules, scores, stacked, theory
+from byzjax import attacks, compress, facts, order, protocols, rules, scores, stacked, theory
 from byzjax._checks import enough_workers
 from byzjax._deprecated import renamed as _renamed
 from byzjax._signature import per_row_inputs
@@ -26,6 +26,7 @@ __all__ = [
     "bucketing",
     "centered_clipping",
     "clip_norms",
+    "compress",
     "concentration_filter",
     "enough_workers",
     "facts",

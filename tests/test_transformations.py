@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import byzjax
-from byzjax import attacks, protocols
+from byzjax import attacks, compress, protocols
 from byzjax.protocols import graphs
 from tests.helpers import close, regression_batch, regression_loss
 
@@ -24,6 +24,10 @@ def transformations(key):
     return {
         "per_worker": byzjax.per_worker(optax.trace(0.9), N),
         "per_worker with noise": byzjax.per_worker(optax.add_noise(0.1, 0.5, key), N),
+        **{
+            f"per_worker {name}": byzjax.per_worker(compressor, N)
+            for name, compressor in compressors(key).items()
+        },
         "attack": byzjax.attack(attacks.sign_flip, BYZANTINE),
         "attack with a key": byzjax.attack(attacks.gaussian, BYZANTINE, key=key),
         "attack of a step": byzjax.attack(attacks.zero, attacks.rotating(BYZANTINE)),
@@ -34,6 +38,14 @@ def transformations(key):
         "aggregate": byzjax.aggregate(byzjax.krum, f=1),
         "aggregate with a key": byzjax.aggregate(byzjax.sign_guard, key=key),
         **aggregations_with_memory(key),
+    }
+
+
+def compressors(key):
+    return {
+        "error feedback": compress.error_feedback(compress.top_k(2)),
+        "ef21": compress.ef21(compress.rand_k(0.5, key, shared=True, unbiased=False)),
+        "quantized": compress.ledger(compress.quantize(4, key)),
     }
 
 

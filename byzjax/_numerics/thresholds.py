@@ -79,3 +79,6 @@ OWN_MESSAGE = 2**18
 
 # CPU: columns per block when signs are counted.
 SIGNS_BLOCK = 2**11
+
+# Numbers side by side where those of one update are counted (`largest`).
+COUNTED_COLUMNS = 2**16
