@@ -75,6 +75,7 @@ ALLOWED = {
     ],
     "byzjax.transforms": [*ALGEBRA, *CHECKS, "byzjax._signature", "byzjax.rules", "byzjax.mixing"],
     "byzjax.iterates": [*ALGEBRA, *CHECKS],
+    "byzjax.compress": [*ALGEBRA, *CHECKS, "byzjax.transforms", "byzjax.compress"],
     "byzjax.collective": [
         *["byzjax._slices", "byzjax._signature", "byzjax.stacked", "byzjax._compiled"],
         *MISTAKES,
