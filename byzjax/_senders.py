@@ -22,12 +22,14 @@ def senders_of(name: str, updates: PyTree, n: int, extra_args: dict) -> Any:
     if senders is None or k > n:
         hint = ": name them, update(..., senders=who)" * (k < n)
         raise ValueError(f"{name} was made for {n} workers; got updates of {k}{hint}.")
+    if isinstance(senders, list | tuple):
+        senders = jnp.array(senders)
     if jnp.shape(senders) != (k,):
         raise ValueError(
             f"{name} needs one of senders for each of {k} rows; got shape {jnp.shape(senders)}."
         )
     if not isinstance(senders, jax.core.Tracer):
-        numbers = senders.tolist() if hasattr(senders, "tolist") else list(senders)
+        numbers = senders.tolist()
         if len(set(numbers)) < k or min(numbers) < 0 or max(numbers) >= n:
             some = ", ".join(map(str, numbers[:8])) + ", ..." * (k > 8)
             raise ValueError(f"senders must be different workers in 0 .. {n - 1}; got {some}.")
