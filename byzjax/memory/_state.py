@@ -1,7 +1,5 @@
 """Helpers of stateful aggregations."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
