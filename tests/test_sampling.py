@@ -3,6 +3,8 @@
 import functools
 import itertools
 import math
+import pathlib
+import re
 from fractions import Fraction
 
 import chex
@@ -320,3 +322,39 @@ def test_memories_of_drawn_clients_across_devices(make):
     for k in range(ROUNDS):
         out, state = update(sent[k], state, jnp.zeros(d), senders=who[k])
         np.testing.assert_allclose(result[k], out, rtol=1e-5, atol=1e-5)
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+PAGE = (pathlib.Path(__file__).parents[1] / "docs" / "sampling.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_page_runs_and_prints_what_it_says(capsys):
+    names = {"__name__": "page"}
+    for code in re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE):
+        exec(code, names)
+    said = re.findall(r"^print\(.*\)  # (.*)$", PAGE, re.MULTILINE)
+    assert len(said) == 4
+    assert capsys.readouterr().out.splitlines() == said
+
+
+def test_the_table_of_the_page():
+    n, f = 1000, 100
+    table = re.search(r"<!-- faults among -->(.*?)<!-- end", PAGE, re.DOTALL)[1]
+    _, _, *lines = table.strip().splitlines()
+    assert len(lines) == 5
+    for line in lines:
+        q, mean, one, many, majority, lost = (cell.strip() for cell in line.strip("|").split("|"))
+        q = int(q)
+        assert int(mean) * n == q * f
+        assert int(one) == byzjax.faults_among(n, f, q)
+        assert int(many) == byzjax.faults_among(n, f, q, rounds=10_000)
+        assert [q > 2 * int(k) for k in (one, many)] == [majority == "yes"] * 2
+        assert lost == f"{stats.hypergeom.sf((q - 1) // 2, n, f, q):.1e}"
+    for needs, least in ((1, 37), (3, 41)):
+        fits = [
+            q for q in range(1, 60) if q >= 2 * byzjax.faults_among(n, f, q, rounds=10_000) + needs
+        ]
+        assert fits[0] == least
+        assert f"  # {least}\n" in PAGE
