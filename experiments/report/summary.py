@@ -179,9 +179,9 @@ def excess(results: pd.DataFrame) -> str:
         return ""
     rounds = int(known["excess_rounds"].sum())
     share = float((known["excess_share"] * known["seeds"]).sum() / known["seeds"].sum())
-    worst = known.loc[known["excess_share"].idxmax()]
+    worst = max(known.to_dict("records"), key=lambda line: line["excess_share"])
     most = (
-        f"; most with s = {worst['s']} ({_place(worst.to_dict(), results)}): "
+        f"; most with s = {worst['s']} ({_place(worst, results)}): "
         f"{_percent(worst['excess_share'], 2)}"
     )
     return (
