@@ -10,6 +10,7 @@ from byzjax.iterates import polyak_averaging
 from byzjax.memory import centered_clipping, concentration_filter, foolsgold, safeguard
 from byzjax.mixing import adaptive_clipping, bucketing, clip_norms, nearest_neighbors
 from byzjax.rules import *  # noqa: F403
+from byzjax.sampling import faults_among
 from byzjax.sharded import sharded
 from byzjax.stacked import stack
 from byzjax.transforms import aggregate, attack, mix, per_worker
@@ -30,6 +31,7 @@ __all__ = [
     "concentration_filter",
     "enough_workers",
     "facts",
+    "faults_among",
     "foolsgold",
     "influence",
     "mix",

@@ -164,6 +164,10 @@ def across_devices(
     update that are named in `data` are sliced like the parameters; others, such as `value` or a
     step, are passed on unchanged. All of them must be the same on all devices.
 
+    If the devices run some workers of many, the extra argument `senders`, `int32[k]`, holds the
+    worker of each row, in the order of the devices, and states are kept by worker: also momenta,
+    with a `make` that returns `optax.chain(byzjax.per_worker(...), byzjax.aggregate(...))`.
+
     Cost: as `all_aggregate`.
 
     Args:
@@ -174,7 +178,8 @@ def across_devices(
       mix: a mixing before the aggregation, with its hyperparameters bound.
       data: the name or names of extra arguments that are updates `[...]`, or functions of one, such
         as `"trusted"`; they cannot be recognised otherwise.
-      **hyperparameters: those of `make`; `num_workers` is n, of all devices together.
+      **hyperparameters: those of `make`; `num_workers` is n, of all devices together, or of all
+        workers that may be `senders`.
 
     Returns:
       A transformation from this device's own updates to one update, the same on all devices. Its

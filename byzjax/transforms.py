@@ -33,6 +33,7 @@ from byzjax._checks import rows_of_params, static_int
 from byzjax._compiled import check_hyperparameters, taught
 from byzjax._numerics import arrays
 from byzjax._numerics.barrier import fusion_barrier
+from byzjax._senders import rows_of, senders_of, with_rows
 from byzjax._signature import must_be_function, signature
 from byzjax.stacked import PyTree
 
@@ -69,16 +70,19 @@ def per_worker(
     state have the worker's index folded in, so that workers draw different noise; raw `uint32` keys
     cannot be distinguished from numbers and stay equal.
 
+    If only some workers send, the extra argument `senders`, `int32[k]`, holds the worker of each
+    row; absent workers keep their state, counters and keys included. Cost: that of k updates.
+
     Args:
       transformation: acts on one worker's update.
-      num_workers: n, a Python int.
+      num_workers: n, a Python int; states are kept for this many.
 
     Returns:
       A transformation from stacked updates to stacked updates.
 
     Raises:
       TypeError: num_workers is not a Python int.
-      ValueError: at an update, the updates are not from n workers.
+      ValueError: at an update, the updates are neither from n workers nor from different `senders`.
 
     Example:
       >>> import byzjax, jax.numpy as jnp, optax
@@ -110,10 +114,11 @@ def per_worker(
                 f"optax.chain(per_worker(...), {verb}(...))."
             )
         rows_of_params("per_worker", updates, params)
-        rows = stacked.num_workers(updates)
-        if rows != n:
-            raise ValueError(f"per_worker was made for {n} workers; got updates of {rows}.")
-        return jax.vmap(lambda u, s: single.update(u, s, params, **extra_args))(updates, state)
+        senders = senders_of("per_worker", updates, n, extra_args)
+        extra_args.pop("senders", None)  # of all workers, not of one
+        update_one = jax.vmap(lambda u, s: single.update(u, s, params, **extra_args))
+        out, rows = update_one(updates, rows_of(senders, state))
+        return out, with_rows(senders, state, rows)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -282,6 +282,11 @@ SECTIONS: dict[str, list[Mistake]] = {
             ("made for 5 workers; got updates of 11.",),
         ),
         Mistake(
+            "update(per_worker(optax.sgd(0.1), 20), grads, params)",
+            ValueError,
+            ("got updates of 11: name them, update(..., senders=who).",),
+        ),
+        Mistake(
             "update(optax.chain(aggregate(median), per_worker(optax.ema(0.9), n)), grads, params)",
             ValueError,
             ("in a chain, per_worker comes before aggregate.",),
@@ -439,6 +444,11 @@ SECTIONS: dict[str, list[Mistake]] = {
         ),
     ],
     "Building blocks": [
+        Mistake(
+            "faults_among(100, 20, 120)",
+            ValueError,
+            ("drawn must be at most n; got drawn=120, n=100.",),
+        ),
         Mistake("stacked.mean_selected(x, [0, 1])", ValueError, ("11 workers need shape (11,)",)),
         Mistake("stacked.weighted_mean(x, [1, 2])", TypeError, ("write jnp.asarray(weights).",)),
         Mistake("stacked.squared_distances(x, x)", ValueError, ("so (3,) was expected.",)),

@@ -54,6 +54,7 @@ ALLOWED = {
     ],
     "byzjax.facts": ["byzjax._program"],
     "byzjax._checks": ["byzjax.facts", "byzjax.stacked", *MISTAKES],
+    "byzjax._senders": ["byzjax.stacked"],
     "byzjax._signature": MISTAKES,
     "byzjax._slices": ["byzjax._numerics", "byzjax.stacked"],
     "byzjax.solvers": ["byzjax._numerics", "byzjax.stacked", "byzjax.solvers"],
@@ -67,13 +68,17 @@ ALLOWED = {
         "byzjax._signature",
         "byzjax.stacked",
     ],
-    "byzjax.memory": [*ALGEBRA, *CHECKS, "byzjax.rules", "byzjax.memory"],
+    "byzjax.sampling": CHECKS,
+    "byzjax.memory": [*ALGEBRA, *CHECKS, "byzjax._senders", "byzjax.rules", "byzjax.memory"],
     "byzjax.mixing": [*ALGEBRA, *CHECKS],
     "byzjax.attacks": [
         *["byzjax._deprecated", *ALGEBRA, *CHECKS, "byzjax._program"],
         "byzjax.attacks",
     ],
-    "byzjax.transforms": [*ALGEBRA, *CHECKS, "byzjax._signature", "byzjax.rules", "byzjax.mixing"],
+    "byzjax.transforms": [
+        *[*ALGEBRA, *CHECKS, "byzjax._senders", "byzjax._signature", "byzjax.rules"],
+        "byzjax.mixing",
+    ],
     "byzjax.iterates": [*ALGEBRA, *CHECKS],
     "byzjax.compress": [*ALGEBRA, *CHECKS, "byzjax.transforms", "byzjax.compress"],
     "byzjax.collective": [

@@ -312,7 +312,7 @@ def test_per_worker_hands_on_extra_arguments():
 def test_per_worker_counts():
     tx = VERBS["per_worker"]()
     with pytest.raises(
-        ValueError, match=r"^per_worker was made for 7 workers; got updates of 6\.$"
+        ValueError, match=r"^per_worker was made for 7 workers; got updates of 6: name them, upd"
     ):
         tx.update(stacked_updates(n=6), tx.init(PARAMS))
     with pytest.raises(TypeError, match=r"^num_workers must be a Python int; got float"):

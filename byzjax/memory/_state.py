@@ -1,12 +1,9 @@
-"""Helpers of stateful aggregations: states of all workers, of which only some may take part."""
-
-from typing import Any
+"""Helpers of stateful aggregations."""
 
 import jax
 import jax.numpy as jnp
 
 from byzjax import stacked
-from byzjax._checks import rows_of_params
 from byzjax.stacked import PyTree
 
 
@@ -24,29 +21,6 @@ def dtype_of_sums(sums: PyTree) -> jnp.dtype:
     """The dtype of norms and inner products of these sums, also for a tree without leaves."""
     leaves = jax.tree.leaves(sums)
     return stacked.squared_norms(leaves).dtype if leaves else jnp.dtype(jnp.float32)
-
-
-def senders_of(name: str, updates: PyTree, n: int, params: PyTree, extra_args: dict) -> Any:
-    """The workers that sent the rows, `int32[k]`; None if all n workers did, in order."""
-    k, senders = stacked.num_workers(updates), extra_args.get("senders")
-    rows_of_params(name, updates, params)
-    if k == n:
-        return None
-    if senders is None or k > n:
-        raise ValueError(f"{name} was made for {n} workers; got updates of {k}.")
-    return senders
-
-
-def rows_of(senders: Any, state: PyTree) -> PyTree:
-    """The rows of the senders; absent workers keep their state, see `with_rows`."""
-    return state if senders is None else jax.tree.map(lambda leaf: leaf[senders], state)
-
-
-def with_rows(senders: Any, state: PyTree, rows: PyTree) -> PyTree:
-    """The state with these rows for the senders."""
-    if senders is None:
-        return rows
-    return jax.tree.map(lambda leaf, own: leaf.at[senders].set(own), state, rows)
 
 
 def like(before: PyTree, after: PyTree) -> PyTree:

@@ -7,20 +7,12 @@ import jax.numpy as jnp
 import optax
 
 from byzjax import stacked
-from byzjax._checks import one_of, positive, static_int
+from byzjax._checks import one_of, positive, rows_of_params, static_int
 from byzjax._compiled import taught
 from byzjax._numerics import order
 from byzjax._numerics.arrays import copied
-from byzjax.memory._state import (
-    added,
-    dtype_of_sums,
-    finite_rows,
-    nothing,
-    rows_of,
-    senders_of,
-    to_vector_median,
-    with_rows,
-)
+from byzjax._senders import rows_of, senders_of, with_rows
+from byzjax.memory._state import added, dtype_of_sums, finite_rows, nothing, to_vector_median
 from byzjax.stacked import PyTree
 
 
@@ -126,7 +118,8 @@ def concentration_filter(
             raise ValueError(
                 "concentration_filter needs params; write tx.update(updates, state, params)."
             )
-        senders = senders_of("concentration_filter", updates, n, params, extra_args)
+        rows_of_params("concentration_filter", updates, params)
+        senders = senders_of("concentration_filter", updates, n, extra_args)
         finite = finite_rows(updates, axis_name)
         before = rows_of(senders, (state.products, state.sums, state.good))
         moved = jax.tree.map(lambda w, start: jnp.asarray(w) - start, params, state.start)

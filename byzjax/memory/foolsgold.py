@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import optax
 
 from byzjax import stacked
-from byzjax._checks import positive, static_int
+from byzjax._checks import positive, rows_of_params, static_int
 from byzjax._compiled import taught
-from byzjax.memory._state import added, finite_rows, nothing, only, rows_of, senders_of, with_rows
+from byzjax._senders import rows_of, senders_of, with_rows
+from byzjax.memory._state import added, finite_rows, nothing, only
 from byzjax.stacked import PyTree
 
 
@@ -80,7 +81,8 @@ def foolsgold(
     def update(updates, state, params=None, **extra_args):
         if not jax.tree.leaves(updates):
             return updates, state
-        senders = senders_of("foolsgold", updates, n, params, extra_args)
+        rows_of_params("foolsgold", updates, params)
+        senders = senders_of("foolsgold", updates, n, extra_args)
         finite = finite_rows(updates, axis_name)
         history = added(rows_of(senders, state.history), only(updates, finite))
         zero = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), history)

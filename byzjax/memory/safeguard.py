@@ -7,20 +7,12 @@ import jax.numpy as jnp
 import optax
 
 from byzjax import stacked
-from byzjax._checks import not_negative, positive, prng_key, static_int
+from byzjax._checks import not_negative, positive, prng_key, rows_of_params, static_int
 from byzjax._compiled import taught
 from byzjax._mistakes import shown
 from byzjax._numerics.arrays import copied
-from byzjax.memory._state import (
-    added,
-    finite_rows,
-    nothing,
-    rows_of,
-    senders_of,
-    to_vector_median,
-    with_noise,
-    with_rows,
-)
+from byzjax._senders import rows_of, senders_of, with_rows
+from byzjax.memory._state import added, finite_rows, nothing, to_vector_median, with_noise
 from byzjax.stacked import PyTree
 
 
@@ -137,7 +129,8 @@ def safeguard(
     def update(updates, state, params=None, **extra_args):
         if not jax.tree.leaves(updates):
             return updates, state
-        senders = senders_of("safeguard", updates, n, params, extra_args)
+        rows_of_params("safeguard", updates, params)
+        senders = senders_of("safeguard", updates, n, extra_args)
         finite = finite_rows(updates, axis_name)
         whole = state.good | (state.count % long == 0) if reset else state.good
         good = rows_of(senders, whole)

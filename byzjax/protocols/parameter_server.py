@@ -79,8 +79,10 @@ def parameter_server(
       attack: the attack, such as `byzjax.attack(attacks.sign_flip, byzantine)`.
       mix: applied by the server before the rule; None for nothing.
       num_workers: n, a Python int; needed with `per_round`, and for `traffic`.
-      per_round: how many workers participate in a step, drawn from its key; the others compute
-        nothing and keep their state. Mixing and rule see this many rows. None for all.
+      per_round: how many workers participate in a step, drawn from its key without replacement;
+        the others compute nothing and keep their state. All stages see this many rows, and the
+        extra argument `senders`, `int32[per_round]`, in increasing order. `byzjax.faults_among`
+        says how many of them to defend against. None for all.
       local_steps: k, a Python int that divides the batch, unless `whole_batch`.
       local_rate: gamma, the step size of the local steps, which need it; may be traced.
       whole_batch: whether each local step is on the worker's whole batch; needs local steps.
@@ -218,15 +220,10 @@ class _ParameterServer:
         compute = functools.partial(self.local_updates, params, key)
         with jax.named_scope("gradient"):
             updates = _workers.shard_workers(compute, of_workers, senders, axis=self.workers_axis)
-        send, *rest = self.stages
-        sending, *states = state.stages
-        if self.per_round is None:
-            updates, sending = send.update(updates, sending, params, **extra_args)
-        else:
-            updates, sending = _of_some(send, updates, sending, senders, n, params, extra_args)
+        if self.per_round is not None:
             extra_args["senders"] = senders
-        seen, new_states = [updates], [sending]
-        for stage, stage_state in zip(rest, states):
+        seen, new_states = [], []
+        for stage, stage_state in zip(self.stages, state.stages):
             updates, stage_state = stage.update(updates, stage_state, params, **extra_args)
             # The rule and `Info` both read what was sent; the barrier keeps it computed once.
             seen.append(fusion_barrier(updates) if len(seen) == 1 and self.attacked else updates)
@@ -254,13 +251,3 @@ def _parts(leaf: jax.Array, count: int) -> jax.Array:
     if b % count:
         raise ValueError(f"local_steps must divide the batch; got local_steps={count}, batch={b}.")
     return jnp.swapaxes(leaf.reshape(n, count, b // count, *rest), 0, 1)
-
-
-def _of_some(send, updates, state, senders, n, params, extra_args) -> tuple[PyTree, PyTree]:
-    """`send` for participating workers; the others keep their per-worker state."""
-    all_workers = jax.tree.map(
-        lambda x: jnp.zeros((n, *x.shape[1:]), x.dtype).at[senders].set(x), updates
-    )
-    sent, after = send.update(all_workers, state, params, **extra_args)
-    kept = jax.tree.map(lambda old, new: old.at[senders].set(new[senders]), state, after)
-    return stacked.take(sent, senders), kept

@@ -18,7 +18,7 @@ from experiments.data import cache, datasets, histograms, partitions
 from experiments.execution import claims, cost, export, hosts, store, sweep
 from experiments.execution.profile import DATA, REPORT, Profile
 from experiments.grid import config as configs
-from experiments.grid import naming, planning
+from experiments.grid import naming, planning, sampling
 from experiments.grid.config import Config
 from experiments.text import arguments as command_line
 from experiments.text import columns
@@ -88,6 +88,7 @@ def run(arguments: Sequence[str]) -> int:
         f"{config.model}, n = {config.n}, f = {config.f}: {counted(len(tasks), 'block')}, "
         f"{counted(runs, 'run')} of {counted(config.steps, 'step')}, into {folder}."
     )
+    _print_drawn([config])
     return _run_and_report([config], tasks, folder, data.load, over, profile)
 
 
@@ -122,6 +123,7 @@ def study(arguments: Sequence[str]) -> int:
         f"{command.name}, {command.edition} edition: {counted(len(grids), 'grid')}, "
         f"{counted(len(tasks), 'block')}, {counted(runs, 'run')}, {counted(programs, 'program')}."
     )
+    _print_drawn(grids)
     tasks = sweep.stretch(tasks, shard, shards)
     if command.dry_run:
         there = set() if command.fresh else export.names(shipped)
@@ -146,6 +148,12 @@ def study(arguments: Sequence[str]) -> int:
     print(f"Shard {shard} of {shards}: {of} finished.")
     print(f"Results: {folder}; python -m experiments report {folder} writes index.html.")
     return 0 if len(finished) == len(tasks) else 1
+
+
+def _print_drawn(grids: Sequence[Config]) -> None:
+    """One line for each way in which workers are drawn."""
+    for line in dict.fromkeys(filter(None, map(sampling.line, grids))):
+        print(line)
 
 
 def _profile(folder: str | None, begin: float) -> Profile:

@@ -111,6 +111,10 @@ def _run(config: Config, seed: int, s: int, place: int, curves: list) -> dict[st
         asked["validation"] = [_number(metrics.validation[place]) for metrics, _ in curves]
     if config.optimum:
         asked["to_optimum"] = [_number(metrics.to_optimum[place]) for metrics, _ in curves]
+    if protocols.drawn(config) is not None:
+        counts = np.cumsum([int(seen[diagnostics.EXCESS][place]) for _, seen in curves]).tolist()
+        asked["excess_rounds"] = counts
+        asked["excess_share"] = [count / step for count, step in zip(counts, steps)]
     if protocols.many_models(config):
         asked["worst_accuracy"] = [_number(metrics.worst[place]) for metrics, _ in curves]
         asked["spread"] = [_number(metrics.spread[place]) for metrics, _ in curves]

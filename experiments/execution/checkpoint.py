@@ -128,4 +128,5 @@ def _whole(flat: dict[str, list]) -> tuple[programs.Metrics, dict[str, np.ndarra
         for name, values in flat.items()
     }
     metrics = programs.Metrics(*(arrays[name] for name in programs.Metrics._fields))
-    return metrics, {name: arrays[name] for name in diagnostics.NAMES}
+    names = (*diagnostics.NAMES, diagnostics.EXCESS)
+    return metrics, {name: arrays[name] for name in names if name in arrays}

@@ -83,12 +83,13 @@ class Config:
     f: int = dataclasses.field(
         default=FOLLOWS, metadata={SHOWN: "the most that Krum and all rules tolerate, 11 of 25"}
     )
-    """Declared number of faults that the rules tolerate."""
+    """Declared number of faults that the rules tolerate, among the drawn if per_round workers are
+    drawn for each step."""
     s: tuple[int, ...] = dataclasses.field(
         default=FOLLOWS, metadata={SHOWN: "0, 1, f // 2 and f, so 0 1 5 11"}
     )
-    """Actual numbers of Byzantine workers, each at most f. With s = 0 there is no attack, and each
-    rule runs once."""
+    """Actual numbers of Byzantine workers, each at most f (below n if per_round workers are drawn).
+    With s = 0 there is no attack, and each rule runs once."""
     seeds: int = 5
     """Number of seeds; a seed determines the initial model, the Byzantine workers, the partition
     and the batches."""

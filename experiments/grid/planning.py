@@ -194,8 +194,11 @@ def _check_numbers(config: Config) -> None:
             "optimum needs model logistic and weight_decay > 0; got "
             f"{config.model}, weight_decay={config.weight_decay}."
         )
+    sampled = protocols.drawn(config) is not None  # then s of all n, and f of the drawn
     for s in config.s:
-        if not 0 <= s <= config.f:
+        if sampled and not 0 <= s < config.n:
+            raise ValueError(f"s must lie in 0 .. n - 1; got s={s}, n={config.n}.")
+        if not sampled and not 0 <= s <= config.f:
             raise ValueError(
                 f"s must lie in 0 .. f; got s={s}, f={config.f}. Give a smaller --s or larger --f."
             )

@@ -103,6 +103,13 @@ def many_models(config: Config) -> bool:
     return not PROTOCOLS[parse(config.protocol)[0]].one_model
 
 
+def drawn(config: Config) -> int | None:
+    """The number of workers drawn for each step; None if all of them take part."""
+    name, given = parse(config.protocol)
+    count = given.get("per_round") if name == DEFAULT_PROTOCOL else None
+    return count if isinstance(count, int) and 1 <= count < config.n else None
+
+
 def gradients(config: Config) -> int:
     """The number of gradients that one step computes."""
     name, given = parse(config.protocol)

@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jinja2
@@ -151,7 +151,17 @@ def _long(results: pd.DataFrame) -> Table:
         step = f" at {line['diverged_at']}" if line["diverged"] else ""
         not_finite = f"{line['diverged']}{step}"
         lines.append([_defence(line), *where, *numbers, interval, line["seeds"], not_finite])
-    return Table("long", [*head, "seeds", "not finite"], lines)
+        if "excess_rounds" in results:
+            lines[-1].append(_excess(line))
+    more = ["rounds with more than f"] if "excess_rounds" in results else []
+    return Table("long", [*head, "seeds", "not finite", *more], lines)
+
+
+def _excess(line: Mapping[Any, Any]) -> str:
+    """The rounds in which more Byzantine workers were drawn than the rule was told to tolerate."""
+    if pd.isna(line["excess_rounds"]):
+        return "-"
+    return f"{line['excess_rounds']:.0f} ({markup.percent(line['excess_share'], 2)} %)"
 
 
 def _per_class(study: Study) -> Table | None:

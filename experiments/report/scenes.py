@@ -19,8 +19,9 @@ CURVE = ("rule", "mixing", "attack", "s", "seed", "step", "accuracy", "loss", "f
 TABLE = ("mean", "std", "min", "max", "seeds", "diverged", "low", "high", "diverged_at")
 
 
-# Measured if a grid requests it, or if there are several honest models.
-ASKED = ("validation", "to_optimum", "worst_accuracy", "spread")
+# Measured if a grid requests it, if there are several honest models, or if workers are drawn.
+EXCESS = ("excess_rounds", "excess_share")
+ASKED = ("validation", "to_optimum", "worst_accuracy", "spread", *EXCESS)
 
 
 COLUMNS = frozenset((*CURVE, *diagnostics.NAMES, *ASKED, *TABLE))

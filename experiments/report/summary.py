@@ -120,8 +120,8 @@ def cases(results: pd.DataFrame) -> list[Case]:
     return out
 
 
-def _percent(value: float) -> str:
-    return f"{markup.percent(value)}\N{NO-BREAK SPACE}%"
+def _percent(value: float, digits: int = 1) -> str:
+    return f"{markup.percent(value, digits)}\N{NO-BREAK SPACE}%"
 
 
 def _place(line: Mapping[Any, Any], results: pd.DataFrame) -> str:
@@ -142,7 +142,7 @@ def sentences(results: pd.DataFrame, grids: Sequence[Config]) -> list[str]:
       grids: its grids.
     """
     tried = cases(results)
-    out = [_trained(results, grids)]
+    out = [_trained(results, grids), *filter(None, [excess(results)])]
     clean = results[results["attack"] == "none"].dropna(subset=["mean"]).to_dict("records")
     if clean:
         low, high = (pick(clean, key=lambda line: line["mean"]) for pick in (min, max))
@@ -164,6 +164,31 @@ def sentences(results: pd.DataFrame, grids: Sequence[Config]) -> list[str]:
         f"Held, that is, lost at most {100 * HELD:.0f} points: {len(held)} {of}. {_always(judged)}"
     )
     return out
+
+
+def excess(results: pd.DataFrame) -> str:
+    """In how many rounds more Byzantine workers were drawn than the rule was told to tolerate.
+
+    Args:
+      results: the table of a study; the sentence is empty if no workers were drawn.
+    """
+    if "excess_rounds" not in results:
+        return ""
+    known = results[results["s"] > 0].dropna(subset=["excess_rounds"])
+    if not len(known):
+        return ""
+    rounds = int(known["excess_rounds"].sum())
+    share = float((known["excess_share"] * known["seeds"]).sum() / known["seeds"].sum())
+    worst = max(known.to_dict("records"), key=lambda line: line["excess_share"])
+    most = (
+        f"; most with s = {worst['s']} ({_place(worst, results)}): "
+        f"{_percent(worst['excess_share'], 2)}"
+    )
+    return (
+        "More Byzantine workers drawn than the rule was told to tolerate: in "
+        f"{counted(rounds, 'round')}, {_percent(share, 2)} of those with attackers"
+        f"{most if rounds else ''}."
+    )
 
 
 def _trained(results: pd.DataFrame, grids: Sequence[Config]) -> str:

@@ -12,7 +12,7 @@ from scipy import stats
 from experiments.grid import calls, specs
 from experiments.grid import config as configs
 from experiments.grid.config import Config
-from experiments.report import figures, markup, page, scenes
+from experiments.report import figures, markup, page, scenes, summary
 from experiments.text import columns
 from experiments.text.names import counted
 from experiments.training import diagnostics
@@ -128,7 +128,9 @@ def table(data: pd.DataFrame) -> pd.DataFrame:
       One line per rule, mixing (if there is any), attack, s and setting: mean, standard deviation,
       minimum and maximum over the seeds; number of seeds; number of final models that are not
       finite; `low` and `high`, the 95 % confidence interval of the mean by Student's t, empty for
-      one seed; and the first evaluation at which a model was not finite.
+      one seed; and the first evaluation at which a model was not finite. With client sampling,
+      also the number of rounds of all seeds in which more Byzantine workers were drawn than the
+      rule was told to tolerate, and their share.
     """
     mixing = ["mixing"] if (data["mixing"] != "none").any() else []
     keys = ["rule", *mixing, "attack", "s", *scenes.settings(data)]
@@ -144,6 +146,9 @@ def table(data: pd.DataFrame) -> pd.DataFrame:
     first = where.groupby([data[key] for key in keys], sort=False, dropna=False).min()
     lines = pd.MultiIndex.from_frame(out[keys])
     out["diverged_at"] = first.reindex(lines).astype("Int64").to_numpy()
+    if "excess_rounds" in data:
+        out["excess_rounds"] = groups["excess_rounds"].sum(min_count=1).to_numpy()
+        out["excess_share"] = groups["excess_share"].mean().to_numpy()
     return out.astype({"diverged_at": "Int64"})
 
 
@@ -197,6 +202,8 @@ def text(results: pd.DataFrame, width: int | None = None) -> str:
             parts += [columns.fitted(["rule", *wide.columns], rows, width)]
     if results["diverged"].any():
         parts.append(_NOT_FINITE)
+    if sentence := summary.excess(results):
+        parts.append(sentence if width is None else "\n".join(textwrap.wrap(sentence, width)))
     return "\n\n".join(parts or ["No run is finished."])
 
 

@@ -16,7 +16,7 @@ import byzjax
 from byzjax import protocols
 from byzjax.protocols import graphs
 from experiments.grid import config as configs
-from experiments.grid import planning, specs
+from experiments.grid import planning, sampling, specs
 from experiments.grid import protocols as names
 from experiments.grid.config import Config
 from experiments.text import names as texts
@@ -306,7 +306,10 @@ def plan(config: Config, parameters: int = 0) -> list[planning.Block]:
     blocks = planning.plan(config, parameters)
     if not names.is_default(config):
         for rule, mixing, attack in planning.combinations(config):
-            jax.eval_shape(lambda *_, parts=(rule, mixing, attack): _one_step(config, *parts))
+            try:
+                jax.eval_shape(lambda *_, parts=(rule, mixing, attack): _one_step(config, *parts))
+            except ValueError as error:
+                raise ValueError(f"{error}{sampling.hint(config)}") from error
     return blocks
 
 

@@ -20,6 +20,10 @@ NAMES = (
     "honest_excluded",
 )
 
+# With client sampling: the number of rounds in which more Byzantine workers were drawn than the
+# rule was told to tolerate.
+EXCESS = "excess_rounds"
+
 
 def of_step(info: Info, byzantine: jax.Array, deployed: Callable | None) -> dict[str, jax.Array]:
     r"""Diagnostics of one step, scalars by name.

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 import byzjax.protocols
 from byzjax import attacks
 from experiments.data import batches, datasets
-from experiments.grid import protocols, specs
+from experiments.grid import protocols, sampling, specs
 from experiments.grid.config import Config
 from experiments.models import zoo
 from experiments.training import assemble, devices, diagnostics, optim
@@ -186,7 +186,11 @@ class _Run:
         return State(state, average)
 
     def advance(self, state, first, attack, run, train_x, train_y):
-        """`eval_every` steps from step `first`: the state, and diagnostics of the last one."""
+        """`eval_every` steps from step `first`: the state, and diagnostics of the last one.
+
+        With client sampling also the number of these steps for which more Byzantine workers were
+        drawn than the rule was told to tolerate.
+        """
         config, of_all = self.config, run
         flipping = jnp.asarray([spec.name == "flip_labels" for spec in self.choices])
 
@@ -215,6 +219,10 @@ class _Run:
                 unchanged = jax.tree.map(jnp.zeros_like, now)
                 _, average = byzjax.polyak_averaging().update(unchanged, average, now)
             # All runs of a block are at the same step, so this stays a conditional under vmap too.
+            excess = {}
+            if protocols.drawn(config) is not None:
+                lying = jnp.sum(run.byzantine[info.senders], dtype=jnp.int32)
+                excess = {diagnostics.EXCESS: lying > sampling.told(self.rule, config)}
             with jax.named_scope("diagnostics"):
                 seen = lax.cond(
                     step == first + config.eval_every - 1,
@@ -222,10 +230,11 @@ class _Run:
                     lambda info: dict.fromkeys(diagnostics.NAMES, jnp.float32(jnp.nan)),
                     info,
                 )
-            return State(after, average), seen
+            return State(after, average), (seen, excess)
 
-        state, seen = lax.scan(one, state, first + jnp.arange(config.eval_every))
-        return state, jax.tree.map(lambda values: values[-1], seen)
+        state, (seen, excess) = lax.scan(one, state, first + jnp.arange(config.eval_every))
+        counts = {name: jnp.sum(values, dtype=jnp.int32) for name, values in excess.items()}
+        return state, jax.tree.map(lambda values: values[-1], seen) | counts
 
     @jax.named_scope("evaluate")
     def evaluate(self, state: State, run: Runs, x, y, held_x, held_y) -> Metrics:

@@ -48,6 +48,7 @@ def test_one_model_learns(tmp_path, protocol, more):
     assert block["protocol"] == protocol
     assert run["accuracy"][-1] > 0.8
     assert "spread" not in run
+    assert ("excess_rounds" in run) == ("per_round" in protocol)
 
 
 @pytest.mark.parametrize(

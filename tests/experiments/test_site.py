@@ -123,8 +123,9 @@ def test_the_page_of_the_threat_model_runs(tmp_path):
 
 
 def test_every_page_with_code_is_run():
-    """Here, in test_pages.py, test_readme.py or test_references.py; others show commands."""
+    """Here or in another file, test_faults_among for one; other pages show commands."""
     ran_there = {"protocols.md", "index.md", "collective.md", "scaling.md", "references.md"}
+    ran_there |= {"sampling.md"}
     here = {"start.md", "own-rule.md", "own-attack.md", "threat-model.md"}
     in_pages = {"flax.md", "training-loop.md"}
     for page in DOCS.glob("*.md"):

@@ -173,14 +173,14 @@ MUTANTS = [
     ),
     Mutant(
         "memory: absent workers forget",
-        "byzjax/memory/_state.py",
+        "byzjax/_senders.py",
         "lambda leaf, own: leaf.at[senders].set(own)",
         "lambda leaf, own: jnp.zeros_like(leaf).at[senders].set(own)",
         'tests/test_transformations.py -k "no_part and foolsgold"',
     ),
     Mutant(
         "memory: the first rows are taken for the senders",
-        "byzjax/memory/_state.py",
+        "byzjax/_senders.py",
         "lambda leaf: leaf[senders]",
         "lambda leaf: leaf[: len(senders)]",
         'tests/test_transformations.py -k "all_workers_in_two_rounds and foolsgold"',

@@ -334,8 +334,8 @@ MUTANTS = [
     Mutant(
         "config: a liar more than f is allowed",
         "experiments/grid/planning.py",
-        "if not 0 <= s <= config.f:",
-        "if not 0 <= s <= config.f + 1:",
+        "if not sampled and not 0 <= s <= config.f:",
+        "if not sampled and not 0 <= s <= config.f + 1:",
         'tests/experiments/test_specs.py -k "impossible_study and lie"',
     ),
     Mutant(
@@ -351,6 +351,13 @@ MUTANTS = [
         'return given.get("per_round") or config.n',
         "return config.n",
         'tests/experiments/test_protocols.py -k "gradients_of"',
+    ),
+    Mutant(
+        "sampling: a round with as many attackers as the rule tolerates counts as one with more",
+        "experiments/training/program.py",
+        "lying > sampling.told(self.rule, config)",
+        "lying >= sampling.told(self.rule, config)",
+        'tests/experiments/test_sampling.py -k "are_counted"',
     ),
     Mutant(
         "studies: every edition is the full one",
