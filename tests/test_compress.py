@@ -191,6 +191,15 @@ def test_malicious_updates_obey_the_format(kind):
         np.testing.assert_array_equal(out[i], top(-np.asarray(rows[i]), 2))
 
 
+def test_malicious_updates_of_a_round():
+    byzantine = np.arange(5) >= 3
+    tx = compress.of_byzantine(compress.top_k(1), byzantine)
+    rows, senders = jax.random.normal(KEY, (3, 4)), jnp.array([1, 4, 0])
+    out, _ = tx.update(rows, tx.init(jnp.zeros(4)), senders=senders)
+    np.testing.assert_array_equal(out[jnp.array([0, 2])], rows[jnp.array([0, 2])])
+    np.testing.assert_array_equal(out[1], top(np.asarray(rows[1]), 1))
+
+
 def test_error_feedback_trains_where_the_compressor_alone_does_not():
     """Karimireddy et al. 2019, section 3: signs of one sample at a time go the wrong way."""
     directions = jnp.array([[1.5, -0.5], [-0.5, 1.5]])  # plus or minus (1, -1) by sign

@@ -143,14 +143,16 @@ def of_byzantine(
     """
     must_compress("of_byzantine", compressor)
     _checks.mask_of_workers(byzantine)
-    n = len(byzantine)
-    inner = per_worker(compressor, n)
+    byzantine = jnp.asarray(byzantine)
+    inner = per_worker(compressor, len(byzantine))
 
     def update(updates, state, params=None, **extra_args):
         compressed, state = inner.update(updates, state, params, **extra_args)
+        senders = extra_args.get("senders")
+        who = byzantine if senders is None else byzantine[jnp.asarray(senders)]
 
         def chosen(row: jax.Array, leaf: jax.Array) -> jax.Array:
-            return jnp.where(byzantine.reshape(n, *[1] * (leaf.ndim - 1)), row, leaf)
+            return jnp.where(who.reshape(-1, *[1] * (leaf.ndim - 1)), row, leaf)
 
         return jax.tree.map(chosen, compressed, updates), state
 

@@ -100,7 +100,8 @@ def rand_k(
 
     Draws are without replacement, from all leaves together. With `shared`, all workers under
     `per_worker` send the same coordinates: then a rule compares what honest workers sent, and not
-    where (RoSDHB). Without it they are drawn by each worker.
+    where (RoSDHB); all of them must take part in every step, since an absent worker's key stands
+    still. Without it they are drawn by each worker.
 
     Bits: 32 k, and 64 for the key of a worker's own draw.
     Requirement: none. Cost: O(d) time, 33 passes over d random numbers.
