@@ -13,6 +13,7 @@ from byzjax.rules import *  # noqa: F403
 from byzjax.sharded import sharded
 from byzjax.stacked import stack
 from byzjax.transforms import aggregate, attack, mix, per_worker
+from byzjax.weights import cap_weights
 
 __version__ = "0.2.0"
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "attack",
     "attacks",
     "bucketing",
+    "cap_weights",
     "centered_clipping",
     "clip_norms",
     "concentration_filter",

@@ -89,6 +89,12 @@ def right_verb(verb: str, function: Callable) -> None:
         )
 
 
+def refuses_weights(function: Callable) -> bool:
+    """Whether a function is a rule of byzjax that takes no weights."""
+    home, name = getattr(getattr(function, "func", function), "__module__", ""), name_of(function)
+    return (home or "").startswith("byzjax.") and name in FACTS and not FACTS[name].weights
+
+
 def static_hyperparameters(function: Callable, given: dict[str, Any]) -> None:
     """Checks at construction what a function would say only when it is called."""
     parameters = inspect.signature(function).parameters
@@ -228,8 +234,7 @@ def weights_of_workers(name: str, weights: Any) -> None:
         return
     if isinstance(weights, list | tuple):
         raise TypeError(
-            f"{name} must be an array; got a {type(weights).__name__}: "
-            f"write jnp.asarray({name})."
+            f"{name} must be an array; got a {type(weights).__name__}: write jnp.asarray({name})."
         )
     dtype = getattr(weights, "dtype", None)
     real = dtype is not None and any(jnp.issubdtype(dtype, k) for k in (jnp.floating, jnp.integer))

@@ -69,6 +69,11 @@ def _too_many(
 
 def unknown_keyword(name: str, key: str, known: list[str]) -> str:
     """`krum has no parameter F; did you mean f? It takes f, m, ...`."""
+    if key == "weights":
+        return (
+            f"{name} takes no weights: docs/weights.md says which rules do and why others refuse, "
+            "such as geometric_median(updates, weights=w)."
+        )
     meant = nearest(key, known)
     if "f" in known and any(word in key.lower() for word in _FAULTS):
         meant = "f"

@@ -58,7 +58,9 @@ def weights_of_lowest(values: jax.Array, weights: jax.Array, share: float) -> ja
     values = lax.stop_gradient(values)
     n, index = len(values), jnp.arange(len(values))
     earlier = (values[None] == values[:, None]) & (index[None] < index[:, None])
-    before = jnp.sum(jnp.where((values[None] < values[:, None]) | earlier, weights[None], 0), axis=1)
+    before = jnp.sum(
+        jnp.where((values[None] < values[:, None]) | earlier, weights[None], 0), axis=1
+    )
     size = share * jnp.sum(weights)
     rounding = n * float(jnp.finfo(weights.dtype).eps) * size
     kept = jnp.where(size - before > rounding, jnp.minimum(size - before, weights), 0)

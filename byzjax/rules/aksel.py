@@ -52,7 +52,8 @@ def aksel(
       One update; every leaf has shape `[...]` and keeps its dtype.
 
     Raises:
-      ValueError: the leaves disagree on n, n < 2f + 1, or the mode is unknown.
+      ValueError: the leaves disagree on n, n < 2f + 1, or the mode is unknown; a weight is
+        negative or not finite, or all are 0.
       TypeError: f is not a Python int, or a leaf is not of a float type.
 
     Example:

@@ -73,7 +73,7 @@ def median(
       One update; every leaf has shape `[...]` and keeps its dtype.
 
     Raises:
-      ValueError: the leaves disagree on n.
+      ValueError: the leaves disagree on n; a weight is negative or not finite, or all are 0.
       TypeError: a leaf is not bfloat16, float16, float32 or float64.
 
     Example:
@@ -108,15 +108,16 @@ def trimmed_mean(
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
       f: number of faults to tolerate, a Python int.
-      weights: `[n]`, data such as sample counts: row i counts as w_i rows, and f as the share f/n of the weight
-        (docs/weights.md). May be traced.
+      weights: `[n]`, data such as sample counts: row i counts as w_i rows, and f as the share f/n
+        of the weight (docs/weights.md). May be traced.
       axis_name: mesh axis over which the coordinates are sliced; makes no difference here.
 
     Returns:
       One update; every leaf has shape `[...]` and keeps its dtype.
 
     Raises:
-      ValueError: the leaves disagree on n, or n < 2f + 1.
+      ValueError: the leaves disagree on n, or n < 2f + 1; a weight is
+        negative or not finite, or all are 0.
       TypeError: f is not a Python int, or a leaf is not of a float type.
 
     Example:
@@ -152,15 +153,16 @@ def mean_around_median(
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
       f: number of faults to tolerate, a Python int.
-      weights: `[n]`, data such as sample counts: row i counts as w_i rows, and f as the share f/n of the weight
-        (docs/weights.md). May be traced.
+      weights: `[n]`, data such as sample counts: row i counts as w_i rows, and f as the share f/n
+        of the weight (docs/weights.md). May be traced.
       axis_name: mesh axis over which the coordinates are sliced; makes no difference here.
 
     Returns:
       One update; every leaf has shape `[...]` and keeps its dtype.
 
     Raises:
-      ValueError: the leaves disagree on n, or n < 2f + 1.
+      ValueError: the leaves disagree on n, or n < 2f + 1; a weight is
+        negative or not finite, or all are 0.
       TypeError: f is not a Python int, or a leaf is not of a float type.
 
     Example:
@@ -197,15 +199,16 @@ def phocas(
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
       f: number of faults to tolerate, a Python int.
-      weights: `[n]`, data such as sample counts: row i counts as w_i rows, and f as the share f/n of the weight
-        (docs/weights.md). May be traced.
+      weights: `[n]`, data such as sample counts: row i counts as w_i rows, and f as the share f/n
+        of the weight (docs/weights.md). May be traced.
       axis_name: mesh axis over which the coordinates are sliced; makes no difference here.
 
     Returns:
       One update; every leaf has shape `[...]` and keeps its dtype.
 
     Raises:
-      ValueError: the leaves disagree on n, or n < 2f + 1.
+      ValueError: the leaves disagree on n, or n < 2f + 1; a weight is
+        negative or not finite, or all are 0.
       TypeError: f is not a Python int, or a leaf is not of a float type.
 
     Example:

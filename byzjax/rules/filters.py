@@ -35,15 +35,16 @@ def comparative_elimination(
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
       f: number of faults to tolerate, a Python int.
-      weights: `[n]`, data such as sample counts: row i counts as w_i rows, and f as the share f/n of the weight
-        (docs/weights.md). May be traced.
+      weights: `[n]`, data such as sample counts: row i counts as w_i rows, and f as the share f/n
+        of the weight (docs/weights.md). May be traced.
       axis_name: mesh axis over which the coordinates are sliced, if they are.
 
     Returns:
       One update; every leaf has shape `[...]` and keeps its dtype.
 
     Raises:
-      ValueError: the leaves disagree on n, or n < 2f + 1.
+      ValueError: the leaves disagree on n, or n < 2f + 1; a weight is
+        negative or not finite, or all are 0.
       TypeError: f is not a Python int.
 
     Example:

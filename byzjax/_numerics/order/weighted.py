@@ -1,4 +1,4 @@
-"""Order statistics of rows that have weights: those of the multiset in which row i stands w_i times.
+"""Order statistics of rows with weights: those of the multiset in which row i stands w_i times.
 
 Let Q(t) be the value of the sorted column at which the weights of the values up to it reach t. The
 statistics are means of Q between two weights, and means of the values nearest to a centre, whose
