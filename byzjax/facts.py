@@ -538,9 +538,9 @@ Generated from `byzjax.facts`, which errors and tests also use: `python -m byzja
 function's docstring has its equation, requirement, an example and the paper that it comes from.
 `byzjax.influence(rule, updates, f=f)` returns each worker's share of a rule's result.
 
-n workers, f faults to tolerate, d coordinates. *By weight*: what a rule with `weights=` withstands, as
-a share of the weight; *no* where it takes none ([weights](weights.md)). Promises against any f rows,
-where NaN and infinity are ordinary input:
+n workers, f faults to tolerate, d coordinates. *By weight*: what a rule with `weights=` withstands,
+as a share of the weight; *no* where it takes none ([weights](weights.md)). Promises against any f
+rows, where NaN and infinity are ordinary input:
 
 {promises}
 

@@ -1,7 +1,9 @@
-"""Rules with weights: against their loops on multisets, by weight instead of by number, and caps."""
+"""Rules with weights: against their loops on multisets, what they withstand by weight, and caps."""
 
 import functools
+import inspect
 import itertools
+import re
 
 import jax
 import jax.export
@@ -140,7 +142,7 @@ def test_equal_weights_give_the_rule_without_weights_bit_for_bit(name):
         assert np.asarray(out).tobytes() == np.asarray(plain).tobytes()
     mapped = program(name, 2)(np.stack([x[0]] * 16), jnp.full((16, N), 0.7))
     by_one = jax.jit(jax.vmap(rule))(np.stack([x[0]] * 16))
-    assert np.asarray(mapped).tobytes() == np.asarray(by_one).tobytes()
+    close(mapped, by_one, 1, 1e-6)  # both forms are computed there, in another program
 
 
 @over_rules
@@ -340,8 +342,6 @@ def test_constants_by_weight():
 
 
 def _parameters(rule):
-    import inspect
-
     return inspect.signature(getattr(byzjax, rule)).parameters
 
 
@@ -350,11 +350,12 @@ def _parameters(rule):
 
 def test_why_krum_takes_none():
     """Krum on a multiset depends on the unit of the weights, and prefers the heavy row."""
-    x = np.array([[0.0], [1], [2.5], [4.5], [7], [10], [14]])
-    assert oracles.krum(x, 2)[0] == 1.0
-    assert oracles.krum(np.repeat(x, 2, axis=0), 4)[0] == 0.0  # the same workers, twice each
-    heavy = np.repeat(x, [1, 1, 1, 1, 1, 1, 3], axis=0)  # the last one has a third of the weight
-    assert oracles.krum(heavy, 3)[0] == 14.0
+    x = np.array([[0.0], [2], [3], [4], [12], [13], [14]])
+    assert oracles.krum(x, 2)[0] == 2.0
+    assert oracles.krum(np.repeat(x, 2, axis=0), 4)[0] == 3.0  # the same workers, twice each
+    x = np.array([[0.0], [1], [2], [3], [10]])
+    assert oracles.krum(x, 1)[0] == 1.0
+    assert oracles.krum(np.repeat(x, [1, 1, 1, 1, 4], axis=0), 2)[0] == 10.0
 
 
 REFUSE = sorted(n for n, facts in FACTS.items() if facts.kind == "rule" and not facts.weights)
@@ -506,14 +507,13 @@ def test_caps_by_hand():
     np.testing.assert_array_equal(byzjax.cap_weights(counts, f=0, share=0.1), counts)
     close(byzjax.cap_weights(counts, f=1, share=0.2), np.full(5, 10.0))
     assert np.isnan(jax.jit(lambda c: byzjax.cap_weights(c, f=2, share=0.3))(counts)).all()
-    for given, words in (
+    for wrong, words in (
         ({"f": 2, "share": 0.25}, "cap_weights needs f <= share * m for m workers with positive"),
-        ({"f": 1, "share": 0.0}, r"share must be in (0, 1]; got share=0.0."),
+        ({"f": 1, "share": 0.0}, "share must be in (0, 1]; got share=0.0."),
         ({"f": -1, "share": 0.5}, "f must be at least 0; got f=-1."),
     ):
-        with pytest.raises(ValueError) as error:
-            byzjax.cap_weights(counts, **given)
-        assert str(error.value).startswith(words)
+        with pytest.raises(ValueError, match="^" + re.escape(words)):
+            byzjax.cap_weights(counts, **wrong)
     with pytest.raises(ValueError, match=r"^counts must be finite and at least 0"):
         byzjax.cap_weights(-counts, f=1, share=0.5)
 
