@@ -157,6 +157,13 @@ def test_a_row_of_weight_0_does_not_count(name):
         close(program(name, 1)(x, weights), base, 8, 1e-5)
 
 
+def test_the_lower_one_on_a_tie():
+    """The median is 4, of the weight 2 and 6 are equally far, and half of their weight counts."""
+    x = jnp.array([[4.0], [2.0], [6.0], [40.0]])
+    weights = jnp.array([4.0, 1.0, 2.0, 1.0])  # six of eight count
+    close(byzjax.mean_around_median(x, f=1, weights=weights), [(4 * 4 + 2 + 6) / 6], 8)
+
+
 @over_rules
 def test_permuting_rows_and_weights(name):
     x, times = drawn(5)
