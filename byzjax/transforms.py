@@ -8,6 +8,7 @@ inspect the signature of their function when they are created:
 * keyword-only parameters are hyperparameters: they are given once, to the transformation;
 * positional parameters after the first (after `byzantine` for an attack) are data: they are given
   to the transformation or, at each update, by name among optax's extra arguments;
+* so is `weights`, one number for each row, although it is keyword-only;
 * a parameter `params` receives the params given to optax;
 * extra arguments with other names are ignored, even if they name a hyperparameter: optax's own
   transformations take `value`, for example;
@@ -283,10 +284,14 @@ class _Call:
         if key is not None:
             _checks.prng_key("key", key)
         self.name = spec.name
-        self.from_extra_args = [name for name in spec.data if name not in names and name != "key"]
+        data = (*spec.data, *spec.per_row)
+        self.from_extra_args = [name for name in data if name not in names and name != "key"]
+        self.refuses_weights = verb == "aggregate" and _checks.refuses_weights(function)
         self.required = [name for name in spec.missing if name != "key"]
 
     def arguments(self, extra_args: dict) -> dict:
+        if self.refuses_weights and extra_args.get("weights") is not None:
+            raise TypeError(f"aggregate: {_mistakes.unknown_keyword(self.name, 'weights', [])}")
         data = {name: extra_args[name] for name in self.from_extra_args if name in extra_args}
         missing = [name for name in self.required if name not in data]
         if missing:
