@@ -189,7 +189,8 @@ SECTIONS: dict[str, list[Mistake]] = {
             "krum(Tensor(11, 3), f=2)",
             TypeError,
             (
-                "write byzjax.torch.Aggregator(rule, ...)(updates), or updates.detach().cpu().numpy().",
+                "write byzjax.torch.Aggregator(rule, ...)(updates)",
+                "or updates.detach().cpu().numpy().",
             ),
         ),
         Mistake(

@@ -3,7 +3,6 @@
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -35,7 +34,7 @@ class Stage(NamedTuple):
     key: Any
     data: tuple[str, ...] | None = None
     missing: tuple[str, ...] = ()
-    bound: Mapping[str, Any] = MappingProxyType({})
+    bound: tuple[tuple[str, Any], ...] = ()
 
 
 def stages_of(
@@ -159,7 +158,7 @@ def _of_function(function: Callable, last: bool, given: dict, first: Any) -> Sta
     data = tuple(name for name in spec.data if name not in given and name != "key")
     missing = tuple(name for name in spec.missing if name != "key")
     key = (function, *sorted(given.items()), first is None)
-    return Stage(spec.name, made, key, data, missing, bound)
+    return Stage(spec.name, made, key, data, missing, tuple(bound.items()))
 
 
 def _is_data(value: Any) -> bool:
@@ -200,6 +199,9 @@ class Recipe:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Recipe) and self.key == other.key
+
+    def __deepcopy__(self, memo: dict) -> "Recipe":
+        return self  # nothing in it changes
 
     def init(self, updates: Any) -> tuple:
         """The states before the first updates."""

@@ -85,17 +85,18 @@ class Listed:
                 continue
             lacking = [name for name in names if name not in set(theirs)]
             more = [name for name in theirs if name not in set(names)]
-            if "" in (*lacking, *more):
-                kinds = shown(self.workers[0]), shown(self.workers[i])
-                text = f"worker 0 sent {kinds[0]}, worker {i} {kinds[1]}"
-            elif lacking:
-                text = f"worker {i} has no {lacking[0]}, which worker 0 has"
-            else:
-                text = f"worker {i} has {more[0]}, which worker 0 lacks"
-            if lacking or more or len(theirs) != len(names):
-                raise ValueError(f"updates disagree: {text}.")
+            if lacking or more:
+                raise ValueError(f"updates disagree: {self._difference(i, lacking, more)}.")
             by_name = dict(row)
             self.rows[i] = [(name, by_name[name]) for name in names]
+
+    def _difference(self, i: int, lacking: list[str], more: list[str]) -> str:
+        if "" in (*lacking, *more):
+            first, other = shown(self.workers[0]), shown(self.workers[i])
+            return f"worker 0 sent {first}, worker {i} {other}"
+        if lacking:
+            return f"worker {i} has no {lacking[0]}, which worker 0 has"
+        return f"worker {i} has {more[0]}, which worker 0 lacks"
 
     def same_tensors(self) -> None:
         """Checks that all workers' tensors have the same shape, dtype and device."""

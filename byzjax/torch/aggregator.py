@@ -182,7 +182,7 @@ class Aggregator:
         bound: dict[str, Any] = {}
         known, missing = {"senders", "step"}, []
         for stage in self._recipe.stages:
-            bound |= stage.bound
+            bound |= dict(stage.bound)
             known |= set(stage.data or ())
             missing += stage.missing
         closed = all(stage.data is not None for stage in self._recipe.stages)
