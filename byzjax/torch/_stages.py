@@ -205,16 +205,23 @@ class Recipe:
 
     def init(self, updates: Any) -> tuple:
         """The states before the first updates."""
-        one = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), updates)
+        if isinstance(updates, tuple):
+            one = jnp.zeros_like(updates[0])
+        else:
+            one = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), updates)
         return tuple(stage.transformation.init(one) for stage in self.stages)
 
 
 @functools.lru_cache(maxsize=64)
 def program(recipe: Recipe) -> Callable:
-    """The stages as one compiled function: (updates, states, data) to (update, states)."""
+    """The stages as one compiled function: (updates, states, data) to (update, states).
+
+    Updates are stacked, or a tuple of rows.
+    """
     stages = recipe.stages
 
     def aggregation(sent: Any, states: tuple, data: dict[str, Any]) -> tuple[Any, tuple]:
+        sent = jnp.stack(sent) if isinstance(sent, tuple) else sent
         updates, after, data = sent, [], dict(data)
         params = data.pop("params", None)
         for stage, state in zip(stages, states):

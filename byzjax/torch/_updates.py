@@ -17,6 +17,11 @@ from byzjax.torch._tensors import (
     torch,
 )
 
+# Bytes from which the rows of a list are stacked by XLA, while the rule reads them, and not by
+# PyTorch before: the C library maps new pages for each larger tensor, but reuses those of smaller
+# ones.
+LARGE = 2**25
+
 
 class Stacked:
     """A tensor `[n, ...]`, or a dict of them.
@@ -115,13 +120,22 @@ class Listed:
                     raise _different(i, name, leaf, kind)
 
     def arrays(self) -> Any:
-        if self.bare:
-            return array_of(torch.stack([row[0][1].detach() for row in self.rows]))
-        return self.by_dtype(
-            lambda places: array_of(
-                torch.stack([joined([row[k][1] for k in places]) for row in self.rows])
-            )
-        )
+        """The matrices, or a tuple of rows that the program stacks."""
+        if not self.bare:
+            return self.by_dtype(self.matrix)
+        tensors = [row[0][1].detach() for row in self.rows]
+        if len(tensors) * tensors[0].nbytes >= LARGE:
+            return tuple(map(array_of, tensors))
+        return array_of(torch.stack(tensors))
+
+    def matrix(self, places: list[int]) -> jax.Array:
+        """The rows `[n, d]` of these entries."""
+        size = sum(self.first[k].numel() for k in places)
+        kind = {"dtype": self.first[places[0]].dtype, "device": self.device}
+        matrix = torch.empty(len(self.rows), size, **kind)
+        for row, vector in zip(self.rows, matrix):
+            torch.cat([row[k][1].detach().reshape(-1) for k in places], out=vector)
+        return array_of(matrix)
 
     def by_dtype(self, function: Callable) -> Any:
         """One value if all floats have one dtype, else a dict of one for each."""

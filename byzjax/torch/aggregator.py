@@ -114,7 +114,8 @@ class Aggregator:
             states = self._states_for(arrays)
             result, after = self._program(arrays, states, beside)
             jax.block_until_ready((result, after))
-        if jax.tree.structure(result) != jax.tree.structure(arrays):
+        one = 0 if isinstance(arrays, tuple) else arrays
+        if jax.tree.structure(result) != jax.tree.structure(one):
             raise TypeError(
                 f"Aggregator: {self._recipe.stages[-1].name} returned "
                 f"{_mistakes.shown(result)}; expected one update."
@@ -203,7 +204,9 @@ class Aggregator:
 
     def _states_for(self, arrays: Any) -> tuple:
         """The states for updates of these shapes, from memory, from a checkpoint or new."""
-        form = jax.tree.structure(arrays), [(a.shape[1:], a.dtype) for a in jax.tree.leaves(arrays)]
+        first = 0 if isinstance(arrays, tuple) else 1
+        leaves = jax.tree.leaves(arrays)[: None if first else 1]
+        form = [(leaf.shape[first:], leaf.dtype) for leaf in leaves]
         if self._states is None:
             states = self._recipe.init(arrays)
             self._states = _state.restored(states, self._loaded) if self._loaded else states
