@@ -136,6 +136,11 @@ def static_of(function: Callable, hyperparameters: dict[str, Any]) -> list[str]:
     return [name for name in getattr(function, "static", ()) if name in hyperparameters]
 
 
+def static_key(*values: Any) -> "_Static":
+    """A hashable object; equal for values that share a program, see the top of this module."""
+    return _Static(tuple(enumerate(values)))
+
+
 # --- static or data ------------------------------------------------------------------------------
 
 

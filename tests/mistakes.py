@@ -186,7 +186,14 @@ SECTIONS: dict[str, list[Mistake]] = {
             ("krum: ", "['b'] is int32", "jax.tree.map(lambda g: g.astype(jnp.float32), updates)"),
         ),
         Mistake("median(x.astype(complex))", TypeError, ("split_real_and_imaginary",)),
-        Mistake("krum(Tensor(11, 3), f=2)", TypeError, ("write updates.detach().cpu().numpy().",)),
+        Mistake(
+            "krum(Tensor(11, 3), f=2)",
+            TypeError,
+            (
+                "write byzjax.torch.Aggregator(rule, ...)(updates)",
+                "or updates.detach().cpu().numpy().",
+            ),
+        ),
         Mistake(
             "krum([Tensor(3)] * 11, f=2)",
             TypeError,
@@ -195,12 +202,20 @@ SECTIONS: dict[str, list[Mistake]] = {
         Mistake(
             'median({"w": Tensor(11, 3)})',
             TypeError,
-            ("updates['w'] is a torch.Tensor", "write jax.tree.map(lambda t: t.detach().cpu()"),
+            (
+                "updates['w'] is a torch.Tensor",
+                "write byzjax.torch.Aggregator(rule, ...)",
+                "or jax.tree",
+            ),
         ),
         Mistake(
             'update(aggregate(median), OrderedDict(w=Tensor(11, 3)), {"w": x[0]})',
             TypeError,
-            ("updates['w'] is a torch.Tensor", "write jax.tree.map(lambda t: t.detach().cpu()"),
+            (
+                "updates['w'] is a torch.Tensor",
+                "write byzjax.torch.Aggregator(rule, ...)",
+                "or jax.tree",
+            ),
         ),
         Mistake("median(EagerTensor(11, 3))", TypeError, ("write updates.numpy().",)),
         Mistake("median(DataFrame(11, 3))", TypeError, ("write updates.to_numpy().",)),

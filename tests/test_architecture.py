@@ -17,7 +17,8 @@ from byzjax.facts import FACTS
 ROOT = Path(byzjax.__file__).parent
 # Modules that only re-export names of others.
 FACES = {"byzjax", "experiments"} | {
-    f"byzjax.{name}" for name in ("stacked", "rules", "attacks", "protocols", "theory", "testing")
+    f"byzjax.{name}"
+    for name in ("stacked", "rules", "attacks", "protocols", "theory", "testing", "torch")
 }
 
 # What each package's modules may import from byzjax.
@@ -100,6 +101,11 @@ ALLOWED = {
             "byzjax.transforms",
         ],
         "byzjax.protocols",
+    ],
+    "byzjax.torch": [
+        *["byzjax._checks", "byzjax._compiled", "byzjax._numerics", "byzjax._signature"],
+        *["byzjax.facts", "byzjax.memory", "byzjax.mixing", "byzjax.rules", "byzjax.transforms"],
+        *["byzjax.torch", *MISTAKES],
     ],
     "byzjax.testing": [
         *["byzjax.facts", "byzjax.transforms", "byzjax._signature", "byzjax.testing"],
@@ -246,9 +252,9 @@ def test_no_import_cycle():
 
 @pytest.mark.parametrize("module", MODULES)
 def test_only_jax_optax_and_the_standard_library(module):
-    allowed = {"byzjax", "jax", "optax"} | (
-        {"numpy"} if within(module, "byzjax.testing") else set()
-    )
+    allowed = {"byzjax", "jax", "optax"}
+    allowed |= {"numpy"} if within(module, "byzjax.testing") else set()
+    allowed |= {"torch"} if within(module, "byzjax.torch") else set()
     for name in imports(MODULES[module]):
         top = name.partition(".")[0]
         assert top in allowed or top in sys.stdlib_module_names, name

@@ -30,6 +30,8 @@ def test_there_are_examples():
 @pytest.mark.smoke
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example(name):
+    if name.startswith("byzjax.torch."):
+        pytest.importorskip("torch", reason="PyTorch is not installed")
     said: list[str] = []
     failed, _ = doctest.DocTestRunner(verbose=False).run(EXAMPLES[name], out=said.append)
     assert not failed, "".join(said)

@@ -13,9 +13,9 @@ import pytest
 
 import byzjax
 from byzjax import theory
+from byzjax._numerics.float64 import float64
 from byzjax.theory import _inputs as inputs
 from byzjax.theory import exact, table
-from byzjax.theory._float64 import float64
 from byzjax.theory.constants import behind_bucketing
 from tests import oracles, search
 

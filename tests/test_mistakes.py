@@ -244,3 +244,13 @@ def test_a_broken_rule_says_so_first(check, words):
     printed = "".join(traceback.format_exception(error.value))
     assert "The above exception" not in printed
     assert len(printed.splitlines()) <= 10
+
+
+def test_without_pytorch(monkeypatch):
+    import byzjax.torch
+    from byzjax.torch import _tensors
+
+    monkeypatch.setattr(_tensors, "torch", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'byzjax\[torch\]'") as error:
+        byzjax.torch.Aggregator("krum", f=1)
+    assert len(str(error.value)) <= _mistakes.LONGEST

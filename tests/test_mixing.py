@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import byzjax
-from byzjax.theory._float64 import float64
+from byzjax._numerics.float64 import float64
 from tests import oracles
 from tests.helpers import compiled, mesh_of
 from tests.rule_cases import CASES

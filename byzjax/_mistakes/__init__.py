@@ -4,7 +4,7 @@ Every message is one line of at most 200 characters and says what to write inste
 """
 
 from byzjax._mistakes.arguments import no_int, no_value, not_static, unbound, unknown_keyword
-from byzjax._mistakes.functions import no_function, no_transformation
+from byzjax._mistakes.functions import makes_transformation, no_function, no_transformation
 from byzjax._mistakes.leaves import (
     Float64,
     is_array,
@@ -13,7 +13,7 @@ from byzjax._mistakes.leaves import (
     no_key,
     notice_float64,
 )
-from byzjax._mistakes.names import SYNONYMS, no_attribute
+from byzjax._mistakes.names import SYNONYMS, no_attribute, whereabouts
 from byzjax._mistakes.words import (
     LONGEST,
     article,
@@ -37,6 +37,7 @@ __all__ = [
     "is_transformation",
     "keystr",
     "listed",
+    "makes_transformation",
     "name_of",
     "nearest",
     "no_array",
@@ -53,4 +54,5 @@ __all__ = [
     "shown",
     "unbound",
     "unknown_keyword",
+    "whereabouts",
 ]

@@ -46,7 +46,7 @@ def no_function(verb: str, kind: str, value: Any) -> TypeError | None:
     if not callable(value):
         called = f"{example}(updates, ...)"
         return TypeError(f"{takes}: write {write.format(example)}, not {verb}({called}).")
-    if kind != "factory" and _makes_transformation(value):
+    if kind != "factory" and makes_transformation(value):
         name = name_of(value)
         return TypeError(
             f"{verb} takes {article(kind)}; {name} makes a transformation itself: "
@@ -55,7 +55,8 @@ def no_function(verb: str, kind: str, value: Any) -> TypeError | None:
     return None
 
 
-def _makes_transformation(function: Callable) -> bool:
+def makes_transformation(function: Callable) -> bool:
+    """Whether a function returns an optax transformation, by its annotation."""
     try:
         made = inspect.signature(function).return_annotation
     except (TypeError, ValueError):

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from byzjax._mistakes.words import ARRAYS, article, keystr, shown, type_of
+from byzjax._mistakes.words import ARRAYS, article, fitting, keystr, shown, type_of
 
 # How the arrays of other libraries become arrays of NumPy.
 _CONVERSIONS = {
@@ -61,6 +61,10 @@ def _foreign(name: str, tree: Any, path: Any, leaf: Any) -> str:
     write = f"jax.tree.map(lambda t: t.{convert}, {name})" if path else f"{name}.{convert}"
     if type(tree) in (list, tuple):
         write = f"byzjax.stack({write})"
+    if type(leaf).__module__.partition(".")[0] == "torch":
+        call = "byzjax.torch.Aggregator(rule, ...)"
+        what += "; expected an array: write"
+        return fitting(f"{what} {call}(updates), or {write}.", f"{what} {call}.")
     return f"{what}; expected an array from JAX or NumPy: write {write}."
 
 

@@ -9,7 +9,7 @@ from jax import lax
 
 from byzjax._checks import static_int
 from byzjax._compiled import compiled
-from byzjax.theory._float64 import float64
+from byzjax._numerics.float64 import float64
 
 FAR = 1e9  # size of malicious rows, in deviations of an honest coordinate
 # Damage above which a rule counts as broken. No proved constant comes near it for fewer than 10^4

@@ -11,8 +11,8 @@ from jax import lax
 
 from byzjax._checks import static_int
 from byzjax._compiled import compiled
+from byzjax._numerics.float64 import float64
 from byzjax.influence import influence
-from byzjax.theory._float64 import float64
 from byzjax.theory.distributions import gaussian
 
 

@@ -12,7 +12,7 @@ from jax import lax
 
 from byzjax._checks import static_int
 from byzjax._compiled import compiled
-from byzjax.theory._float64 import float64
+from byzjax._numerics.float64 import float64
 from byzjax.theory.constants import constants
 
 # Limit on the subsets of n - f rows that are evaluated in every step; beyond it, only the last such

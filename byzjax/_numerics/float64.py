@@ -1,4 +1,4 @@
-"""A context of float64 for searches, whatever the setting of the process."""
+"""A context of float64, whatever the setting of the process."""
 
 import contextlib
 
