@@ -94,6 +94,10 @@ ALLOWED = {
         ],
         "byzjax.protocols",
     ],
+    "byzjax.flower": [
+        *["byzjax._signature", "byzjax.stacked", "byzjax.transforms", *CHECKS, *MISTAKES],
+        "byzjax.flower",
+    ],
     "byzjax.testing": [
         *["byzjax.facts", "byzjax.transforms", "byzjax._signature", "byzjax.testing"],
         *["byzjax._compiled", *MISTAKES],
@@ -239,9 +243,9 @@ def test_no_import_cycle():
 
 @pytest.mark.parametrize("module", MODULES)
 def test_only_jax_optax_and_the_standard_library(module):
-    allowed = {"byzjax", "jax", "optax"} | (
-        {"numpy"} if within(module, "byzjax.testing") else set()
-    )
+    allowed = {"byzjax", "jax", "optax"}
+    allowed |= {"numpy"} if within(module, "byzjax.testing") else set()
+    allowed |= {"numpy", "flwr"} if within(module, "byzjax.flower") else set()
     for name in imports(MODULES[module]):
         top = name.partition(".")[0]
         assert top in allowed or top in sys.stdlib_module_names, name
