@@ -130,7 +130,7 @@ MALFORMED = {
     ),
     "another name": (
         lambda m: answer(m, record(w=np.ones(2, "f4"), **{"b\nround 9: ok": np.float32(0)})),
-        r"array 'b\\\\nround 9: ok'",
+        r"array 'b\\nround 9: ok'",
     ),
     "objects": (
         lambda m: answer(m, raw(npy(np.array([{}, {}], object), pickled=True))),

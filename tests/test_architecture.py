@@ -17,7 +17,8 @@ from byzjax.facts import FACTS
 ROOT = Path(byzjax.__file__).parent
 # Modules that only re-export names of others.
 FACES = {"byzjax", "experiments"} | {
-    f"byzjax.{name}" for name in ("stacked", "rules", "attacks", "protocols", "theory", "testing")
+    f"byzjax.{name}"
+    for name in ("stacked", "rules", "attacks", "protocols", "theory", "testing", "flower")
 }
 
 # What each package's modules may import from byzjax.

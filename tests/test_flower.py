@@ -40,10 +40,17 @@ TIMES = {"num_rounds": 1, "timeout": 0.0}
 @pytest.fixture(autouse=True)
 def _log(caplog):
     caplog.set_level(logging.INFO, "flwr")
-    logger = logging.getLogger("flwr")
-    logger.addHandler(caplog.handler)  # it does not propagate
-    yield
-    logger.removeHandler(caplog.handler)
+
+
+@functools.cache
+def trimming(f):
+    """A strategy for many tests, which compiles each program once; `start` begins anew."""
+    return RobustStrategy(byzjax.trimmed_mean, f=f)
+
+
+@functools.cache
+def averaging():
+    return RobustStrategy(byzjax.mean, f=0)
 
 
 def steps(node):
@@ -165,12 +172,11 @@ def test_memory_of_a_rule_follows_the_node():
 def test_a_malformed_reply_is_a_fault_of_its_node(name, caplog):
     make, reason = MALFORMED[name]
     clients = honest([1, 2, 3, 4, 6]) | {5: lambda m, r: make(m)}
-    strategy = RobustStrategy(byzjax.trimmed_mean, f=2)
-    model, result = run(strategy, clients)
-    fewer, _ = run(RobustStrategy(byzjax.trimmed_mean, f=1), honest([1, 2, 3, 4, 6]))
-    assert caplog.text.count("node 5 malformed: ") == 1
-    assert [m for m in caplog.messages if m.startswith("round 1: node 5 malformed: ")]
-    assert re.search(f"node 5 malformed: .*{reason}", caplog.text), caplog.text
+    model, result = run(trimming(2), clients)
+    fewer, _ = run(trimming(1), honest([1, 2, 3, 4, 6]))
+    (message,) = [m for m in caplog.messages if m.startswith("round 1: node 5 malformed: ")]
+    assert re.search(reason, message)
+    assert "\n" not in message
     metrics = result.train_metrics_clientapp[1]
     assert (metrics["malformed"], metrics["malformed/5"], metrics["rows"]) == (1, 1, 5)
     assert "influence/5" not in metrics
@@ -182,8 +188,8 @@ def test_a_malformed_reply_is_a_fault_of_its_node(name, caplog):
 def test_absence_does_not_lower_f(name, caplog):
     make, reason = ABSENT[name]
     clients = honest([1, 2, 3, 4, 6]) | {5: lambda m, r: make(m)}
-    model, result = run(RobustStrategy(byzjax.trimmed_mean, f=2), clients)
-    alone, _ = run(RobustStrategy(byzjax.trimmed_mean, f=2), honest([1, 2, 3, 4, 6]))
+    model, result = run(trimming(2), clients)
+    alone, _ = run(trimming(2), honest([1, 2, 3, 4, 6]))
     assert re.search(f"node 5 absent: .*{reason}", caplog.text), caplog.text
     assert result.train_metrics_clientapp[1]["absent"] == 1
     for key in model:
@@ -199,8 +205,8 @@ def test_what_a_client_says_of_itself_is_not_used(name, caplog):
         reply.content["more"] = records
         return reply
 
-    model, _ = run(RobustStrategy(byzjax.mean, f=0), honest([1, 3]) | {2: client})
-    plain, _ = run(RobustStrategy(byzjax.mean, f=0), honest([1, 2, 3]))
+    model, _ = run(averaging(), honest([1, 3]) | {2: client})
+    plain, _ = run(averaging(), honest([1, 2, 3]))
     assert f"node 2 {'calls' if name == 'node id' else 'reports'} " in caplog.text
     assert text in caplog.text
     for key in model:
@@ -268,14 +274,15 @@ def test_a_round_without_enough_rows_fails_closed(rule, f, clients, reason, capl
     assert result.train_metrics_clientapp[1]["updated"] == 0
     (line,) = map(json.loads, path.read_text().splitlines())
     assert (line["updated"], line["reason"]) == (False, reason)
-    assert not np.any(jax.tree.leaves(strategy.server.saved.state.server))
+    for leaf in jax.tree.leaves(strategy.server.saved.state.server):
+        assert not np.any(leaf)
 
 
 def test_values_of_1e38_are_rows_that_a_rule_resists():
     clients = honest([1, 2, 3, 4]) | {5: lambda m, r: answer(m, whole(1e38))}
-    model, result = run(RobustStrategy(byzjax.median, f=1), clients, rounds=2)
+    model, result = run(RobustStrategy(byzjax.median, f=1), clients)
     assert np.all(np.abs(model["w"]) < 10)
-    metrics = result.train_metrics_clientapp[2]
+    metrics = result.train_metrics_clientapp[1]
     assert (metrics["malformed"], metrics["influence/5"]) == (0, 0)
     assert metrics["distance/5"] == pytest.approx(np.sqrt(3) * 1e38, rel=1e-3)
 
@@ -295,11 +302,16 @@ def test_more_nodes_than_the_memory_has_places_for(caplog):
     assert result.train_metrics_clientapp[1]["rows"] == 3
 
 
+def about_zero(updates):
+    center = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), updates)
+    return byzjax.centered_clip(updates, center, radius=2.0)
+
+
 @pytest.mark.parametrize(
     "rule",
     [
-        functools.partial(byzjax.centered_clip, radius=2.0, center=0.0),
-        functools.partial(byzjax.geometric_median, max_steps=8),
+        about_zero,
+        functools.partial(byzjax.geometric_median, iterations=8),
         byzjax.bulyan,
         byzjax.biweight_mean,
         byzjax.minimum_diameter,
@@ -307,12 +319,6 @@ def test_more_nodes_than_the_memory_has_places_for(caplog):
     ids=lambda rule: getattr(rule, "func", rule).__name__,
 )
 def test_any_rule(rule):
-    if getattr(rule, "func", rule) is byzjax.centered_clip:
-
-        def rule(updates):  # about 0
-            center = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), updates)
-            return byzjax.centered_clip(updates, center, radius=2.0)
-
     strategy = RobustStrategy(rule, f=1)
     model, result = run(strategy, honest(range(1, 8)))
     assert result.train_metrics_clientapp[1]["updated"] == 1

@@ -3,9 +3,9 @@
 import contextlib
 import datetime
 import ipaddress
-import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -105,7 +105,13 @@ class Federation:
     def __init__(self, folder: pathlib.Path) -> None:
         self.folder = folder.resolve()
         self.processes: list[subprocess.Popen] = []
-        self.environment = {**os.environ, **QUIET, "FLWR_HOME": str(self.folder / "home")}
+        programs = pathlib.Path(sys.executable).parent  # Flower starts its own by name
+        self.environment = {
+            **os.environ,
+            **QUIET,
+            "FLWR_HOME": str(self.folder / "home"),
+            "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}",
+        }
         self.address = f"127.0.0.1:{free_port()}"
         self.ids: list[str] = []
 
@@ -119,7 +125,7 @@ class Federation:
         return self
 
     def __exit__(self, *_) -> None:
-        """Ends every process group that was started, by force if it does not end."""
+        """Ends all processes that were started, by force if they do not end."""
         for process in self.processes:
             _signal(process, signal.SIGTERM)
         deadline = time.monotonic() + 10
@@ -167,43 +173,50 @@ class Federation:
 
     def supernodes(self, settings: list[dict[str, str]]) -> None:
         """Registers and starts one SuperNode for each entry, with it as configuration."""
-        for i, node in enumerate(settings):
-            make_node_keys(self.folder, f"node{i}")
-            said = self.flwr("supernode", "register", str(self.folder / f"node{i}.pub"), "local")
-            self.ids.append(_node_id(said))
+        names = [f"node{i}" for i in range(len(settings))]
+        for name in names:
+            make_node_keys(self.folder, name)
+        self.ids = self._register([str(self.folder / f"{name}.pub") for name in names])
+        for i, (name, node) in enumerate(zip(names, settings)):
             values = {**node, "partition-id": i, "num-partitions": len(settings)}
-            config = " ".join(
-                f"{k}={v}" if isinstance(v, int) else f'{k}="{v}"' for k, v in values.items()
-            )
             self._start(
-                f"node{i}",
+                name,
                 _program("flower-supernode"),
                 *("--superlink", self.address, "--port", str(free_port())),
                 *("--root-certificates", str(self.folder / "ca.pem")),
-                *("--auth-supernode-private-key", str(self.folder / f"node{i}.key")),
-                *("--node-config", config, "--disable-runtime-dependency-installation"),
+                *("--auth-supernode-private-key", str(self.folder / f"{name}.key")),
+                *("--node-config", _settings(values)),
             )
 
-    def flwr(self, *arguments: str, timeout: float = 120) -> str:
-        """What a command of Flower prints."""
-        command = [_program("flwr"), *arguments, "--format", "json"]
-        return subprocess.run(
-            command,
+    def _register(self, keys: list[str]) -> list[str]:
+        """`flwr supernode register KEY local` for each key, in one process; the nodes' ids."""
+        program = (
+            "import sys; from flwr.cli.app import app\n"
+            "for key in sys.argv[1:]:\n"
+            "    order = ['supernode', 'register', key, 'local', '--format', 'json']\n"
+            "    app(order, standalone_mode=False)"
+        )
+        said = subprocess.run(
+            [sys.executable, "-c", program, *keys],
             env=self.environment,
-            cwd=APP,
             check=True,
-            timeout=timeout,
-            capture_output=True,
+            timeout=180,
+            stdout=subprocess.PIPE,
             text=True,
         ).stdout
+        return re.findall(r'"node-id":\s*"?(\d+)', said)
+
+    def alive(self) -> None:
+        """Raises if a process has ended that should run."""
+        for process in self.processes:
+            if process.poll() is not None:
+                raise RuntimeError(f"a process of Flower ended; see the logs in {self.folder}")
 
     def lines(self, **settings) -> Iterator[str]:
         """Starts a run and yields the lines of the server's log until it ends."""
-        config = " ".join(
-            f'{k}="{v}"' if isinstance(v, str | pathlib.Path) else f"{k}={v}"
-            for k, v in settings.items()
-        )
-        command = [_program("flwr"), "run", str(APP), "local", "--stream", "--run-config", config]
+        command = [_program("flwr"), "run", str(APP), "local", "--stream"]
+        command += ["--run-config", _settings(settings)]
+        self.alive()
         process = subprocess.Popen(
             command,
             env=self.environment,
@@ -223,8 +236,12 @@ def _program(name: str) -> str:
     return str(pathlib.Path(sys.executable).parent / name)
 
 
-def _node_id(said: str) -> str:
-    return str(json.loads(said[said.index("{") :])["node-id"])
+def _settings(values: dict[str, object]) -> str:
+    """Settings as Flower's command line takes them."""
+    return " ".join(
+        f"{key}={value}" if isinstance(value, int | float) else f'{key}="{value}"'
+        for key, value in values.items()
+    )
 
 
 def _signal(process: subprocess.Popen, number: int) -> None:

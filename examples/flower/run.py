@@ -8,6 +8,8 @@ second run continues there.
 
 import argparse
 import pathlib
+import signal
+import sys
 
 from federation import Federation
 
@@ -22,6 +24,7 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=120, help="of a round, in seconds")
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("results/flower"))
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends what was started, too
     liars = options.nodes // 5
     nodes = [
         {"library": LIBRARIES[i % 2], "lies": "reversed" if i < liars else ""}
