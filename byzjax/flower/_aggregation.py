@@ -148,6 +148,8 @@ def _distances(rows: PyTree, out: PyTree) -> jax.Array:
     largest = functools.reduce(
         jnp.maximum, [jnp.max(jnp.abs(leaf), axis=1, initial=0) for leaf in leaves]
     )
-    unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-    squares = [jnp.sum((leaf / unit[:, None]) ** 2, axis=1) for leaf in leaves]
-    return unit * jnp.sqrt(functools.reduce(jnp.add, squares))
+    # Powers of 2, which are exact, where squares would overflow or vanish.
+    small = jnp.where(largest < 2.0**-40, 2.0**60, 1)
+    scale = jnp.where(largest > 2.0**40, 2.0**-100, small)
+    squares = [jnp.sum((leaf * scale[:, None]) ** 2, axis=1) for leaf in leaves]
+    return jnp.sqrt(functools.reduce(jnp.add, squares)) / scale

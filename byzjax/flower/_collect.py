@@ -1,5 +1,6 @@
 """Sending a round's messages and waiting for the replies, node by node."""
 
+import math
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -9,7 +10,9 @@ from byzjax.flower._replies import Fault, absent, malformed, quoted
 _POLL = 1.0  # seconds between questions for replies
 
 
-def collect(grid: Any, messages: Iterable[Any], timeout: float) -> dict[int, Any]:
+def collect(
+    grid: Any, messages: Iterable[Any], timeout: float, enough: int = 0, patience: float = math.inf
+) -> dict[int, Any]:
     """The reply of each node that was asked, or the fault that it has instead.
 
     Each reply is asked for by the id of the message that it answers: Flower binds that id to the
@@ -20,6 +23,8 @@ def collect(grid: Any, messages: Iterable[Any], timeout: float) -> dict[int, Any
       grid: the grid.
       messages: one per node.
       timeout: seconds to wait.
+      enough: how many replies shorten the wait for the others, 0 for none.
+      patience: to this multiple of the time that these took.
 
     Returns:
       For each node a message or a `Fault`.
@@ -35,19 +40,23 @@ def collect(grid: Any, messages: Iterable[Any], timeout: float) -> dict[int, Any
             replies[node] = absent("the message could not be sent")
         else:
             waiting[node] = message_id
-    deadline, trouble = time.monotonic() + timeout, {}
+    begun, trouble, shortened = time.monotonic(), {}, False
+    deadline = begun + timeout
     while waiting:
         for node, message_id in list(waiting.items()):
             reply = _pull(grid, message_id, trouble)
             if reply is not None:
                 replies[node] = reply
                 del waiting[node]
-        if not waiting or time.monotonic() >= deadline:
+        now = time.monotonic()
+        if not shortened and 0 < enough <= len(replies):
+            shortened, deadline = True, min(deadline, now + patience * (now - begun))
+        if not waiting or now >= deadline:
             break
         time.sleep(min(_POLL, max(deadline - time.monotonic(), 0)))
     for node, message_id in waiting.items():
         why = f" ({trouble[message_id]})" if message_id in trouble else ""
-        replies[node] = absent(f"no reply within {timeout:g} s{why}")
+        replies[node] = absent(f"no reply within {deadline - begun:.3g} s{why}")
     return replies
 
 

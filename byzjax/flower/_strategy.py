@@ -1,6 +1,7 @@
 """The strategy."""
 
 import logging
+import math
 import os
 import pathlib
 import secrets
@@ -71,6 +72,9 @@ class RobustStrategy(Strategy):
       min_replies: fewest nodes that reply, malformed replies included; 2f + 1 by default.
       min_nodes: nodes to wait for before a round; `min_replies` by default.
       wait: seconds to wait for them before the round begins without them.
+      patience: once n - f nodes have replied, the others are waited for this multiple of the time
+        that these took, so that a silent node does not cost the whole time-out of each round.
+        Slow honest nodes are then absent; None waits for the time-out.
       num_workers: most nodes that ever take part, of which others are turned away. Required if rule
         or mixing is a transformation: the number that it was made for.
       key: PRNG key for a rule or mixing that takes one.
@@ -111,6 +115,7 @@ class RobustStrategy(Strategy):
         min_replies: int | None = None,
         min_nodes: int | None = None,
         wait: float = 300.0,
+        patience: float | None = None,
         num_workers: int | None = None,
         key: jax.Array | None = None,
         data: Callable[[int, dict[str, np.ndarray]], dict[str, Any]] | None = None,
@@ -131,7 +136,7 @@ class RobustStrategy(Strategy):
         _check(rule, mixing, worker, optimizer, num_workers)
         if key is not None:
             prng_key("key", key)
-        self.wait = wait
+        self.wait, self.patience = wait, math.inf if patience is None else patience
         self.arrayrecord_key, self.configrecord_key = arrayrecord_key, configrecord_key
         self.server = Server(
             Stages(worker, mixing, rule, optimizer, key),
@@ -247,8 +252,12 @@ class RobustStrategy(Strategy):
         settings = ConfigRecord() if train_config is None else train_config
         for server_round in range(last + 1, num_rounds + 1):
             _log.info("[ROUND %d/%d]", server_round, num_rounds)
-            messages = self.configure_train(server_round, self._arrays(), settings, grid)
-            numbers = self.server.aggregate(server_round, collect(grid, messages, timeout))
+            messages = list(self.configure_train(server_round, self._arrays(), settings, grid))
+            for message in messages:
+                message.metadata.ttl = timeout  # a node that returns later does not train for it
+            enough = len(messages) - self.f
+            replies = collect(grid, messages, timeout, enough, self.patience)
+            numbers = self.server.aggregate(server_round, replies)
             result.train_metrics_clientapp[server_round] = MetricRecord(dict(numbers))
             if evaluate_fn and (evaluation := evaluate_fn(server_round, self._arrays())):
                 _log.info("round %d: evaluation %s", server_round, dict(evaluation))

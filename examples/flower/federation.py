@@ -212,7 +212,7 @@ class Federation:
             if process.poll() is not None:
                 raise RuntimeError(f"a process of Flower ended; see the logs in {self.folder}")
 
-    def lines(self, **settings) -> Iterator[str]:
+    def lines(self, settings: dict[str, object]) -> Iterator[str]:
         """Starts a run and yields the lines of the server's log until it ends."""
         command = [_program("flwr"), "run", str(APP), "local", "--stream"]
         command += ["--run-config", _settings(settings)]

@@ -35,9 +35,15 @@ def main() -> None:
         federation.supernodes(nodes)
         for i, node in enumerate(nodes):
             print(f"node {federation.ids[i]}: {node['library']}{', lies' * bool(node['lies'])}")
-        settings = {"rounds": options.rounds, "nodes": options.nodes, "f": liars}
-        settings |= {"timeout": options.timeout, "folder": federation.folder}
-        for line in federation.lines(**settings):
+        settings = {
+            "rounds": options.rounds,
+            "nodes": options.nodes,
+            "min-replies": 2 * liars + 1,
+            "f": liars,
+            "timeout": options.timeout,
+            "folder": federation.folder,
+        }
+        for line in federation.lines(settings):
             print(line, end="", flush=True)
 
 

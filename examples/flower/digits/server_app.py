@@ -31,6 +31,8 @@ def main(grid: Grid, context: Context) -> None:
         mixing=byzjax.nearest_neighbors,
         server_optimizer=optax.sgd(1.0, momentum=0.5),
         min_nodes=int(config["nodes"]),
+        min_replies=int(config["min-replies"]),
+        patience=1.0,
         checkpoint=folder / "server.npz",
         report=folder / "rounds.jsonl",
     )
