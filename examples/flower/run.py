@@ -10,6 +10,7 @@ import argparse
 import pathlib
 import signal
 import sys
+import time
 
 from federation import Federation
 
@@ -43,8 +44,9 @@ def main() -> None:
             "timeout": options.timeout,
             "folder": federation.folder,
         }
+        begun = time.monotonic()
         for line in federation.lines(settings):
-            print(line, end="", flush=True)
+            print(f"{time.monotonic() - begun:5.0f} s {line}", end="", flush=True)
 
 
 if __name__ == "__main__":

@@ -82,12 +82,14 @@ def _another_id(message: Message, reply: Message, context: Context) -> Message:
 
 def _signed_as_another(message: Message, reply: Message, context: Context) -> Message:
     """Another id in the message itself, which SuperNode and SuperLink pass on as content."""
-    ours, push = reply.metadata.src_node_id, run_clientapp.message_to_proto
-    reply.metadata.__dict__["_src_node_id"] = 1
+    fields, to_proto = reply.metadata.__dict__, run_clientapp.message_to_proto
+    ours, fields["_src_node_id"] = fields["_src_node_id"], 1
 
     def honest_outside(outside: Message):
-        outside.metadata.__dict__["_src_node_id"] = ours
-        return push(outside)
+        fields["_src_node_id"] = ours
+        envelope = to_proto(outside)
+        fields["_src_node_id"] = 1
+        return envelope
 
     run_clientapp.message_to_proto = honest_outside
     return reply
