@@ -19,6 +19,7 @@ import urllib.parse
 import latex2mathml.converter
 from docutils import nodes
 from sphinx.errors import ExtensionError
+from sphinx.ext.autodoc.mock import mock
 
 import byzjax
 
@@ -138,7 +139,8 @@ def write_reference(app, config) -> None:
     """Pages of the reference, from the modules that there are."""
     public = [m.name for m in pkgutil.iter_modules(byzjax.__path__) if not m.name.startswith("_")]
     modules = [importlib.import_module(f"byzjax.{name}") for name in public]
-    pages = {module: names for module in modules if (names := names_of(module))}
+    with mock(["flwr"]):
+        pages = {module: names for module in modules if (names := names_of(module))}
     elsewhere = {name for names in pages.values() for name in names}
     pages[byzjax] = [name for name in names_of(byzjax) if name not in elsewhere]
     folder = DOCS / "api"

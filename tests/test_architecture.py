@@ -18,7 +18,10 @@ ROOT = Path(byzjax.__file__).parent
 # Modules that only re-export names of others.
 FACES = {"byzjax", "experiments"} | {
     f"byzjax.{name}"
-    for name in ("stacked", "rules", "attacks", "protocols", "theory", "testing", "torch")
+    for name in (
+        *("stacked", "rules", "attacks", "protocols", "theory", "testing"),
+        *("torch", "flower", "compress"),
+    )
 }
 
 # What each package's modules may import from byzjax.
@@ -106,6 +109,10 @@ ALLOWED = {
         *["byzjax._checks", "byzjax._compiled", "byzjax._numerics", "byzjax._signature"],
         *["byzjax.facts", "byzjax.memory", "byzjax.mixing", "byzjax.rules", "byzjax.transforms"],
         *["byzjax.torch", *MISTAKES],
+    ],
+    "byzjax.flower": [
+        *["byzjax._signature", "byzjax.stacked", "byzjax.transforms", *CHECKS, *MISTAKES],
+        "byzjax.flower",
     ],
     "byzjax.testing": [
         *["byzjax.facts", "byzjax.transforms", "byzjax._signature", "byzjax.testing"],
@@ -255,6 +262,7 @@ def test_only_jax_optax_and_the_standard_library(module):
     allowed = {"byzjax", "jax", "optax"}
     allowed |= {"numpy"} if within(module, "byzjax.testing") else set()
     allowed |= {"torch"} if within(module, "byzjax.torch") else set()
+    allowed |= {"numpy", "flwr"} if within(module, "byzjax.flower") else set()
     for name in imports(MODULES[module]):
         top = name.partition(".")[0]
         assert top in allowed or top in sys.stdlib_module_names, name

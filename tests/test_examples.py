@@ -2,17 +2,20 @@
 
 import doctest
 import importlib
+import importlib.util
 import pkgutil
 
 import pytest
 
 import byzjax
 
+WITHOUT_FLOWER = importlib.util.find_spec("flwr") is None
 FINDER = doctest.DocTestFinder(exclude_empty=True)
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(byzjax.__path__, "byzjax.")
     if not module.name.endswith("__main__")
+    and not (WITHOUT_FLOWER and module.name == "byzjax.flower._strategy")
 ]
 EXAMPLES = {
     example.name: example

@@ -1,0 +1,1 @@
+"""Softmax regression on scikit-learn's digits, with JAX and PyTorch clients side by side."""
