@@ -122,7 +122,7 @@ def study(arguments: Sequence[str]) -> int:
         f"{command.name}, {command.edition} edition: {counted(len(grids), 'grid')}, "
         f"{counted(len(tasks), 'block')}, {counted(runs, 'run')}, {counted(programs, 'program')}."
     )
-    tasks = sweep.stretch(tasks, shard, shards)
+    tasks = sweep.stretch(sweep.of_first_seeds(tasks, command.seeds), shard, shards)
     if command.dry_run:
         there = set() if command.fresh else export.names(shipped)
         missing = [

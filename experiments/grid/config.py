@@ -92,6 +92,9 @@ class Config:
     seeds: int = 5
     """Number of seeds; a seed determines the initial model, the Byzantine workers, the partition
     and the batches."""
+    together: int = 0
+    """Most runs that train together and are stored as one block; 0 for as many as fit into 2 GiB.
+    With 1 a grid of long runs can be interrupted after each of them."""
     steps: int = 300
     """Training steps."""
     batch_size: int = 16
@@ -168,7 +171,18 @@ def _following(n: int, rules: Sequence[str], f: int | None, steps: int) -> list[
 
 
 # Settings that give locations or select blocks, and do not affect a block's numbers.
-_ELSEWHERE = ("study", "rule", "mixing", "attack", "s", "seeds", "results", "data_dir", "download")
+_ELSEWHERE = (
+    "study",
+    "rule",
+    "mixing",
+    "attack",
+    "s",
+    "seeds",
+    "together",
+    "results",
+    "data_dir",
+    "download",
+)
 IDENTITY = (
     *(field.name for field in dataclasses.fields(Config) if field.name not in _ELSEWHERE),
     "code",
