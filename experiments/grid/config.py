@@ -121,7 +121,7 @@ class Config:
     """Also measure the distance from the model to the minimiser of the training loss, weight decay
     included; only for the model logistic."""
     partition: str = "iid"
-    """How samples are partitioned among the workers: iid, "dirichlet(0.3)", sorted,
+    """How samples are partitioned among the workers: iid, "dirichlet(0.3)", sorted, one_class,
     "pathological(2)", "gamma_similarity(0.5)", "long_tail(0.5)" or "unequal(1)"."""
     dealt_to: str = "all"
     """Who shares the samples: all (n workers), or honest (the honest workers only; Byzantine
