@@ -33,11 +33,12 @@ def finished(name: str, folder: Folder) -> list[dict]:
 
 
 def claims(folder: Folder) -> str:
-    """The answers of the study's CPU edition."""
+    """The answers of the study's CPU edition; none before all of its runs are finished."""
     blocks = finished("claims", folder)
     said = progress("claims", blocks)
-    if not blocks:
-        return f"{said} The tables and the answers below are generated once there are some."
+    missing, _ = store.unfinished(studies.grids("claims", "cpu"), blocks)
+    if missing:
+        return f"{said} The answers are generated when all are finished."
     return "\n\n".join([said, *answers(tables.curves(blocks))])
 
 
