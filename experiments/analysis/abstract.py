@@ -66,7 +66,7 @@ def _grouped(runs: pd.DataFrame, keys: list[str], column: str) -> pd.DataFrame:
     """The interval of a column over the seeds of each group."""
     lines = []
     for key, part in runs.groupby(keys, sort=False, dropna=False):
-        lines.append(dict(zip(keys, key)) | paired.interval(part[column])._asdict())
+        lines.append(dict(zip(keys, key)) | paired.interval(part[column].to_numpy())._asdict())
     return pd.DataFrame(lines)
 
 
@@ -77,12 +77,12 @@ def _top(runs: pd.DataFrame, settings: list[str]) -> str:
     cells = _grouped(few, ["defence", "s", "attack", *settings], "shortfall")
     lines, reached = [], {}
     for defence, part in cells.groupby("defence", sort=False):
-        line: dict[str, str] = {"rule": defence}
+        line: dict[str, str] = {"rule": str(defence)}
         for s, of_s in part.groupby("s"):
             top, lower, unclear = paired.counts(of_s, TOP)
             line[f"s = {s}: top, lower, open"] = f"{top}, {lower}, {unclear}"
         reached[defence] = paired.counts(part, TOP)[0]
-        line["largest loss"] = paired.shown(part.loc[part["mean"].idxmin()])
+        line["largest loss"] = paired.shown(part.sort_values("mean", kind="stable").iloc[0])
         lines.append(line)
     per_rule = len(cells) // max(1, cells["defence"].nunique())
     own = {name: reached[name] for name in AKSEL if name in reached}
@@ -181,7 +181,7 @@ def _modes(runs: pd.DataFrame, settings: list[str]) -> str:
     wide, narrow, unclear = paired.counts(cells)
     lines = []
     for attack, part in cells.groupby("attack", sort=False):
-        line = {"attack": attack}
+        line: dict[str, str] = {"attack": str(attack)}
         for s, of_s in part.groupby("s"):
             above, below, both = paired.counts(of_s)
             line[f"s = {s}"] = f"{above}, {below}, {both}; {100 * of_s['mean'].mean():+.1f}"
