@@ -49,25 +49,25 @@ def momentum_differences(folder: Folder) -> pd.DataFrame:
 
 def momentum(folder: Folder) -> str:
     """`momentum_differences` as a table."""
-    found = momentum_differences(folder)
-    what = _said(found, "Momentum at the workers less momentum of the update")
-    return f"{what}\n\n{_table(found, ['f', 'rule'], 'attack')}"
+    differences = momentum_differences(folder)
+    what = _said(differences, "Momentum at the workers less momentum of the update")
+    return f"{what}\n\n{_table(differences, ['f', 'rule'], 'attack')}"
 
 
 def aksel_differences(folder: Folder) -> pd.DataFrame:
     """Aksel less each other rule, for s = 0 and s = f."""
     runs = _runs(folder)
     runs = runs[(runs["s"] == 0) | (runs["s"] == runs["f"])]
-    found = paired.against(runs, "rule", "aksel", ["f", "s", "attack"])
-    low, high = -found["high"], -found["low"]
-    return found.assign(mean=-found["mean"], low=low, high=high)
+    differences = paired.against(runs, "rule", "aksel", ["f", "s", "attack"])
+    low, high = -differences["high"], -differences["low"]
+    return differences.assign(mean=-differences["mean"], low=low, high=high)
 
 
 def aksel(folder: Folder) -> str:
     """`aksel_differences` as tables."""
-    found = aksel_differences(folder)
-    parts = [_said(found, "Aksel (`mid`) less each other rule, s = 0 and s = f")]
-    for f, part in found.groupby("f", sort=False):
+    differences = aksel_differences(folder)
+    parts = [_said(differences, "Aksel (`mid`) less each other rule, s = 0 and s = f")]
+    for f, part in differences.groupby("f", sort=False):
         parts.append(f"f = {f}:\n\n{_table(part, ['rule'], 'attack')}")
     return "\n\n".join(parts)
 
@@ -81,16 +81,16 @@ def ranking_differences(folder: Folder) -> pd.DataFrame:
         means = part.groupby("attack", sort=False)["accuracy"].mean().sort_values(kind="stable")
         first, second = means.index[:2]
         two = part[part["attack"].isin([first, second])]
-        found = paired.against(two, "attack", first, ["rule"])
-        parts.append(found.assign(worst=first, next=second))
+        differences = paired.against(two, "attack", first, ["rule"])
+        parts.append(differences.assign(worst=first, next=second))
     return pd.concat(parts, ignore_index=True)
 
 
 def ranking(folder: Folder) -> str:
     """`ranking_differences` as a table."""
     lines = []
-    found = ranking_differences(folder)
-    for _, line in found.iterrows():
+    differences = ranking_differences(folder)
+    for _, line in differences.iterrows():
         lines.append(
             {
                 "rule": line["rule"],
@@ -99,7 +99,7 @@ def ranking(folder: Folder) -> str:
                 "accuracy under the next less that under the worst": paired.shown(line),
             }
         )
-    what = _said(found, "How far the worst attack of each rule is from the next")
+    what = _said(differences, "How far the worst attack of each rule is from the next")
     table = pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)
     return f"{what}\n\n{table}"
 
@@ -113,13 +113,15 @@ def convex_differences(folder: Folder) -> pd.DataFrame:
 
 def convex(folder: Folder) -> str:
     """`convex_differences` as a table."""
-    found = convex_differences(folder)
-    above, below, unclear = paired.counts(found)
-    found = found.assign(of=[f"{d}, f = {f}" for d, f in zip(found["dataset"], found["f"])])
+    differences = convex_differences(folder)
+    above, below, unclear = paired.counts(differences)
+    differences = differences.assign(
+        of=[f"{d}, f = {f}" for d, f in zip(differences["dataset"], differences["f"])]
+    )
     return (
         "Distance to the optimum less that of the mean, s = 0, paired by seed, with the 95 % "
-        f"interval: above zero in {above} of {len(found)} cells, below in {below}; it contains "
-        f"zero in {unclear}.\n\n{_table(found, ['rule'], 'of', scale=1, digits=2)}"
+        f"interval: above zero in {above} of {len(differences)} cells, below in {below}; it "
+        f"contains zero in {unclear}.\n\n{_table(differences, ['rule'], 'of', scale=1, digits=2)}"
     )
 
 
@@ -133,9 +135,9 @@ def heterogeneity_differences(folder: Folder) -> pd.DataFrame:
 
 def heterogeneity(folder: Folder) -> str:
     """`heterogeneity_differences` as a table."""
-    found = heterogeneity_differences(folder)
-    what = _said(found, "Accuracy under the worse attack with a mixing less that without one")
-    return f"{what}\n\n{_table(found, ['f', 'rule', 'mixing'], 'partition')}"
+    differences = heterogeneity_differences(folder)
+    what = _said(differences, "Accuracy under the worse attack with a mixing less that without one")
+    return f"{what}\n\n{_table(differences, ['f', 'rule', 'mixing'], 'partition')}"
 
 
 def protocol_differences(folder: Folder) -> pd.DataFrame:
@@ -147,6 +149,6 @@ def protocol_differences(folder: Folder) -> pd.DataFrame:
 
 def protocols(folder: Folder) -> str:
     """`protocol_differences` as a table."""
-    found = protocol_differences(folder)
-    what = _said(found, "Each protocol with Aksel less one server")
-    return f"{what}\n\n{_table(found, ['protocol'], 'attack')}"
+    differences = protocol_differences(folder)
+    what = _said(differences, "Each protocol with Aksel less one server")
+    return f"{what}\n\n{_table(differences, ['protocol'], 'attack')}"

@@ -99,12 +99,12 @@ def check_beside(accuracy, text, others, pairs_of_cell):
     assert [row[0] for row in table] == list(others)
     for other, *cells in table:
         for mode, cell in zip(DEFENCES[:2], cells):
-            found = [
+            intervals = [
                 interval([pick(mode, k) - pick(other, k) for k in SEEDS])
                 for pick in pairs_of_cell(accuracy)
             ]
-            points = 100 * np.mean([mean for mean, _, _ in found])
-            assert cell == "{}, {}, {}; {:+.1f}".format(*verdicts(found), points)
+            points = 100 * np.mean([mean for mean, _, _ in intervals])
+            assert cell == "{}, {}, {}; {:+.1f}".format(*verdicts(intervals), points)
 
 
 def test_defence_against_the_worst_attack_of_each_seed(accuracy, answers):
@@ -132,7 +132,7 @@ def test_whole_gradients(accuracy, answers):
 def test_modes(accuracy, answers):
     narrow, wide = DEFENCES[:2]
 
-    def found(attack, s):
+    def intervals(attack, s):
         return [
             interval([accuracy[wide, p, attack, s, k] - accuracy[narrow, p, attack, s, k]
                       for k in SEEDS])
@@ -145,7 +145,7 @@ def test_modes(accuracy, answers):
     for attack, *cells in table:
         for s, cell in zip((0, 1, 2, F), cells):
             if cell:
-                here = found(attack, s)
+                here = intervals(attack, s)
                 points = 100 * np.mean([mean for mean, _, _ in here])
                 assert cell == "{}, {}, {}; {:+.1f}".format(*verdicts(here), points)
                 every += here

@@ -33,11 +33,11 @@ def runs():
 
 def loop(runs, rule, reference, f, level):
     """The definition: one difference for each seed that both have."""
-    found = {(r, g, s): a for r, g, s, a in runs.itertuples(index=False)}
+    result = {(r, g, s): a for r, g, s, a in runs.itertuples(index=False)}
     values = []
     for seed in range(5):
-        if (rule, f, seed) in found and (reference, f, seed) in found:
-            values.append(found[rule, f, seed] - found[reference, f, seed])
+        if (rule, f, seed) in result and (reference, f, seed) in result:
+            values.append(result[rule, f, seed] - result[reference, f, seed])
     k = len(values)
     mean = sum(values) / k
     spread = math.sqrt(sum((v - mean) ** 2 for v in values) / (k - 1))
@@ -63,19 +63,19 @@ def test_an_interval_of_pairs_covers_the_mean_difference():
     for _ in range(2000):
         seed = random.normal(0, 10, 6)
         one, other = seed + random.normal(0.5, 1, 6), seed + random.normal(0, 1, 6)
-        found = paired.interval(one - other)
-        hits += found.low <= 0.5 <= found.high
-        width += found.high - found.low
+        result = paired.interval(one - other)
+        hits += result.low <= 0.5 <= result.high
+        width += result.high - result.low
     assert abs(hits / 2000 - 0.95) < 3 * math.sqrt(0.05 * 0.95 / 2000)
     assert width / 2000 < 4  # unpaired ones would be about 25 wide
 
 
 def test_one_seed_has_no_interval():
-    found = paired.interval([0.25])
-    assert (found.mean, found.seeds) == (0.25, 1)
-    assert math.isnan(found.low)
-    assert math.isnan(found.high)
-    assert paired.shown(pd.Series(found._asdict())) == "+25.0"
+    result = paired.interval([0.25])
+    assert (result.mean, result.seeds) == (0.25, 1)
+    assert math.isnan(result.low)
+    assert math.isnan(result.high)
+    assert paired.shown(pd.Series(result._asdict())) == "+25.0"
 
 
 @pytest.mark.parametrize(
@@ -140,9 +140,9 @@ def test_rules_of_one_seed_have_the_same_data_batches_and_liars(partition, tmp_p
         config = dataclasses.replace(config, mixing=("none", "bucketing(s=2)"))
     data = datasets.load("digits")
     tasks = sweep.tasks([config], tmp_path, lambda _: data)
-    found = sweep.run(tasks, tmp_path, lambda _: data)
-    assert len(found) == len(tasks)
-    curves = tables.curves(found)
+    result = sweep.run(tasks, tmp_path, lambda _: data)
+    assert len(result) == len(tasks)
+    curves = tables.curves(result)
     for (seed, s, step), part in curves.groupby(["seed", "s", "step"]):
         for name in SHARED:
             values = part[name].to_numpy()
