@@ -171,18 +171,8 @@ def _following(n: int, rules: Sequence[str], f: int | None, steps: int) -> list[
 
 
 # Settings that give locations or select blocks, and do not affect a block's numbers.
-_ELSEWHERE = (
-    "study",
-    "rule",
-    "mixing",
-    "attack",
-    "s",
-    "seeds",
-    "together",
-    "results",
-    "data_dir",
-    "download",
-)
+_OF_BLOCKS = ("rule", "mixing", "attack", "s", "seeds", "together")
+_ELSEWHERE = ("study", *_OF_BLOCKS, "results", "data_dir", "download")
 IDENTITY = (
     *(field.name for field in dataclasses.fields(Config) if field.name not in _ELSEWHERE),
     "code",

@@ -126,7 +126,7 @@ def test_every_page_with_code_is_run():
     """Here, in test_pages.py, test_readme.py or test_references.py; others show commands."""
     ran_there = {"protocols.md", "index.md", "collective.md", "scaling.md", "references.md"}
     here = {"start.md", "own-rule.md", "own-attack.md", "threat-model.md"}
-    in_pages = {"flax.md", "training-loop.md"}
+    in_pages = {"flax.md", "training-loop.md", "laboratory.md"}
     for page in DOCS.glob("*.md"):
         if blocks(page.name, "python"):
             assert page.name in here | in_pages | ran_there, page
