@@ -60,7 +60,8 @@ def aksel_differences(folder: Folder) -> pd.DataFrame:
     runs = runs[(runs["s"] == 0) | (runs["s"] == runs["f"])]
     differences = paired.against(runs, "rule", "aksel", ["f", "s", "attack"])
     low, high = -differences["high"], -differences["low"]
-    return differences.assign(mean=-differences["mean"], low=low, high=high)
+    turned = differences.drop(columns="better")  # counts seeds of the other sign
+    return turned.assign(mean=-differences["mean"], low=low, high=high)
 
 
 def aksel(folder: Folder) -> str:
