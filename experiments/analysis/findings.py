@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
+from experiments.analysis import abstract, pairs
 from experiments.execution import export
 from experiments.report import scenes, tables
 from experiments.text.arguments import rewrite
@@ -138,6 +139,31 @@ def bucketing(folder: Folder) -> str:
     return pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)
 
 
+def mimic(folder: Folder) -> str:
+    """Accuracy under mimic so far, as the published one is computed: the last five evaluations."""
+    blocks = abstract.finished("mimic", folder)
+    said = f"{abstract.progress('mimic', blocks)} Not compared with anything."
+    if not blocks:
+        return said
+    data = tables.curves(blocks).assign(partition=[p for b in blocks for p in _partitions(b)])
+    run = ["partition", "rule", "mixing", "seed"]
+    last = data.sort_values("step", kind="stable").groupby(run, sort=False).tail(5)
+    means = 100 * last.groupby(run, sort=False)["accuracy"].mean()
+    cells: dict[str, dict[str, str]] = {}
+    for (partition, rule, mixing), seeds in means.groupby(run[:3], sort=False):
+        text = f"{seeds.mean():.1f}" + (f" ± {seeds.std():.1f}" if len(seeds) > 1 else "")
+        column = f"{partition}, " + ("no buckets" if mixing == "none" else mixing)
+        cells.setdefault(rule, {})[column] = f"{text} ({len(seeds)})"
+    lines = [{"rule": rule} | cell for rule, cell in cells.items()]
+    table = pd.DataFrame(lines).fillna("").to_markdown(index=False, disable_numparse=True)
+    return f"{said}\n\n{table}"
+
+
+def _partitions(block: dict) -> list[str]:
+    """The partition of a block, once for each line of its curves."""
+    return [block["partition"]] * sum(len(run["step"]) for run in block["runs"])
+
+
 def steps_to(data: pd.DataFrame, level: float) -> pd.Series:
     """Steps until the mean accuracy of each protocol reaches a level without Byzantine workers.
 
@@ -188,6 +214,14 @@ PARTS: dict[str, tuple[str, Callable[[Folder], str]]] = {
     "heterogeneity": ("heterogeneity-cpu", heterogeneity),
     "bucketing": ("bucketing-cpu", bucketing),
     "protocols": ("protocols-cpu", protocols),
+    "mimic": ("mimic-cpu", mimic),
+    "claims": ("claims-cpu", abstract.claims),
+    "ranking, paired": ("attacks-cpu", pairs.ranking),
+    "momentum, paired": ("momentum-cpu", pairs.momentum),
+    "aksel, paired": ("aksel-cpu", pairs.aksel),
+    "convex, paired": ("convex-cpu", pairs.convex),
+    "heterogeneity, paired": ("heterogeneity-cpu", pairs.heterogeneity),
+    "protocols, paired": ("protocols-cpu", pairs.protocols),
 }
 
 

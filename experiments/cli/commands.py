@@ -124,7 +124,7 @@ def study(arguments: Sequence[str]) -> int:
         f"{counted(len(tasks), 'block')}, {counted(runs, 'run')}, {counted(programs, 'program')}."
     )
     _print_drawn(grids)
-    tasks = sweep.stretch(tasks, shard, shards)
+    tasks = sweep.stretch(sweep.of_first_seeds(tasks, command.seeds), shard, shards)
     if command.dry_run:
         there = set() if command.fresh else export.names(shipped)
         missing = [

@@ -66,6 +66,8 @@ class StudyCommand:
     """Only print what is missing, in how many programs, and the estimated time."""
     shard: str = "1/1"
     """i/N: run the i-th of N parts, for job arrays; report combines them."""
+    seeds: int = 0
+    """Train only blocks whose runs are all of the first so many seeds; 0 for all blocks."""
     fresh: bool = False
     """Recompute everything, ignoring the finished blocks in docs/studies."""
     results: str = "results"

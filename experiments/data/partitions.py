@@ -32,6 +32,7 @@ def _positive(value: float) -> bool:
 _FORMS = {
     "iid": _Form("iid"),
     "sorted": _Form("sorted"),
+    "one_class": _Form("one_class"),
     "dirichlet": _Form("dirichlet(alpha) with alpha > 0", _positive),
     "pathological": _Form(
         "pathological(k) with an integer k >= 1", lambda k: isinstance(k, int) and k >= 1
@@ -79,6 +80,8 @@ def partition(
 
     * `iid`: a random permutation, split evenly.
     * `sorted`: sorted by label, split evenly; the seed is unused.
+    * `one_class`: each worker has samples of one class; a class is shared evenly by its workers,
+      whose numbers differ by at most one. It needs as many workers as classes, or more.
     * `dirichlet(alpha)`: each class is divided by weights ~ Dirichlet(alpha); a small alpha makes
       workers heterogeneous in labels and sizes (Yurochkin et al. 2019).
     * `pathological(k)`: sorted by label, split into n k shards, k random ones for each worker
@@ -104,8 +107,8 @@ def partition(
       n arrays of indices into `labels`.
 
     Raises:
-      ValueError: the kind is unknown, there are too few samples, or no Dirichlet draw gives every
-        worker a sample.
+      ValueError: the kind is unknown, there are too few samples or workers, or no Dirichlet draw
+        gives every worker a sample.
     """
     labels = np.asarray(labels)
     name, value = parse_partition(kind)
@@ -115,6 +118,8 @@ def partition(
             f" {len(labels)} samples."
         )
     rng = np.random.default_rng(seed)
+    if name == "one_class":
+        return _one_class(labels, num_workers, rng)
     if value is None:
         indices = np.arange(len(labels))
         order = rng.permutation(indices) if name == "iid" else _by_label(labels, indices)
@@ -125,6 +130,30 @@ def partition(
 def _by_label(labels: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """Sorts indices by their labels, then by index."""
     return indices[np.lexsort((indices, labels[indices]))]
+
+
+def _one_class(
+    labels: np.ndarray, num_workers: int, rng: np.random.Generator
+) -> tuple[np.ndarray, ...]:
+    classes, sizes = np.unique(labels, return_counts=True)
+    if num_workers < len(classes):
+        raise ValueError(
+            f"one_class needs workers >= classes; got {num_workers} workers, {len(classes)} "
+            "classes."
+        )
+    of_worker = rng.permutation(num_workers) % len(classes)
+    if (np.bincount(of_worker) > sizes).any():
+        raise ValueError(
+            f"one_class needs a sample of its class for each of {num_workers} workers; the "
+            f"smallest class has {sizes.min()}."
+        )
+    parts: list[np.ndarray] = [labels[:0]] * num_workers
+    for c, label in enumerate(classes):
+        workers = np.flatnonzero(of_worker == c)
+        samples = rng.permutation(np.flatnonzero(labels == label))
+        for worker, part in zip(workers, np.array_split(samples, len(workers))):
+            parts[worker] = part
+    return tuple(parts)
 
 
 def _dirichlet(

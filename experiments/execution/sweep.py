@@ -58,6 +58,11 @@ def stretch(tasks: Sequence[Task], shard: int, shards: int) -> list[Task]:
     return list(tasks[first:last])
 
 
+def of_first_seeds(tasks: Sequence[Task], seeds: int) -> list[Task]:
+    """The tasks whose runs are all of the first `seeds` seeds; all tasks if it is 0."""
+    return [t for t in tasks if not seeds or all(seed < seeds for seed, _ in t.block.runs)]
+
+
 def parameters(config: Config, dataset: datasets.Dataset | datasets.Outline) -> int:
     """The number of parameters of the model."""
     model = zoo.build(config.model, dataset.shape, dataset.num_classes)

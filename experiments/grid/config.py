@@ -93,6 +93,9 @@ class Config:
     seeds: int = 5
     """Number of seeds; a seed determines the initial model, the Byzantine workers, the partition
     and the batches."""
+    together: int = 0
+    """Most runs that train together and are stored as one block; 0 for as many as fit into 2 GiB.
+    With 1 a grid of long runs can be interrupted after each of them."""
     steps: int = 300
     """Training steps."""
     batch_size: int = 16
@@ -119,7 +122,7 @@ class Config:
     """Also measure the distance from the model to the minimiser of the training loss, weight decay
     included; only for the model logistic."""
     partition: str = "iid"
-    """How samples are partitioned among the workers: iid, "dirichlet(0.3)", sorted,
+    """How samples are partitioned among the workers: iid, "dirichlet(0.3)", sorted, one_class,
     "pathological(2)", "gamma_similarity(0.5)", "long_tail(0.5)" or "unequal(1)"."""
     dealt_to: str = "all"
     """Who shares the samples: all (n workers), or honest (the honest workers only; Byzantine
@@ -169,7 +172,8 @@ def _following(n: int, rules: Sequence[str], f: int | None, steps: int) -> list[
 
 
 # Settings that give locations or select blocks, and do not affect a block's numbers.
-_ELSEWHERE = ("study", "rule", "mixing", "attack", "s", "seeds", "results", "data_dir", "download")
+_OF_BLOCKS = ("rule", "mixing", "attack", "s", "seeds", "together")
+_ELSEWHERE = ("study", *_OF_BLOCKS, "results", "data_dir", "download")
 IDENTITY = (
     *(field.name for field in dataclasses.fields(Config) if field.name not in _ELSEWHERE),
     "code",

@@ -71,6 +71,7 @@ def plan(config: Config, parameters: int = 0) -> list[Block]:
     liars = tuple(s for s in config.s if s > 0)
     none = specs.parse("attack", "none", f=config.f)
     most = max(1, BUDGET // max(1, run_bytes(config, parameters)))
+    most = min(most, config.together or most)
     blocks = []
     for rule, mixing in itertools.product(rules, mixings):
         if 0 in config.s or none in wanted:
@@ -169,6 +170,7 @@ def _check_numbers(config: Config) -> None:
         ("n", 1, 10**5),
         ("f", 0, 10**5),
         ("seeds", 1, 10**5),
+        ("together", 0, 10**5),
         ("steps", 1, 10**9),
         ("batch_size", 1, 10**6),
         ("eval_every", 1, 10**9),

@@ -145,7 +145,8 @@ def test_the_identity_of_a_block_is_what_decides_its_numbers():
 def test_every_setting_but_where_things_lie_is_part_of_the_identity():
     words = (("rule", "krum"), ("mixing", "none"), ("attack", "sign_flip"))
     block = Block(*(specs.parse(*each, f=2) for each in words), ((0, 1),))
-    of_blocks, places = {"rule", "mixing", "attack", "s", "seeds"}, {"study", "results", "data_dir"}
+    of_blocks = {"rule", "mixing", "attack", "s", "seeds", "together"}
+    places = {"study", "results", "data_dir"}
     elsewhere = of_blocks | places | {"download"}
     same = store.identity(SMALL, block, "data")
     for name in (field.name for field in dataclasses.fields(Config)):

@@ -109,6 +109,15 @@ def test_the_page_of_flax_trains(capsys):
         run(block, names, capsys)
 
 
+def test_the_page_of_the_laboratory_compares_pairs(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (block,) = blocks((DOCS / "laboratory.md").read_text())
+    exec(block, {})
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split()[-5:] == ["mean", "low", "high", "seeds", "better"]
+    assert len(lines) == 3
+
+
 def test_across_devices_says_how_to_get_them(monkeypatch):
     first, *_ = blocks((DOCS / "collective.md").read_text())
     monkeypatch.setattr(jax, "device_count", lambda: 1)

@@ -90,6 +90,35 @@ def test_sorted_gives_few_classes_to_each():
     np.testing.assert_array_equal(class_counts(parts, labels), expected)
 
 
+@pytest.mark.parametrize("n", [10, 17, 25])
+def test_one_class_a_worker(n):
+    """Workers of a class share its samples evenly; which class a worker has is random."""
+    parts = partitions.partition(LABELS, n, "one_class", seed=4)
+    assert sorted(np.concatenate(parts)) == list(range(len(LABELS)))
+    counts = class_counts(parts)
+    assert ((counts > 0).sum(axis=1) == 1).all()
+    workers = (counts > 0).sum(axis=0)
+    assert set(workers) <= {n // 10, -(-n // 10)}
+    for c in range(10):
+        sizes = [len(part) for part in parts if LABELS[part[0]] == c]
+        assert max(sizes) - min(sizes) <= 1
+    again, other = (lists(LABELS, n, "one_class", seed=seed) for seed in (4, 5))
+    assert again == [part.tolist() for part in parts]
+    assert [LABELS[part[0]] for part in other] != [LABELS[part[0]] for part in again]
+
+
+@pytest.mark.parametrize(
+    ("labels", "n", "message"),
+    [
+        (LABELS, 9, "needs workers >= classes; got 9 workers, 10 classes"),
+        (np.array([0, 0, 0, 1]), 4, "for each of 4 workers; the smallest class has 1"),
+    ],
+)
+def test_one_class_needs_enough_workers_and_samples(labels, n, message):
+    with pytest.raises(ValueError, match=message):
+        partitions.partition(labels, n, "one_class", seed=0)
+
+
 def test_a_smaller_alpha_is_more_skewed():
     def largest_share(kind):
         counts = class_counts(partitions.partition(LABELS, 8, kind, seed=0))

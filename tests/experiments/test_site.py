@@ -127,7 +127,7 @@ def test_every_page_with_code_is_run():
     ran_there = {"protocols.md", "index.md", "collective.md", "scaling.md", "references.md"}
     ran_there |= {"sampling.md"}
     here = {"start.md", "own-rule.md", "own-attack.md", "threat-model.md"}
-    in_pages = {"flax.md", "training-loop.md"}
+    in_pages = {"flax.md", "training-loop.md", "laboratory.md"}
     for page in DOCS.glob("*.md"):
         if blocks(page.name, "python"):
             assert page.name in here | in_pages | ran_there, page

@@ -213,6 +213,15 @@ def test_what_is_said_of_buckets():
     assert last.min() == 0.1135
 
 
+def test_how_long_mimic_takes():
+    blocks = pd.read_csv(DOCS / "bucketing-cpu" / "blocks.csv")
+    runs = sum(len(g.rule) * len(g.mixing) * g.seeds for g in studies.grids("mimic", "cpu"))
+    page = " ".join((DOCS / "README.md").read_text().split())
+    seconds = blocks["seconds"].mean()
+    assert f"takes the {seconds:.0f} s that one" in page
+    assert f"all {runs} take {runs * seconds / 3600:.1f} hours" in page
+
+
 def test_what_it_would_cost(tmp_path):
     """Softmax regression: two products, forward and backward, of 2 * 64 * 10 operations each."""
     digits = datasets.load("digits")

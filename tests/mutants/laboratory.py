@@ -410,6 +410,20 @@ MUTANTS = [
         'tests/experiments/test_pictures.py -k "markers_of_their_own"',
     ),
     Mutant(
+        "paired: runs of different seeds are subtracted",
+        "experiments/analysis/paired.py",
+        "others.merge(base, on=keys,",
+        "others.merge(base, on=list(cells),",
+        'tests/experiments/test_paired.py -k "those_of_the_loop"',
+    ),
+    Mutant(
+        "sweep: one seed more than the first ones",
+        "experiments/execution/sweep.py",
+        "all(seed < seeds for",
+        "all(seed <= seeds for",
+        'tests/experiments/test_together.py -k "first_seeds"',
+    ),
+    Mutant(
         "findings: the best case of a defence is told as its worst",
         "experiments/analysis/findings.py",
         '["mean"].idxmin()]',
