@@ -31,7 +31,7 @@ class Sizes(NamedTuple):
     workers: tuple[int, ...]
     trials: int  # for each number of workers, and as many as the pool has
     d: int  # coordinates, where n grows
-    coordinates: tuple[int, ...]  # where d grows; 0 for all
+    coordinates: tuple[int, ...]  # where d grows, at random
     units: tuple[int, ...]  # widths of the hidden layer of mlp
     n: int  # where d grows
 
@@ -40,17 +40,17 @@ INDEPENDENT = ("gaussian", "independent")
 MLP = ("mnist", "mlp")
 FULL = Sizes(
     settings=(INDEPENDENT, ("mnist", "softmax"), MLP, ("cifar10", "cnn")),
-    samples=10_000,
+    samples=5000,
     seeds=3,
-    steps=(0, 50, 400),
-    batches=(1, 16, 64),
+    steps=(0, 50, 200),
+    batches=(1, 8, 32),
     pool=130,
     group=65,
     tested=500,
     workers=(9, 17, 33, 65, 129),
     trials=3,
     d=1000,
-    coordinates=(100, 1000, 0),
+    coordinates=(100, 1000, 5000),
     units=(10, 30, 100, 300),
     n=33,
 )
@@ -59,19 +59,19 @@ QUICK = FULL._replace(
     samples=1000,
     seeds=2,
     steps=(0, 50),
-    batches=(1, 16),
+    batches=(1, 8),
     pool=18,
     group=9,
     tested=50,
     workers=(5, 9, 17),
     trials=1,
     d=100,
-    coordinates=(100, 300, 0),
+    coordinates=(30, 100, 300),
     units=(),
     n=9,
 )
-IN_N = (1, 16)  # batches for which the errors are measured against n
-IN_D = 16  # and against d
+IN_N = (1, 8)  # batches for which the errors are measured against n
+IN_D = 8  # and against d
 AT = 50  # the step at which models of several widths are compared
 
 
@@ -141,7 +141,7 @@ def _stages(block: Block, sizes: Sizes, data_dir: str | None) -> Iterator[Stage]
 
 
 def _independent(block: Block, sizes: Sizes) -> Stage:
-    """Rows of independent normal coordinates, with the mean 0.3, in the place of a batch of 16."""
+    """Rows of independent normal coordinates, with the mean 0.3, in the place of a batch of 8."""
     d = 20 * sizes.d
     rows = 0.3 + np.random.default_rng(block.seed).normal(size=(sizes.pool, d))
     return Stage(0, 0.0, np.full(d, 0.3), {IN_D: rows.astype(np.float32)})
@@ -153,7 +153,7 @@ def _of(stage: Stage, block: Block, sizes: Sizes) -> Iterator[dict[str, Any]]:
     for batch, rows in stage.rows.items():
         at = {"step": stage.step, "batch": batch}
         if block.units:
-            yield from _errors_in_d(rows, stage.gradient, at | {"part": "widths"}, sizes, (0,), rng)
+            yield from _errors_in_d(rows, stage.gradient, at | {"part": "widths"}, sizes, rng)
             continue
         sample = rng.choice(rows.shape[1], min(sizes.tested, rows.shape[1]), replace=False)
         for begin in range(0, sizes.pool - sizes.group + 1, sizes.group):
@@ -164,7 +164,7 @@ def _of(stage: Stage, block: Block, sizes: Sizes) -> Iterator[dict[str, Any]]:
             yield from _errors_in_n(rows, stage.gradient, at, sizes, rng)
         if batch == IN_D:
             part = at | {"part": "coordinates"}
-            yield from _errors_in_d(rows, stage.gradient, part, sizes, sizes.coordinates, rng)
+            yield from _errors_in_d(rows, stage.gradient, part, sizes, rng)
 
 
 def _errors_in_n(
@@ -185,27 +185,22 @@ def _errors_in_n(
 
 
 def _errors_in_d(
-    rows: np.ndarray,
-    gradient: np.ndarray,
-    at: dict,
-    sizes: Sizes,
-    several: tuple[int, ...],
-    rng: np.random.Generator,
+    rows: np.ndarray, gradient: np.ndarray, at: dict, sizes: Sizes, rng: np.random.Generator
 ) -> Iterator[dict[str, Any]]:
-    for d in several:
+    """In random coordinates, others in each trial; with the spread and the norm of all."""
+    whole = {
+        "spread": _scale(rows, gradient),
+        "norm": float(np.linalg.norm(gradient)),
+        "of": len(gradient),
+    }
+    for d in sizes.coordinates[-1:] if at["part"] == "widths" else sizes.coordinates:
         for trial in range(min(sizes.trials, sizes.pool // sizes.n)):
-            order = rng.permutation(rows.shape[1])
-            chosen = np.sort(order[: d or None])
-            own, g = rows[:, chosen], gradient[chosen]
-            scale, own = _scale(own, g), own[trial * sizes.n : (trial + 1) * sizes.n]
+            chosen = rng.choice(len(gradient), d, replace=False)
+            part, g = rows[:, chosen], gradient[chosen]
+            scale, own = _scale(part, g), part[trial * sizes.n : (trial + 1) * sizes.n]
             for case, error, angle in measure.errors(own, g, scale, measure.ALONG_D):
-                size = {
-                    "n": sizes.n,
-                    "d": len(chosen),
-                    "scale": scale,
-                    "norm": float(np.linalg.norm(g)),
-                }
-                yield at | case._asdict() | size | {"error": error, "angle": angle}
+                line = {"n": sizes.n, "d": d, "scale": scale, "error": error, "angle": angle}
+                yield at | case._asdict() | line | whole
 
 
 def _scale(rows: np.ndarray, gradient: np.ndarray) -> float:

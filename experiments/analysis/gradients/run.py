@@ -23,7 +23,7 @@ RESAMPLES = 2000  # of the bootstrap
 class Gradients:
     """Measure how Gaussian real gradients are across workers, and the errors of rules on them.
 
-    Models are trained by honest workers on the first 10,000 images of mnist and cifar10. At several
+    Models are trained by honest workers on the first 5,000 images of mnist and cifar10. At several
     steps 130 workers send the gradients of batches of their own. Tables: statistics (tests of
     normality, moments, the rank of the covariance), workers (the error of Aksel and of the median
     against n), coordinates and widths (against d). Every training is stored in
@@ -50,7 +50,19 @@ KEYS = {
         *("data", "model", "step", "batch", "updates", "liars", "attack", "rule", "n", "d"),
     ),
     "coordinates": ("data", "model", "step", "batch", "liars", "attack", "rule", "n", "d"),
-    "widths": ("data", "model", "units", "step", "batch", "liars", "attack", "rule", "n", "d"),
+    "widths": (
+        "data",
+        "model",
+        "units",
+        "of",
+        "step",
+        "batch",
+        "liars",
+        "attack",
+        "rule",
+        "n",
+        "d",
+    ),
 }
 VALUES = {
     "statistics": (
@@ -58,8 +70,8 @@ VALUES = {
         *("rank", "leading", "even", "signal"),
     ),
     "workers": ("error", "angle"),
-    "coordinates": ("error", "angle", "scale", "norm"),
-    "widths": ("error", "angle", "scale", "norm"),
+    "coordinates": ("error", "angle", "scale"),
+    "widths": ("error", "angle", "spread", "norm"),
 }
 
 
@@ -115,7 +127,7 @@ def main(arguments: Sequence[str]) -> int:
         target = pathlib.Path(config.out)
         target.mkdir(parents=True, exist_ok=True)
         paths = [pathlib.Path(shutil.copy(path, target)) for path in paths]
-    shown = [name for name in by_part["statistics"] if not name.endswith((" low", " high"))]
+    shown = [*KEYS["statistics"], *VALUES["statistics"]]
     print(columns.of_frame(by_part["statistics"][shown], "%.3g"))
     print("\n".join(map(str, paths)))
     print(f"Results: {folder}")
