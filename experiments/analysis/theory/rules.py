@@ -157,16 +157,15 @@ LISTED: dict[str, Callable[[int], Callable]] = {
         attacks.inner_product_manipulation, epsilon=0.5
     ),
     "reversed_gradient(100)": lambda n: partial(attacks.reversed_gradient, kappa=100.0, of="mean"),
-    "pushed": lambda n: attacks.pushed,
-    "pushed(mode=n-f)": lambda n: partial(attacks.pushed, mode="n-f"),
 }
 
 
 def white_box(rule: Callable) -> Callable:
-    """Gradient ascent through a rule from the listed attacks and published strengths."""
+    """Gradient ascent through a rule from `pushed`, the listed attacks and published strengths."""
 
     def attack(updates: jax.Array, byzantine: jax.Array) -> jax.Array:
         listed = [attack(len(updates)) for attack in LISTED.values()]
+        listed += [partial(attacks.pushed, mode=mode) for mode in ("mid", "n-f")]
         starts = (*attacks.default_starts(), *listed)
         return attacks.gradient_attack(updates, byzantine, rule=rule, starts=starts, steps=60)
 
