@@ -75,17 +75,17 @@ VALUES = {
 }
 
 
-def interval(by_seed: Sequence[np.ndarray]) -> tuple[float, float, float]:
-    """The mean, and its 95 % interval by a bootstrap in two levels: seeds, then draws of a seed."""
-    rng = np.random.default_rng(0)
-    means = []
-    for chosen in rng.integers(len(by_seed), size=(RESAMPLES, len(by_seed))):
-        draws = [by_seed[seed] for seed in chosen]
-        means.append(
-            np.mean([each[rng.integers(len(each), size=len(each))].mean() for each in draws])
-        )
+def interval(by_seed: np.ndarray) -> tuple[float, float, float]:
+    """The mean, and its 95 % interval by a bootstrap in two levels: seeds, then draws of a seed.
+
+    Args:
+      by_seed: values `[seeds, draws]`.
+    """
+    rng, (seeds, draws) = np.random.default_rng(0), by_seed.shape
+    chosen = rng.integers(seeds, size=(RESAMPLES, seeds, 1))
+    means = by_seed[chosen, rng.integers(draws, size=(RESAMPLES, seeds, draws))].mean(axis=(1, 2))
     low, high = np.quantile(means, (0.025, 0.975))
-    return float(np.mean([each.mean() for each in by_seed])), float(low), float(high)
+    return float(by_seed.mean()), float(low), float(high)
 
 
 def tables(sizes: Sizes, folder: pathlib.Path, data_dir: str | None) -> dict[str, pd.DataFrame]:
@@ -108,7 +108,7 @@ def _summary(part: str, lines: pd.DataFrame) -> pd.DataFrame:
         line = dict(zip(KEYS[part], key))
         for name in VALUES[part]:
             by_seed = [values.to_numpy(float) for _, values in group.groupby("seed")[name]]
-            line[name], line[f"{name} low"], line[f"{name} high"] = interval(by_seed)
+            line[name], line[f"{name} low"], line[f"{name} high"] = interval(np.array(by_seed))
         out.append(line)
     return pd.DataFrame(out)
 
