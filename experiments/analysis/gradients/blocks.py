@@ -72,6 +72,7 @@ QUICK = FULL._replace(
 )
 IN_N = (1, 8)  # batches for which the errors are measured against n
 IN_D = 8  # and against d
+PLAN = ("settings", "seeds", "units")  # which blocks there are, not what they hold
 AT = 50  # the step at which models of several widths are compared
 
 
@@ -100,7 +101,7 @@ def measured(block: Block, sizes: Sizes, folder: pathlib.Path, data_dir: str | N
     """The block's measurements, from its file if it is there."""
     described = {
         **block._asdict(),
-        **{name: value for name, value in sizes._asdict().items() if name != "settings"},
+        **{name: value for name, value in sizes._asdict().items() if name not in PLAN},
         "source": _source(),
         "byzjax": byzjax.__version__,
     }

@@ -125,8 +125,7 @@ def in_d(folder: Folder) -> str:
                 "liars": "none" if liars == NONE else f"{liars}, pushed",
                 "rule": rule,
                 "exponent of d": _interval(away),
-                "angle at d = 100": f"{first['angle']:.0f}",
-                "at all d": f"{last['angle']:.0f} (d = {last['d']:,})",
+                **{f"angle at d = {end['d']:,}": f"{end['angle']:.0f}" for end in (first, last)},
             }
         )
     return _markdown(lines)
@@ -136,14 +135,14 @@ def widths(folder: Folder) -> str:
     """Models of several widths: the noise, the gradient, and the angles."""
     table = _read(folder, "widths")
     lines = []
-    for (units, d), part in table.groupby(["units", "d"], sort=False):
+    for (units, d), part in table.groupby(["units", "of"], sort=False):
         one = part.iloc[0]
         angle = part.set_index(["liars", "rule"])["angle"]
         lines.append(
             {
                 "units": str(units),
                 "d": f"{d:,}",
-                "√(tr Σ)": f"{one['scale']:.3g}",
+                "√(tr Σ)": f"{one['spread']:.3g}",
                 "‖g‖": f"{one['norm']:.3g}",
                 **{
                     f"{rule}, {'pushed' if liars == HALF else liars}": f"{angle[liars, rule]:.0f}"
