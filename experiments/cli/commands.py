@@ -257,6 +257,13 @@ def theory(arguments: Sequence[str]) -> int:
     return run.main(arguments)
 
 
+def gradients(arguments: Sequence[str]) -> int:
+    """Measures how Gaussian the gradients of models are across workers."""
+    from experiments.analysis.gradients import run  # imported here: matplotlib takes a second
+
+    return run.main(arguments)
+
+
 def names(arguments: Sequence[str]) -> int:
     """Lists rules, mixings, attacks, protocols, data, models, studies."""
     command = command_line.parse(options.ListCommand, arguments, prog="python -m experiments list")
@@ -285,6 +292,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "choose": choose,
     "worst-case": worst_case,
     "theory": theory,
+    "gradients": gradients,
     "list": names,
     "data": show_data,
     "cache": folders.show_cache,

@@ -60,9 +60,11 @@ class Logistic(nnx.Module):
 class MLP(nnx.Module):
     """One hidden layer of 100 ReLU units."""
 
-    def __init__(self, input_shape: tuple[int, ...], num_classes: int, *, rngs: nnx.Rngs):
-        self.hidden = nnx.Linear(math.prod(input_shape), 100, rngs=rngs)
-        self.linear = nnx.Linear(100, num_classes, rngs=rngs)
+    def __init__(
+        self, input_shape: tuple[int, ...], num_classes: int, units: int = 100, *, rngs: nnx.Rngs
+    ):
+        self.hidden = nnx.Linear(math.prod(input_shape), units, rngs=rngs)
+        self.linear = nnx.Linear(units, num_classes, rngs=rngs)
 
     def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Images or features `[b, ...]` to logits `[b, num_classes]`."""
@@ -247,13 +249,14 @@ DESCRIPTIONS: dict[str, str] = {
 """One line about each model."""
 
 
-def build(name: str, input_shape: tuple[int, ...], num_classes: int) -> Model:
+def build(name: str, input_shape: tuple[int, ...], num_classes: int, **options: int) -> Model:
     """Returns the model `name`, one of `MODELS`.
 
     Args:
       name: name of the model.
       input_shape: shape of one sample: `[h, w, channels]`, or `[d]` for features.
       num_classes: number of logits.
+      **options: of the network, such as `units` of `mlp`, the width of its hidden layer.
 
     Returns:
       The four functions.
@@ -275,7 +278,7 @@ def build(name: str, input_shape: tuple[int, ...], num_classes: int) -> Model:
         raise ValueError(f"logistic needs num_classes = 2; got {num_classes}.")
 
     def make(rngs: nnx.Rngs) -> nnx.Module:
-        return MODELS[name](shape, num_classes, rngs=rngs)
+        return MODELS[name](shape, num_classes, **options, rngs=rngs)
 
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
 

@@ -15,7 +15,7 @@ from byzjax import theory
 from byzjax.facts import FACTS
 from byzjax.theory.comparison import eta
 from experiments.analysis import findings
-from experiments.analysis.theory import growth, measure, page, plots, rules, run
+from experiments.analysis.theory import growth, measure, page, plots, reach, rules, run
 from experiments.analysis.theory.rules import FORMS, SEARCHED, constants_of, proved_kappa
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
@@ -105,6 +105,40 @@ def test_the_acceptance_experiment():
         assert falling.is_monotonic_decreasing
         assert falling[25] == pytest.approx(first, rel=0.03)
         assert falling[401] == pytest.approx(last, rel=0.03)
+
+
+def reach_differences():
+    """For each (n, f) and d, the largest difference of the law to the simulation."""
+    out = {}
+    for line in read("reach").to_dict("records"):
+        n, f, d, shift = line["n"], line["f"], line["d"], line["shift"]
+        shares = {place: line[reach.name(place)] for place in reach.PLACES}
+        known = {place: share for place, share in shares.items() if not math.isnan(share)}
+        laws = {place: reach.law(place, n, f, d, shift) for place in known}
+        out[n, f, d] = max(abs(laws[place] - share) for place, share in known.items())
+    return out
+
+
+def test_how_far_attackers_are_selected():
+    """The law of independent rows holds to the noise of 400 draws for few attackers only."""
+    differences = reach_differences()
+    few, many = (
+        max(value for (_, f, _), value in differences.items() if f == faults) for faults in (5, 12)
+    )
+    assert said(f"With n = 25, f = 5 the two agree to {few:.2f}, at d = 10, 100 and 1,000")
+    assert said(f"With f = 12 the law is too steep, by up to {many:.2f}")
+    assert few < 0.05 < 0.1 < many
+
+
+def test_the_simulation_of_attackers_at_a_distance():
+    """Against NumPy: none selected far away, all at the median, few in between."""
+    line = reach.simulate(5, 1, 10, 50)
+    assert line["shift"] == pytest.approx(1.8, abs=1.5)
+    shares = [line[reach.name(place)] for place in reach.PLACES]
+    known = [share for share in shares if not math.isnan(share)]
+    assert known[0] == 1
+    assert known[-1] < 0.1
+    assert known == sorted(known, reverse=True)
 
 
 def test_the_efficiencies():

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from byzjax import attacks, theory
 from byzjax.theory import Estimate
+from experiments.analysis.theory import reach as simulated
 from experiments.analysis.theory.rules import (
     FEWER_STEPS,
     FORMS,
@@ -136,6 +137,14 @@ def acceptance(sizes: Sizes) -> Iterator[Task]:
             yield Task(described, partial(_error, form, n, f, sizes.d, attack, trials))
 
 
+def reach(sizes: Sizes) -> Iterator[Task]:
+    """How far from the median attackers are still selected."""
+    for (n, f), d in itertools.product(simulated.CASES, simulated.COORDINATES):
+        if d <= sizes.d:
+            size = {"n": n, "f": f, "d": d, "trials": 20 * sizes.trials}
+            yield Task({"part": "reach"} | size, partial(simulated.simulate, **size))
+
+
 def _error(
     form: Form,
     n: int,
@@ -172,15 +181,8 @@ def efficiency(sizes: Sizes) -> Iterator[Task]:
 
 def _efficiency(sizes: Sizes, name: str, kind: str, n: int, f: int) -> Task:
     d, trials = 500, 4 * sizes.trials
-    described = {
-        "part": "efficiency",
-        "rule": name,
-        "distribution": kind,
-        "n": n,
-        "f": f,
-        "d": d,
-        "trials": trials,
-    }
+    size = {"n": n, "f": f, "d": d, "trials": trials}
+    described = {"part": "efficiency", "rule": name, "distribution": kind} | size
 
     def measure() -> dict[str, Any]:
         rule, distribution = FORMS[name].rule(n, f, d), DISTRIBUTIONS[kind]
@@ -207,13 +209,8 @@ def growth(sizes: Sizes) -> Iterator[Task]:
             "trials": trials,
         }
         distribution = DISTRIBUTIONS.get(kind) or partial(theory.sparse, density=1 / n)
-        yield Task(
-            described,
-            partial(
-                *(_error, FORMS["aksel"], n, (n - 1) // 2, d, attacks.order_statistic, trials),
-                distribution=distribution,
-            ),
-        )
+        at = (FORMS["aksel"], n, (n - 1) // 2, d, attacks.order_statistic, trials)
+        yield Task(described, partial(_error, *at, distribution=distribution))
 
 
 def rules(sizes: Sizes) -> Iterator[Task]:
@@ -341,6 +338,7 @@ def breakdown(sizes: Sizes) -> Iterator[Task]:
 
 PARTS: dict[str, Callable[[Sizes], Iterator[Task]]] = {
     "acceptance": acceptance,
+    "reach": reach,
     "efficiency": efficiency,
     "growth": growth,
     "rules": rules,

@@ -283,7 +283,7 @@ def seconds(folder: Folder) -> str:
 
 
 PARTS_ON_DISK = (
-    *("acceptance", "growth", "efficiency", "rules", "selection", "kappa", "breakdown"),
+    *("acceptance", "reach", "growth", "efficiency", "rules", "selection", "kappa", "breakdown"),
 )
 
 

@@ -1,5 +1,6 @@
 """The figures of docs/theory.md, each drawn from the table of its part."""
 
+import math
 import pathlib
 from collections.abc import Callable, Collection
 
@@ -12,6 +13,7 @@ from byzjax import theory
 from byzjax.theory.breakdown import UNBOUNDED
 from experiments.analysis.theory import exact
 from experiments.analysis.theory import growth as predicted
+from experiments.analysis.theory import reach as simulated
 from experiments.analysis.theory.rules import LISTED, SEARCHED, proved_kappa
 from experiments.report import figures, panels
 
@@ -72,6 +74,7 @@ def acceptance(table: pd.DataFrame) -> Figure:
             ax.plot(n, [predicted.of_aksel(m) for m in n], linestyle=":", **style)
             ax.plot(n, [predicted.of_pushed(m) for m in n], linestyle=":", **style)
             ax.plot(n, 2 * np.sqrt(2 * np.log((n + 1) / 2)), linestyle=_DASHED, **style)
+            ax.plot(n, [_gumbel(m) for m in n], color="tab:green", linestyle="-.", linewidth=1.2)
     axes[0].set(xscale="log", ylim=(0, None))
     _plain_ticks(axes, (5, 10, 25, 50, 100, 200, 400))
     said = "Liars pushed beyond the median, or at an order statistic (blue, and the median)"
@@ -83,9 +86,16 @@ def acceptance(table: pd.DataFrame) -> Figure:
             Line2D([], [], color="tab:red", marker="x", linestyle="", label="white box"),
             Line2D([], [], color="0.45", linestyle=":", label="computed as d grows"),
             Line2D([], [], color="0.45", linestyle=_DASHED, label="2√(2 ln m), m = (n+1)/2"),
+            Line2D([], [], color="tab:green", linestyle="-.", label="median by the Gumbel law"),
         ],
     )
     return figure
+
+
+def _gumbel(n: float) -> float:
+    """The error of the median by the limit law of the largest of m = (n + 1) / 2 values."""
+    law = theory.largest_of(round((n + 1) / 2))
+    return math.sqrt(law.mean**2 + law.variance)
 
 
 def growth(table: pd.DataFrame) -> Figure:
@@ -298,6 +308,7 @@ def _plain_ticks(axes, ticks: tuple[int, ...]) -> None:
 
 FIGURES: dict[str, dict[str, Callable[[pd.DataFrame], Figure]]] = {
     "acceptance": {"acceptance": acceptance},
+    "reach": {"reach": simulated.figure},
     "efficiency": {"efficiency": efficiency},
     "growth": {"growth": growth},
     "rules": {"rules_n": rules, "rules_d": rules_d},

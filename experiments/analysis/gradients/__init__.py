@@ -1,0 +1,1 @@
+"""Gradients of real models across workers: `python -m experiments gradients`."""
