@@ -91,7 +91,7 @@ def calls_of(line: Line, package: Any) -> dict[str, Callable]:
 
     array = gaussian(line.n, line.d)
     x = np.array(array)
-    t = torch.from_numpy(x.copy())
+    t = torch.from_numpy(x).clone()  # NumPy does not align its memory
     vectors, dicts = [row.clone() for row in t], state_dicts(t)
     aggregator = byzjax.torch.Aggregator(line.rule)
     direct = jax.jit(line.rule)
@@ -165,7 +165,8 @@ def main() -> None:
     if options.write:
         write_csv(options.write / "benchmarks", {"torch": table})
         page = options.write / "pytorch.md"
-        text = f"On {load}:\n\n{markdown(table)}\n\n{markdown(claims)}"
+        link = "The numbers as CSV: [benchmarks/torch.csv](benchmarks/torch.csv)."
+        text = f"On {load}. {link}\n\n{markdown(table)}\n\n{markdown(claims)}"
         page.write_text(written(page.read_text(), "torch", text))
 
 

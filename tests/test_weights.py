@@ -72,11 +72,18 @@ RULES = {
     "centered_clip": (clip, clip_loop, {"radius": 1.5}, False),
     "centered_clip-3": (clip, clip_loop, {"radius": 1.5, "iterations": 3}, False),
 }
-SLOW = {"rfa-mean", "centered_clip-3", "huber", "aksel-radius", "aksel-mid"}
-over_rules = pytest.mark.parametrize(
-    "name", [pytest.param(r, marks=[pytest.mark.slow] * (r in SLOW)) for r in RULES]
-)
-over_all = pytest.mark.parametrize("name", RULES)
+QUICK = {"mean", "median", "trimmed_mean", "aksel-n-f", "geometric_median"}
+DERIVED = {"trimmed_mean", "comparative_elimination"}
+
+
+def over(quick, names=tuple(RULES)):
+    """Parametrizes over rules; those that are not quick are slow."""
+    marks = {name: [] if name in quick else [pytest.mark.slow] for name in names}
+    return pytest.mark.parametrize("name", [pytest.param(r, marks=marks[r]) for r in names])
+
+
+over_rules, over_derivatives = over(QUICK), over(DERIVED)
+over_all = over(QUICK | {"phocas", "mean_around_median", "comparative_elimination", "aksel-mid"})
 
 
 def hyper(name, f):
@@ -173,8 +180,7 @@ def test_permuting_rows_and_weights(name):
     close(after, base, 8, 1e-5)
 
 
-@pytest.mark.slow
-@over_all
+@over(())
 def test_many_rows(name):
     n, f = 150, 40
     rng = np.random.default_rng(6)
@@ -187,7 +193,7 @@ def test_many_rows(name):
 # --- derivatives ---------------------------------------------------------------------------------
 
 
-@over_rules
+@over_derivatives
 def test_derivatives_by_updates_and_weights(name):
     x, times = drawn(7, count=4, zeros=False)
     rng = np.random.default_rng(7)
@@ -206,14 +212,14 @@ def test_derivatives_by_updates_and_weights(name):
     close(forward, by_x + by_w, 8, 1e-5)
     smooth = slice(0, None) if name not in ("median", "mean_around_median", "rfa") else slice(1, 4)
     step = 2e-3
-    run = jax.jit(value)
-    moved = [run(x + s * dx.astype("f4"), weights) for s in (step, -step)]
+    at = jax.jit(value)
+    moved = [at(x + s * dx.astype("f4"), weights) for s in (step, -step)]
     close(by_x, (moved[0] - moved[1]) / (2 * step), 8, 2e-3)
-    moved = [run(x, weights + s * dw.astype("f4")) for s in (step, -step)]
+    moved = [at(x, weights + s * dw.astype("f4")) for s in (step, -step)]
     close(by_w[smooth], ((moved[0] - moved[1]) / (2 * step))[smooth], 8, 2e-3)
 
 
-@over_rules
+@over_derivatives
 def test_derivatives_where_rows_are_bad_or_weigh_nothing(name):
     x, times = drawn(8, count=2)
     times[:] = [2, 3, 2, 0, 2, 3, 1]
@@ -257,7 +263,7 @@ def weighted_variance(x, w):
     return mean, w @ np.sum((x - mean) ** 2, axis=1) / w.sum()
 
 
-@pytest.mark.parametrize("name", WITHSTAND)
+@over(QUICK, WITHSTAND)
 def test_it_withstands_its_share_of_the_weight(name):
     n, f = N, 2
     cases = [case for seed in range(2) for case in attacked([9, seed], n, f)]
@@ -277,8 +283,9 @@ def test_it_withstands_its_share_of_the_weight(name):
             assert np.sum((result - mean) ** 2) <= kappa * variance * (1 + 1e-4)
 
 
-@pytest.mark.parametrize(
-    "name", ["median", "trimmed_mean", "aksel-n-f", "aksel-radius", "geometric_median", "huber"]
+@over(
+    {"median", "trimmed_mean"},
+    ("median", "trimmed_mean", "aksel-n-f", "aksel-radius", "geometric_median", "huber"),
 )
 def test_it_breaks_beyond_half_of_the_weight(name):
     """One row with more than half of the weight decides, or the result is NaN."""

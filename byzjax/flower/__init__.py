@@ -18,4 +18,5 @@ def __getattr__(name: str) -> Any:
         raise ImportError('byzjax.flower needs Flower: pip install "byzjax[flower]".') from error
     from byzjax.flower._strategy import RobustStrategy
 
+    globals()[name] = RobustStrategy
     return RobustStrategy

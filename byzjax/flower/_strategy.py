@@ -1,5 +1,7 @@
 """The strategy."""
 
+from __future__ import annotations  # the site is built without Flower
+
 import logging
 import math
 import os

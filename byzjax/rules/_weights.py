@@ -1,16 +1,13 @@
 """Rules whose rows have weights."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.custom_derivatives import SymbolicZero
 
 from byzjax import stacked
 from byzjax._checks import one_weight_each
-from byzjax._numerics.arrays import varying_as
 from byzjax.stacked import PyTree
 from byzjax.stacked.workers import widest
 
@@ -74,34 +71,24 @@ def _scaled(weights: jax.Array) -> jax.Array:
 
 
 def _either(plain: Callable, weighted: Callable) -> Callable:
-    def by_cases(weights: jax.Array, *operands: PyTree) -> PyTree:
-        return lax.cond(
-            jnp.all(weights == weights[0]),
-            lambda _, *operands: plain(*operands),
-            weighted,
-            *(weights, *operands),
-        )
+    def of_equal(weights: jax.Array, *operands: PyTree) -> PyTree:
+        constant = lax.stop_gradient(operands)
+        return _with_tangent(plain(*operands), weighted(weights, *constant))
 
-    @jax.custom_jvp
     def either(weights: jax.Array, *operands: PyTree) -> PyTree:
-        return by_cases(weights, *operands)
+        equal = jnp.all(weights == weights[0])
+        return lax.cond(equal, of_equal, weighted, weights, *operands)
 
-    def jvp(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
-        (weights, *operands), (moved, *others) = primals, tangents
-        others = jax.tree.map(_instantiated, others, operands, is_leaf=_is_zero)
-        out, tangent = jax.jvp(lambda *o: by_cases(weights, *o), operands, others)
-        if not _is_zero(moved):
-            _, by_weights = jax.jvp(lambda w: weighted(w, *operands), (weights,), (moved,))
-            tangent = jax.tree.map(jnp.add, tangent, by_weights)
-        return out, tangent
-
-    either.defjvp(jvp, symbolic_zeros=True)
     return either
 
 
-def _is_zero(tangent: Any) -> bool:
-    return isinstance(tangent, SymbolicZero)
+@jax.custom_jvp
+def _with_tangent(value: PyTree, like: PyTree) -> PyTree:
+    """The value; its tangent is the sum of both. What computes `like` alone is then dead code."""
+    del like
+    return value
 
 
-def _instantiated(tangent: Any, primal: jax.Array) -> jax.Array:
-    return varying_as(primal, jnp.zeros_like(primal)) if _is_zero(tangent) else tangent
+@_with_tangent.defjvp
+def _with_tangent_jvp(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
+    return primals[0], jax.tree.map(jnp.add, *tangents)
