@@ -30,7 +30,11 @@ def between(page, mark):
 
 @pytest.mark.smoke
 def test_the_chain_runs():
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    code, doors = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert [line.split("(")[0] for line in doors.splitlines()] == [
+        "gradient = byzjax.torch.Aggregator",
+        "byzjax.flower.RobustStrategy",
+    ]
     n, f = 5, 1
     params = jnp.zeros(3)
     batches = jnp.asarray(np.random.default_rng(0).normal(size=(n, 4, 3)), jnp.float32)

@@ -208,8 +208,8 @@ FORMS = (
         "always",
         "the bits of the k-th largest, each found by counting in a pass over blocks of rows",
         ("COUNTED_COLUMNS",),
-        "`lax.top_k` takes time in proportion to k: 25 updates of a million, on a busy machine, k = "
-        "10,000 and 100,000: 1.1 and 10 s; counting takes 1.4 to 1.8 for any k",
+        "`lax.top_k` takes time in proportion to k: 25 updates of a million, on a busy machine, "
+        "k = 10,000 and 100,000: 1.1 and 10 s; counting takes 1.4 to 1.8 for any k",
     ),
 )
 """All choices."""
