@@ -48,10 +48,19 @@ def federation(folder, lies):
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
-        for pid in pids_of(folder, ""):  # processes that Flower itself has detached
+        left = end_all(folder)
+    assert not left
+
+
+def end_all(folder):
+    """Ends the processes that Flower itself has detached; those that remain after 20 s."""
+    deadline = time.monotonic() + 20
+    while (left := pids_of(folder, "")) and time.monotonic() < deadline:
+        for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-    assert not pids_of(folder, "")
+        time.sleep(0.2)
+    return left
 
 
 def pids_of(folder, program):
