@@ -188,7 +188,7 @@ def krum_of(rows: np.ndarray, f: int) -> int:
     return int(np.argmin(scores))
 
 
-def bulyan_draws(draws: int = 200) -> list[dict[str, Any]]:
+def bulyan_draws(draws: int = 100) -> list[dict[str, Any]]:
     """How often the result differs from the paper's Bulyan, whose Krum is iterated."""
     rng, differs = np.random.default_rng(5), 0
     for _ in range(draws):
