@@ -490,3 +490,19 @@ def test_the_loop_of_flower_itself(caplog):
     assert metrics["malformed/4"] == 1
     assert "node 4 malformed: more than one reply" in caplog.text
     np.testing.assert_array_equal(model["w"], expected["w"])
+
+
+def test_the_page_s_server_runs(tmp_path, monkeypatch):
+    page = (pathlib.Path(__file__).parents[1] / "docs" / "flower.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names = {}
+    exec(block, names)
+    monkeypatch.chdir(tmp_path)
+
+    def client(message, server_round):
+        model = {name: value + np.float32(0.1) for name, value in values_of(message).items()}
+        return answer(message, record(**model))
+
+    names["main"](LocalGrid({node: client for node in range(1, 6)}), None)
+    report = (tmp_path / "results" / "flower" / "rounds.jsonl").read_text().splitlines()
+    assert [json.loads(line)["updated"] for line in report] == [True] * 20
