@@ -1,4 +1,4 @@
-"""The figures of docs/gradients.md."""
+"""The figures of the measured gradients."""
 
 import pathlib
 from collections.abc import Callable
