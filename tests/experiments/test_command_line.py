@@ -323,7 +323,7 @@ def test_a_frame_as_a_table(monkeypatch):
 PROGRAMS = (
     *("byzjax.attacks.__main__", "byzjax._numerics.table", "byzjax.theory.__main__"),
     *("experiments.analysis.choosing", "experiments.analysis.findings"),
-    *("experiments.analysis.theory.page"),
+    *("experiments.analysis.theory.page", "experiments.analysis.gradients.page"),
     "experiments.report.drawings",
 )
 BENCHMARKS = (

@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +13,14 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from byzjax import attacks
-from experiments.analysis.gradients import blocks, draw, measure, run
+from experiments.analysis import findings
+from experiments.analysis.gradients import blocks, draw, measure, page, plots, run
 from experiments.data import datasets
 from experiments.models import zoo
 from tests import oracles
 
+DOCS = pathlib.Path(__file__).parents[2] / "docs"
+FOLDER = DOCS / "gradients"
 RNG = np.random.default_rng(0)
 
 
@@ -173,3 +178,60 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert run.main(command) == 0
     assert {part: path.read_bytes() for part, path in tables.items()} == before
     assert "Results: " in capsys.readouterr().out
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+TEXT = (DOCS / "gradients.md").read_text()
+
+
+def read(part):
+    return pd.read_csv(FOLDER / f"{part}.csv", keep_default_na=False)
+
+
+def said(text):
+    return " ".join(text.split()) in " ".join(TEXT.split())
+
+
+def test_the_files_hold_all_that_the_full_form_measures():
+    sizes = blocks.FULL
+    trained = [setting for setting in sizes.settings if setting != blocks.INDEPENDENT]
+    lines = {
+        "statistics": {("gaussian", "independent", 0, blocks.IN_D)}
+        | {(*at, s, b) for at in trained for s in sizes.steps for b in sizes.batches},
+        "workers": {("gaussian", "independent", 0, blocks.IN_D)}
+        | {(*at, s, b) for at in trained for s in sizes.steps for b in blocks.IN_N},
+        "coordinates": {("gaussian", "independent", 0, blocks.IN_D)}
+        | {(*at, s, blocks.IN_D) for at in trained for s in sizes.steps},
+    }
+    each = {
+        "statistics": 1,
+        "workers": 2 * len(sizes.workers) * len(measure.CASES),
+        "coordinates": len(sizes.coordinates) * len(measure.ALONG_D),
+    }
+    for part, expected in lines.items():
+        counts = read(part).groupby(["data", "model", "step", "batch"]).size()
+        assert set(counts.index) == expected, part
+        assert set(counts) == {each[part]}, part
+    assert said(f"the first {sizes.samples:,} images")
+    assert said(f"{sizes.pool} other workers")
+    assert said(f"{sizes.tested} random coordinates, in groups of {sizes.group} workers")
+
+
+def test_the_tables_are_what_the_files_say():
+    assert findings.written(TEXT, DOCS, page.PARTS) == TEXT
+    assert set(re.findall(r"<!-- end of (.+?) -->", TEXT)) == set(page.PARTS)
+
+
+def test_the_figures():
+    assert set(re.findall(r"\]\(gradients/(\w+)\.png\)", TEXT)) == set(plots.FIGURES)
+    for name in plots.FIGURES:
+        assert (FOLDER / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_the_figures_can_be_drawn(tmp_path):
+    for name in ("statistics", "workers"):
+        (tmp_path / f"{name}.csv").write_bytes((FOLDER / f"{name}.csv").read_bytes())
+    for path in plots.write(tmp_path):
+        assert path.read_bytes().startswith(b"\x89PNG")

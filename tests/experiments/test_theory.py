@@ -133,7 +133,10 @@ def test_how_far_attackers_are_selected():
 def test_the_simulation_of_attackers_at_a_distance():
     """Against NumPy: none selected far away, all at the median, few in between."""
     line = reach.simulate(5, 1, 10, 50)
-    assert line["shift"] == pytest.approx(1.8, abs=1.5)
+    rows = np.random.default_rng(0).normal(size=(4000, 4, 10))
+    median = np.sort(rows, axis=1)[:, 2:3]  # with an attacker above all
+    shift = ((rows - median) ** 2).sum(axis=2).mean() - 10
+    assert line["shift"] == pytest.approx(shift, abs=1.5)
     shares = [line[reach.name(place)] for place in reach.PLACES]
     known = [share for share in shares if not math.isnan(share)]
     assert known[0] == 1

@@ -39,9 +39,9 @@ class Sizes(NamedTuple):
 INDEPENDENT = ("gaussian", "independent")
 MLP = ("mnist", "mlp")
 FULL = Sizes(
-    settings=(INDEPENDENT, ("mnist", "softmax"), MLP, ("cifar10", "cnn")),
+    settings=(INDEPENDENT, ("mnist", "softmax"), ("cifar10", "cnn")),
     samples=5000,
-    seeds=3,
+    seeds=1,
     steps=(0, 50, 200),
     batches=(1, 8, 32),
     pool=130,
@@ -51,7 +51,7 @@ FULL = Sizes(
     trials=3,
     d=1000,
     coordinates=(100, 1000, 5000),
-    units=(10, 30, 100, 300),
+    units=(),
     n=33,
 )
 QUICK = FULL._replace(

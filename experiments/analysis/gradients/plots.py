@@ -1,4 +1,4 @@
-"""The figures of the measured gradients."""
+"""The figures of docs/gradients.md."""
 
 import pathlib
 from collections.abc import Callable

@@ -36,7 +36,9 @@ class Gradients:
     results: str = "results"
     """Folder of all studies."""
     out: Annotated[str | None, "PATH"] = None
-    """Also copy tables and figures to this folder."""
+    """Also copy tables and figures to this folder, such as docs/gradients;
+    `python -m experiments.analysis.gradients.page docs` then regenerates the tables of
+    docs/gradients.md."""
     data_dir: Annotated[str | None, "PATH"] = None
     """TFDS folder of prepared data sets; default $TFDS_DATA_DIR, then that of TFDS."""
 
