@@ -115,7 +115,6 @@ def workers(table: pd.DataFrame) -> Figure:
 
 FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "statistics": statistics,
-    "workers": workers,
 }
 
 
