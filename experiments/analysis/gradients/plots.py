@@ -115,6 +115,7 @@ def workers(table: pd.DataFrame) -> Figure:
 
 FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "statistics": statistics,
+    "workers": workers,
 }
 
 
