@@ -1,6 +1,8 @@
 """Compressors against loops over coordinates, and their bits."""
 
 import math
+import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -254,3 +256,14 @@ def test_a_ledger_counts_messages():
 def test_mistakes(make, message):
     with pytest.raises((TypeError, ValueError), match=message):
         make()
+
+
+def test_the_page_prints_what_it_says(capsys):
+    page = (pathlib.Path(__file__).parents[1] / "docs" / "compression.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    names = {"__name__": "page"}
+    exec(code, names)
+    assert capsys.readouterr().out == "420 of 32000 bits of each worker\n"
+    assert names["step"].shape == (1000,)
+    sent = np.count_nonzero(names["step"])
+    assert sent <= 2 * 10  # the honest workers agree here, the attackers send ten coordinates

@@ -32,7 +32,7 @@ def unbound(function: Callable, args: tuple, kwargs: Mapping[str, Any]) -> TypeE
     if unknown and not open_ended:
         return TypeError(unknown_keyword(name, unknown[0], known))
     if twice := taken & set(kwargs):
-        more = any(p.name != "axis_name" for p in options)
+        more = any(p.name not in ("axis_name", "weights") for p in options)
         once = ", ".join([p.name for p in places] + ["..."] * more)
         return TypeError(
             f"{name} got {listed(twice)} twice, by position and by name; write {name}({once})."

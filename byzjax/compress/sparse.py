@@ -19,7 +19,7 @@ from byzjax.transforms import KeyState
 def _count(name: str, k: int | float, d: int) -> int:
     """The number of coordinates: k itself, or a part of all d, at least one."""
     if isinstance(k, int):
-        if k > d:
+        if k > d > 0:
             raise ValueError(f"{name} needs k <= d coordinates; got k = {k}, d = {d}.")
         return k
     return max(1, math.ceil(k * d))

@@ -9,6 +9,7 @@ import optax
 
 from byzjax._checks import positive, rows_of_params, static_int, weights_of_workers
 from byzjax._compiled import taught
+from byzjax._senders import row_weights
 from byzjax.memory._state import like, nothing
 from byzjax.rules._clip import clipped_about
 from byzjax.rules._weights import by_weight
@@ -68,7 +69,7 @@ def centered_clipping(
         return CenterState(nothing(params))
 
     def update(updates, state, params=None, **extra_args):
-        weights = extra_args.get("weights")
+        weights = row_weights(extra_args)
         if not jax.tree.leaves(updates):
             return updates, state
         rows_of_params("centered_clipping", updates, params)
