@@ -34,7 +34,6 @@ from byzjax.theory.laws import (
     squared_distance_probability,
 )
 from byzjax.theory.table import TAGS, Constant
-from byzjax.theory.weights import proved_by_weight
 
 __all__ = [
     "AFTER",
@@ -66,7 +65,6 @@ __all__ = [
     "largest_probability",
     "lower_bound",
     "proved",
-    "proved_by_weight",
     "selection_probability",
     "sine_of_alpha",
     "sparse",
