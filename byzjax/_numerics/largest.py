@@ -15,15 +15,15 @@ from byzjax._numerics import thresholds
 from byzjax._numerics.order.selection import Rows
 
 
-def largest(magnitudes: jax.Array, k: int) -> jax.Array:
-    """`bool[d]`: the k largest of `magnitudes: float32[d]`; of equal ones those with least index.
+def largest(x: jax.Array, k: int) -> jax.Array:
+    """`bool[d]`: the k largest magnitudes of `x: [d]`; of equal ones those with least index.
 
-    The magnitudes are not negative, or NaN, which counts as larger than infinity.
+    They are compared in float32. NaN counts as larger than infinity.
     """
-    d = magnitudes.size
+    d = x.size
     if k >= d:
         return jnp.ones(d, bool)
-    keys = lax.bitcast_convert_type(jnp.abs(magnitudes), jnp.int32)
+    keys = lax.bitcast_convert_type(jnp.abs(x).astype(jnp.float32), jnp.int32)
     width = min(d, thresholds.COUNTED_COLUMNS)
     height = math.ceil(d / width)
     table = jnp.pad(keys, (0, height * width - d), constant_values=-1).reshape(height, width)

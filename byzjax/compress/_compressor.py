@@ -1,14 +1,14 @@
 """What all compressors are, the count of messages, and compression of malicious updates."""
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 
-from byzjax import _checks
+from byzjax import _checks, stacked
 from byzjax._compiled import taught
 from byzjax.stacked import PyTree
 from byzjax.transforms import per_worker
@@ -42,25 +42,10 @@ def must_compress(name: str, compressor: Any) -> None:
         )
 
 
-def size(params: PyTree) -> int:
-    """d, the number of coordinates."""
-    return sum(math.prod(jnp.shape(leaf)) for leaf in jax.tree.leaves(params))
-
-
-def joined(updates: PyTree) -> jax.Array:
-    """All coordinates as one vector `[d]` of float32, or float64 if there are any."""
-    dtype = jnp.promote_types(jnp.result_type(*jax.tree.leaves(updates)), jnp.float32)
-    return jnp.concatenate([leaf.reshape(-1).astype(dtype) for leaf in jax.tree.leaves(updates)])
-
-
-def split(vector: jax.Array, updates: PyTree) -> PyTree:
-    """A vector `[d]` in the shapes of the updates."""
-    leaves, structure = jax.tree.flatten(updates)
-    parts, start = [], 0
-    for leaf in leaves:
-        parts.append(vector[start : start + leaf.size].reshape(leaf.shape))
-        start += leaf.size
-    return jax.tree.unflatten(structure, parts)
+def on_vector(function: Callable[[jax.Array], jax.Array], updates: PyTree) -> PyTree:
+    """`function` of all coordinates as one vector `[d]`, at least float32, in the same trees."""
+    vector, as_tree = ravel_pytree(stacked.widened(updates))
+    return jax.tree.map(lambda x, u: x.astype(u.dtype), as_tree(function(vector)), updates)
 
 
 class LedgerState(NamedTuple):

@@ -8,13 +8,9 @@ from byzjax import _checks
 from byzjax._checks import static_int
 from byzjax._compiled import taught
 from byzjax._numerics import arrays
-from byzjax.compress._compressor import NUMBER, Compressor, joined, size, split
+from byzjax.compress._compressor import NUMBER, Compressor, on_vector
 from byzjax.stacked import PyTree
 from byzjax.transforms import KeyState
-
-
-def _in_dtypes(vector: jax.Array, updates: PyTree) -> PyTree:
-    return jax.tree.map(lambda part, u: part.astype(u.dtype), split(vector, updates), updates)
 
 
 @taught
@@ -65,17 +61,19 @@ def quantize(bits: int, key: jax.Array) -> Compressor:
         if not jax.tree.leaves(updates):
             return updates, state
         following, now = jax.random.split(state.key)
-        x = joined(updates)
-        largest = jnp.max(jnp.abs(x), initial=0.0)
-        scale = jnp.where(largest > 0, largest, 1)  # squares neither overflow nor vanish
-        norm = jnp.sqrt(jnp.sum((x / scale) ** 2))
-        part = jnp.abs(x / scale) / jnp.where(norm > 0, norm, 1) * levels
-        level = jnp.floor(part + jax.random.uniform(now, x.shape, x.dtype))
-        out = jnp.sign(x) * (norm * jnp.minimum(level, levels) / levels) * scale
-        return _in_dtypes(out, updates), KeyState(following)
+
+        def rounded(x: jax.Array) -> jax.Array:
+            largest = jnp.max(jnp.abs(x), initial=0.0)
+            scale = jnp.where(largest > 0, largest, 1)  # squares neither overflow nor vanish
+            norm = jnp.sqrt(jnp.sum((x / scale) ** 2))
+            part = jnp.abs(x / scale) / jnp.where(norm > 0, norm, 1) * levels
+            level = jnp.floor(part + jax.random.uniform(now, x.shape, x.dtype))
+            return jnp.sign(x) * (norm * jnp.minimum(level, levels) / levels) * scale
+
+        return on_vector(rounded, updates), KeyState(following)
 
     def length(params: PyTree) -> int:
-        d = size(params)
+        d = optax.tree.size(params)
         return b * d + NUMBER if d else 0
 
     return Compressor(init, update, length)
@@ -115,12 +113,15 @@ def sign() -> Compressor:
         del params, extra_args
         if not jax.tree.leaves(updates):
             return updates, state
-        x = joined(updates)
-        mean = jnp.sum(jnp.abs(x) / max(x.size, 1))
-        return _in_dtypes(jnp.where(x < 0, -mean, mean), updates), state
+
+        def scaled(x: jax.Array) -> jax.Array:
+            mean = jnp.sum(jnp.abs(x) / max(x.size, 1))
+            return jnp.where(x < 0, -mean, mean)
+
+        return on_vector(scaled, updates), state
 
     def bits(params: PyTree) -> int:
-        d = size(params)
+        d = optax.tree.size(params)
         return d + NUMBER if d else 0
 
     return Compressor(init, update, bits)

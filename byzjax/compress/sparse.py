@@ -11,7 +11,7 @@ from byzjax import _checks
 from byzjax._compiled import taught
 from byzjax._numerics import arrays
 from byzjax._numerics.largest import largest
-from byzjax.compress._compressor import NUMBER, Compressor, joined, size, split
+from byzjax.compress._compressor import NUMBER, Compressor, on_vector
 from byzjax.stacked import PyTree
 from byzjax.transforms import KeyState
 
@@ -71,19 +71,18 @@ def top_k(k: int | float) -> Compressor:
     _check_k("top_k", k)
 
     def init(params: PyTree) -> optax.EmptyState:
-        _count("top_k", k, size(params))
+        _count("top_k", k, optax.tree.size(params))
         return optax.EmptyState()
 
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
         if not jax.tree.leaves(updates):
             return updates, state
-        count = _count("top_k", k, size(updates))
-        sent = split(largest(jnp.abs(joined(updates)).astype(jnp.float32), count), updates)
-        return jax.tree.map(lambda s, u: jnp.where(s, u, jnp.zeros_like(u)), sent, updates), state
+        count = _count("top_k", k, optax.tree.size(updates))
+        return on_vector(lambda x: jnp.where(largest(x, count), x, 0), updates), state
 
     def bits(params: PyTree) -> int:
-        d = size(params)
+        d = optax.tree.size(params)
         return _count("top_k", k, d) * (NUMBER + (d - 1).bit_length()) if d else 0
 
     return Compressor(init, update, bits)
@@ -134,7 +133,7 @@ def rand_k(
     typed = jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
 
     def init(params: PyTree) -> KeyState:
-        _count("rand_k", k, size(params))
+        _count("rand_k", k, optax.tree.size(params))
         # per_worker gives each worker a typed key of its own, and leaves numbers as they are.
         return KeyState(arrays.copied(jax.random.key_data(key) if shared and typed else key))
 
@@ -142,24 +141,21 @@ def rand_k(
         del params, extra_args
         if not jax.tree.leaves(updates):
             return updates, state
-        d = size(updates)
+        d = optax.tree.size(updates)
         count = _count("rand_k", k, d)
         now = state.key
         if shared and typed:
             now = jax.random.wrap_key_data(now, impl=jax.random.key_impl(key))
         following, now = jax.random.split(now)
-        drawn = split(largest(jax.random.uniform(now, (d,)), count), updates)
+        drawn = largest(jax.random.uniform(now, (d,)), count)
         scale = d / count if unbiased else 1.0
-
-        def sent(of_leaf: jax.Array, u: jax.Array) -> jax.Array:
-            return jnp.where(of_leaf, (arrays.wide(u) * scale).astype(u.dtype), jnp.zeros_like(u))
-
         if shared and typed:
             following = jax.random.key_data(following)
-        return jax.tree.map(sent, drawn, updates), KeyState(following)
+        sent = on_vector(lambda x: jnp.where(drawn, x * scale, 0), updates)
+        return sent, KeyState(following)
 
     def bits(params: PyTree) -> int:
-        d = size(params)
+        d = optax.tree.size(params)
         return _count("rand_k", k, d) * NUMBER + (0 if shared else 2 * NUMBER) if d else 0
 
     return Compressor(init, update, bits)
