@@ -5,6 +5,7 @@ and 400 ms for k = 100,000. Here the bits of the k-th largest are found one by o
 in one pass over the values, whatever k is.
 """
 
+import functools
 import math
 
 import jax
@@ -15,6 +16,7 @@ from byzjax._numerics import thresholds
 from byzjax._numerics.order.selection import Rows
 
 
+@functools.partial(jax.jit, static_argnums=1, inline=True)  # outside the user's jit: one program
 def largest(x: jax.Array, k: int) -> jax.Array:
     """`bool[d]`: the k largest magnitudes of `x: [d]`; of equal ones those with least index.
 
