@@ -47,6 +47,10 @@ MAKE = {
         loss_fn, rule=MEDIAN, server=SGD, num_workers=N, per_round=7, local_steps=2,
         local_rate=0.1, **over
     ),
+    "some a round, kept optimizers": lambda **over: protocols.parameter_server(
+        loss_fn, rule=MEDIAN, server=SGD, num_workers=N, per_round=7, local_steps=2,
+        local=optax.adam(0.1), keep_local_state=True, **over
+    ),
     "replicated_servers": lambda **over: protocols.replicated_servers(
         loss_fn, num_servers=5, num_workers=N, f_servers=1, f_workers=F, pull=MEDIAN, rule=MEDIAN,
         server=SGD, attack=LIES, **over

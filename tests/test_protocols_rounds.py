@@ -186,12 +186,9 @@ def test_errors():
         ({"per_round": 8}, r"^per_round needs per_round <= num_workers; got per_round=8, num_wo"),
         (
             {"local_steps": 2},
-            r"^local_rate is required if and only if local_steps > 1; got local_steps=2",
+            r"^local_steps > 1 needs local_rate or local; got local_steps=2 alone",
         ),
-        (
-            {"local_rate": 0.1},
-            r"^local_rate is required if and only if local_steps > 1; got local_steps=1",
-        ),
+        ({"local_rate": 0.1}, r"^local_rate needs local_steps > 1; got local_steps=1, local_rate="),
         ({"whole_batch": True}, r"^whole_batch needs local_steps > 1; got local_steps=1\."),
         ({"local_steps": 2, "local_rate": 0}, r"^local_rate must be positive; got local_rate=0\."),
     ):

@@ -51,6 +51,61 @@ def gradients(
         return shard_workers(local, batch, numbers, *([params] if own else []), axis=axis)
 
 
+def trained(
+    loss_fn: Callable,
+    optimizer: optax.GradientTransformationExtraArgs,
+    models: PyTree,
+    states: PyTree,
+    batch: PyTree,
+    key: jax.Array,
+    *,
+    steps: int = 1,
+    whole_batch: bool = False,
+    at_once: int | None = None,
+    workers: jax.Array | None = None,
+) -> tuple[PyTree, PyTree]:
+    """Each worker's model after some steps of its own optimizer, and the optimizer's state.
+
+    Args:
+      loss_fn: `loss_fn(params, batch, key=None) -> scalar`.
+      optimizer: of one worker.
+      models: stacked, `[n, ...]`.
+      states: of the optimizers, `[n, ...]`.
+      batch: one batch for each, `[n, b, ...]`; step j takes its j-th part.
+      key: the key of the first step if it is the only one; else step j has `fold_in(key, j)`.
+      steps: how many; divides b, unless `whole_batch`.
+      whole_batch: whether each step is on the whole batch.
+      at_once: how many gradients are computed at once; None for all.
+      workers: `int32[n]`, their indices; None for 0 .. n - 1.
+    """
+
+    def step(carry: tuple, part: PyTree, key: jax.Array) -> tuple:
+        models, states = carry
+        found = gradients(loss_fn, models, part, key, own=True, at_once=at_once, workers=workers)
+        # Not `per_worker`'s update, which would pass the models of all workers to every worker.
+        updates, states = jax.vmap(optimizer.update)(found, states, models)
+        return stepped(models, updates), states
+
+    if steps == 1:
+        return step((models, states), batch, key)
+    parts = None if whole_batch else jax.tree.map(lambda x: _parts(x, steps), batch)
+
+    def local(carry: tuple, place: tuple) -> tuple[tuple, None]:
+        part, j = place
+        part = batch if whole_batch else part
+        return step(carry, part, jax.random.fold_in(key, j)), None
+
+    return lax.scan(local, (models, states), (parts, jnp.arange(steps)))[0]
+
+
+def _parts(leaf: jax.Array, count: int) -> jax.Array:
+    """`[n, b, ...]` as `[count, n, b / count, ...]`."""
+    n, b, *rest = leaf.shape
+    if b % count:
+        raise ValueError(f"local_steps must divide the batch; got local_steps={count}, batch={b}.")
+    return jnp.swapaxes(leaf.reshape(n, count, b // count, *rest), 0, 1)
+
+
 def batches(batch: dict, key: jax.Array) -> PyTree:
     """The workers' batches of a step, whose arguments are checked."""
     prng_key("key", key)
@@ -169,6 +224,7 @@ def _takes_key(loss_fn: Callable) -> bool:
 
 
 _EXAMPLES = {
+    "local": "optax.adamw(1e-3)",
     "mix": "byzjax.mix(byzjax.nearest_neighbors, f=f)",
     "optimizer": "optax.sgd(0.1)",
     "send": "byzjax.per_worker(optax.ema(0.9), num_workers=n)",

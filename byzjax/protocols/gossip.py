@@ -1,6 +1,7 @@
 """Peer-to-peer training: no server, and each node hears only its neighbours in a graph."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -60,6 +61,7 @@ def gossip(
     f: int = 0,
     attack: optax.GradientTransformation | None = None,
     per_receiver: bool = False,
+    local_steps: int = 1,
     workers_at_once: int | None = None,
     workers_axis: str | None = None,
 ) -> Protocol:
@@ -97,6 +99,8 @@ def gossip(
       per_receiver: whether the attack instead runs once for each node, on the rows `[k, ...]` that
         this node hears, with the extra arguments `senders` (their indices), `center` and `weights`.
         It then has a state for each node.
+      local_steps: how many steps of its optimizer a node takes before it sends, a Python int that
+        divides the batch; the j-th one is on the j-th part of its batch.
       workers_at_once: how many nodes are computed at once, a Python int; None for all of them, with
         a copy of a model for each edge and direction.
       workers_axis: a mapped axis (`jax.shard_map`, `jax.pmap`) whose devices share the gradient
@@ -133,6 +137,7 @@ def gossip(
     """
     if workers_at_once is not None:
         workers_at_once = static_int("workers_at_once", workers_at_once, at_least=1)
+    local_steps = static_int("local_steps", local_steps, at_least=1)
     heard = graphs.neighborhoods(graph)
     n, f = len(heard), static_int("f", f)
     if f >= n:
@@ -159,6 +164,7 @@ def gossip(
         f,
         attack,
         per_receiver,
+        local_steps,
         workers_at_once,
         workers_axis,
         degrees,
@@ -180,6 +186,7 @@ class _Gossip:
     f: int
     attack: optax.GradientTransformationExtraArgs
     per_receiver: bool
+    local_steps: int
     workers_at_once: int | None
     workers_axis: str | None
     degrees: list
@@ -203,12 +210,11 @@ class _Gossip:
         count = stacked.num_workers(of_workers)
         if count != self.n:
             raise ValueError(f"expected batches of the graph's {self.n} nodes; got {count}.")
-        options = {"at_once": self.workers_at_once, "axis": self.workers_axis}
-        gradients = _workers.gradients(self.loss_fn, models, of_workers, key, own=True, **options)
-        # Not `per_worker`'s update, which would pass the models of all nodes to every node.
-        steps, optimizing = jax.vmap(self.optimizer.update)(gradients, state.optimizer, models)
-        with jax.named_scope("send"):
-            half = _workers.stepped(models, steps)
+        half, optimizing = _workers.shard_workers(
+            functools.partial(self.half_steps, key),
+            *(models, state.optimizer, of_workers, jnp.arange(self.n)),
+            axis=self.workers_axis,
+        )
         sent, attacking, to_each = half, state.attack, ()
         if self.per_receiver:
             attacking, to_each = (), state.attack
@@ -252,6 +258,17 @@ class _Gossip:
             )
         info = Info(half, sent, stacked.mean_selected(new, ~self.byzantine), jnp.arange(self.n))
         return GossipState(new, optimizing, attacking, ruling), info
+
+    def half_steps(
+        self, key: jax.Array, models: PyTree, states: PyTree, batch: PyTree, nodes: jax.Array
+    ) -> tuple[PyTree, PyTree]:
+        """The models after the nodes' own steps, and the states of their optimizers."""
+        options = {"at_once": self.workers_at_once, "workers": nodes}
+        return _workers.trained(
+            *(self.loss_fn, self.optimizer, models, states, batch, key),
+            steps=self.local_steps,
+            **options,
+        )
 
     def models(self, state: GossipState) -> PyTree:
         return _workers.honest_rows(state.params, self.byzantine, self.n - self.f)

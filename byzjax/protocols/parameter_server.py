@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
 from byzjax import stacked
 from byzjax._checks import positive, static_int
 from byzjax._compiled import taught
+from byzjax._mistakes import shown
 from byzjax._numerics.arrays import copied
 from byzjax._numerics.barrier import fusion_barrier
 from byzjax.protocols import _workers
@@ -26,10 +26,12 @@ class ServerState(NamedTuple):
     Attributes:
       params: the model.
       stages: states of the stages send, attack, mix, rule and server, in this order.
+      local: states of the workers' own optimizers, `[n, ...]`, if they are kept.
     """
 
     params: PyTree
     stages: tuple
+    local: PyTree = ()
 
 
 @taught
@@ -45,6 +47,8 @@ def parameter_server(
     per_round: int | None = None,
     local_steps: int = 1,
     local_rate: float | jax.Array | None = None,
+    local: optax.GradientTransformation | None = None,
+    keep_local_state: bool = False,
     whole_batch: bool = False,
     workers_at_once: int | None = None,
     workers_axis: str | None = None,
@@ -62,6 +66,12 @@ def parameter_server(
        x_i^{(j+1)} = x_i^{(j)} - \gamma \nabla \ell_{ij}(x_i^{(j)}), \quad x_i^{(0)} = x. $$
 
     A server step of $\gamma k$ along the mean of these is federated averaging.
+
+    With `local`, each worker takes its k steps by an optimizer of its own and sends the
+    pseudo-gradient $u_i = x - x_i^{(k)}$. `local=optax.adamw(...)` and a server with
+    `optax.sgd(0.7, momentum=0.9, nesterov=True)` are DiLoCo; `local=optax.sgd(gamma)` sends
+    $\gamma k$ times what `local_rate=gamma` does. The optimizers start anew at each step of the
+    server, or go on with `keep_local_state`: n states then, which absent workers keep.
 
     With `whole_batch` each local step is on the whole batch, so that with many of them x_i tends to
     the minimiser of worker i's own loss. One step of the server with `optax.sgd(gamma * k)` ends at
@@ -84,7 +94,10 @@ def parameter_server(
         extra argument `senders`, `int32[per_round]`, in increasing order. `byzjax.faults_among`
         says how many of them to defend against. None for all.
       local_steps: k, a Python int that divides the batch, unless `whole_batch`.
-      local_rate: gamma, the step size of the local steps, which need it; may be traced.
+      local_rate: gamma, the step size of the local steps, which need it or `local`; may be traced.
+      local: the optimizer of one worker, such as `optax.adamw(1e-3)`; None for SGD.
+      keep_local_state: whether each worker's optimizer continues from its last state; needs `local`
+        and `num_workers`.
       whole_batch: whether each local step is on the worker's whole batch; needs local steps.
       workers_at_once: how many workers' gradients are computed at once, a Python int; None for all.
         1 saves memory, and for convolutional models time on CPU.
@@ -114,17 +127,27 @@ def parameter_server(
       Array([2.], dtype=float32)
 
     Reference: McMahan, Moore, Ramage, Hampson and Agüera y Arcas, Communication-Efficient Learning
-    of Deep Networks from Decentralized Data, AISTATS 2017 (arXiv:1602.05629), for local steps; Yin,
-    Chen, Ramchandran and Bartlett, Byzantine-Robust Distributed Learning: Towards Optimal
-    Statistical Rates, ICML 2018 (arXiv:1803.01498), Algorithm 2, for `whole_batch`.
+    of Deep Networks from Decentralized Data, AISTATS 2017 (arXiv:1602.05629), for local steps;
+    Douillard et al., DiLoCo: Distributed Low-Communication Training of Language Models, 2023
+    (arXiv:2311.08105), Algorithm 1, for `local`; Yin, Chen, Ramchandran and Bartlett,
+    Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates, ICML 2018
+    (arXiv:1803.01498), Algorithm 2, for `whole_batch`.
     """
     if workers_at_once is not None:
         workers_at_once = static_int("workers_at_once", workers_at_once, at_least=1)
     local_steps = static_int("local_steps", local_steps, at_least=1)
-    if (local_rate is None) != (local_steps == 1):
+    if local is not None and local_rate is not None:
+        raise ValueError(f"local has its own step size; got local_rate={local_rate} as well.")
+    if local is None and local_rate is None and local_steps > 1:
         raise ValueError(
-            "local_rate is required if and only if local_steps > 1; "
-            f"got local_steps={local_steps}, local_rate={local_rate}."
+            f"local_steps > 1 needs local_rate or local; got local_steps={local_steps} alone."
+        )
+    if local_rate is not None and local_steps == 1:
+        raise ValueError(f"local_rate needs local_steps > 1; got local_steps=1, {local_rate=}.")
+    if keep_local_state and (local is None or num_workers is None):
+        raise ValueError(
+            "keep_local_state needs local and num_workers; "
+            f"got local={shown(local)}, num_workers={num_workers}."
         )
     positive("local_rate", local_rate)
     if whole_batch and local_steps == 1:
@@ -141,6 +164,10 @@ def parameter_server(
     stages = _workers.supported(
         "parameter_server", loss_fn, send=send, attack=attack, mix=mix, rule=rule, server=server
     )
+    if local is not None:
+        (local,) = _workers.supported("parameter_server", loss_fn, local=local)
+    elif local_rate is not None:
+        local = optax.sgd(local_rate)
     made = _ParameterServer(
         loss_fn,
         stages,
@@ -148,7 +175,9 @@ def parameter_server(
         num_workers,
         per_round,
         local_steps,
-        local_rate,
+        1 if local_rate is None else local_rate * local_steps,
+        local,
+        keep_local_state,
         whole_batch,
         workers_at_once,
         workers_axis,
@@ -163,6 +192,7 @@ class _ParameterServer:
     Attributes:
       stages: send, attack, mix, rule and server.
       attacked: whether there is an attack.
+      length: what a worker's progress is divided by before it is sent.
     """
 
     loss_fn: Callable
@@ -171,7 +201,9 @@ class _ParameterServer:
     num_workers: int | None
     per_round: int | None
     local_steps: int
-    local_rate: Any
+    length: Any
+    local: optax.GradientTransformationExtraArgs | None
+    keep_local_state: bool
     whole_batch: bool
     workers_at_once: int | None
     workers_axis: Any
@@ -179,31 +211,33 @@ class _ParameterServer:
     def init(self, params: PyTree, key: jax.Array) -> ServerState:
         """The state before the first step."""
         del key  # random transformations received their keys when they were created
-        return copied(ServerState(params, tuple(stage.init(params) for stage in self.stages)))
+        kept = ()
+        if self.keep_local_state:
+            kept = jax.vmap(self.local.init)(_workers.copies(params, self.num_workers))
+        stages = tuple(stage.init(params) for stage in self.stages)
+        return copied(ServerState(params, stages, kept))
 
     def local_updates(
-        self, params: PyTree, key: jax.Array, batch: PyTree, workers: jax.Array
-    ) -> PyTree:
-        """The update of each worker from its batch: a gradient, or the mean of several."""
+        self, params: PyTree, key: jax.Array, batch: PyTree, workers: jax.Array, states: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        """What each worker computes from its batch, and the state of its optimizer if it is kept.
+
+        That is a gradient, the mean of several, or a pseudo-gradient.
+        """
         options = {"at_once": self.workers_at_once, "workers": workers}
-        if self.local_rate is None:
-            return _workers.gradients(self.loss_fn, params, batch, key, **options)
-        parts = None
-        if not self.whole_batch:
-            parts = jax.tree.map(lambda x: _parts(x, self.local_steps), batch)
+        if self.local is None:
+            return _workers.gradients(self.loss_fn, params, batch, key, **options), states
         models = _workers.copies(params, len(workers))
-
-        def local(models: PyTree, place: tuple) -> tuple[PyTree, None]:
-            part, j = place
-            part = batch if self.whole_batch else part
-            own = jax.random.fold_in(key, j)
-            gradients = _workers.gradients(self.loss_fn, models, part, own, own=True, **options)
-            return jax.tree.map(lambda x, g: x - self.local_rate * g, models, gradients), None
-
-        models, _ = lax.scan(local, models, (parts, jnp.arange(self.local_steps)))
-        return jax.tree.map(
-            lambda x, end: (x - end) / (self.local_rate * self.local_steps), params, models
+        if not self.keep_local_state:
+            states = jax.vmap(self.local.init)(models)
+        models, states = _workers.trained(
+            *(self.loss_fn, self.local, models, states, batch, key),
+            steps=self.local_steps,
+            whole_batch=self.whole_batch,
+            **options,
         )
+        updates = jax.tree.map(lambda x, end: (x - end) / self.length, params, models)
+        return updates, states if self.keep_local_state else ()
 
     def step(self, state: ServerState, batch: dict, key: jax.Array) -> tuple[ServerState, Info]:
         """One step."""
@@ -212,16 +246,20 @@ class _ParameterServer:
         if self.num_workers is not None:
             _workers.check_batch(of_workers, self.num_workers)
         extra_args = _workers.trusted(self.loss_fn, params, batch, key, n)
-        senders = jnp.arange(n)
+        senders, local = jnp.arange(n), state.local
         if self.per_round is not None:
             drawn = jax.random.permutation(jax.random.fold_in(key, n + 1), n)[: self.per_round]
             senders = jnp.sort(drawn)
             of_workers = stacked.take(of_workers, senders)
+            local = jax.tree.map(lambda x: x[senders], local)
         compute = functools.partial(self.local_updates, params, key)
         with jax.named_scope("gradient"):
-            updates = _workers.shard_workers(compute, of_workers, senders, axis=self.workers_axis)
+            updates, local = _workers.shard_workers(
+                compute, of_workers, senders, local, axis=self.workers_axis
+            )
         if self.per_round is not None:
             extra_args["senders"] = senders
+            local = jax.tree.map(lambda x, new: x.at[senders].set(new), state.local, local)
         seen, new_states = [], []
         for stage, stage_state in zip(self.stages, state.stages):
             updates, stage_state = stage.update(updates, stage_state, params, **extra_args)
@@ -231,7 +269,8 @@ class _ParameterServer:
             new_states.append(stage_state)
         honest, sent, _, aggregate, step_taken = seen
         new_params = _workers.stepped(params, step_taken)
-        return ServerState(new_params, tuple(new_states)), Info(honest, sent, aggregate, senders)
+        told = Info(honest, sent, aggregate, senders)
+        return ServerState(new_params, tuple(new_states), local), told
 
     def models(self, state: ServerState) -> PyTree:
         """The one model, stacked."""
@@ -243,11 +282,3 @@ class _ParameterServer:
             raise ValueError("traffic needs num_workers, which parameter_server was not given.")
         messages = 2 * (self.per_round or self.num_workers)
         return Traffic(messages, messages * _workers.floats(params))
-
-
-def _parts(leaf: jax.Array, count: int) -> jax.Array:
-    """`[n, b, ...]` as `[count, n, b / count, ...]`."""
-    n, b, *rest = leaf.shape
-    if b % count:
-        raise ValueError(f"local_steps must divide the batch; got local_steps={count}, batch={b}.")
-    return jnp.swapaxes(leaf.reshape(n, count, b // count, *rest), 0, 1)
