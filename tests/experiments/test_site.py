@@ -11,6 +11,7 @@ import tomllib
 import pytest
 
 from experiments.analysis import choosing
+from tests.flags import QUICKLY
 
 ROOT = pathlib.Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -44,7 +45,7 @@ def run_page(page, folder):
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join((str(folder), str(ROOT))),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # for short compilation
+        "XLA_FLAGS": QUICKLY,
     }
 
     def run(*command):
