@@ -85,6 +85,10 @@ class Case:
         x = np.asarray(x, np.float64)
         return self.oracle(x, f, **hyper, **self.oracle_data(x.shape[1]))
 
+    def withstands(self, byzantine, f):
+        """Whether the rule promises anything where these rows are Byzantine, at most f."""
+        return True
+
     def proved(self, kind, n, f):
         """The best constant of this kind for this form of the rule, or None."""
         return theory.proved(kind, self.name or self.rule.__name__, n, f, **self.hyper(n, f))
@@ -108,6 +112,11 @@ class Weighted(Case):
         rows, faults = replicated(x, multiplicities(len(x)), f if takes_f else None)
         hyper = {k: v for k, v in self.hyper(len(x), f).items() if k not in self.unseen}
         return self.oracle(rows, faults, **hyper, **self.oracle_data(rows.shape[1]))
+
+    def withstands(self, byzantine, f):
+        """Whether these rows hold at most the share f/n of the weight."""
+        weights = multiplicities(len(byzantine))
+        return np.sum(weights[byzantine]) <= f / len(byzantine) * np.sum(weights)
 
     def proved(self, kind, n, f):
         return None
@@ -341,6 +350,7 @@ CASES += [
         units=("smoothing",),
         change=OF_WEIGHTS,
         eps=1e-5,
+        slope_eps=1e-4,  # one of four rows holds 4/9 of the weight; 5e-8 in float64
         unique_from=3,
         quick=False,
     ),

@@ -36,7 +36,9 @@ class Rows:
 
     def times(self, factors: jax.Array) -> jax.Array:
         """The factors of the rows `[..., k]`, times the weights."""
-        return factors if self.weights is None else factors * self.weights
+        if self.weights is None:
+            return factors
+        return factors * jnp.broadcast_to(self.weights, factors.shape)
 
     def median(self) -> PyTree:
         """The coordinate-wise median, without a derivative."""

@@ -163,7 +163,7 @@ def _window(x: jax.Array, weights: jax.Array, share: float) -> _Window:
     of_first, of_last = of_first / at_first, of_last / at_last
     return _Window(
         *(mean, first, last, low, high, of_first, of_last, inside),
-        *(jnp.asarray(share, wide), rate),
+        *varying_as(x, (jnp.asarray(share, wide), rate)),
     )
 
 
@@ -228,7 +228,7 @@ def _near(x: jax.Array, weights: jax.Array, center: jax.Array, kept: float) -> _
         jnp.where(from_lower > 0, from_lower / (size * jnp.where(lower > 0, lower, 1)), 0),
         jnp.where(from_upper > 0, from_upper / (size * jnp.where(upper > 0, upper, 1)), 0),
         jnp.where(from_upper > 0, highest, lowest),
-        jnp.asarray(kept, center.dtype),
+        varying_as(x, jnp.asarray(kept, center.dtype)),
     )
 
 
