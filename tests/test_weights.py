@@ -429,6 +429,7 @@ def tree_and_weights(dtype=jnp.float32):
     return [jnp.asarray(leaf, dtype) for leaf in leaves], weights
 
 
+@pytest.mark.slow
 def test_lists_of_leaves_and_narrow_types():
     tree, weights = tree_and_weights()
     flat = jnp.concatenate([leaf.reshape(8, -1) for leaf in tree], axis=1)
@@ -446,6 +447,7 @@ def test_lists_of_leaves_and_narrow_types():
         close(np.asarray(narrow, np.float32), whole, 1, 0.05)
 
 
+@pytest.mark.slow
 def test_on_devices():
     tree, weights = tree_and_weights()
     rules = {"phocas": {"f": 2}, "aksel": {"f": 2}, "geometric_median": {}, "median": {}}
