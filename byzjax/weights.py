@@ -45,7 +45,7 @@ def cap_weights(counts: jax.Array, *, f: int, share: float) -> jax.Array:
       >>> import byzjax, jax.numpy as jnp
       >>> counts = jnp.array([30.0, 10.0, 20.0, 20.0, 1e9])
       >>> byzjax.cap_weights(counts, f=1, share=0.25)
-      Array([23.333334, 10.      , 20.      , 20.      , 23.333334], dtype=float32)
+      Array([25., 10., 20., 20., 25.], dtype=float32)
 
     Reference: derived here; capping sample counts for the same purpose: Portnoy, Tirosh and
     Hendler, Towards Federated Learning With Byzantine-Robust Client Weighting, 2020

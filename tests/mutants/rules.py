@@ -56,7 +56,7 @@ MUTANTS = [
     Mutant(
         "geometric median: weights are left out of the steps",
         "byzjax/solvers/groups.py",
-        "return factors if self.weights is None else factors * self.weights",
+        "return factors * jnp.broadcast_to(self.weights, factors.shape)",
         "return factors",
         'tests/test_weights.py -k "stands_that_many_times and geometric_median"',
     ),
