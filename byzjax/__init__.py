@@ -14,6 +14,7 @@ from byzjax.sampling import faults_among
 from byzjax.sharded import sharded
 from byzjax.stacked import stack
 from byzjax.transforms import aggregate, attack, mix, per_worker
+from byzjax.weights import cap_weights
 
 __version__ = "0.2.0"
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "attack",
     "attacks",
     "bucketing",
+    "cap_weights",
     "centered_clipping",
     "clip_norms",
     "compress",

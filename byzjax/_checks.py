@@ -89,6 +89,12 @@ def right_verb(verb: str, function: Callable) -> None:
         )
 
 
+def refuses_weights(function: Callable) -> bool:
+    """Whether a function is a rule of byzjax that takes no weights."""
+    home, name = getattr(getattr(function, "func", function), "__module__", ""), name_of(function)
+    return (home or "").startswith("byzjax.") and name in FACTS and not FACTS[name].weights
+
+
 def static_hyperparameters(function: Callable, given: dict[str, Any]) -> None:
     """Checks at construction what a function would say only when it is called."""
     parameters = inspect.signature(function).parameters
@@ -220,3 +226,32 @@ def not_negative(name: str, value: Any) -> None:
     """Checks a concrete number; a traced one is not checked."""
     if isinstance(value, int | float) and not value >= 0:
         raise ValueError(f"{name} must be at least 0; got {name}={value}.")
+
+
+def weights_of_workers(name: str, weights: Any) -> None:
+    """Checks concrete weights; traced ones are not checked."""
+    if weights is None or isinstance(weights, jax.core.Tracer):
+        return
+    if isinstance(weights, list | tuple):
+        raise TypeError(
+            f"{name} must be an array; got a {type(weights).__name__}: write jnp.asarray({name})."
+        )
+    dtype = getattr(weights, "dtype", None)
+    real = dtype is not None and any(jnp.issubdtype(dtype, k) for k in (jnp.floating, jnp.integer))
+    if not real or jnp.ndim(weights) != 1:
+        got = _mistakes.shown(weights) if dtype is None else f"{dtype}{list(jnp.shape(weights))}"
+        raise TypeError(f"{name} must be real numbers [n], one for each worker; got {got}.")
+    values = weights.tolist()
+    bad = [i for i, value in enumerate(values) if not 0 <= value < float("inf")]
+    if bad:
+        raise ValueError(
+            f"{name} must be finite and at least 0; got {values[bad[0]]} for worker {bad[0]}."
+        )
+    if not any(values):
+        raise ValueError(f"{name} must not all be 0; got n={len(values)} zeros.")
+
+
+def one_weight_each(name: str, weights: Any, n: int) -> None:
+    """Raises if there is not one weight for each of n workers."""
+    if jnp.shape(weights) != (n,):
+        raise ValueError(f"{name} must have shape ({n},) for n={n}; got {jnp.shape(weights)}.")

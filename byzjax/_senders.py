@@ -36,6 +36,11 @@ def senders_of(name: str, updates: PyTree, n: int, extra_args: dict) -> Any:
     return jnp.asarray(senders)
 
 
+def row_weights(extra_args: dict) -> Any:
+    """The weights of the rows, `[n]`, or None; in gossip, `weights` are those of the graph."""
+    return None if extra_args.get("weights_of") == "graph" else extra_args.get("weights")
+
+
 def rows_of(senders: Any, state: PyTree) -> PyTree:
     """The rows of the senders; absent workers keep their state, see `with_rows`."""
     return state if senders is None else jax.tree.map(lambda leaf: leaf[senders], state)

@@ -25,11 +25,13 @@ class Signature(NamedTuple):
       name: of the function.
       data: its positional parameters.
       missing: data without a default that were not given.
+      per_row: data with one number for each row: the keyword-only parameter `weights`.
     """
 
     name: str
     data: tuple[str, ...]
     missing: tuple[str, ...]
+    per_row: tuple[str, ...]
 
 
 def signature(verb: str, function: Callable, given: Iterable[str], *, skip: int) -> Signature:
@@ -55,7 +57,8 @@ def signature(verb: str, function: Callable, given: Iterable[str], *, skip: int)
         write = f"{verb}({name}{between}, {text})"
         raise TypeError(fitting(f"{needs}; write {write}.", f"{needs}."))
     data = tuple(key for key, p in rest.items() if p.kind is not kinds.KEYWORD_ONLY)
-    return Signature(name, data, tuple(key for key in data if key in required))
+    per_row = tuple(key for key in ("weights",) if key in rest and key not in data)
+    return Signature(name, data, tuple(key for key in data if key in required), per_row)
 
 
 def must_be_function(verb: str, function: Callable) -> None:

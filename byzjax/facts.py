@@ -36,6 +36,7 @@ class Facts(NamedTuple):
       deterministic: it takes no key.
       memory: size of the state that it keeps between steps.
       workspace: temporary memory that it may allocate, in multiples of its input.
+      weights: the part of the weight that it withstands, if it takes weights (docs/weights.md).
       note: further remarks for users.
     """
 
@@ -54,6 +55,7 @@ class Facts(NamedTuple):
     deterministic: bool = True
     memory: str = "none"
     workspace: float = 2.0
+    weights: str = ""
     note: str = ""
 
 
@@ -89,6 +91,7 @@ FACTS: dict[str, Facts] = {
         promise="none",
         reference="",
         takes_f=False,
+        weights="0",
     ),
     "mean_of_finite": Facts(
         "rule",
@@ -110,6 +113,7 @@ FACTS: dict[str, Facts] = {
         promise="range",
         reference=YIN,
         takes_f=False,
+        weights="less than 1/2",
     ),
     "trimmed_mean": Facts(
         "rule",
@@ -119,6 +123,7 @@ FACTS: dict[str, Facts] = {
         full=False,
         promise="range",
         reference=YIN,
+        weights="f/n",
     ),
     "mean_around_median": Facts(
         "rule",
@@ -128,6 +133,7 @@ FACTS: dict[str, Facts] = {
         full=False,
         promise="bounded",
         reference="Xie, Koyejo, Gupta 2018 (MeaMed)",
+        weights="f/n",
     ),
     "phocas": Facts(
         "rule",
@@ -137,6 +143,7 @@ FACTS: dict[str, Facts] = {
         full=False,
         promise="bounded",
         reference="Xie, Koyejo, Gupta 2018",
+        weights="f/n",
     ),
     "biweight_mean": Facts(
         "rule",
@@ -156,6 +163,7 @@ FACTS: dict[str, Facts] = {
         full=True,
         promise="bounded",
         reference="Boussetta, El-Mhamdi, Guerraoui, Maurer, Rouault 2020",
+        weights="f/n",
     ),
     "krum": Facts(
         "rule",
@@ -227,6 +235,7 @@ FACTS: dict[str, Facts] = {
         promise="bounded",
         reference="Pillutla, Kakade, Harchaoui 2019 (RFA)",
         takes_f=False,
+        weights="less than 1/2",
     ),
     "geometric_median_of_means": Facts(
         "rule",
@@ -249,6 +258,7 @@ FACTS: dict[str, Facts] = {
         promise="finite",
         reference="Zhao, Yu, Wan 2024",
         takes_f=False,
+        weights="less than 1/2",
     ),
     "centered_clip": Facts(
         "rule",
@@ -261,6 +271,7 @@ FACTS: dict[str, Facts] = {
         takes_f=False,
         shifts=False,
         repeats=False,
+        weights="moves by at most its radius",
         note="takes its centre as data and shifts with it",
     ),
     "comparative_elimination": Facts(
@@ -272,6 +283,7 @@ FACTS: dict[str, Facts] = {
         promise="finite",
         reference="Gupta, Liu, Vaidya 2020 (CGE)",
         shifts=False,
+        weights="f/n",
     ),
     "nearest_to_pivot": Facts(
         "rule",
@@ -370,6 +382,7 @@ FACTS: dict[str, Facts] = {
         shifts=False,
         repeats=False,
         memory="d",
+        weights="moves by at most its radius",
         note="the centre is its previous result",
     ),
     "foolsgold": Facts(
@@ -480,6 +493,7 @@ def _cells(name: str, facts: Facts) -> dict[str, str]:
         "needs": inequality(facts.needs) if facts.takes_f else f"n >= {min(1, facts.needs[1])}",
         "time": facts.cost,
         "withstands": facts.breakdown + (f"; {facts.note}" if facts.note else ""),
+        "by weight": facts.weights or "no",
         "promise": facts.promise,
         "source": facts.reference,
         "whole updates": "yes" if facts.full else "no",
@@ -524,8 +538,9 @@ Generated from `byzjax.facts`, which errors and tests also use: `python -m byzja
 function's docstring has its equation, requirement, an example and the paper that it comes from.
 `byzjax.influence(rule, updates, f=f)` returns each worker's share of a rule's result.
 
-n workers, f faults to tolerate, d coordinates. Promises against any f rows, where NaN and infinity
-are ordinary input:
+n workers, f faults to tolerate, d coordinates. *By weight*: what a rule with `weights=` withstands,
+as a share of the weight; *no* where it takes none ([weights](weights.md)). Promises against any f
+rows, where NaN and infinity are ordinary input:
 
 {promises}
 

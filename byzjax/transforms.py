@@ -8,6 +8,8 @@ inspect the signature of their function when they are created:
 * keyword-only parameters are hyperparameters: they are given once, to the transformation;
 * positional parameters after the first (after `byzantine` for an attack) are data: they are given
   to the transformation or, at each update, by name among optax's extra arguments;
+* so is `weights`, one number for each row, although it is keyword-only; but in gossip, where the
+  extra argument `weights` has those of the graph, only positional parameters receive it;
 * a parameter `params` receives the params given to optax;
 * extra arguments with other names are ignored, even if they name a hyperparameter: optax's own
   transformations take `value`, for example;
@@ -33,7 +35,7 @@ from byzjax._checks import rows_of_params, static_int
 from byzjax._compiled import check_hyperparameters, taught
 from byzjax._numerics import arrays
 from byzjax._numerics.barrier import fusion_barrier
-from byzjax._senders import rows_of, senders_of, with_rows
+from byzjax._senders import row_weights, rows_of, senders_of, with_rows
 from byzjax._signature import must_be_function, signature
 from byzjax.stacked import PyTree
 
@@ -283,11 +285,18 @@ class _Call:
         if key is not None:
             _checks.prng_key("key", key)
         self.name = spec.name
-        self.from_extra_args = [name for name in spec.data if name not in names and name != "key"]
+        free = [name for name in spec.data if name not in names and name != "key"]
+        self.from_extra_args, self.per_row = free, [k for k in spec.per_row if k not in names]
+        self.refuses_weights = verb == "aggregate" and _checks.refuses_weights(function)
         self.required = [name for name in spec.missing if name != "key"]
 
     def arguments(self, extra_args: dict) -> dict:
+        weights = row_weights(extra_args)
+        if self.refuses_weights and weights is not None:
+            raise TypeError(f"aggregate: {_mistakes.unknown_keyword(self.name, 'weights', [])}")
         data = {name: extra_args[name] for name in self.from_extra_args if name in extra_args}
+        if weights is not None:
+            data |= dict.fromkeys(self.per_row, weights)
         missing = [name for name in self.required if name not in data]
         if missing:
             text = ", ".join(f"{name}=..." for name in missing)

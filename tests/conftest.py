@@ -3,19 +3,11 @@
 import functools
 import os
 import pathlib
-from importlib import metadata
+
+from tests.flags import QUICKLY
 
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"  # for the tests of jax.shard_map
-# Nearly all of the time is compilation. Without LLVM's optimisation it takes a third less, and with
-# the older fusion emitter and one module per program a quarter of that. Fusion itself, which
-# decides what is computed how often, stays on. XLA_FLAGS='' compiles as users do.
-# jaxlib 0.12 no longer knows the last flag, and an unknown flag aborts the process.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
-    + " --xla_cpu_use_fusion_emitters=false"
-    * (tuple(map(int, metadata.version("jaxlib").split(".")[:2])) <= (0, 10)),
-)
+os.environ.setdefault("XLA_FLAGS", QUICKLY)  # XLA_FLAGS='' compiles as users do
 # Compiled programs are shared by the processes of a run and cached for the next run, which takes
 # half of the time. The cache key holds the program, the flags and the version of XLA.
 os.environ.setdefault(

@@ -114,6 +114,7 @@ SECTIONS: dict[str, list[Mistake]] = {
         Mistake("jax.vmap(lambda f: krum(x, f=f))(jnp.arange(3))", TypeError, ("static_argnames",)),
         Mistake("krum(x, F=4)", TypeError, ("no parameter F; did you mean f?",)),
         Mistake("krum(x, num_byzantine=4)", TypeError, ("did you mean f?",)),
+        Mistake("krum(x, f=2, weights=jnp.ones(n))", TypeError, ("krum takes no weights",)),
         Mistake("krum(x, f=2, neighbours=3)", TypeError, ("did you mean neighbors?",)),
         Mistake("trimmed_mean(x, beta=0.1)", TypeError, ("did you mean f?",)),
         Mistake("median(x, f=2)", TypeError, ("median has no parameter f",)),

@@ -85,9 +85,58 @@ class Case:
         x = np.asarray(x, np.float64)
         return self.oracle(x, f, **hyper, **self.oracle_data(x.shape[1]))
 
+    def withstands(self, byzantine, f):
+        """Whether the rule promises anything where these rows are Byzantine, at most f."""
+        return True
+
     def proved(self, kind, n, f):
         """The best constant of this kind for this form of the rule, or None."""
         return theory.proved(kind, self.name or self.rule.__name__, n, f, **self.hyper(n, f))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Weighted(Case):
+    """A rule with weights; its loop runs on rows that stand as often as they weigh.
+
+    Which f rows are Byzantine does not say how much they weigh, so no promise is tested here:
+    tests/test_weights.py has those by weight.
+    """
+
+    most_n: int = 25
+
+    def kwargs(self, n, f):
+        return super().kwargs(n, f) | {"weights": jnp.asarray(0.375 * multiplicities(n), float)}
+
+    def expected(self, x, f):
+        takes_f = self.facts.takes_f
+        rows, faults = replicated(x, multiplicities(len(x)), f if takes_f else None)
+        hyper = {k: v for k, v in self.hyper(len(x), f).items() if k not in self.unseen}
+        return self.oracle(rows, faults, **hyper, **self.oracle_data(rows.shape[1]))
+
+    def withstands(self, byzantine, f):
+        """Whether these rows hold at most the share f/n of the weight."""
+        weights = multiplicities(len(byzantine))
+        return np.sum(weights[byzantine]) <= f / len(byzantine) * np.sum(weights)
+
+    def proved(self, kind, n, f):
+        return None
+
+
+def multiplicities(n):
+    """How often each of n rows stands in the multiset; at least once."""
+    return np.random.default_rng([n, 1]).integers(1, 5, size=n)
+
+
+def replicated(x, times, f=None):
+    """(rows, f) of the multiset in which row i stands in proportion to `times[i]`.
+
+    f of n rows are as large a part of it as f of `len(x)`; the multiset is the smallest.
+    """
+    times = np.asarray(times)
+    faults = 0 if f is None else f * int(times.sum())
+    counts = times * (1 if f is None else len(x))
+    common = int(np.gcd.reduce([*counts, faults]))
+    return np.repeat(np.asarray(x, np.float64), counts // common, axis=0), faults // common
 
 
 # --- data: equal in every coordinate, so that it can be sliced -----------------------------------
@@ -282,9 +331,47 @@ CASES = [
     ),
 ]
 
+OF_WEIGHTS = {"permutes": False, "promise": "none"}
+CASES += [
+    Weighted("trimmed_mean-weights", byzjax.trimmed_mean, oracles.trimmed_mean, change=OF_WEIGHTS),
+    Weighted(
+        "aksel-weights",
+        byzjax.aksel,
+        oracles.aksel,
+        hyper=lambda n, f: {"mode": "n-f"},
+        change=OF_WEIGHTS,
+        quick=False,
+    ),
+    Weighted(
+        "geometric_median-weights",
+        byzjax.geometric_median,
+        oracles.geometric_median,
+        hyper=lambda n, f: {"smoothing": 1e-6},
+        units=("smoothing",),
+        change=OF_WEIGHTS,
+        eps=1e-5,
+        slope_eps=1e-4,  # one of four rows holds 4/9 of the weight; 5e-8 in float64
+        unique_from=3,
+        quick=False,
+    ),
+    Weighted(
+        "centered_clip-weights",
+        byzjax.centered_clip,
+        oracles.centered_clip,
+        hyper=lambda n, f: {"radius": 1.5, "iterations": 2},
+        data=constant,
+        oracle_data=lambda d: {"center": np.full(d, POINT)},
+        units=("radius",),
+        change=OF_WEIGHTS,
+        eps=1e-5,
+        quick=False,
+    ),
+]
+
 # A rule that only takes f, and has an oracle of its name, needs no entry above.
 CASES += [
     Case(name, getattr(byzjax, name), getattr(oracles, name))
     for name, facts in FACTS.items()
-    if facts.kind == "rule" and name not in {case.rule.__name__ for case in CASES}
+    if facts.kind == "rule"
+    and name not in {case.rule.__name__ for case in CASES if not isinstance(case, Weighted)}
 ]

@@ -56,6 +56,7 @@ ALLOWED = {
         "byzjax._deprecated",
         "byzjax._numerics",
     ],
+    "byzjax.weights": ["byzjax._checks", "byzjax._compiled"],
     "byzjax.facts": ["byzjax._program"],
     "byzjax._checks": ["byzjax.facts", "byzjax.stacked", *MISTAKES],
     "byzjax._senders": ["byzjax.stacked"],

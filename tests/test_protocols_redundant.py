@@ -209,19 +209,21 @@ def clean_models(nodes, s, r):
     ("nodes", "s", "r"), [(10, 2, None), pytest.param(12, 1, 4, marks=pytest.mark.slow)]
 )
 def test_no_attack_changes_a_bit(nodes, s, r):
-    """One program mapped over masks; in the first of them no node is Byzantine."""
+    """One program for all masks; in the first of them no node is Byzantine."""
     size, batches = r or 2 * s + 1, batches_of(nodes)
     masks = masks_of(np.random.default_rng(1), nodes // size, size, s, 10)
     assert masks[0].sum() == 0
     assert masks[1].reshape(-1, size).sum(axis=1).tolist() == [s] * (nodes // size)
 
     @jax.jit
-    def run(which, masks):
-        def of_mask(byzantine):
-            models, info = train(repetition(nodes, s, r, which, byzantine), batches)
-            return models, info.sent["b"], info.honest["b"]
+    def of_mask(which, byzantine):
+        models, info = train(repetition(nodes, s, r, which, byzantine), batches)
+        return models, info.sent["b"], info.honest["b"]
 
-        return jax.vmap(of_mask)(masks)
+    def run(which, masks):
+        # Not mapped: lanes of a vector and what is left over may round differently.
+        outcomes = [jax.device_get(of_mask(which, mask)) for mask in masks]
+        return jax.tree.map(lambda *rows: np.stack(rows), *outcomes)
 
     server = protocols.parameter_server(
         loss_fn, rule=byzjax.aggregate(byzjax.mean), server=optax.sgd(RATE, momentum=0.5)
@@ -229,7 +231,7 @@ def test_no_attack_changes_a_bit(nodes, s, r):
     mean = jax.device_get(jax.jit(lambda: train(server, batches)[0])())
     assert np.abs(mean["w"][-1]).max() > 1
     for which in range(len(LIES)):
-        models, sent, honest = jax.device_get(run(which, masks))
+        models, sent, honest = run(which, masks)
         np.testing.assert_array_equal((sent != honest).any(axis=(1, 3)), masks)
         for leaf, expected in zip(jax.tree.leaves(models), jax.tree.leaves(mean)):
             np.testing.assert_allclose(leaf[0], expected, rtol=2e-6, atol=2e-6)

@@ -398,13 +398,13 @@ def test_what_the_verb_was_given_comes_first():
 
 
 WRONG = {
-    "aggregate: aksel has no parameter g; it takes f, mode.": lambda: byzjax.aggregate(
+    "aggregate: aksel has no parameter g; it takes f, mode, weights.": lambda: byzjax.aggregate(
         byzjax.aksel, f=1, g=2
     ),
     "aggregate: aksel needs f; write aggregate(aksel, f=...).": lambda: byzjax.aggregate(
         byzjax.aksel
     ),
-    "aggregate: mean has no parameter f; it takes nothing else.": lambda: byzjax.aggregate(
+    "aggregate: mean has no parameter f; it takes weights.": lambda: byzjax.aggregate(
         byzjax.mean, f=1
     ),
     "aggregate: krum has no parameter key; it takes f, m, neighbors, squared.": lambda: (

@@ -32,7 +32,7 @@ def unbound(function: Callable, args: tuple, kwargs: Mapping[str, Any]) -> TypeE
     if unknown and not open_ended:
         return TypeError(unknown_keyword(name, unknown[0], known))
     if twice := taken & set(kwargs):
-        more = any(p.name != "axis_name" for p in options)
+        more = any(p.name not in ("axis_name", "weights") for p in options)
         once = ", ".join([p.name for p in places] + ["..."] * more)
         return TypeError(
             f"{name} got {listed(twice)} twice, by position and by name; write {name}({once})."
@@ -55,7 +55,8 @@ def _too_many(
     name: str, places: list, options: list, extra: tuple, kwargs: Mapping, open_ended: bool
 ) -> str:
     """`krum(x, 4)`: the values that have no place are hyperparameters, in their order."""
-    free = [p.name for p in options if p.name not in kwargs and p.name != "axis_name"]
+    hidden = {"axis_name", "weights", *kwargs}
+    free = [p.name for p in options if p.name not in hidden]
     free = [key for key in ("f",) if key not in kwargs] if open_ended else free
     whole = [p.name for p in places if p.default is p.empty]
     plain = (value if isinstance(value, int | float | str) else None for value in extra)
@@ -69,6 +70,11 @@ def _too_many(
 
 def unknown_keyword(name: str, key: str, known: list[str]) -> str:
     """`krum has no parameter F; did you mean f? It takes f, m, ...`."""
+    if key == "weights":
+        return (
+            f"{name} takes no weights: docs/weights.md says which rules do and why others refuse, "
+            "such as geometric_median(updates, weights=w)."
+        )
     meant = nearest(key, known)
     if "f" in known and any(word in key.lower() for word in _FAULTS):
         meant = "f"

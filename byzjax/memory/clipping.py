@@ -1,15 +1,18 @@
 """Centered clipping about the previous result."""
 
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax._checks import positive, rows_of_params, static_int
+from byzjax._checks import positive, rows_of_params, static_int, weights_of_workers
 from byzjax._compiled import taught
+from byzjax._senders import row_weights
 from byzjax.memory._state import like, nothing
 from byzjax.rules._clip import clipped_about
+from byzjax.rules._weights import by_weight
 from byzjax.stacked import PyTree
 
 
@@ -40,7 +43,8 @@ def centered_clipping(
       axis_name: mesh axis over which the coordinates are sliced, if they are.
 
     Returns:
-      A transformation from stacked updates `[n, ...]` to one update `[...]`.
+      A transformation from stacked updates `[n, ...]` to one update `[...]`; the extra argument
+      `weights` `[n]` of an update is that of `centered_clip`.
 
     Raises:
       ValueError: radius is not positive.
@@ -65,13 +69,32 @@ def centered_clipping(
         return CenterState(nothing(params))
 
     def update(updates, state, params=None, **extra_args):
-        del extra_args
+        weights = row_weights(extra_args)
         if not jax.tree.leaves(updates):
             return updates, state
         rows_of_params("centered_clipping", updates, params)
         updates = jax.tree.map(jnp.asarray, updates)
-        center = clipped_about(updates, state.center, radius, iterations, axis_name)
+        center = _clipped(updates, state.center, radius, iterations, axis_name, weights)
         out = jax.tree.map(lambda c, sent: c.astype(sent.dtype), center, updates)
         return out, CenterState(like(state.center, center))
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _clipped(
+    updates: PyTree,
+    center: PyTree,
+    radius: float,
+    iterations: int,
+    axis_name: str | None,
+    weights: jax.Array | None,
+) -> PyTree:
+    if weights is None:
+        return clipped_about(updates, center, radius, iterations, axis_name)
+    weights_of_workers("weights", weights)
+
+    def clipped(weights: jax.Array | None, rows: PyTree, center: PyTree, radius: Any) -> PyTree:
+        return clipped_about(rows, center, radius, iterations, axis_name, weights)
+
+    about = center, jnp.asarray(radius)
+    return by_weight(partial(clipped, None), clipped, weights, updates, *about)

@@ -205,10 +205,12 @@ def stepped(params: PyTree, updates: PyTree) -> PyTree:
 def try_rule(rule: optax.GradientTransformationExtraArgs, size: int, rows: str, *data: str) -> None:
     """Traces a rule on shapes, so that its requirements on n and f fail before any computation.
 
-    The extra argument `weights` has one number per row; the others have the shape of one row.
+    The extra argument `weights`, of a graph, has one number per row; the others have the shape of
+    one row.
     """
     updates = jnp.zeros((size, 2))
     given = {name: jnp.ones(size) if name == "weights" else updates[0] for name in data}
+    given |= {"weights_of": "graph"} if "weights" in data else {}
     try:
         jax.eval_shape(lambda x: rule.update(x, rule.init(x[0]), x[0], **given), updates)
     except ValueError as error:

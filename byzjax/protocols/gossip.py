@@ -227,7 +227,7 @@ class _Gossip:
 
         def meet(senders: jax.Array, weights: jax.Array, to_one: PyTree, ruling: PyTree) -> tuple:
             own = stacked.take(half, senders[0])
-            given = {"center": own, "weights": weights}
+            given = {"center": own, "weights": weights, "weights_of": "graph"}
             if self.per_receiver:
                 rows, those = stacked.take(half, senders), stacked.take(models, senders)
                 rows, to_one = self.attack.update(rows, to_one, those, senders=senders, **given)

@@ -12,17 +12,24 @@ from byzjax.stacked import PyTree
 
 
 def clipped_about(
-    updates: PyTree, center: PyTree, radius: Any, iterations: int, axis_name: str | None
+    updates: PyTree,
+    center: PyTree,
+    radius: Any,
+    iterations: int,
+    axis_name: str | None,
+    weights: jax.Array | None = None,
 ) -> PyTree:
     """`centered_clip` in the accumulation dtype."""
-    n = stacked.num_workers(updates)
+    stacked.num_workers(updates)
+    shares = None if weights is None else weights / jnp.sum(weights)
     if static_int("iterations", iterations, at_least=1) == 1:
         distances = stacked.squared_distances(updates, center, axis_name=axis_name)
-        weights = _clip_factors(distances, radius) / n
+        factors = _shared(_clip_factors(distances, radius), shares)
     else:
-        weights = _weights_in_span(span_about(updates, center, axis_name), radius, iterations)
-    moved = stacked.weighted_sum(stacked.widened(updates), weights)
-    rest = 1 - jnp.sum(weights)
+        span = span_about(updates, center, axis_name)
+        factors = _factors_in_span(span, radius, iterations, shares)
+    moved = stacked.weighted_sum(stacked.widened(updates), factors)
+    rest = 1 - jnp.sum(factors)
 
     def add(leaf: jax.Array, start: jax.Array) -> jax.Array:
         return leaf + rest.astype(leaf.dtype) * jnp.asarray(start).astype(leaf.dtype)
@@ -39,10 +46,16 @@ def _clip_factors(squared_distances: jax.Array, radius: jax.Array | float) -> ja
     return jnp.where(finite, factors, 0)
 
 
-def _weights_in_span(span: Span, radius: jax.Array | float, iterations: int) -> jax.Array:
-    """The weights of v after the iterations; no x_i - center contributes more than the radius."""
-    weights = jnp.zeros_like(span.gram[0])
+def _shared(factors: jax.Array, shares: jax.Array | None) -> jax.Array:
+    return factors / len(factors) if shares is None else factors * shares.astype(factors.dtype)
+
+
+def _factors_in_span(
+    span: Span, radius: jax.Array | float, iterations: int, shares: jax.Array | None
+) -> jax.Array:
+    """The factors of v after the iterations; no x_i - center contributes more than the radius."""
+    moved = jnp.zeros_like(span.gram[0])
     for _ in range(iterations):
-        factors = _clip_factors(span.squared_distances(weights), radius) / len(weights)
-        weights = (1 - jnp.sum(factors)) * weights + factors
-    return weights
+        factors = _shared(_clip_factors(span.squared_distances(moved), radius), shares)
+        moved = (1 - jnp.sum(factors)) * moved + factors
+    return moved

@@ -1,18 +1,23 @@
 """Coordinate-wise rules, and the mean that they replace."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
 from byzjax import stacked
-from byzjax._checks import enough_workers
+from byzjax._checks import enough_workers, weights_of_workers
 from byzjax._compiled import compiled
 from byzjax._numerics import order
 from byzjax._numerics.rows import loop_over_rows
+from byzjax.rules._weights import by_weight
 from byzjax.stacked import PyTree
 
 
-@compiled
-def mean(updates: PyTree, *, axis_name: str | None = None) -> PyTree:
+@compiled(weights=weights_of_workers)
+def mean(
+    updates: PyTree, *, weights: jax.Array | None = None, axis_name: str | None = None
+) -> PyTree:
     r"""Average of all updates, as computed by a server without a defence.
 
     $$ F(x_1, \dots, x_n) = \frac{1}{n} \sum_{i=1}^{n} x_i $$
@@ -22,13 +27,15 @@ def mean(updates: PyTree, *, axis_name: str | None = None) -> PyTree:
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
+      weights: `[n]`, data such as sample counts: row i counts as w_i rows
+        (docs/weights.md). May be traced.
       axis_name: mesh axis over which the coordinates are sliced; makes no difference here.
 
     Returns:
       One update; every leaf has shape `[...]` and keeps its dtype.
 
     Raises:
-      ValueError: the leaves disagree on n.
+      ValueError: the leaves disagree on n, or weights are not n finite numbers of at least 0.
 
     Example:
       >>> import byzjax, jax.numpy as jnp
@@ -36,11 +43,15 @@ def mean(updates: PyTree, *, axis_name: str | None = None) -> PyTree:
       {'w': Array([2., 4.], dtype=float32)}
     """
     del axis_name
+    if weights is not None:
+        return by_weight(mean, _weighted_mean, weights, updates)
     return stacked.mean(updates)
 
 
-@compiled
-def median(updates: PyTree, *, axis_name: str | None = None) -> PyTree:
+@compiled(weights=weights_of_workers)
+def median(
+    updates: PyTree, *, weights: jax.Array | None = None, axis_name: str | None = None
+) -> PyTree:
     r"""Coordinate-wise median; for even n the mean of the two middle values.
 
     $$ F_j = \operatorname{median}(x_{1j}, \dots, x_{nj}) $$
@@ -54,13 +65,15 @@ def median(updates: PyTree, *, axis_name: str | None = None) -> PyTree:
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
+      weights: `[n]`, data such as sample counts: row i counts as w_i rows
+        (docs/weights.md). May be traced.
       axis_name: mesh axis over which the coordinates are sliced; makes no difference here.
 
     Returns:
       One update; every leaf has shape `[...]` and keeps its dtype.
 
     Raises:
-      ValueError: the leaves disagree on n.
+      ValueError: the leaves disagree on n; a weight is negative or not finite, or all are 0.
       TypeError: a leaf is not bfloat16, float16, float32 or float64.
 
     Example:
@@ -72,11 +85,15 @@ def median(updates: PyTree, *, axis_name: str | None = None) -> PyTree:
     Optimal Statistical Rates, ICML 2018 (arXiv:1803.01498), Definition 1.
     """
     del axis_name
+    if weights is not None:
+        return by_weight(median, _by_column(order.weighted_median), weights, updates)
     return stacked.coordinatewise(order.median, updates)
 
 
-@compiled
-def trimmed_mean(updates: PyTree, *, f: int, axis_name: str | None = None) -> PyTree:
+@compiled(weights=weights_of_workers)
+def trimmed_mean(
+    updates: PyTree, *, f: int, weights: jax.Array | None = None, axis_name: str | None = None
+) -> PyTree:
     r"""Coordinate-wise mean without the f smallest and the f largest values.
 
     $$ F_j = \frac{1}{n - 2f} \sum_{i=f+1}^{n-f} x_{(i)j} $$
@@ -91,13 +108,16 @@ def trimmed_mean(updates: PyTree, *, f: int, axis_name: str | None = None) -> Py
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
       f: number of faults to tolerate, a Python int.
+      weights: `[n]`, data such as sample counts: row i counts as w_i rows, and f as the share f/n
+        of the weight (docs/weights.md). May be traced.
       axis_name: mesh axis over which the coordinates are sliced; makes no difference here.
 
     Returns:
       One update; every leaf has shape `[...]` and keeps its dtype.
 
     Raises:
-      ValueError: the leaves disagree on n, or n < 2f + 1.
+      ValueError: the leaves disagree on n, or n < 2f + 1; a weight is
+        negative or not finite, or all are 0.
       TypeError: f is not a Python int, or a leaf is not of a float type.
 
     Example:
@@ -108,12 +128,17 @@ def trimmed_mean(updates: PyTree, *, f: int, axis_name: str | None = None) -> Py
     Reference: Yin, Chen, Ramchandran and Bartlett, ICML 2018 (arXiv:1803.01498), Definition 2.
     """
     del axis_name
-    _, f = enough_workers("trimmed_mean", updates, f)
+    n, f = enough_workers("trimmed_mean", updates, f)
+    if weights is not None:
+        weighted = _by_column(order.weighted_trimmed_mean, f / n) if f else _weighted_mean
+        return by_weight(lambda x: trimmed_mean(x, f=f), weighted, weights, updates)
     return stacked.coordinatewise(lambda x: order.trimmed_mean(x, f), updates)
 
 
-@compiled
-def mean_around_median(updates: PyTree, *, f: int, axis_name: str | None = None) -> PyTree:
+@compiled(weights=weights_of_workers)
+def mean_around_median(
+    updates: PyTree, *, f: int, weights: jax.Array | None = None, axis_name: str | None = None
+) -> PyTree:
     r"""Coordinate-wise mean of the n - f values nearest to the median (MeaMed).
 
     $$ F_j = \frac{1}{n - f} \sum_{i \in N_j} x_{ij} $$
@@ -128,13 +153,16 @@ def mean_around_median(updates: PyTree, *, f: int, axis_name: str | None = None)
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
       f: number of faults to tolerate, a Python int.
+      weights: `[n]`, data such as sample counts: row i counts as w_i rows, and f as the share f/n
+        of the weight (docs/weights.md). May be traced.
       axis_name: mesh axis over which the coordinates are sliced; makes no difference here.
 
     Returns:
       One update; every leaf has shape `[...]` and keeps its dtype.
 
     Raises:
-      ValueError: the leaves disagree on n, or n < 2f + 1.
+      ValueError: the leaves disagree on n, or n < 2f + 1; a weight is
+        negative or not finite, or all are 0.
       TypeError: f is not a Python int, or a leaf is not of a float type.
 
     Example:
@@ -147,11 +175,16 @@ def mean_around_median(updates: PyTree, *, f: int, axis_name: str | None = None)
     """
     del axis_name
     n, f = enough_workers("mean_around_median", updates, f)
+    if weights is not None:
+        weighted = _by_column(order.weighted_mean_around_median, (n - f) / n)
+        return by_weight(lambda x: mean_around_median(x, f=f), weighted, weights, updates)
     return stacked.coordinatewise(lambda x: order.mean_around_median(x, n - f), updates)
 
 
-@compiled
-def phocas(updates: PyTree, *, f: int, axis_name: str | None = None) -> PyTree:
+@compiled(weights=weights_of_workers)
+def phocas(
+    updates: PyTree, *, f: int, weights: jax.Array | None = None, axis_name: str | None = None
+) -> PyTree:
     r"""Coordinate-wise mean of the n - f values nearest to the trimmed mean.
 
     $$ F_j = \frac{1}{n - f} \sum_{i \in N_j} x_{ij} $$
@@ -166,13 +199,16 @@ def phocas(updates: PyTree, *, f: int, axis_name: str | None = None) -> PyTree:
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
       f: number of faults to tolerate, a Python int.
+      weights: `[n]`, data such as sample counts: row i counts as w_i rows, and f as the share f/n
+        of the weight (docs/weights.md). May be traced.
       axis_name: mesh axis over which the coordinates are sliced; makes no difference here.
 
     Returns:
       One update; every leaf has shape `[...]` and keeps its dtype.
 
     Raises:
-      ValueError: the leaves disagree on n, or n < 2f + 1.
+      ValueError: the leaves disagree on n, or n < 2f + 1; a weight is
+        negative or not finite, or all are 0.
       TypeError: f is not a Python int, or a leaf is not of a float type.
 
     Example:
@@ -185,6 +221,9 @@ def phocas(updates: PyTree, *, f: int, axis_name: str | None = None) -> PyTree:
     """
     del axis_name
     n, f = enough_workers("phocas", updates, f)
+    if weights is not None:
+        weighted = _by_column(order.weighted_mean_around_trimmed_mean, (n - f) / n, f / n)
+        return by_weight(lambda x: phocas(x, f=f), weighted, weights, updates)
     return stacked.coordinatewise(lambda x: order.mean_around_trimmed_mean(x, n - f, f), updates)
 
 
@@ -254,6 +293,17 @@ def majority_sign(updates: PyTree, *, axis_name: str | None = None) -> PyTree:
     """
     del axis_name
     return stacked.coordinatewise(_majority_sign, updates)
+
+
+def _weighted_mean(weights: jax.Array, updates: PyTree) -> PyTree:
+    return stacked.weighted_mean(updates, weights)
+
+
+def _by_column(statistic: Callable, *shares: float) -> Callable:
+    """A statistic of weighted columns as a function of weights and trees."""
+    return lambda weights, updates: stacked.coordinatewise(
+        lambda x: statistic(x, weights, *shares), updates
+    )
 
 
 def _mean_of_finite(x: jax.Array) -> jax.Array:

@@ -2,21 +2,25 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
 from byzjax import stacked
-from byzjax._checks import enough_workers
+from byzjax._checks import enough_workers, weights_of_workers
 from byzjax._compiled import compiled
 from byzjax._numerics import order
 from byzjax.rules._select import mean_of_lowest
+from byzjax.rules._weights import by_weight, weights_of_lowest
 from byzjax.stacked import PyTree
 
 _FAR = 2.0**20
 
 
-@compiled
-def comparative_elimination(updates: PyTree, *, f: int, axis_name: str | None = None) -> PyTree:
+@compiled(weights=weights_of_workers)
+def comparative_elimination(
+    updates: PyTree, *, f: int, weights: jax.Array | None = None, axis_name: str | None = None
+) -> PyTree:
     r"""Average of the n - f updates with the smallest norms (CGE).
 
     $$ F = \frac{1}{n - f} \sum_{i \in A} x_i $$
@@ -31,13 +35,16 @@ def comparative_elimination(updates: PyTree, *, f: int, axis_name: str | None = 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
       f: number of faults to tolerate, a Python int.
+      weights: `[n]`, data such as sample counts: row i counts as w_i rows, and f as the share f/n
+        of the weight (docs/weights.md). May be traced.
       axis_name: mesh axis over which the coordinates are sliced, if they are.
 
     Returns:
       One update; every leaf has shape `[...]` and keeps its dtype.
 
     Raises:
-      ValueError: the leaves disagree on n, or n < 2f + 1.
+      ValueError: the leaves disagree on n, or n < 2f + 1; a weight is
+        negative or not finite, or all are 0.
       TypeError: f is not a Python int.
 
     Example:
@@ -50,6 +57,12 @@ def comparative_elimination(updates: PyTree, *, f: int, axis_name: str | None = 
     (arXiv:2008.04699).
     """
     n, f = enough_workers("comparative_elimination", updates, f)
+    if weights is not None:
+        return by_weight(
+            lambda x: comparative_elimination(x, f=f, axis_name=axis_name),
+            lambda w, x: _of_smallest_norms(x, w, (n - f) / n, axis_name),
+            *(weights, updates),
+        )
     norms = stacked.squared_norms(lax.stop_gradient(updates), axis_name=axis_name)
     return mean_of_lowest(updates, norms, n - f)
 
@@ -149,3 +162,10 @@ def medoid(updates: PyTree, *, axis_name: str | None = None) -> PyTree:
     fewest = jnp.min(counts)
     sums = jnp.where((counts == fewest) & (2 * fewest < n), sums, jnp.inf)
     return mean_of_lowest(updates, sums, 1)
+
+
+def _of_smallest_norms(
+    updates: PyTree, weights: jax.Array, share: float, axis_name: str | None
+) -> PyTree:
+    norms = stacked.squared_norms(lax.stop_gradient(updates), axis_name=axis_name)
+    return stacked.weighted_mean(updates, weights_of_lowest(norms, weights, share))

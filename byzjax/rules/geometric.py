@@ -1,25 +1,30 @@
 """Geometric medians: minimisers of a sum of distances, or of Huber losses of distances."""
 
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from byzjax import stacked
-from byzjax._checks import one_of, positive, static_int
+from byzjax._checks import one_of, positive, static_int, weights_of_workers
 from byzjax._compiled import compiled
 from byzjax._numerics import order
 from byzjax._numerics.rows import mean_rows
+from byzjax.rules._weights import by_weight
 from byzjax.solvers.weiszfeld import as_sent, minimizer, weiszfeld_weights
 from byzjax.stacked import PyTree
 
 
-@compiled(smoothing=positive)
+@compiled(smoothing=positive, weights=weights_of_workers)
 def geometric_median(
     updates: PyTree,
     *,
     iterations: int | None = None,
     start: str = "mean",
     smoothing: float = 1e-6,
+    weights: jax.Array | None = None,
     axis_name: str | None = None,
 ) -> PyTree:
     r"""The point with the smallest sum of distances to all updates, by smoothed Weiszfeld steps.
@@ -48,13 +53,16 @@ def geometric_median(
       start: `"mean"` (of the finite rows), `"median"` (coordinate-wise) or `"zero"`; only used
         with `iterations`.
       smoothing: nu, in the unit of the updates' norm; may be traced.
+      weights: `[n]`, data such as sample counts: row i counts as w_i rows (docs/weights.md). May be
+        traced.
       axis_name: mesh axis over which the coordinates are sliced, if they are.
 
     Returns:
       One update; every leaf has shape `[...]` and keeps its dtype.
 
     Raises:
-      ValueError: the leaves disagree on n, start is unknown, or smoothing is not positive.
+      ValueError: the leaves disagree on n, start is unknown, or smoothing is not positive; a
+        weight is negative or not finite, or all are 0.
       TypeError: iterations is not a Python int.
 
     Example:
@@ -70,20 +78,44 @@ def geometric_median(
     stacked.check(updates)
     one_of("start", start, ("mean", "median", "zero"))
 
-    if iterations is None:
-        return minimizer(updates, smoothing, axis_name)
-    iterations = static_int("iterations", iterations, at_least=1)
+    if iterations is not None:
+        iterations = static_int("iterations", iterations, at_least=1)
+
+    def of_rows(weights: jax.Array | None, rows: PyTree, smoothing: Any) -> PyTree:
+        if iterations is None:
+            return minimizer(rows, smoothing, axis_name, weights=weights)
+        return _after_steps(rows, weights, smoothing, iterations, start, axis_name)
+
+    if weights is None:
+        return of_rows(None, updates, smoothing)
+    return by_weight(partial(of_rows, None), of_rows, weights, updates, jnp.asarray(smoothing))
+
+
+def _after_steps(
+    updates: PyTree,
+    weights: jax.Array | None,
+    smoothing: Any,
+    iterations: int,
+    start: str,
+    axis_name: str | None,
+) -> PyTree:
     rows = stacked.widened(updates)
     if start == "mean":
         finite = jnp.isfinite(stacked.squared_norms(lax.stop_gradient(rows), axis_name=axis_name))
-        point = stacked.mean_selected(rows, finite)
-    elif start == "median":
+        if weights is None:
+            point = stacked.mean_selected(rows, finite)
+        else:
+            point = stacked.weighted_mean(rows, jnp.where(finite, weights, 0))
+    elif start == "zero":
+        point = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), rows)
+    elif weights is None:
         point = stacked.coordinatewise(order.median, rows)
     else:
-        point = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), rows)
+        point = stacked.coordinatewise(lambda x: order.weighted_median(x, weights), rows)
     for _ in range(iterations):
         squares = stacked.squared_distances(rows, point, axis_name=axis_name)
-        point = stacked.weighted_mean(rows, weiszfeld_weights(squares, smoothing))
+        pull = weiszfeld_weights(squares, smoothing)
+        point = stacked.weighted_mean(rows, pull if weights is None else weights * pull)
     return as_sent(point, updates)
 
 
@@ -147,8 +179,14 @@ def geometric_median_of_means(
     return minimizer(updates, smoothing, axis_name, means)
 
 
-@compiled(threshold=positive)
-def huber(updates: PyTree, *, threshold: float, axis_name: str | None = None) -> PyTree:
+@compiled(threshold=positive, weights=weights_of_workers)
+def huber(
+    updates: PyTree,
+    *,
+    threshold: float,
+    weights: jax.Array | None = None,
+    axis_name: str | None = None,
+) -> PyTree:
     r"""The point with the smallest sum of Huber losses of the distances to all updates.
 
     $$ F = \arg\min_z \sum_i \phi(\|z - x_i\|), \qquad
@@ -164,13 +202,16 @@ def huber(updates: PyTree, *, threshold: float, axis_name: str | None = None) ->
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
       threshold: T, in the unit of the updates' norm; may be traced.
+      weights: `[n]`, data such as sample counts: row i counts as w_i rows (docs/weights.md). May be
+        traced.
       axis_name: mesh axis over which the coordinates are sliced, if they are.
 
     Returns:
       One update; every leaf has shape `[...]` and keeps its dtype.
 
     Raises:
-      ValueError: the leaves disagree on n, or threshold is not positive.
+      ValueError: the leaves disagree on n, or threshold is not positive; a weight is
+        negative or not finite, or all are 0.
 
     Example:
       >>> import byzjax, jax.numpy as jnp
@@ -182,5 +223,10 @@ def huber(updates: PyTree, *, threshold: float, axis_name: str | None = None) ->
     """
     stacked.num_workers(updates)
     stacked.check(updates)
-
-    return minimizer(updates, threshold, axis_name)
+    if weights is None:
+        return minimizer(updates, threshold, axis_name)
+    return by_weight(
+        lambda rows, threshold: minimizer(rows, threshold, axis_name),
+        lambda w, rows, threshold: minimizer(rows, threshold, axis_name, weights=w),
+        *(weights, updates, jnp.asarray(threshold)),
+    )

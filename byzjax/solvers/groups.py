@@ -24,18 +24,25 @@ class Rows:
     Args:
       matrices: the rows.
       axis_name: mesh axis over which the coordinates are sliced, if they are.
+      weights: `[k]`, if the rows have weights.
     """
 
-    def __init__(self, matrices: list[jax.Array], axis_name: Any):
-        self.matrices, self.axis_name = matrices, axis_name
+    def __init__(self, matrices: list[jax.Array], axis_name: Any, weights: jax.Array | None = None):
+        self.matrices, self.axis_name, self.weights = matrices, axis_name, weights
 
     def detached(self) -> "Rows":
         """The same rows as constants."""
-        return Rows(lax.stop_gradient(self.matrices), self.axis_name)
+        return Rows(lax.stop_gradient(self.matrices), self.axis_name, self.weights)
+
+    def times(self, factors: jax.Array) -> jax.Array:
+        """The factors of the rows `[..., k]`, times the weights."""
+        if self.weights is None:
+            return factors
+        return factors * jnp.broadcast_to(self.weights, factors.shape)
 
     def median(self) -> PyTree:
         """The coordinate-wise median, without a derivative."""
-        return median_of(self.matrices)
+        return median_of(self.matrices, self.weights)
 
     def span_about(self, center: PyTree) -> Span:
         """The span of the rows about a centre."""

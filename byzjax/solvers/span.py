@@ -62,11 +62,12 @@ def span_about(updates: PyTree, center: PyTree, axis_name: str | None) -> Span:
     return Span(jnp.where(jnp.isinf(gram), 0, gram), bad)
 
 
-def median_of(updates: PyTree) -> PyTree:
+def median_of(updates: PyTree, weights: jax.Array | None = None) -> PyTree:
     """The coordinate-wise median, which lies among the good rows, without a derivative.
 
     Args:
       updates: stacked updates; every leaf has shape `[n, ...]`.
+      weights: `[n]`, if the rows have weights.
 
     Returns:
       One update. Cost: O(nd).
@@ -76,4 +77,8 @@ def median_of(updates: PyTree) -> PyTree:
       >>> median_of(jnp.array([[1.0], [2.0], [jnp.inf]]))
       Array([2.], dtype=float32)
     """
-    return stacked.coordinatewise(order.median, lax.stop_gradient(updates))
+    detached = lax.stop_gradient(updates)
+    if weights is None:
+        return stacked.coordinatewise(order.median, detached)
+    constant = lax.stop_gradient(weights)
+    return stacked.coordinatewise(lambda x: order.weighted_median(x, constant), detached)

@@ -59,6 +59,7 @@ def minimizer(
     smoothing: Any,
     axis_name: str | None,
     rows_of: Callable[[jax.Array], jax.Array] | None = None,
+    weights: jax.Array | None = None,
 ) -> PyTree:
     """The fixed point of the mean with the weights `1 / max(smoothing, distance)`.
 
@@ -70,6 +71,7 @@ def minimizer(
       smoothing: in the unit of the updates' norm; may be traced.
       axis_name: mesh axis over which the coordinates are sliced, if they are.
       rows_of: maps each matrix `[n, c]` to `[k, c]` first, each column independently.
+      weights: `[n]`, factors of the rows' own weights, if they have any; not with `rows_of`.
 
     Returns:
       One update; every leaf has shape `[...]` and keeps its dtype. Cost: O(n^2 d).
@@ -83,6 +85,8 @@ def minimizer(
     smoothing = jnp.asarray(smoothing, widest(matrices))
     if rows_of is not None and axis_name is not None:  # a device holds no copy of its share
         reached = _by_span(Means(matrices, axis_name, rows_of), smoothing)
+    elif weights is not None:
+        reached = _by_span(Rows(matrices, axis_name, weights), smoothing)
     else:
         held = matrices if rows_of is None else [rows_of(x) for x in matrices]
         few = stacked.num_workers(held) <= thresholds.NETWORK_MAX
@@ -176,8 +180,8 @@ def _search(rows: Rows, smoothing: Any) -> tuple[PyTree, Span]:
 
     def search(first: jax.Array, point: PyTree) -> tuple[PyTree, Span, jax.Array]:
         span = rows.span_about(point)
-        start = jnp.where(first, _at_a_row(span, smoothing), 0)
-        weights = _iterate(span, smoothing, start)
+        start = jnp.where(first, _at_a_row(rows, span, smoothing), 0)
+        weights = _iterate(rows, span, smoothing, start)
         near = span.squared_distances(weights) < _CANCELLED * jnp.diagonal(span.gram)
         point = varying_as(leaf, rows.weighted_mean(weights))
         return point, span.moved_to(weights), jnp.any(near)
@@ -193,7 +197,7 @@ def _search(rows: Rows, smoothing: Any) -> tuple[PyTree, Span]:
     return point, span
 
 
-def _at_a_row(span: Span, smoothing: Any) -> jax.Array:
+def _at_a_row(rows: Rows, span: Span, smoothing: Any) -> jax.Array:
     """Weights of the row that is the minimiser up to the smoothing; of the centre if none is.
 
     Row j is the minimiser if m_j rows lie within its smoothing radius and the others together pull
@@ -204,10 +208,10 @@ def _at_a_row(span: Span, smoothing: Any) -> jax.Array:
     squares = jnp.maximum(lengths[:, None] + lengths[None] - 2 * span.gram, 0)
     squares = jnp.where(span.bad[:, None] | span.bad[None], jnp.inf, squares)
     near = squares <= jnp.asarray(smoothing, squares.dtype) ** 2
-    pull = jnp.where(near, 0, weiszfeld_weights(squares, smoothing))
+    pull = rows.times(jnp.where(near, 0, weiszfeld_weights(squares, smoothing)))
     pull = pull - jnp.diag(jnp.sum(pull, axis=1))
     force = jnp.sqrt(jnp.maximum(jnp.sum(pull * matmul(pull, span.gram), axis=1), 0))
-    count = jnp.sum(near, axis=1, dtype=jnp.int32).astype(force.dtype)
+    count = _count(rows, near).astype(force.dtype)
     rounding = 64 * float(jnp.finfo(force.dtype).eps)
     margin = jnp.where(span.bad, -1, (1 - rounding) * count - force)
     best = jnp.argmax(margin)
@@ -215,18 +219,19 @@ def _at_a_row(span: Span, smoothing: Any) -> jax.Array:
     return chosen.astype(span.gram.dtype)
 
 
-def _iterate(span: Span, smoothing: Any, start: jax.Array) -> jax.Array:
+def _iterate(rows: Rows, span: Span, smoothing: Any, start: jax.Array) -> jax.Array:
     """The weights after Weiszfeld steps from `start`, until the steps are short."""
     tolerance = _TOLERANCE * float(jnp.finfo(span.gram.dtype).eps)
 
     def step(state):
         count, weights, _ = state
-        pull = weiszfeld_weights(jnp.maximum(span.squared_distances(weights), 0), smoothing)
+        squares = jnp.maximum(span.squared_distances(weights), 0)
+        pull = rows.times(weiszfeld_weights(squares, smoothing))
         total = jnp.sum(pull)
         following = pull / total
         moved = following - weights
         length = jnp.sqrt(jnp.maximum(jnp.sum(moved * matmul(span.gram, moved)), 0))
-        radius = jnp.sum(pull > 0, dtype=jnp.int32).astype(total.dtype) / total
+        radius = _count(rows, pull > 0).astype(total.dtype) / total
         return count + 1, following, length > tolerance * radius
 
     def going(state):
@@ -258,7 +263,8 @@ def _newton_step(rows: Rows, point: PyTree, span: Span, smoothing: Any) -> PyTre
         jnp.asarray(smoothing, size.dtype), 8 * jnp.finfo(size.dtype).eps * size**0.5
     )
     outside = lax.stop_gradient(jnp.isfinite(squares) & (squares > least**2) & (lengths > 0))
-    pull = weiszfeld_weights(jnp.where(outside, squares, lax.stop_gradient(squares)), smoothing)
+    squares = jnp.where(outside, squares, lax.stop_gradient(squares))
+    pull = rows.times(weiszfeld_weights(squares, smoothing))
     target = rows.weighted_mean(pull)
 
     pull, detached = lax.stop_gradient(pull), rows.detached()
@@ -277,18 +283,27 @@ def _newton_step(rows: Rows, point: PyTree, span: Span, smoothing: Any) -> PyTre
     # If the search did not converge, the step may lead anywhere; only its derivative is kept.
     there = span.squared_distances(lax.stop_gradient(pull / total - weights))
     rounding = 1 + 64 * float(jnp.finfo(lengths.dtype).eps)
-    worse = _loss(there, smoothing) > rounding * _loss(lengths, smoothing)
+    worse = _loss(rows, there, smoothing) > rounding * _loss(rows, lengths, smoothing)
     return jax.tree.map(
         lambda r, z: jnp.where(worse, z + (r - lax.stop_gradient(r)), r), reached, point
     )
 
 
-def _loss(squares: jax.Array, smoothing: Any) -> jax.Array:
+def _count(rows: Rows, counted: jax.Array) -> jax.Array:
+    """The number, or the weight, of the rows that are counted in `[..., n]`."""
+    if rows.weights is None:
+        return jnp.sum(counted, axis=-1, dtype=jnp.int32)
+    return jnp.sum(jnp.where(counted, rows.weights, 0), axis=-1)
+
+
+def _loss(rows: Rows, squares: jax.Array, smoothing: Any) -> jax.Array:
     """The sum of the smoothed distances of the rows that are not bad."""
     smoothing = jnp.asarray(smoothing, squares.dtype)
     finite = jnp.where(jnp.isfinite(squares), jnp.maximum(squares, 0), 0)
     r = jnp.sqrt(finite)
-    return jnp.sum(jnp.where(r > smoothing, r - smoothing / 2, finite / (2 * smoothing)))
+    return jnp.sum(
+        rows.times(jnp.where(r > smoothing, r - smoothing / 2, finite / (2 * smoothing)))
+    )
 
 
 @one_by_one

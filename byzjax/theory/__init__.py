@@ -34,6 +34,7 @@ from byzjax.theory.laws import (
     squared_distance_probability,
 )
 from byzjax.theory.table import TAGS, Constant
+from byzjax.theory.weights import proved_by_weight
 
 __all__ = [
     "AFTER",
@@ -65,6 +66,7 @@ __all__ = [
     "largest_probability",
     "lower_bound",
     "proved",
+    "proved_by_weight",
     "selection_probability",
     "sine_of_alpha",
     "sparse",

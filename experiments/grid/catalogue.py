@@ -181,7 +181,7 @@ TABLES: dict[str, dict[str, Callable]] = {"rule": RULES, "mixing": MIXINGS, "att
 
 
 # Parameters that the run supplies; all others are hyperparameters.
-FROM_RUN = ("byzantine", "num_workers", "key", "axis_name", "rule", "updates", "step")
+FROM_RUN = ("byzantine", "num_workers", "key", "axis_name", "rule", "updates", "step", "weights")
 
 # Names in papers that mean something else in a run than in the library.
 ELSEWHERE: dict[str, dict[str, str]] = {

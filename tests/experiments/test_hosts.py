@@ -147,7 +147,7 @@ def test_no_process_waits_for_one_that_is_gone(start, tmp_path, victim, sent):
     port = free_port()
     then = {victim: (2, int(sent))}
     pair = [start(i, port, one_of_two(i, port), then.get(i, (0, 0))) for i in (0, 1)]
-    assert pair[1 - victim].wait(60) != 0
+    assert pair[1 - victim].wait(LIMIT) != 0
     assert stopped_with_a_message(tmp_path, 1 - victim), said(tmp_path, 1 - victim)
 
 

@@ -11,6 +11,7 @@ import tomllib
 import pytest
 
 from experiments.analysis import choosing
+from tests.flags import QUICKLY
 
 ROOT = pathlib.Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -44,7 +45,7 @@ def run_page(page, folder):
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join((str(folder), str(ROOT))),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # for short compilation
+        "XLA_FLAGS": QUICKLY,
     }
 
     def run(*command):
@@ -125,7 +126,7 @@ def test_the_page_of_the_threat_model_runs(tmp_path):
 def test_every_page_with_code_is_run():
     """Here or in another file, test_faults_among for one; other pages show commands."""
     ran_there = {"protocols.md", "index.md", "collective.md", "scaling.md", "references.md"}
-    ran_there |= {"sampling.md", "compression.md", "pytorch.md", "flower.md"}
+    ran_there |= {"sampling.md", "weights.md", "compression.md", "pytorch.md", "flower.md"}
     here = {"start.md", "own-rule.md", "own-attack.md", "threat-model.md"}
     in_pages = {"flax.md", "training-loop.md", "laboratory.md"}
     for page in DOCS.glob("*.md"):

@@ -3,6 +3,70 @@
 from tests.mutants.mutant import Mutant
 
 MUTANTS = [
+    # --- weights -----------------------------------------------------------------------------
+    Mutant(
+        "weights: equal ones take the weighted form, too",
+        "byzjax/rules/_weights.py",
+        "jnp.all(weights == weights[0])",
+        "jnp.all(weights < weights[0])",
+        'tests/test_weights.py -k "bit_for_bit and trimmed_mean"',
+    ),
+    Mutant(
+        "weights: no derivative by the weights where they are equal",
+        "byzjax/rules/_weights.py",
+        "return primals[0], jax.tree.map(jnp.add, *tangents)",
+        "return primals[0], tangents[0]",
+        'tests/test_weights.py -k "derivatives_by_updates_and_weights"',
+    ),
+    Mutant(
+        "weights: traced ones that are negative count",
+        "byzjax/rules/_weights.py",
+        "jnp.all((weights >= 0) & jnp.isfinite(weights))",
+        "jnp.all(jnp.isfinite(weights))",
+        'tests/test_weights.py -k "traced_weights_that_are_wrong"',
+    ),
+    Mutant(
+        "weights: a row that is cut counts as a whole",
+        "byzjax/rules/_weights.py",
+        "jnp.minimum(size - before, weights), 0)",
+        "weights, 0)",
+        'tests/test_weights.py -k "stands_that_many_times and comparative"',
+    ),
+    Mutant(
+        "weighted trimmed mean: the upper cut is not split",
+        "byzjax/_numerics/order/weighted.py",
+        "from_last = jnp.maximum(end - before, 0)",
+        "from_last = at_last",
+        'tests/test_weights.py -k "stands_that_many_times and trimmed_mean"',
+    ),
+    Mutant(
+        "weighted statistics: rounding may count for a bad row",
+        "byzjax/_numerics/order/weighted.py",
+        "targets = begin + rounding, end - rounding",
+        "targets = begin - rounding, end + rounding",
+        'tests/test_weights.py -k "withstands_its_share and trimmed_mean"',
+    ),
+    Mutant(
+        "weighted nearest values: of two at one distance the upper one counts first",
+        "byzjax/_numerics/order/weighted.py",
+        "from_lower = jnp.minimum(lower, left)",
+        "from_lower = jnp.maximum(jnp.minimum(lower, left - upper), 0)",
+        'tests/test_weights.py -k "lower_one_on_a_tie"',
+    ),
+    Mutant(
+        "geometric median: weights are left out of the steps",
+        "byzjax/solvers/groups.py",
+        "return factors * jnp.broadcast_to(self.weights, factors.shape)",
+        "return factors",
+        'tests/test_weights.py -k "stands_that_many_times and geometric_median"',
+    ),
+    Mutant(
+        "cap_weights: the cap is the next smaller count",
+        "byzjax/weights.py",
+        "cap = top[k] + jnp.where(",
+        "cap = top[k] + 0 * jnp.where(",
+        'tests/test_weights.py -k "caps_by_hand"',
+    ),
     Mutant(
         "biweight_mean: the deviation is about 0",
         "byzjax/rules/biweight.py",
@@ -57,8 +121,8 @@ MUTANTS = [
     Mutant(
         "aksel: n-f is the default mode",
         "byzjax/rules/aksel.py",
-        'f: int, mode: str = "mid"',
-        'f: int, mode: str = "n-f"',
+        'mode: str = "mid",',
+        'mode: str = "n-f",',
         'tests/test_contract_rules.py -k "equals_the_papers_loop[aksel-mid-12"',
     ),
     Mutant(
@@ -157,8 +221,8 @@ MUTANTS = [
     Mutant(
         "geometric_median: the slope of the weights is cut",
         "byzjax/solvers/weiszfeld.py",
-        "_weights(jnp.where(outside, squares, lax.stop_gradient(squares)), smoothing)",
-        "_weights(lax.stop_gradient(squares), smoothing)",
+        "squares = jnp.where(outside, squares, lax.stop_gradient(squares))",
+        "squares = lax.stop_gradient(squares)",
         'tests/test_contract_rules.py -k "equal_finite_differences[geometric_median-3"',
     ),
     Mutant(

@@ -38,6 +38,13 @@ from byzjax._numerics.order.statistics import (
     squares_to_median,
     trimmed_mean,
 )
+from byzjax._numerics.order.weighted import (
+    squares_to_weighted_median,
+    weighted_mean_around_median,
+    weighted_mean_around_trimmed_mean,
+    weighted_median,
+    weighted_trimmed_mean,
+)
 
 __all__ = [
     "kth",
@@ -47,5 +54,10 @@ __all__ = [
     "mean_of_nearest",
     "median",
     "squares_to_median",
+    "squares_to_weighted_median",
     "trimmed_mean",
+    "weighted_mean_around_median",
+    "weighted_mean_around_trimmed_mean",
+    "weighted_median",
+    "weighted_trimmed_mean",
 ]
