@@ -81,9 +81,9 @@ def trained(
 
     def step(carry: tuple, part: PyTree, key: jax.Array) -> tuple:
         models, states = carry
-        found = gradients(loss_fn, models, part, key, own=True, at_once=at_once, workers=workers)
+        grads = gradients(loss_fn, models, part, key, own=True, at_once=at_once, workers=workers)
         # Not `per_worker`'s update, which would pass the models of all workers to every worker.
-        updates, states = jax.vmap(optimizer.update)(found, states, models)
+        updates, states = jax.vmap(optimizer.update)(grads, states, models)
         return stepped(models, updates), states
 
     if steps == 1:

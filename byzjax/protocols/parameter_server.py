@@ -212,7 +212,7 @@ class _ParameterServer:
         """The state before the first step."""
         del key  # random transformations received their keys when they were created
         kept = ()
-        if self.keep_local_state:
+        if self.keep_local_state and self.local is not None and self.num_workers is not None:
             kept = jax.vmap(self.local.init)(_workers.copies(params, self.num_workers))
         stages = tuple(stage.init(params) for stage in self.stages)
         return copied(ServerState(params, stages, kept))

@@ -329,17 +329,31 @@ MUTANTS = [
     # --- one server --------------------------------------------------------------------------
     Mutant(
         "parameter_server: local steps on the whole batch are on its parts",
-        "byzjax/protocols/parameter_server.py",
-        "part = batch if self.whole_batch else part",
-        "part = jax.tree.map(lambda x: x[:, :2], batch) if self.whole_batch else part",
+        "byzjax/protocols/_workers.py",
+        "part = batch if whole_batch else part",
+        "part = jax.tree.map(lambda x: x[:, :2], batch) if whole_batch else part",
         'tests/test_protocols_rounds.py -k "local_minimisers"',
     ),
     Mutant(
         "parameter_server: all local steps draw with the same key",
-        "byzjax/protocols/parameter_server.py",
-        "own = jax.random.fold_in(key, j)",
-        "own = jax.random.fold_in(key, 0 * j)",
+        "byzjax/protocols/_workers.py",
+        "return step(carry, part, jax.random.fold_in(key, j)), None",
+        "return step(carry, part, jax.random.fold_in(key, 0 * j)), None",
         'tests/test_protocols_rounds.py -k "draw_other_keys"',
+    ),
+    Mutant(
+        "parameter_server: an absent worker's optimizer starts anew",
+        "byzjax/protocols/parameter_server.py",
+        "x.at[senders].set(new), state.local, local",
+        "jnp.zeros_like(x).at[senders].set(new), state.local, local",
+        'tests/test_protocols_local.py -k "not_drawn"',
+    ),
+    Mutant(
+        "parameter_server: kept optimizers start anew",
+        "byzjax/protocols/parameter_server.py",
+        "if not self.keep_local_state:",
+        "if True:",
+        'tests/test_protocols_local.py -k "papers_loop"',
     ),
     Mutant(
         "per_worker: who does not take part gets a new state",
