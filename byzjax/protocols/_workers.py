@@ -84,7 +84,8 @@ def trained(
         grads = gradients(loss_fn, models, part, key, own=True, at_once=at_once, workers=workers)
         # Not `per_worker`'s update, which would pass the models of all workers to every worker.
         updates, states = jax.vmap(optimizer.update)(grads, states, models)
-        return stepped(models, updates), states
+        with jax.named_scope("send"):
+            return stepped(models, updates), states
 
     if steps == 1:
         return step((models, states), batch, key)
