@@ -19,8 +19,10 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from tests.flags import QUICKLY
+
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+os.environ.setdefault("XLA_FLAGS", QUICKLY)
 
 import jax
 import numpy as np

@@ -286,8 +286,3 @@ def _in_scope(
             return stage.update(updates, state, params, **extra_args)
 
     return optax.GradientTransformationExtraArgs(stage.init, update)
-
-
-def floats(params: PyTree) -> int:
-    """Number of parameters of a model."""
-    return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -315,7 +315,7 @@ class _Asynchronous:
         return jax.tree.map(lambda leaf: leaf[None], state.params)
 
     def traffic(self, params: PyTree) -> Traffic:
-        return Traffic(2, 2 * _workers.floats(params))
+        return Traffic(2, 2 * optax.tree.size(params))
 
 
 def _zeros(params: PyTree, count: int) -> PyTree:

@@ -275,7 +275,7 @@ class _Gossip:
 
     def traffic(self, params: PyTree) -> Traffic:
         messages = sum(len(near) for near in self.heard)
-        return Traffic(messages, messages * _workers.floats(params))
+        return Traffic(messages, messages * optax.tree.size(params))
 
 
 def _degrees(heard: tuple, weights: tuple) -> list[_Degree]:

@@ -281,4 +281,4 @@ class _ParameterServer:
         if self.num_workers is None:
             raise ValueError("traffic needs num_workers, which parameter_server was not given.")
         messages = 2 * (self.per_round or self.num_workers)
-        return Traffic(messages, messages * _workers.floats(params))
+        return Traffic(messages, messages * optax.tree.size(params))

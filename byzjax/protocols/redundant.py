@@ -274,7 +274,7 @@ class _Redundant:
 
     def traffic(self, params: PyTree) -> Traffic:
         up = 2 if self.cyclic else 1
-        return Traffic(2 * self.nodes, (1 + up) * self.nodes * _workers.floats(params))
+        return Traffic(2 * self.nodes, (1 + up) * self.nodes * optax.tree.size(params))
 
 
 def _of_groups(updates: PyTree, r: int) -> PyTree:

@@ -297,7 +297,7 @@ class _ReplicatedServers:
     def traffic(self, params: PyTree) -> Traffic:
         n, m = self.sizes
         messages = 2 * n * m + n * (n - 1) / self.every
-        return Traffic(messages, messages * _workers.floats(params))
+        return Traffic(messages, messages * optax.tree.size(params))
 
 
 def _quorum(whose: str, quorum: int | None, n: int, f: int, least: int) -> int:

@@ -306,4 +306,4 @@ class _ReplicatedStateMachine:
 
     def traffic(self, params: PyTree) -> Traffic:
         messages = 2 * self.n * self.m
-        return Traffic(messages, messages * _workers.floats(params))
+        return Traffic(messages, messages * optax.tree.size(params))
