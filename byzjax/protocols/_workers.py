@@ -83,7 +83,8 @@ def trained(
         models, states = carry
         grads = gradients(loss_fn, models, part, key, own=True, at_once=at_once, workers=workers)
         # Not `per_worker`'s update, which would pass the models of all workers to every worker.
-        updates, states = jax.vmap(optimizer.update)(grads, states, models)
+        update = jax.vmap(optimizer.update, axis_size=stacked.num_workers(part))
+        updates, states = update(grads, states, models)
         with jax.named_scope("send"):
             return stepped(models, updates), states
 

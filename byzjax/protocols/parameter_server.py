@@ -213,7 +213,8 @@ class _ParameterServer:
         del key  # random transformations received their keys when they were created
         kept = ()
         if self.keep_local_state and self.local is not None and self.num_workers is not None:
-            kept = jax.vmap(self.local.init)(_workers.copies(params, self.num_workers))
+            models = _workers.copies(params, self.num_workers)
+            kept = jax.vmap(self.local.init, axis_size=self.num_workers)(models)
         stages = tuple(stage.init(params) for stage in self.stages)
         return copied(ServerState(params, stages, kept))
 
@@ -229,7 +230,7 @@ class _ParameterServer:
             return _workers.gradients(self.loss_fn, params, batch, key, **options), states
         models = _workers.copies(params, len(workers))
         if not self.keep_local_state:
-            states = jax.vmap(self.local.init)(models)
+            states = jax.vmap(self.local.init, axis_size=len(workers))(models)
         models, states = _workers.trained(
             *(self.loss_fn, self.local, models, states, batch, key),
             steps=self.local_steps,
