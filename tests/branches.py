@@ -137,7 +137,7 @@ class Finder(importlib.abc.MetaPathFinder):
 # Prefixes of the paths in tests/test_paths.py, and the rules that are run on them.
 TABLE = {
     "by_products": ("krum", "medoid", "geometric_median"),
-    "rows": ("mean", "covariance_filter"),
+    "rows": ("mean", "covariance_filter", "trimmed_mean-weights"),
     "network": ("median", "phocas", "mean_around_median", "aksel-mid"),
     "in_order": ("mean_around_median", "phocas", "geometric_median"),
     "columns": ("median", "aksel-mid", "krum", "mean", "trimmed_mean", "sign_guard"),
@@ -214,6 +214,9 @@ def functions() -> Iterator[None]:
     nine = honest(9, 6)
     run = jax.jit(jax.vmap(functools.partial(byzjax.geometric_median, smoothing=1e-6)))
     close(*run(np.stack([nine, nine[::-1]])), 1)
+    yield
+    run = jax.jit(functools.partial(byzjax.trimmed_mean, f=2))
+    close(run(nine, weights=np.full(9, 0.3, np.float32)), run(nine), 1)
     yield
     if others:
         return
