@@ -34,7 +34,10 @@ class Protocol(NamedTuple):
 
 PROTOCOLS: dict[str, Protocol] = {
     DEFAULT_PROTOCOL: Protocol(
-        parameters=("per_round", "local_steps", "local_rate", "whole_batch"),
+        parameters=(
+            *("per_round", "local_steps", "local_rate", "local", "keep_local_state"),
+            "whole_batch",
+        ),
         momentum=("worker", "server", "update"),
         one_model=True,
         all_rows=True,
@@ -53,7 +56,7 @@ PROTOCOLS: dict[str, Protocol] = {
         all_rows=True,
     ),
     "gossip": Protocol(
-        parameters=("graph", "per_receiver"),
+        parameters=("graph", "per_receiver", "local_steps"),
         momentum=("worker", "update"),
         open_ended=True,  # the parameters of the graph
     ),

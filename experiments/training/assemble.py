@@ -85,9 +85,15 @@ def parameter_server(
     per_round: int | None = None,
     local_steps: int = 1,
     local_rate: float | None = None,
+    local: str | None = None,
+    keep_local_state: bool = False,
     whole_batch: bool = False,
 ) -> protocols.Protocol:
-    """Workers send updates to one server, which aggregates them and takes a step."""
+    """Workers send updates to one server, which aggregates them and takes a step.
+
+    With `local`, the name of an optimizer, they take local steps of size `local_rate` by it and
+    send pseudo-gradients.
+    """
     stages, n = optim.stages(parts.config, parts.rate), parts.config.n
     mix = specs.transformation(parts.mixing, byzantine=None, key=parts.fold(5), n=n)
     if stages["receive"] is not None:
@@ -102,7 +108,9 @@ def parameter_server(
         num_workers=n,
         per_round=per_round,
         local_steps=local_steps,
-        local_rate=local_rate,
+        local_rate=local_rate if local is None else None,
+        local=None if local is None else optim.local(local, local_rate),
+        keep_local_state=keep_local_state,
         whole_batch=whole_batch,
         workers_at_once=parts.at_once,
         workers_axis=parts.axis,
@@ -172,6 +180,7 @@ def gossip(
     *,
     graph: str = "complete",
     per_receiver: bool = False,
+    local_steps: int = 1,
     **shape: int | float,
 ) -> protocols.Protocol:
     """Peer to peer over a graph: each node aggregates what its neighbours send."""
@@ -185,6 +194,7 @@ def gossip(
         f=config.f,
         attack=parts.of_workers(),
         per_receiver=per_receiver,
+        local_steps=local_steps,
         workers_at_once=parts.at_once,
         workers_axis=parts.axis,
     )

@@ -1,5 +1,6 @@
 """The optimizer of a run: momentum and where it is kept, the step size, decay and clipping."""
 
+from collections.abc import Callable
 from typing import Any
 
 import optax
@@ -7,6 +8,14 @@ import optax
 import byzjax
 from experiments.grid import optimizers
 from experiments.grid.config import Config
+from experiments.text import names
+
+LOCAL: dict[str, Callable[[float], optax.GradientTransformation]] = {
+    "sgd": optax.sgd,
+    "adam": optax.adam,
+    "adamw": optax.adamw,
+}
+"""Optimizers with which workers take local steps."""
 
 
 def schedule(config: Config, rate: Any = None) -> optax.Schedule | float:
@@ -55,6 +64,19 @@ def of_one(config: Config, rate: Any = None) -> optax.GradientTransformation:
     momentum = _momentum(config)
     chain = [*_before(config), *([] if momentum is None else [momentum])]
     return optax.chain(*chain, optax.scale_by_learning_rate(schedule(config, rate)))
+
+
+def local(name: str, rate: float | None) -> optax.GradientTransformation:
+    """A worker's own optimizer for its local steps.
+
+    Raises:
+      ValueError: the name is unknown, or there is no step size.
+    """
+    if name not in LOCAL:
+        raise ValueError(names.unknown("local optimizer", name, LOCAL))
+    if rate is None:
+        raise ValueError(f"local={name!r} needs local_rate, its step size; got none.")
+    return LOCAL[name](rate)
 
 
 def _before(config: Config) -> list[optax.GradientTransformation]:

@@ -33,6 +33,10 @@ SLOW = pytest.mark.slow
     ("protocol", "more"),
     [
         ("parameter_server(per_round=8, local_steps=2, local_rate=0.3)", {}),
+        (
+            "parameter_server(local_steps=4, local='adam', local_rate=0.01, keep_local_state=True)",
+            {"momentum": 0.9, "momentum_at": "update", "momentum_kind": "nesterov"},
+        ),
         ("redundant(r=3, s=1)", {"rule": ("mean",), "f": 1, "s": (1,)}),
         pytest.param("redundant(code='cyclic')", {"rule": ("mean",)}, marks=SLOW),
         pytest.param("asynchronous(buffers=6)", {"steps": 600, "eval_every": 300}, marks=SLOW),
@@ -54,7 +58,10 @@ def test_one_model_learns(tmp_path, protocol, more):
 @pytest.mark.parametrize(
     ("protocol", "more"),
     [
-        ("gossip(graph='random_regular', degree=6, seed=0)", {"rule": ("nearest_to_pivot",)}),
+        (
+            "gossip(graph='random_regular', degree=6, seed=0, local_steps=2)",
+            {"rule": ("nearest_to_pivot",)},
+        ),
         pytest.param("replicated_servers", {"rule": ("aksel",)}, marks=SLOW),
         pytest.param("replicated_state_machine", {}, marks=SLOW),
         pytest.param(
@@ -97,6 +104,22 @@ def test_the_one_server_is_not_named_among_what_decides():
         (
             {"protocol": "gossip(graph='ring')", "rule": ("trimmed_mean",)},
             r"trimmed_mean needs n >= 2f \+ 1; got n=3, f=2",
+        ),
+        (
+            {"protocol": "parameter_server(local='adamvw', local_rate=0.1)"},
+            r"^unknown local optimizer 'adamvw'; did you mean adamw\?",
+        ),
+        (
+            {"protocol": "parameter_server(local='adamw', local_steps=4)"},
+            r"^local='adamw' needs local_rate, its step size; got none\.",
+        ),
+        (
+            {"protocol": "parameter_server(local='adamw', local_rate=0.1, local_steps=3)"},
+            r"^local_steps must divide the batch; got local_steps=3, batch=8\.",
+        ),
+        (
+            {"protocol": "parameter_server(keep_local_state=True)"},
+            r"^keep_local_state needs local and num_workers; got local=None",
         ),
         ({"protocol": "redundant(faults=2)"}, r"^redundant has no parameter faults; it takes s, "),
         ({"protocol": "redundant(s=2)"}, r"r.*5.*12"),
