@@ -3,6 +3,7 @@
 import functools
 import os
 import pathlib
+import time
 
 from tests.flags import QUICKLY
 
@@ -43,6 +44,17 @@ def pytest_collection_modifyitems(items):
     items[:] = [items[i] for _, _, i in sorted(places)]
 
 
+END = float(os.environ.get("BYZJAX_TESTS_END", "inf"))  # seconds since 1970
+TOO_LATE = "the time of this run is over (BYZJAX_TESTS_END)"
+if "PYTEST_XDIST_WORKER" in os.environ:  # tests that run pytest themselves are not cut
+    os.environ.pop("BYZJAX_TESTS_END", None)
+
+
+def pytest_runtest_setup(item):
+    if time.time() > END:
+        pytest.skip(TOO_LATE)
+
+
 DRAWN = "cases drawn by hypothesis"
 drawn: list[int] = []  # one entry per test
 
@@ -77,3 +89,6 @@ def pytest_runtest_logreport(report):
 def pytest_terminal_summary(terminalreporter):
     if drawn:
         terminalreporter.write_line(f"{sum(drawn):,} {DRAWN}, in {len(drawn)} tests")
+    skipped = terminalreporter.stats.get("skipped", [])
+    if late := sum(TOO_LATE in str(report.longrepr) for report in skipped):
+        terminalreporter.write_line(f"NOT RUN: {late:,} tests, because {TOO_LATE}", red=True)

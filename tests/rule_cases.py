@@ -20,6 +20,13 @@ from byzjax.facts import FACTS, Facts
 from tests import oracles
 
 
+# Variants with the same numerics as others.
+VARIANTS = {
+    *["aksel-n-f", "aksel-radius", "multi-krum", "multi-krum-byzfl", "krum-plain-distances"],
+    *["rfa", "huber", "flag-3", "centered_clip-5", "biweight_mean-2"],
+}
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Case:
     """One rule with its hyperparameters."""
@@ -48,6 +55,10 @@ class Case:
     @property
     def facts(self) -> Facts:
         return FACTS[self.name or self.rule.__name__]._replace(**self.change)
+
+    @property
+    def variant(self):
+        return self.id in VARIANTS
 
     def least(self, f):
         a, b = self.facts.needs

@@ -45,7 +45,7 @@ def quick_sizes(case):
 def sizes(case):
     """(n, f): in addition, no fault, one more worker, and other numbers of either parity."""
     pairs = {(case.least(0), 0), (case.least(1) + 1, 1), (11, case.most(11))}
-    pairs |= {(25, max(1, case.most(25) // 2)), (64, max(1, case.most(64) // 2))}
+    pairs |= {(n, max(1, case.most(n) // 2)) for n in (25, *[64] * (not case.variant))}
     return sorted({(n, f) for n, f in pairs if n <= case.most_n} | quick_sizes(case))
 
 

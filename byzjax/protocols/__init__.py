@@ -13,6 +13,7 @@ from byzjax.protocols.asynchronous import asynchronous
 from byzjax.protocols.clipped_gossip import clipped_gossip
 from byzjax.protocols.damping import constant_damping, exponential_damping, inverse_damping
 from byzjax.protocols.diameter import diameter
+from byzjax.protocols.estimators import Estimator, Gradients, marina, saga, storm
 from byzjax.protocols.gossip import gossip
 from byzjax.protocols.judges import Arrival, Judge, frequency, kardam, lipschitz
 from byzjax.protocols.parameter_server import parameter_server
@@ -20,11 +21,14 @@ from byzjax.protocols.redundant import redundant, vote
 from byzjax.protocols.reliable_broadcast import Delivery, reliable_broadcast
 from byzjax.protocols.replicated_servers import replicated_servers
 from byzjax.protocols.replicated_state_machine import agreed, replicated_state_machine
+from byzjax.protocols.variance_reduced import variance_reduced
 from byzjax.protocols.zeno_plus_plus import zeno_plus_plus
 
 __all__ = [
     "Arrival",
     "Delivery",
+    "Estimator",
+    "Gradients",
     "Info",
     "Judge",
     "Protocol",
@@ -43,6 +47,7 @@ __all__ = [
     "inverse_damping",
     "kardam",
     "lipschitz",
+    "marina",
     "mid_extremes",
     "parameter_server",
     "redundant",
@@ -50,7 +55,10 @@ __all__ = [
     "replicated_servers",
     "replicated_state_machine",
     "safe_area_average",
+    "saga",
+    "storm",
     "trimmed_agreement",
+    "variance_reduced",
     "vote",
     "zeno_plus_plus",
 ]

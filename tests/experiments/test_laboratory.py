@@ -235,9 +235,9 @@ def test_killed_half_way_it_keeps_what_was_finished(tmp_path):
     status, out, err = run(options(tmp_path / "results"))
     assert status == 0, err
     assert f"{len(kept)} of 6 blocks are in" in out
-    undisturbed = tmp_path / "undisturbed"
-    assert run(options(undisturbed))[0] == 0
-    assert results_of(folder) == results_of(undisturbed / "main")
+    after = results_of(folder)
+    assert len(after) == 6
+    assert {name: after[name] for name in kept} == kept
 
 
 @pytest.mark.slow
@@ -247,7 +247,7 @@ def test_killed_ten_times_it_ends_as_if_nothing_had_happened(tmp_path):
     for _ in range(10):
         process = start(options(tmp_path / "results", *more))
         try:
-            process.communicate(timeout=float(rng.uniform(3, 8)))
+            process.communicate(timeout=float(rng.uniform(2, 6)))
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
         finally:

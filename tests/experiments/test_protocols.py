@@ -190,7 +190,7 @@ def test_kardam_trains_as_well_as_without_liars(tmp_path):
     """Just under a third of the workers send updates that are far too long."""
     digits = datasets.load("digits")
     config = Config(
-        n=10, f=3, s=(0, 3), seeds=1, steps=8_000, eval_every=8_000, batch_size=16,
+        n=10, f=3, s=(0, 3), seeds=1, steps=4_000, eval_every=4_000, batch_size=16,
         momentum=0.0, learning_rate=0.1, rule=("mean",),
         attack=("gaussian(sigma=200)", "reversed_gradient(kappa=100)"),
     )  # fmt: skip

@@ -101,7 +101,7 @@ def test_a_user_defined_rule(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "test_my_rules.py"],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": QUICKLY},
         timeout=120,
         capture_output=True,
         text=True,

@@ -83,7 +83,8 @@ def aksel(x, f, mode="mid"):
     n, center = len(x), median(x)
     distances = [squared_distance(row, center) for row in x]
     if mode == "radius":
-        selected = [i for i in range(n) if distances[i] <= median_of(distances)]
+        radius = median_of(distances)
+        selected = [i for i in range(n) if distances[i] <= radius]
     else:
         selected = lowest(distances, {"mid": math.ceil(n / 2), "n-f": n - f}[mode])
     return mean_of_rows(x, selected, distances)
