@@ -19,7 +19,6 @@ from byzjax import theory
 from byzjax.facts import FACTS, Facts
 from tests import oracles
 
-
 # Variants with the same numerics as others.
 VARIANTS = {
     *["aksel-n-f", "aksel-radius", "multi-krum", "multi-krum-byzfl", "krum-plain-distances"],

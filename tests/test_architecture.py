@@ -102,6 +102,7 @@ ALLOWED = {
             "byzjax.rules",
             "byzjax.mixing",
             "byzjax.transforms",
+            "byzjax.compress",
         ],
         "byzjax.protocols",
     ],

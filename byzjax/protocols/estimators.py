@@ -11,8 +11,8 @@ from jax import lax
 from byzjax import stacked
 from byzjax._checks import static_int
 from byzjax._compiled import taught
+from byzjax._mistakes import shown
 from byzjax.compress import Compressor
-from byzjax.compress._compressor import must_compress
 from byzjax.protocols import _workers
 from byzjax.stacked import PyTree
 from byzjax.transforms import per_worker
@@ -63,8 +63,8 @@ def marina(p: float, *, batch_size: int = 1, compressor: Compressor | None = Non
     $$ u_i = \begin{cases} \nabla f_i(x^k) & \text{with probability } p \text{, and at first} \\
        g^{k-1} + Q(\nabla f_{i,B}(x^k) - \nabla f_{i,B}(x^{k-1})) & \text{else} \end{cases} $$
 
-    where g^{k-1} is the last aggregate, B are `batch_size` samples of worker i, drawn without
-    replacement, and Q is the compressor. All workers share the coin. As the model converges, the
+    where g^{k-1} is the last aggregate, B are `batch_size` samples of worker i, drawn uniformly
+    and independently, and Q is the compressor. All workers share the coin. As the model converges, the
     honest updates do, and what Byzantine workers can hide in their variance vanishes.
 
     Requirement: none. Cost: p m + 2 b (1 - p) gradients of samples per worker and step, for m
@@ -81,7 +81,7 @@ def marina(p: float, *, batch_size: int = 1, compressor: Compressor | None = Non
 
     Raises:
       TypeError: batch_size is not a Python int, or `compressor` not a compressor.
-      ValueError: p is not in (0, 1], batch_size < 1, or, at a step, more samples than there are.
+      ValueError: p is not in (0, 1], or batch_size < 1.
 
     Example:
       >>> import byzjax, jax
@@ -95,8 +95,11 @@ def marina(p: float, *, batch_size: int = 1, compressor: Compressor | None = Non
     """
     _share("p", p)
     batch_size = static_int("batch_size", batch_size, at_least=1)
-    if compressor is not None:
-        must_compress("marina", compressor)
+    if compressor is not None and not isinstance(compressor, Compressor):
+        raise TypeError(
+            "marina needs a compressor, such as byzjax.compress.rand_k(0.1, key); got "
+            f"{shown(compressor)}."
+        )
 
     def compression(n: int) -> optax.GradientTransformationExtraArgs:
         return optax.with_extra_args_support(
@@ -108,7 +111,7 @@ def marina(p: float, *, batch_size: int = 1, compressor: Compressor | None = Non
 
     def estimate(state: PyTree, given: Gradients) -> tuple[PyTree, PyTree]:
         n = stacked.num_workers(given.data)
-        batch = drawn(given, batch_size)
+        batch = _drawn(given, batch_size)
 
         def full(state: PyTree) -> tuple[PyTree, PyTree]:
             return given.at(given.model, given.data), state
@@ -183,16 +186,15 @@ def saga(samples: int) -> Estimator:
         if count != m:
             raise ValueError(f"saga expected {m} samples of each worker; got {count}.")
 
-        def fill(state: SagaState) -> SagaState:
-            def of_sample(j: jax.Array) -> PyTree:
-                one = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, j, 1, 1), given.data)
-                return given.at(given.model, one)
+        def fill(j: jax.Array, state: SagaState) -> SagaState:
+            one = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, j, 1, 1), given.data)
+            new = given.at(given.model, one)
+            table = jax.tree.map(lambda t, g: t.at[:, j].set(g), state.table, new)
+            average = jax.tree.map(lambda a, g: a + g / m, state.average, new)
+            return SagaState(table, average)
 
-            table = lax.map(of_sample, jnp.arange(m))
-            table = jax.tree.map(lambda t, old: jnp.swapaxes(t, 0, 1), table, state.table)
-            return SagaState(table, jax.tree.map(lambda t: jnp.mean(t, axis=1), table))
-
-        table, average = lax.cond(given.first, fill, lambda state: state, state)
+        # A loop of no turns after the first step: a conditional would copy the table every time.
+        table, average = lax.fori_loop(0, jnp.where(given.first, m, 0), fill, state)
         key = jax.random.fold_in(given.key, 0)
         rows, places = jnp.arange(n), jax.random.randint(key, (n,), 0, m)
         one = jax.tree.map(lambda x: x[rows, places][:, None], given.data)
@@ -219,14 +221,14 @@ def storm(a: float, *, batch_size: int = 1) -> Estimator:
 
     Args:
       a: the weight of the new gradient alone, in (0, 1].
-      batch_size: b, samples of each worker per step, drawn without replacement; a Python int.
+      batch_size: b, samples of each worker per step, drawn uniformly; a Python int.
 
     Returns:
       An `Estimator`.
 
     Raises:
       TypeError: batch_size is not a Python int.
-      ValueError: a is not in (0, 1], batch_size < 1, or, at a step, more samples than there are.
+      ValueError: a is not in (0, 1], or batch_size < 1.
 
     Example:
       >>> from byzjax import protocols
@@ -242,7 +244,7 @@ def storm(a: float, *, batch_size: int = 1) -> Estimator:
         return jax.tree.map(jnp.zeros_like, _workers.copies(params, n))
 
     def estimate(state: PyTree, given: Gradients) -> tuple[PyTree, PyTree]:
-        batch = drawn(given, batch_size)
+        batch = _drawn(given, batch_size)
         now, before = given.at(given.model, batch), given.at(given.previous, batch)
 
         def corrected(g: jax.Array, u: jax.Array, old: jax.Array) -> jax.Array:
@@ -254,14 +256,12 @@ def storm(a: float, *, batch_size: int = 1) -> Estimator:
     return Estimator(init, estimate, optax.tree.size)
 
 
-def drawn(given: Gradients, count: int) -> PyTree:
-    """`count` different samples of each worker, `[n, count, ...]`, drawn by its own key."""
+def _drawn(given: Gradients, count: int) -> PyTree:
+    """`count` samples of each worker, `[n, count, ...]`, drawn by its own key."""
     n, m = jax.tree.leaves(given.data)[0].shape[:2]
-    if count > m:
-        raise ValueError(f"batch_size must be at most the {m} samples of a worker; got {count}.")
 
     def places(worker: jax.Array) -> jax.Array:
-        return jax.random.permutation(jax.random.fold_in(given.key, worker), m)[:count]
+        return jax.random.randint(jax.random.fold_in(given.key, worker), (count,), 0, m)
 
     rows = jax.vmap(places)(jnp.arange(n))
     return jax.tree.map(lambda x: jax.vmap(lambda one, row: one[row])(x, rows), given.data)

@@ -263,7 +263,7 @@ def test_the_list(told, width):
         "All attackers send b = -epsilon mu, with the mean mu of the honest updates.",
         "Every attacker sends independent noise, b_i ~ N(0, sigma^2 I).",
         "not offered: zeno needs params and trusted_loss, which a run does not have.",
-        "gossip (graph='complete', per_receiver=False, ...)",
+        "gossip (graph='complete', per_receiver=False, local_steps=1, ...)",
     ):
         assert part in flat, part
 
