@@ -1,4 +1,4 @@
-"""Variance reduction under attack: `python -m benchmarks.variance`, with `--write docs` for its page.
+"""Variance reduction under attack: `python -m benchmarks.variance`, and `--write docs`.
 
 Logistic regression with weight decay on a convex data set, of which all 16 workers hold the same
 400 samples; three workers are Byzantine, and the rule is Aksel with n - f rows. The table has the

@@ -64,8 +64,8 @@ def marina(p: float, *, batch_size: int = 1, compressor: Compressor | None = Non
        g^{k-1} + Q(\nabla f_{i,B}(x^k) - \nabla f_{i,B}(x^{k-1})) & \text{else} \end{cases} $$
 
     where g^{k-1} is the last aggregate, B are `batch_size` samples of worker i, drawn uniformly
-    and independently, and Q is the compressor. All workers share the coin. As the model converges, the
-    honest updates do, and what Byzantine workers can hide in their variance vanishes.
+    and independently, and Q is the compressor. All workers share the coin. As the model converges,
+    the honest updates do, and what Byzantine workers can hide in their variance vanishes.
 
     Requirement: none. Cost: p m + 2 b (1 - p) gradients of samples per worker and step, for m
     samples; under `jax.vmap` both branches are computed, m + 2 b.
