@@ -51,6 +51,14 @@ MAKE = {
         loss_fn, rule=MEDIAN, server=SGD, num_workers=N, per_round=7, local_steps=2,
         local=optax.adam(0.1), keep_local_state=True, **over
     ),
+    "variance_reduced": lambda **over: protocols.variance_reduced(
+        loss_fn, estimator=protocols.marina(0.5), rule=MEDIAN, server=SGD, num_workers=N,
+        attack=LIES, **over
+    ),
+    "variance_reduced, saga": lambda **over: protocols.variance_reduced(
+        loss_fn, estimator=protocols.saga(BATCH), rule=MEDIAN, server=SGD, num_workers=N,
+        attack=LIES, **over
+    ),
     "replicated_servers": lambda **over: protocols.replicated_servers(
         loss_fn, num_servers=5, num_workers=N, f_servers=1, f_workers=F, pull=MEDIAN, rule=MEDIAN,
         server=SGD, attack=LIES, **over
