@@ -169,6 +169,11 @@ def copies(update: PyTree, count: int) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), update)
 
 
+def zeros(params: PyTree, count: int) -> PyTree:
+    """Zeros of the shapes of a model, stacked `[count, ...]`."""
+    return jax.tree.map(lambda leaf: jnp.zeros_like(leaf, shape=(count, *jnp.shape(leaf))), params)
+
+
 def with_row(updates: PyTree, row: jax.Array, update: PyTree) -> PyTree:
     """Stacked updates with one row replaced."""
     return jax.tree.map(lambda x, u: x.at[row].set(u), updates, update)

@@ -204,8 +204,8 @@ class _Asynchronous:
             left=self.computing_time(key, (self.n,), slice(None)),
             pulled=_workers.copies(params, self.n),
             versions=zeros,
-            honest=_zeros(params, self.n),
-            buffers=None if self.buffers is None else _zeros(params, self.buffers),
+            honest=_workers.zeros(params, self.n),
+            buffers=None if self.buffers is None else _workers.zeros(params, self.buffers),
             waiting=jnp.zeros(self.buffers or 0, jnp.int32),
             accepted=zeros,
             rejected=zeros,
@@ -316,10 +316,6 @@ class _Asynchronous:
 
     def traffic(self, params: PyTree) -> Traffic:
         return Traffic(2, 2 * optax.tree.size(params))
-
-
-def _zeros(params: PyTree, count: int) -> PyTree:
-    return jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), params)
 
 
 def _where(condition: jax.Array, if_true: PyTree, if_false: PyTree) -> PyTree:

@@ -177,9 +177,7 @@ def saga(samples: int) -> Estimator:
     m = static_int("samples", samples, at_least=1)
 
     def init(params: PyTree, n: int) -> SagaState:
-        table = jax.tree.map(lambda p: jnp.zeros((n, m, *jnp.shape(p)), jnp.result_type(p)), params)
-        average = jax.tree.map(lambda t: jnp.zeros((n, *t.shape[2:]), t.dtype), table)
-        return SagaState(table, average)
+        return SagaState(_workers.zeros(_workers.zeros(params, m), n), _workers.zeros(params, n))
 
     def estimate(state: SagaState, given: Gradients) -> tuple[PyTree, SagaState]:
         n, count = stacked.num_workers(given.data), jax.tree.leaves(given.data)[0].shape[1]
@@ -241,7 +239,7 @@ def storm(a: float, *, batch_size: int = 1) -> Estimator:
     batch_size = static_int("batch_size", batch_size, at_least=1)
 
     def init(params: PyTree, n: int) -> PyTree:
-        return jax.tree.map(jnp.zeros_like, _workers.copies(params, n))
+        return _workers.zeros(params, n)
 
     def estimate(state: PyTree, given: Gradients) -> tuple[PyTree, PyTree]:
         batch = _drawn(given, batch_size)

@@ -236,8 +236,10 @@ def test_killed_half_way_it_keeps_what_was_finished(tmp_path):
     assert status == 0, err
     assert f"{len(kept)} of 6 blocks are in" in out
     after = results_of(folder)
-    assert len(after) == 6
     assert {name: after[name] for name in kept} == kept
+    undisturbed = tmp_path / "undisturbed"
+    assert run(options(undisturbed))[0] == 0
+    assert after == results_of(undisturbed / "main")
 
 
 @pytest.mark.slow

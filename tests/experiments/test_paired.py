@@ -136,7 +136,7 @@ def test_rules_of_one_seed_have_the_same_data_batches_and_liars(partition, tmp_p
     )  # fmt: skip
     if partition != "one_class":
         attacks = ("none", "sign_flip", "pushed", "flip_labels")
-        config = dataclasses.replace(config, attack=attacks, s=(0, 1, 2), rule=("aksel",))
+        config = dataclasses.replace(config, attack=attacks, s=(0, 1, 2), rule=("mean", "aksel"))
         config = dataclasses.replace(config, mixing=("none", "bucketing(s=2)"))
     data = datasets.load("digits")
     tasks = sweep.tasks([config], tmp_path, lambda _: data)
