@@ -296,7 +296,7 @@ def devices() -> Iterator[None]:
 
 
 def trained() -> Iterator[None]:
-    """Asynchronous, replicated and peer-to-peer protocols; servers exchange every second step."""
+    """Conditionals of protocols: servers that exchange every second step, coins of both sides."""
     import jax.numpy as jnp
     import optax
 
@@ -318,6 +318,10 @@ def trained() -> Iterator[None]:
         ),
         protocols.gossip(
             regression_loss, graph=graphs.complete(6), rule=median, optimizer=sgd
+        ),
+        protocols.variance_reduced(
+            regression_loss, estimator=protocols.marina(0.5), num_workers=6, rule=median,
+            server=sgd,
         ),
     ):  # fmt: skip
         state, step = protocol.init(params, key), jax.jit(protocol.step)
