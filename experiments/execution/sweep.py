@@ -65,9 +65,7 @@ def of_first_seeds(tasks: Sequence[Task], seeds: int) -> list[Task]:
 
 def parameters(config: Config, dataset: datasets.Dataset | datasets.Outline) -> int:
     """The number of parameters of the model."""
-    model = zoo.build(config.model, dataset.shape, dataset.num_classes)
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    return zoo.size(zoo.build(config.model, dataset.shape, dataset.num_classes))
 
 
 def run(

@@ -45,6 +45,7 @@ EXAMPLES = {
     "mixing": "bucketing(s=2)",
     "attack": "little_is_enough(z=1.5)",
     "protocol": "gossip(graph='ring')",
+    "compressor": "top_k(k=0.01)",
 }
 
 

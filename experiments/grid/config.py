@@ -10,6 +10,7 @@ from experiments.grid import calls
 from experiments.text.arguments import SHOWN
 
 DEFAULT_PROTOCOL = "parameter_server"
+NO_COMPRESSOR = "none"
 FOLLOWS: Any = None  # a default that follows from other settings: see `Config.__post_init__`
 
 
@@ -78,6 +79,11 @@ class Config:
     """Communication protocol: parameter_server, "parameter_server(per_round=5)",
     "replicated_servers(num_servers=5)", replicated_state_machine, "gossip(graph='ring')",
     "asynchronous(judge='kardam')" or "redundant(r=3, s=1)"."""
+    compressor: str = NO_COMPRESSOR
+    """Compression of what workers send: none, "top_k(k=0.01)", "rand_k(k=0.1, shared=True)",
+    "quantize(bits=4)" or sign; with feedback='error_feedback' or feedback='ef21' among its
+    hyperparameters, what a message leaves out is sent later, and with byzantine=True malicious
+    updates are compressed as well. The report then counts bits."""
     n: int = 25
     """Number of workers."""
     f: int = dataclasses.field(
@@ -181,7 +187,12 @@ IDENTITY = (
 
 
 # Settings added later: a block names them only if they differ from the former behaviour.
-_LATER = {"protocol": DEFAULT_PROTOCOL, "dealt_to": "all", "code": ""}
+_LATER = {
+    "protocol": DEFAULT_PROTOCOL,
+    "compressor": NO_COMPRESSOR,
+    "dealt_to": "all",
+    "code": "",
+}
 
 
 def setting(block: dict[str, Any], name: str) -> Any:

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator
 
-from experiments.grid import optimizers, protocols, specs
+from experiments.grid import compressors, optimizers, protocols, specs
 from experiments.grid.config import IDENTITY, Config
 from experiments.text import names
 
@@ -64,6 +64,7 @@ def plan(config: Config, parameters: int = 0) -> list[Block]:
     """
     _check_numbers(config)
     optimizers.check(config)
+    compressors.check(config, parameters)
     rules = _parsed("rule", config.rule, config.f)
     mixings = _parsed("mixing", config.mixing, config.f)
     wanted = _parsed("attack", config.attack, config.f)

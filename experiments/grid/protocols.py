@@ -20,6 +20,7 @@ class Protocol(NamedTuple):
       all_rows: whether the deployed rule sees the updates of all workers.
       clips: whether it supports gradient clipping.
       decays: whether it supports weight decay.
+      compresses: whether workers may compress what they send.
       open_ended: whether it takes further hyperparameters, those of one of its parts.
     """
 
@@ -29,6 +30,7 @@ class Protocol(NamedTuple):
     all_rows: bool = False
     clips: bool = True
     decays: bool = True
+    compresses: bool = False
     open_ended: bool = False
 
 
@@ -41,6 +43,7 @@ PROTOCOLS: dict[str, Protocol] = {
         momentum=("worker", "server", "update"),
         one_model=True,
         all_rows=True,
+        compresses=True,
     ),
     "replicated_servers": Protocol(
         parameters=(
@@ -49,11 +52,13 @@ PROTOCOLS: dict[str, Protocol] = {
         ),
         momentum=("worker", "update"),
         decays=False,  # the workers' models differ
+        compresses=True,
     ),
     "replicated_state_machine": Protocol(
         parameters=("num_servers", "f_servers"),
         momentum=("worker", "update"),
         all_rows=True,
+        compresses=True,
     ),
     "gossip": Protocol(
         parameters=("graph", "per_receiver", "local_steps"),

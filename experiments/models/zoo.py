@@ -298,6 +298,12 @@ def build(name: str, input_shape: tuple[int, ...], num_classes: int, **options: 
     return Model(init, apply, loss, accuracy)
 
 
+def size(model: Model) -> int:
+    """The number of parameters of a model."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
 class Evaluation(NamedTuple):
     """Metrics of a model on a data set.
 

@@ -13,7 +13,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from experiments.grid.config import Config
-from experiments.report import heat, measured, panels, scenes
+from experiments.report import bits, heat, measured, panels, scenes
 from experiments.report.scenes import Drawing, Scene
 from experiments.text.names import counted
 
@@ -66,6 +66,8 @@ def make(data: pd.DataFrame, grids: Sequence[Config]) -> dict[str, Drawing]:
         "variance_to_norm": measured.variance_to_norm,
     }
     out |= _setting_heatmaps(data, grids)
+    for drawing in bits.figures(data, grids):
+        out[_file_name("accuracy_against_bits", drawing.setting)] = drawing
     for scene in scenes.scenes(data, grids):
         for name, draw in kinds.items():
             drawing = draw(scene)

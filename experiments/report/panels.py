@@ -209,6 +209,8 @@ def line(
     count = lines * max(1, round(_MARKS / lines))
     shares = (np.arange(place, count, lines) + 0.5) / count
     at = steps.min() + shares * np.ptp(steps)
+    if ax.get_xscale() == "log":
+        at = steps.min() * (steps.max() / steps.min()) ** shares
     if ax.get_yscale() == "log":
         marks = np.exp(np.interp(at, steps, np.log(np.maximum(mean, 1e-300))))
     else:

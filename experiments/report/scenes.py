@@ -24,7 +24,11 @@ EXCESS = ("excess_rounds", "excess_share")
 ASKED = ("validation", "to_optimum", "worst_accuracy", "spread", *EXCESS)
 
 
-COLUMNS = frozenset((*CURVE, *diagnostics.NAMES, *ASKED, *TABLE))
+# Sent by all workers up to an evaluation; in studies with a compressor.
+BITS = "bits"
+
+
+COLUMNS = frozenset((*CURVE, *diagnostics.NAMES, *ASKED, BITS, *TABLE))
 
 
 class Drawing(NamedTuple):
@@ -75,9 +79,11 @@ def settings(data: pd.DataFrame) -> list[str]:
     return [name for name in data.columns if name not in COLUMNS]
 
 
-def split(data: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
-    """Splits curves or a table by setting into pairs (setting, part)."""
-    names = settings(data)
+def split(
+    data: pd.DataFrame, together: Sequence[str] = ()
+) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
+    """Splits curves or a table by setting into pairs (setting, part), but not by `together`."""
+    names = [name for name in settings(data) if name not in together]
     if not names:
         yield {}, data
         return

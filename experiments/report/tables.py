@@ -12,7 +12,7 @@ from scipy import stats
 from experiments.grid import calls, specs
 from experiments.grid import config as configs
 from experiments.grid.config import Config
-from experiments.report import figures, markup, page, scenes, summary
+from experiments.report import bits, figures, markup, page, scenes, summary
 from experiments.text import columns
 from experiments.text.names import counted
 from experiments.training import diagnostics
@@ -90,7 +90,7 @@ def curves(blocks: Sequence[dict[str, Any]]) -> pd.DataFrame:
     Returns:
       rule, mixing, attack, s, seed, the settings that differ between the blocks, step, accuracy,
       loss, finite, optional metrics (such as validation, to_optimum), and the diagnostics; NaN for
-      missing numbers.
+      missing numbers. If a block has a compressor, also the bits that all workers have sent so far.
     """
     names = varied(blocks)
     asked = [name for name in scenes.ASKED if any(name in b["runs"][0] for b in blocks)]
@@ -114,6 +114,8 @@ def curves(blocks: Sequence[dict[str, Any]]) -> pd.DataFrame:
             for name in measured:
                 columns[name] += run.get(name) or [None] * count
     data = pd.DataFrame(columns)
+    if any(configs.setting(block, "compressor") != configs.NO_COMPRESSOR for block in blocks):
+        data[scenes.BITS] = np.concatenate([bits.of_block(block) for block in blocks])
     numbers = {name: "float64" for name in measured}
     return data.astype({**numbers, "step": int, "s": int, "seed": int, "finite": bool})
 
@@ -130,7 +132,8 @@ def table(data: pd.DataFrame) -> pd.DataFrame:
       finite; `low` and `high`, the 95 % confidence interval of the mean by Student's t, empty for
       one seed; and the first evaluation at which a model was not finite. With client sampling,
       also the number of rounds of all seeds in which more Byzantine workers were drawn than the
-      rule was told to tolerate, and their share.
+      rule was told to tolerate, and their share. With a compressor, also the bits that all workers
+      of one run have sent.
     """
     mixing = ["mixing"] if (data["mixing"] != "none").any() else []
     keys = ["rule", *mixing, "attack", "s", *scenes.settings(data)]
@@ -149,6 +152,8 @@ def table(data: pd.DataFrame) -> pd.DataFrame:
     if "excess_rounds" in data:
         out["excess_rounds"] = groups["excess_rounds"].sum(min_count=1).to_numpy()
         out["excess_share"] = groups["excess_share"].mean().to_numpy()
+    if scenes.BITS in data:
+        out[scenes.BITS] = groups[scenes.BITS].max().to_numpy()
     return out.astype({"diverged_at": "Int64"})
 
 

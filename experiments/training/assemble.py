@@ -4,7 +4,7 @@ Each protocol function takes the parts of a run, then its own hyperparameters, w
 the specification; those that are omitted come from the run.
 """
 
-import inspect
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,14 +13,15 @@ import jax.numpy as jnp
 import optax
 
 import byzjax
-from byzjax import protocols
-from byzjax.protocols import graphs
+from byzjax import compress, protocols
 from experiments.grid import config as configs
-from experiments.grid import planning, sampling, specs
+from experiments.grid import compressors, planning, sampling, specs
 from experiments.grid import protocols as names
 from experiments.grid.config import Config
 from experiments.text import names as texts
-from experiments.training import optim
+from experiments.training import graphs, optim
+
+_COMPRESSION = 11  # the place of its key among those of a run
 
 
 class Parts(NamedTuple):
@@ -57,7 +58,17 @@ class Parts(NamedTuple):
     def of_workers(self) -> optax.GradientTransformation:
         """The attack on the stacked updates of all workers."""
         deployed = specs.deployed(self.rule, self.mixing)
-        return self.attack(self.byzantine, 2, deployed, self.config.n)
+        attack = self.attack(self.byzantine, 2, deployed, self.config.n)
+        compression = compressors.parse(self.config.compressor)
+        if compression is None or not compression.byzantine:
+            return attack
+        form = compression.of_byzantine(self.fold(_COMPRESSION))
+        return optax.chain(attack, compress.of_byzantine(form, self.byzantine))
+
+    def stages(self) -> dict[str, Any]:
+        """The optimizer's parts, `send`, `receive` and `server`: see `optim.stages`."""
+        draws = self.config.compressor != configs.NO_COMPRESSOR
+        return optim.stages(self.config, self.rate, self.fold(_COMPRESSION) if draws else None)
 
     def aggregate(self, rows: int) -> optax.GradientTransformation:
         """The mixing and the rule for `rows` stacked updates."""
@@ -94,7 +105,7 @@ def parameter_server(
     With `local`, the name of an optimizer, they take local steps of size `local_rate` by it and
     send pseudo-gradients.
     """
-    stages, n = optim.stages(parts.config, parts.rate), parts.config.n
+    stages, n = parts.stages(), parts.config.n
     mix = specs.transformation(parts.mixing, byzantine=None, key=parts.fold(5), n=n)
     if stages["receive"] is not None:
         mix = optax.chain(stages["receive"], mix)
@@ -129,7 +140,7 @@ def replicated_servers(
     quorum_workers: int | None = None,
 ) -> protocols.Protocol:
     """Several servers, some Byzantine; workers and servers aggregate what arrives (ByzSGD)."""
-    stages, config = optim.stages(parts.config, parts.rate), parts.config
+    stages, config = parts.stages(), parts.config
     lying, attack_models = parts.servers(num_servers, f_servers)
     return protocols.replicated_servers(
         parts.loss,
@@ -157,7 +168,7 @@ def replicated_state_machine(
     parts: Parts, *, num_servers: int = 4, f_servers: int = 1
 ) -> protocols.Protocol:
     """Identical replicas of one server; workers take the model that f + 1 of them agree on."""
-    stages, config = optim.stages(parts.config, parts.rate), parts.config
+    stages, config = parts.stages(), parts.config
     lying, attack_models = parts.servers(num_servers, f_servers)
     return protocols.replicated_state_machine(
         parts.loss,
@@ -187,7 +198,7 @@ def gossip(
     config = parts.config
     return protocols.gossip(
         parts.loss,
-        graph=graph_of(graph, config.n, shape),
+        graph=graphs.of_name(graph, config.n, shape),
         rule=parts.aggregate(config.n),
         optimizer=optim.of_one(config, parts.rate),
         byzantine=parts.byzantine,
@@ -228,7 +239,7 @@ def asynchronous(
     return protocols.asynchronous(
         parts.loss,
         num_workers=config.n,
-        server=optim.stages(config, parts.rate)["server"],
+        server=parts.stages()["server"],
         judge=judges[judge](),
         damping=dampings[damping](),
         buffers=buffers,
@@ -253,7 +264,7 @@ def redundant(
         r=r,
         code=code,
         rule=parts.aggregate(config.n // (r or 2 * s + 1)) if repeats else None,
-        server=optim.stages(config, parts.rate)["server"],
+        server=parts.stages()["server"],
         attack=parts.of_workers(),
         workers_at_once=parts.at_once,
         workers_axis=parts.axis,
@@ -268,31 +279,6 @@ PROTOCOLS: dict[str, Callable] = {
     "asynchronous": asynchronous,
     "redundant": redundant,
 }
-
-
-def graph_of(name: str, n: int, shape: dict[str, Any]) -> graphs.Graph:
-    """A graph of n nodes by name; `shape` holds the other parameters of its function.
-
-    Raises:
-      ValueError: the graph is unknown, or does not have n nodes.
-      TypeError: a parameter is unknown or missing.
-    """
-    known = ("complete", "ring", "torus", "star", "random_regular", "erdos_renyi", "small_world")
-    known = (*known, "two_cliques", "dumbbell")
-    if name not in known:
-        raise ValueError(texts.unknown("graph", name, known))
-    function = getattr(graphs, name)
-    parameters = inspect.signature(function).parameters
-    given = ({"n": n} if "n" in parameters else {}) | shape
-    wrong = [key for key in given if key not in parameters]
-    missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in given]
-    if wrong or missing:
-        needed = ", ".join(key for key in parameters if key != "n") or "nothing more"
-        raise TypeError(f"graph {name} takes {needed}; got {', '.join(shape) or 'nothing'}.")
-    graph = function(**given)
-    if len(graph) != n:
-        raise ValueError(f"graph {name} has {len(graph)} nodes; expected n={n}.")
-    return graph
 
 
 def build(parts: Parts) -> protocols.Protocol:
@@ -333,6 +319,8 @@ def _one_step(config: Config, rule: specs.Spec, mixing: specs.Spec, tried: specs
         return specs.transformation(tried, byzantine=byzantine, key=key, rule=rule, n=count)
 
     n, key = config.n, jax.random.key(0)
+    # A compressor may need more coordinates than this model has; `compressors.check` looks at it.
+    config = dataclasses.replace(config, compressor=configs.NO_COMPRESSOR)
     parts = Parts(config, loss, rule, mixing, attack, jnp.zeros(n, bool), key, None)
     protocol = build(parts)
     batch = {"x": jnp.zeros((n, config.batch_size, 2))}

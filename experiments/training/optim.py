@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import optax
 
 import byzjax
-from experiments.grid import optimizers
+from experiments.grid import compressors, optimizers
 from experiments.grid.config import Config
 from experiments.text import names
 
@@ -39,11 +40,16 @@ def schedule(config: Config, rate: Any = None) -> optax.Schedule | float:
     return rate
 
 
-def stages(config: Config, rate: Any = None) -> dict[str, Any]:
+def stages(config: Config, rate: Any = None, key: jax.Array | None = None) -> dict[str, Any]:
     """The transformations of the honest workers and of the server: `send`, `receive`, `server`.
 
     `send` and `receive` map stacked updates to stacked updates (`receive` comes after the attack),
     or are None; `server` maps the aggregate to a step.
+
+    Args:
+      config: a run.
+      rate: the initial step size, which may be traced; None for that of the config.
+      key: PRNG key of a compressor that draws; None for `jax.random.key(0)`.
     """
     send, momentum, receive, server = _before(config), _momentum(config), None, []
     if momentum is not None and config.momentum_at == "worker":
@@ -52,6 +58,9 @@ def stages(config: Config, rate: Any = None) -> dict[str, Any]:
         receive = byzjax.per_worker(momentum, config.n)
     elif momentum is not None:
         server.append(momentum)
+    compression = compressors.parse(config.compressor)
+    if compression is not None:
+        send.append(compression.of_honest(jax.random.key(0) if key is None else key))
     return {
         "send": byzjax.per_worker(optax.chain(*send), config.n) if send else None,
         "receive": receive,
