@@ -14,8 +14,8 @@ import optax
 
 import byzjax
 from byzjax import compress, protocols
-from experiments.grid import config as configs
 from experiments.grid import compressors, planning, sampling, specs
+from experiments.grid import config as configs
 from experiments.grid import protocols as names
 from experiments.grid.config import Config
 from experiments.text import names as texts
