@@ -73,7 +73,9 @@ def _describe_text(dataset: Dataset, parts: Sequence[np.ndarray]) -> str:
     lines.append(f"   all  {sum(map(len, parts)) * length:10}")
     train, test = dataset.sizes
     samples = f"{train} + {test} windows of {length} characters"
-    return "\n".join([f"{dataset.name}: {samples}, {dataset.num_classes} of them different", *lines])
+    return "\n".join(
+        [f"{dataset.name}: {samples}, {dataset.num_classes} of them different", *lines]
+    )
 
 
 def histogram_figure(histogram: np.ndarray, title: str) -> "Figure":

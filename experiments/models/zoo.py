@@ -195,6 +195,13 @@ MODELS: dict[str, Callable[..., nnx.Module]] = {
 
 CONVOLUTIONAL = ("cnn", "cnn_5x5", "cnn_mnist", "cnn_cifar", "resnet20")
 LANGUAGE = tuple(language.MODELS)
+ONE_BY_ONE = (*CONVOLUTIONAL, *LANGUAGE)
+"""On CPU the gradients of one worker after another take less time than those of all at once.
+
+vmap over the weights makes a convolution grouped, which takes twice the time and twenty times the
+memory (`layers.py`); of a language model, what one worker computes fits into the cache, and with
+all of them it does not (`language.py`).
+"""
 
 DESCRIPTIONS: dict[str, str] = {
     name: (module.__doc__ or "").partition("\n")[0] for name, module in MODELS.items()

@@ -15,7 +15,7 @@ from experiments.grid.config import Config
 from experiments.report import figures, markup, page, scenes, summary
 from experiments.text import columns
 from experiments.text.names import counted
-from experiments.training import diagnostics
+from experiments.training import diagnostics, texts
 
 
 class About(NamedTuple):
@@ -130,7 +130,8 @@ def table(data: pd.DataFrame) -> pd.DataFrame:
       finite; `low` and `high`, the 95 % confidence interval of the mean by Student's t, empty for
       one seed; and the first evaluation at which a model was not finite. With client sampling,
       also the number of rounds of all seeds in which more Byzantine workers were drawn than the
-      rule was told to tolerate, and their share.
+      rule was told to tolerate, and their share; on text the mean loss in nats and in bits per
+      character.
     """
     mixing = ["mixing"] if (data["mixing"] != "none").any() else []
     keys = ["rule", *mixing, "attack", "s", *scenes.settings(data)]
@@ -149,6 +150,9 @@ def table(data: pd.DataFrame) -> pd.DataFrame:
     if "excess_rounds" in data:
         out["excess_rounds"] = groups["excess_rounds"].sum(min_count=1).to_numpy()
         out["excess_share"] = groups["excess_share"].mean().to_numpy()
+    if texts.BITS in data:
+        out["loss"] = groups["loss"].mean().to_numpy()
+        out[texts.BITS] = groups[texts.BITS].mean().to_numpy()
     return out.astype({"diverged_at": "Int64"})
 
 
@@ -202,7 +206,7 @@ def text(results: pd.DataFrame, width: int | None = None) -> str:
             parts += [columns.fitted(["rule", *wide.columns], rows, width)]
     if results["diverged"].any():
         parts.append(_NOT_FINITE)
-    if sentence := summary.excess(results):
+    for sentence in filter(None, [summary.excess(results), summary.bits(results)]):
         parts.append(sentence if width is None else "\n".join(textwrap.wrap(sentence, width)))
     return "\n\n".join(parts or ["No run is finished."])
 

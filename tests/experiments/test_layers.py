@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments.models import layers, resnet, zoo
+from experiments.models import layers, resnet
 from tests.experiments.test_models import build, drawn, graphdef, images, shapes
 
 

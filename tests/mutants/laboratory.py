@@ -149,7 +149,7 @@ MUTANTS = [
     ),
     Mutant(
         "train: labels are flipped under all attacks but flip_labels",
-        "experiments/training/program.py",
+        "experiments/training/poisoning.py",
         'spec.name == "flip_labels" for spec',
         'spec.name != "flip_labels" for spec',
         'tests/experiments/test_training.py -k "plain_sgd and flipped"',
