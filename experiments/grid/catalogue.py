@@ -61,9 +61,7 @@ def _honest_updates_of_flipped_labels(updates: Any, byzantine: jax.Array) -> Any
 
 def _honest_updates_of_shifted_tokens(updates: Any, byzantine: jax.Array, *, by: int = 1) -> Any:
     """Data poisoning: the training step shifts the labels of the Byzantine workers."""
-    del byzantine
-    if type(by) is not int:
-        raise TypeError(f"shift_tokens needs an integer by; got {by!r}.")
+    del byzantine, by
     return updates
 
 
