@@ -123,7 +123,7 @@ class GPTMicro(GPT):
 class GPTMini(GPT):
     """GPT of 6 layers, 6 heads and width 384; 10.7 million parameters.
 
-    The size of nanoGPT's `train_shakespeare_char` (Karpathy, 2022): 10,671,744 parameters for 65
+    The size of nanoGPT's `train_shakespeare_char` (Karpathy, 2022): 10,671,360 parameters for 65
     characters and windows of 64.
     """
 

@@ -48,6 +48,12 @@ def tokens(*shape, seed=0):
     return np.random.default_rng(seed).integers(0, VOCABULARY, shape).astype(np.int32)
 
 
+@pytest.fixture
+def cache_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "byzjax"
+
+
 # --- text as samples ------------------------------------------------------------------------------
 
 
@@ -84,7 +90,7 @@ def test_text_of_the_workers():
     )
     text = histograms.describe(dataset, [np.arange(3), np.arange(3, 5)])
     assert text.splitlines() == [
-        "cab: 5 + 2 windows of 4 characters, 13 of them different",
+        "cab: 5 + 2 windows of 4 characters, 11 of them different",
         "worker  characters  first ones",
         "     0          12  bana",
         "     1           8  d, a",
@@ -152,7 +158,7 @@ def test_the_real_text(cache_home):
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("gpt_nano", 205_440), ("gpt_micro", 804_096), ("gpt_mini", 10_671_744)]
+    ("name", "count"), [("gpt_nano", 205_440), ("gpt_micro", 804_096), ("gpt_mini", 10_671_360)]
 )
 def test_parameters(name, count):
     build = functools.partial(zoo.build, name, (64,), 65, text=True)
@@ -344,12 +350,12 @@ def test_works_in_every_protocol(tiny, protocol):
 def test_wrong_labels():
     batch = {"x": tokens(4, 3, LENGTH), "y": tokens(4, 3, LENGTH, seed=1)}
     byzantine = np.array([True, False, False, True])
-    names = ("none", "flip_labels", "shift_tokens", "shift_tokens(by=-2)", "sign_flip")
+    names = ("none", "flip_labels", "shift_tokens", "shift_tokens(by=3)", "sign_flip")
     choices = [specs.parse("attack", name, f=2) for name in names]
     expected = [
         lambda y: y,
         lambda y: VOCABULARY - 1 - y,
-        *(lambda y, k=k: (y + k) % VOCABULARY for k in (1, -2)),
+        *(lambda y, k=k: (y + k) % VOCABULARY for k in (1, 3)),
         lambda y: y,
     ]
     run = jax.jit(lambda b, k: poisoning.labels(b, byzantine, choices, k, VOCABULARY))
