@@ -93,7 +93,7 @@ def test_text_of_the_workers():
         "cab: 5 + 2 windows of 4 characters, 11 of them different",
         "worker  characters  first ones",
         "     0          12  bana",
-        "     1           8  d, a",
+        "     1           8  , an",
         "   all          20",
     ]
     counts = histograms.label_histogram(dataset.train_y, [np.arange(5)], dataset.num_classes)
@@ -219,8 +219,8 @@ def test_equals_a_loop(tiny, tied):
     of_label = np.take_along_axis(logits, y[..., None], -1)[..., 0]
     loss = (np.log(np.exp(logits).sum(-1)) - of_label).mean()
     both = jax.jit(lambda p, x, y: (model.loss(p, {"x": x, "y": y}), model.accuracy(p, x, y)))
-    for found in (both(params, x, y), (metrics.loss, metrics.accuracy)):
-        np.testing.assert_allclose(found, (loss, right.mean()), rtol=1e-5)
+    for values in (both(params, x, y), (metrics.loss, metrics.accuracy)):
+        np.testing.assert_allclose(values, (loss, right.mean()), rtol=1e-5)
     with np.errstate(invalid="ignore"):
         per_character = [right[y == c].sum() / (y == c).sum() for c in range(VOCABULARY)]
     np.testing.assert_allclose(metrics.per_class, per_character, rtol=1e-6)
