@@ -130,8 +130,7 @@ def build(
         states, runs = devices.on_one((states, runs), over)
         return evaluate_all(states, runs, *(test if last else some), *held)
 
-    length = dataset.shape[0]
-    write_one = Timed(lambda *args: run.write(*args, length), compiled, shared)
+    write_one = Timed(functools.partial(run.write, length=dataset.shape[0]), compiled, shared)
 
     def write_here(states, place, runs):
         return write_one(*devices.on_one((states, runs), over), np.int32(place))
