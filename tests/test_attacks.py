@@ -519,6 +519,38 @@ def test_flip_labels():
         attacks.flip_labels(batch, byzantine, num_classes=10.0)
 
 
+@pytest.mark.smoke
+@pytest.mark.parametrize("by", [1, 0, -3, 70])
+@pytest.mark.parametrize("dtype", [np.int32, np.uint8])
+def test_shift_tokens(by, dtype):
+    """Two batches of three windows for each worker, with labels up to the largest."""
+    y = (np.arange(4 * 3 * 5) * 13 % 65).reshape(4, 3, 5).astype(dtype)
+    y[:, 0, 0] = 64
+    batch, byzantine = {"x": np.ones(4), "y": y}, np.array([False, True, False, True])
+    run = jax.jit(lambda b, mask, k: attacks.shift_tokens(b, mask, num_tokens=65, by=k))
+    expected = oracles.shift_tokens(y, byzantine, 65, by)
+    for out in (
+        run(batch, byzantine, by),
+        attacks.shift_tokens(batch, byzantine, num_tokens=65, by=by),
+    ):
+        np.testing.assert_array_equal(out["y"], expected)
+        assert out["y"].dtype == dtype
+        np.testing.assert_array_equal(out["x"], batch["x"])
+    assert (expected[1] != y[1]).all() == (by != 0)
+
+
+def test_what_shift_tokens_refuses():
+    batch, byzantine = {"y": np.zeros((2, 3), np.int32)}, np.array([True, False])
+    with pytest.raises(KeyError, match="the batch has no entry 'target'; it has y"):
+        attacks.shift_tokens(batch, byzantine, num_tokens=65, label="target")
+    with pytest.raises(ValueError, match=r"^byzantine has shape \(1,\); labels of shape \(2, 3\)"):
+        attacks.shift_tokens(batch, byzantine[:1], num_tokens=65)
+    with pytest.raises(TypeError, match=r"^shift_tokens needs an integer by; got float32"):
+        attacks.shift_tokens(batch, byzantine, num_tokens=65, by=jnp.float32(0.5))
+    with pytest.raises(ValueError, match=r"^num_tokens must be at least 2; got"):
+        attacks.shift_tokens(batch, byzantine, num_tokens=1)
+
+
 def test_little_is_enough_has_a_slope_where_honest_rows_coincide():
     byzantine = jnp.array([True, False, False, False])
 

@@ -4,7 +4,7 @@ from byzjax._deprecated import renamed as _renamed
 from byzjax.attacks.adaptive import default_starts, gradient_attack, strongest
 from byzjax.attacks.around_median import pushed
 from byzjax.attacks.bounded import min_max, min_sum
-from byzjax.attacks.data import add_trigger, flip_labels
+from byzjax.attacks.data import add_trigger, flip_labels, shift_tokens
 from byzjax.attacks.dissensus import dissensus
 from byzjax.attacks.faults import drop, flip_bits, lose_coordinates, non_finite
 from byzjax.attacks.over_time import alternating, copy_worker, mimic, rotating, sleeping, stale
@@ -57,6 +57,7 @@ __all__ = [
     "relocated",
     "reversed_gradient",
     "rotating",
+    "shift_tokens",
     "sign_flip",
     "sleeping",
     "stale",

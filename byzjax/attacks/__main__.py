@@ -62,7 +62,7 @@ also be a function of the step, such as `attacks.sleeping` and `attacks.rotating
 `attacks.mimic` and `attacks.stale` have memory and replace `byzjax.attack`. Attacks against the
 deployed rule call it, mixings included: `strongest` searches for the most damaging strength of any
 attack, in 20 calls; `gradient_attack` ascends the damage by its gradient through the rule.
-`flip_labels` and `add_trigger` change a batch before its gradient is computed.
+`flip_labels`, `shift_tokens` and `add_trigger` change a batch before its gradient is computed.
 
 How far each attack moves each rule: [worst-case](worst-case/README.md). The attacks that hurt each
 rule most in training: [studies](studies/README.md). Their cost: [attack-cost.md](attack-cost.md).

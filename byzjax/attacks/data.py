@@ -97,6 +97,62 @@ def _flipped(
     return _rows.replace(y, byzantine, wrong)
 
 
+def shift_tokens(
+    batch: Mapping[str, Any],
+    byzantine: jax.Array,
+    *,
+    num_tokens: int,
+    by: int | jax.Array = 1,
+    label: str = "y",
+) -> dict[str, Any]:
+    r"""Shifts the tokens that the attackers' models are to predict, cyclically.
+
+    $y \mapsto (y + k) \bmod V$: a language model learns to continue each text with the successors
+    of the right tokens, a consistent mistake as label flipping is for images. The inputs stay
+    unchanged. Cost: O(nb) for b labels each.
+
+    Args:
+      batch: the workers' batches, every leaf of shape `[n, b, ...]`.
+      byzantine: `bool[n]`, mask of Byzantine workers; may be traced.
+      num_tokens: V, a Python int.
+      by: k, an integer of any sign; may be traced. With 0 nothing changes.
+      label: the batch entry that holds the labels `[n, ...]`, integers in 0 .. V-1.
+
+    Returns:
+      A new dict; everything but the attackers' labels is unchanged.
+
+    Raises:
+      KeyError: the batch has no such entry.
+      TypeError: num_tokens is not a Python int, or k is not an integer.
+      ValueError: `byzantine` does not match the labels.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from byzjax import attacks
+      >>> batch = {"x": jnp.array([[5, 0], [5, 0]]), "y": jnp.array([[0, 9], [0, 9]])}
+      >>> attacks.shift_tokens(batch, jnp.array([False, True]), num_tokens=10)["y"]
+      Array([[0, 9],
+             [1, 0]], dtype=int32)
+
+    Reference: for text, in analogy to the label flipping of Tolpegin, Truex, Gursoy and Liu, Data
+    Poisoning Attacks Against Federated Learning Systems, ESORICS 2020 (arXiv:2007.08432).
+    """
+    y, byzantine = _labels(batch, byzantine, label)
+    by = jnp.asarray(by)
+    if not jnp.issubdtype(by.dtype, jnp.integer):
+        raise TypeError(f"shift_tokens needs an integer by; got {by.dtype}.")
+    size = static_int("num_tokens", num_tokens, at_least=2)
+    return {**batch, label: _shifted(y, byzantine, size, by)}
+
+
+@compiled
+def _shifted(y: jax.Array, byzantine: jax.Array, size: int, by: jax.Array) -> jax.Array:
+    """The labels, those of attackers shifted as in `shift_tokens`."""
+    wide = jnp.promote_types(y.dtype, jnp.int32)  # a small type might overflow
+    wrong = (y.astype(wide) + by.astype(wide) % size) % size
+    return _rows.replace(y, byzantine, wrong.astype(y.dtype))
+
+
 def add_trigger(
     batch: Mapping[str, Any],
     byzantine: jax.Array,

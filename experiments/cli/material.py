@@ -10,7 +10,6 @@ from experiments.data import batches, cache, datasets, partitions
 from experiments.execution import sweep
 from experiments.execution.store import Task
 from experiments.grid.config import Config
-from experiments.models import zoo
 from experiments.training import assemble
 
 
@@ -85,10 +84,10 @@ class Material:
 
     def _check(self, grid: Config) -> None:
         dataset = self.describe(grid)
-        zoo.build(grid.model, dataset.shape, dataset.num_classes)
+        sweep.model_of(grid, dataset)
         if isinstance(dataset, datasets.Dataset):
             rest, _, _ = batches.hold_out(dataset, grid.validation)
             partitions.partition(rest.train_y, grid.n, grid.partition, seed=0)
         else:
             batches.check_hold_out(dataset.sizes[0], grid.validation)
-            partitions.parse_partition(grid.partition)
+            partitions.check(grid.partition, text=bool(dataset.vocabulary))

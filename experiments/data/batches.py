@@ -53,7 +53,7 @@ def sample_batch(
     `indices` and `sizes` are those of `pad_partition`. Worker i draws from `fold_in(key, i)`.
 
     Returns:
-      `{"x": [n, batch_size, ...], "y": [n, batch_size]}`.
+      `{"x": [n, batch_size, ...], "y": [n, batch_size]}`; of text, y as x.
     """
 
     def draw(worker, row, size):

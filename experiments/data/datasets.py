@@ -1,8 +1,8 @@
 """Data sets as plain arrays.
 
-`digits` comes with scikit-learn. `mnist`, `fashion_mnist` and `cifar10` come from TensorFlow
-Datasets (TFDS), and nothing is fetched from the network unless `download=True`. `a9a`,
-`mushrooms`, `spambase` and `w8a` are read from their text files.
+`digits` comes with scikit-learn. `mnist`, `fashion_mnist`, `cifar10` and the text
+`tiny_shakespeare` come from TensorFlow Datasets (TFDS), and nothing is fetched from the network
+unless `download=True`. `a9a`, `mushrooms`, `spambase` and `w8a` are read from their text files.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.data import convex, prepared
+from experiments.data import convex, language, prepared
 from experiments.data.prepared import FIELDS, Arrays
 from experiments.text import names
 
@@ -30,6 +30,9 @@ class Dataset:
     Features are float32 `[N, d]`: those of a9a, mushrooms and w8a are 0 and 1 and stay unchanged,
     those of spambase are standardised, each by its training mean and standard deviation.
     Labels are int32 `[N]`.
+    Of a text, samples are windows of characters, int32 `[N, T]` in the order of the text, and so
+    are their labels, the characters that follow; both count from 0 in `vocabulary`, which is empty
+    for all other data.
     `checksum` is the start of the sha256 of the raw arrays (before the normalisation).
     """
 
@@ -40,6 +43,7 @@ class Dataset:
     test_y: np.ndarray
     num_classes: int
     checksum: str
+    vocabulary: str = ""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -60,12 +64,14 @@ class Outline(NamedTuple):
       num_classes: number of classes.
       sizes: the numbers of samples for training and for testing.
       checksum: as in `Dataset`.
+      vocabulary: as in `Dataset`.
     """
 
     shape: tuple[int, ...]
     num_classes: int
     sizes: tuple[int, int]
     checksum: str
+    vocabulary: str = ""
 
 
 OUTLINES = {
@@ -77,6 +83,10 @@ OUTLINES = {
     "mushrooms": Outline((112,), 2, (6499, 1625), "bd48fe28ae8b3733"),
     "spambase": Outline((57,), 2, (3680, 921), "f7e056cd76b491f6"),
     "w8a": Outline((300,), 2, (39_799, 9950), "4779673c0a73902c"),
+    "tiny_shakespeare": Outline(
+        *((64,), 65, (15_685, 1742), "25c17a49e3e06b9b"),
+        "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz",
+    ),
 }
 """The published data sets, so that finished blocks of them are recognised without the data."""
 
@@ -100,9 +110,19 @@ def load(name: str, *, data_dir: str | Path | None = None, download: bool = Fals
         raise ValueError(names.unknown("data set", name, NAMES))
     source = SOURCES[name]
     raw = source.read(data_dir, download)
+    if source.is_text:
+        return of_text(name, raw)
     checksum, num_classes = _checksum(raw), int(raw["train_y"].max()) + 1
     source.normalize(raw)
     return Dataset(name=name, num_classes=num_classes, checksum=checksum, **raw)
+
+
+def of_text(name: str, raw: Arrays) -> Dataset:
+    """The data set of some windows, as `language.arrays` makes them; modifies `raw` in place."""
+    checksum, vocabulary = _checksum(raw), language.encode(raw)
+    return Dataset(
+        name=name, num_classes=len(vocabulary), checksum=checksum, vocabulary=vocabulary, **raw
+    )
 
 
 def _checksum(raw: Arrays) -> str:
@@ -143,19 +163,22 @@ def _read_digits() -> Arrays:
 class Source(NamedTuple):
     """Where a data set comes from.
 
-    `read(data_dir, download)` returns the raw arrays, and `normalize` changes them in place.
+    `read(data_dir, download)` returns the raw arrays, and `normalize` changes them in place;
+    those of a text are windows, and are not normalized.
     """
 
     description: str
     read: Callable[[str | Path | None, bool], Arrays]
     normalize: Callable[[Arrays], None] = _normalize_images
+    is_text: bool = False
 
 
-def _tfds(name: str, description: str) -> Source:
+def _tfds(name: str, description: str, is_text: bool = False) -> Source:
     def read(data_dir: str | Path | None, download: bool) -> Arrays:
-        return prepared.read_cached(name, prepared.prepared_folder(name, data_dir, download))
+        folder = prepared.prepared_folder(name, data_dir, download)
+        return prepared.read_cached(name, folder, prepared.text if is_text else prepared.images)
 
-    return Source(f"{description}; through TFDS", read)
+    return Source(f"{description}; through TFDS", read, is_text=is_text)
 
 
 def _file(name: str, description: str, normalize: Callable[[Arrays], None] = _unchanged) -> Source:
@@ -177,6 +200,9 @@ SOURCES = {
         "spambase", "4,601 samples of 57 features, 2 classes; a CSV file", convex.standardize
     ),
     "w8a": _file("w8a", "49,749 samples of 300 binary features, 2 classes; a LIBSVM file"),
+    "tiny_shakespeare": _tfds(
+        "tiny_shakespeare", "17,427 windows of 64 characters, 65 of them different", is_text=True
+    ),
 }
 """All data sets."""
 

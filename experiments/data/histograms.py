@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from experiments.data import language
 from experiments.data.datasets import Dataset
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def label_histogram(
     """Counts the labels of each worker's samples.
 
     Args:
-      labels: `int[N]`, each in 0 .. `num_classes` - 1.
+      labels: `int[N]`, or `int[N, T]` for text, each in 0 .. `num_classes` - 1.
       parts: a partition, the indices of each of n workers.
       num_classes: C.
 
@@ -35,15 +36,18 @@ def label_histogram(
         raise ValueError(
             f"labels must lie in 0 .. {num_classes - 1}; got {labels.min()} .. {labels.max()}."
         )
-    counts = [np.bincount(labels[part], minlength=num_classes) for part in parts]
+    counts = [np.bincount(labels[part].reshape(-1), minlength=num_classes) for part in parts]
     return np.array(counts, int).reshape(len(parts), num_classes)
 
 
 def describe(dataset: Dataset, parts: Sequence[np.ndarray]) -> str:
     """Returns a text table of the training labels that each worker holds, and their sums.
 
-    Shows the first 30 workers, and the number of further ones.
+    Of a text, it is a table of the characters that each worker holds, and how they begin. Shows the
+    first 30 workers, and the number of further ones.
     """
+    if dataset.vocabulary:
+        return _describe_text(dataset, parts)
     histogram = label_histogram(dataset.train_y, parts, dataset.num_classes)
     header = ["worker", *map(str, range(dataset.num_classes)), "total"]
     named = [(str(worker), counts) for worker, counts in enumerate(histogram[:_MAX_LINES])]
@@ -56,6 +60,22 @@ def describe(dataset: Dataset, parts: Sequence[np.ndarray]) -> str:
     shape = " x ".join(map(str, dataset.train_x.shape[1:]))
     samples = f"{len(dataset.train_y)} + {len(dataset.test_y)} samples of shape {shape}"
     return "\n".join([f"{dataset.name}: {samples}, {dataset.num_classes} classes", *lines])
+
+
+def _describe_text(dataset: Dataset, parts: Sequence[np.ndarray]) -> str:
+    length = dataset.shape[0]
+    lines = ["worker  characters  first ones"]
+    for worker, part in enumerate(parts[:_MAX_LINES]):
+        first = language.decode(dataset.train_x[part[0]], dataset.vocabulary)
+        lines.append(f"{worker:6}  {len(part) * length:10}  {' '.join(first.split())}")
+    if len(parts) > _MAX_LINES:
+        lines.append(f"... and {len(parts) - _MAX_LINES} more workers, which are not shown")
+    lines.append(f"   all  {sum(map(len, parts)) * length:10}")
+    train, test = dataset.sizes
+    samples = f"{train} + {test} windows of {length} characters"
+    return "\n".join(
+        [f"{dataset.name}: {samples}, {dataset.num_classes} of them different", *lines]
+    )
 
 
 def histogram_figure(histogram: np.ndarray, title: str) -> "Figure":

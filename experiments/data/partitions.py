@@ -31,6 +31,7 @@ def _positive(value: float) -> bool:
 
 _FORMS = {
     "iid": _Form("iid"),
+    "contiguous": _Form("contiguous"),
     "sorted": _Form("sorted"),
     "one_class": _Form("one_class"),
     "dirichlet": _Form("dirichlet(alpha) with alpha > 0", _positive),
@@ -44,6 +45,7 @@ _FORMS = {
     "unequal": _Form("unequal(alpha) with alpha > 0", _positive),
 }
 NAMES = tuple(_FORMS)
+_WITHOUT_CLASSES = ("iid", "contiguous", "unequal")  # the kinds for text
 
 
 def parse_partition(kind: str) -> Kind:
@@ -70,6 +72,22 @@ def parse_partition(kind: str) -> Kind:
     raise ValueError(names.wrong_form("kind of partition", kind, forms))
 
 
+def check(kind: str, *, text: bool) -> None:
+    """Checks a kind of partition without the data.
+
+    Args:
+      kind: as on the command line.
+      text: whether samples are windows of text, which belong to no class.
+
+    Raises:
+      ValueError: the kind is unknown, its value is wrong, or it needs classes and there are none.
+    """
+    name, _ = parse_partition(kind)
+    if text and name not in _WITHOUT_CLASSES:
+        forms = ", ".join(_FORMS[each].usage for each in _WITHOUT_CLASSES)
+        raise ValueError(f"{kind} goes by classes, which text has not; expected one of: {forms}.")
+
+
 def partition(
     labels: np.ndarray, num_workers: int, kind: str, *, seed: int
 ) -> tuple[np.ndarray, ...]:
@@ -79,6 +97,8 @@ def partition(
     otherwise, sizes differ by at most one; every worker has at least one sample.
 
     * `iid`: a random permutation, split evenly.
+    * `contiguous`: split evenly in the order of the samples, such that each worker has consecutive
+      ones, of a text its own chapters. The seed is unused.
     * `sorted`: sorted by label, split evenly; the seed is unused.
     * `one_class`: each worker has samples of one class; a class is shared evenly by its workers,
       whose numbers differ by at most one. It needs as many workers as classes, or more.
@@ -98,7 +118,7 @@ def partition(
       weights ~ Dirichlet(alpha); a small alpha makes sizes unequal.
 
     Args:
-      labels: `int[N]`.
+      labels: `int[N]`, or `int[N, T]` for text, of which only N matters.
       num_workers: n.
       kind: one of the above, with a number in place of the letter.
       seed: determines every random choice.
@@ -107,10 +127,11 @@ def partition(
       n arrays of indices into `labels`.
 
     Raises:
-      ValueError: the kind is unknown, there are too few samples or workers, or no Dirichlet draw
-        gives every worker a sample.
+      ValueError: the kind is unknown or needs classes that text has not, there are too few samples
+        or workers, or no Dirichlet draw gives every worker a sample.
     """
     labels = np.asarray(labels)
+    check(kind, text=labels.ndim > 1)
     name, value = parse_partition(kind)
     if not 1 <= num_workers <= len(labels):
         raise ValueError(
@@ -122,8 +143,11 @@ def partition(
         return _one_class(labels, num_workers, rng)
     if value is None:
         indices = np.arange(len(labels))
-        order = rng.permutation(indices) if name == "iid" else _by_label(labels, indices)
-        return tuple(np.array_split(order, num_workers))
+        if name == "iid":
+            indices = rng.permutation(indices)
+        elif name == "sorted":
+            indices = _by_label(labels, indices)
+        return tuple(np.array_split(indices, num_workers))
     return _DEALERS[name](labels, num_workers, value, rng)
 
 

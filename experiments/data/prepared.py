@@ -1,4 +1,4 @@
-"""Image data sets prepared by TensorFlow Datasets (TFDS), as arrays."""
+"""Images and texts prepared by TensorFlow Datasets (TFDS), as arrays."""
 
 import hashlib
 import importlib
@@ -6,12 +6,13 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.data import cache
+from experiments.data import cache, language
 from experiments.data.cache import MissingDataError
 
 Arrays = dict[str, Any]
@@ -63,8 +64,14 @@ def _require_tensorflow(what: str) -> None:
         raise ImportError(f"{what} needs TensorFlow: {INSTALL}, then the same again.") from error
 
 
-def read_cached(name: str, folder: Path) -> Arrays:
-    """Reads a prepared folder, or the arrays that an earlier call cached."""
+def read_cached(name: str, folder: Path, read: Callable[[Path, bool], Arrays]) -> Arrays:
+    """Reads a prepared folder, or the arrays that an earlier call cached.
+
+    Args:
+      name: of the data set.
+      folder: the prepared folder.
+      read: `images` or `text`, as a function of the folder and whether it is in ArrayRecord format.
+    """
     info = (folder / "dataset_info.json").read_bytes()
     key = f"{name}-{folder.name}-{hashlib.sha256(info).hexdigest()[:16]}.npz"
     kept = cache.folder() / key
@@ -73,15 +80,40 @@ def read_cached(name: str, folder: Path) -> Arrays:
             return {field: arrays[field] for field in FIELDS}
     except Exception:  # absent, or damaged in any way (zip checks its CRC)
         pass
-    is_array_record = json.loads(info).get("fileFormat") == "array_record"
+    raw = read(folder, json.loads(info).get("fileFormat") == "array_record")
+    _write_cache(kept, raw)
+    return raw
+
+
+def images(folder: Path, is_array_record: bool) -> Arrays:
+    """The images and labels of the splits train and test."""
     read = _read_array_record if is_array_record else _read_tfrecord
     raw = {}
     for split in ("train", "test"):
         chunks = read(folder, split)
         raw[f"{split}_x"] = np.concatenate([x for x, _ in chunks])
         raw[f"{split}_y"] = np.concatenate([y for _, y in chunks]).astype(np.int32)
-    _write_cache(kept, raw)
     return raw
+
+
+def text(folder: Path, is_array_record: bool) -> Arrays:
+    """Windows of a text: train to train on, validation and then test to test on.
+
+    Both together are the last tenth of tiny_shakespeare, on which others report the loss.
+    """
+    if not is_array_record:
+        _require_tensorflow(f"reading {folder}, which is in TFRecord format,")
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(str(folder))
+    rows = builder.as_data_source if is_array_record else builder.as_dataset
+
+    def joined(split: str) -> bytes:
+        source: Any = rows(split=split)
+        source = source if is_array_record else tfds.as_numpy(source)
+        return b"".join(row["text"] for row in source)
+
+    return language.arrays(joined("train"), joined("validation") + joined("test"))
 
 
 def _read_array_record(folder: Path, split: str) -> list[tuple[np.ndarray, np.ndarray]]:

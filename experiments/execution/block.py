@@ -1,6 +1,7 @@
 """Trains the runs of one block, resuming from its checkpoint if there is one."""
 
 import hashlib
+import math
 import pathlib
 import time
 from collections.abc import Callable
@@ -10,14 +11,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from experiments.data import datasets
+from experiments.data import datasets, language
 from experiments.execution import hosts, store, strict
 from experiments.execution.checkpoint import Checkpoints
 from experiments.execution.profile import DATA, Profile
 from experiments.execution.store import Task
 from experiments.grid import protocols
 from experiments.grid.config import Config
-from experiments.training import devices, diagnostics
+from experiments.training import devices, diagnostics, texts
 from experiments.training import program as programs
 from experiments.training.runs import block_runs
 
@@ -96,10 +97,22 @@ def train(
             saved = time.perf_counter()
     if not lead:
         return {}
-    return {
-        "runs": [_run(config, seed, s, r, curves) for r, (seed, s) in enumerate(block.runs)],
-        "seconds": round(time.perf_counter() - begin, 2),
-    }
+    results = [_run(config, seed, s, r, curves) for r, (seed, s) in enumerate(block.runs)]
+    if dataset.vocabulary:
+        _add_text(results, dataset.vocabulary, lambda place: program.write(states, place, runs))
+    return {"runs": results, "seconds": round(time.perf_counter() - begin, 2)}
+
+
+def _add_text(
+    results: list[dict[str, Any]], vocabulary: str, write: Callable[[int], np.ndarray]
+) -> None:
+    """Adds bits per character to runs on text, and to those of seed 0 what their model writes."""
+    for place, run in enumerate(results):
+        losses = run["loss"]
+        bits = [None if loss is None else loss / math.log(2) for loss in losses]
+        run[texts.BITS] = [None if each is None else float(f"{each:.6g}") for each in bits]
+        if run["seed"] == 0 and run["finite"][-1]:
+            run[texts.SAMPLE] = language.decode(write(place), vocabulary)
 
 
 def _run(config: Config, seed: int, s: int, place: int, curves: list) -> dict[str, Any]:

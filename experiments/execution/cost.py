@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from experiments.data import datasets
-from experiments.execution.sweep import Task
+from experiments.execution.sweep import Task, model_of
 from experiments.grid import planning, protocols
 from experiments.grid.config import Config
-from experiments.models import zoo
 from experiments.text.names import counted
 
 # Sustained rates of whole studies (an MLP on MNIST, batch 16, all parts of a step included, on 2
@@ -21,12 +20,13 @@ COMPILE_SECONDS = 9.0
 
 def gradient_flops(config: Config, dataset: datasets.Dataset | datasets.Outline) -> float:
     """Floating-point operations of one worker's gradient, as counted by XLA."""
-    model = zoo.build(config.model, dataset.shape, dataset.num_classes)
+    model = model_of(config, dataset)
     params = jax.eval_shape(model.init, jax.random.key(0))
     shape = (config.batch_size, *dataset.shape)
+    text = bool(dataset.vocabulary)
     batch = {
-        "x": jax.ShapeDtypeStruct(shape, jnp.float32),
-        "y": jax.ShapeDtypeStruct(shape[:1], jnp.int32),
+        "x": jax.ShapeDtypeStruct(shape, jnp.int32 if text else jnp.float32),
+        "y": jax.ShapeDtypeStruct(shape if text else shape[:1], jnp.int32),
     }
     counted = jax.jit(jax.grad(model.loss)).lower(params, batch).cost_analysis()
     return float((counted or {}).get("flops", 0.0))

@@ -154,6 +154,7 @@ def _blocking(program: programs.Program) -> programs.Program:
         start=waiting(program.start),
         advance=waiting(program.advance),
         evaluate=waiting(program.evaluate),
+        write=waiting(program.write),
     )
 
 

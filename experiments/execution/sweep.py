@@ -63,9 +63,15 @@ def of_first_seeds(tasks: Sequence[Task], seeds: int) -> list[Task]:
     return [t for t in tasks if not seeds or all(seed < seeds for seed, _ in t.block.runs)]
 
 
+def model_of(config: Config, dataset: datasets.Dataset | datasets.Outline) -> zoo.Model:
+    """The model of a grid."""
+    text = bool(dataset.vocabulary)
+    return zoo.build(config.model, dataset.shape, dataset.num_classes, text=text)
+
+
 def parameters(config: Config, dataset: datasets.Dataset | datasets.Outline) -> int:
     """The number of parameters of the model."""
-    return zoo.size(zoo.build(config.model, dataset.shape, dataset.num_classes))
+    return zoo.size(model_of(config, dataset))
 
 
 def run(
@@ -179,7 +185,7 @@ class _Trainer:
         with self.profile.timed(DATA):
             dataset = self.load(config)
             if self.key != planning.program(config, task.block):
-                model = zoo.build(config.model, dataset.train_x.shape[1:], dataset.num_classes)
+                model = model_of(config, dataset)
                 self.program = programs.build(
                     config,
                     dataset,

@@ -59,6 +59,12 @@ def _honest_updates_of_flipped_labels(updates: Any, byzantine: jax.Array) -> Any
     return updates
 
 
+def _honest_updates_of_shifted_tokens(updates: Any, byzantine: jax.Array, *, by: int = 1) -> Any:
+    """Data poisoning: the training step shifts the labels of the Byzantine workers."""
+    del byzantine, by
+    return updates
+
+
 def alternating(
     updates: Any,
     byzantine: jax.Array,
@@ -146,6 +152,7 @@ ATTACKS: dict[str, Callable] = _ordered(
         **_attacks(),
         "none": no_attack,
         "flip_labels": _honest_updates_of_flipped_labels,
+        "shift_tokens": _honest_updates_of_shifted_tokens,
         "alternating": alternating,
         "strongest_alie": _strongest(attacks.little_is_enough, "z", "alie"),
         "strongest_ipm": _strongest(attacks.inner_product_manipulation, "epsilon", "ipm"),
@@ -195,7 +202,7 @@ ELSEWHERE: dict[str, dict[str, str]] = {
 _REASONS = {
     "centered_clip": "needs a center: use centered_clipping, which remembers one",
     "strongest": "needs an attack: use strongest_alie or strongest_ipm",
-    "add_trigger": "changes batches, and runs only flip labels: use flip_labels",
+    "add_trigger": "changes images, and runs change labels only: use flip_labels",
     **dict.fromkeys(
         ("rotating", "sleeping"), "changes who attacks at which step, and runs have fixed attackers"
     ),

@@ -52,11 +52,11 @@ class Config:
     options that differ from the defaults, such as learning-rate-0.1. A folder keeps its settings:
     more rules, mixings, attacks, s or seeds extend it, others are refused."""
     dataset: str = "digits"
-    """digits (comes with scikit-learn), mnist, fashion_mnist or cifar10 (through TFDS), a9a,
-    mushrooms, spambase or w8a (from files)."""
+    """digits (comes with scikit-learn), mnist, fashion_mnist, cifar10 or the text
+    tiny_shakespeare (through TFDS), a9a, mushrooms, spambase or w8a (from files)."""
     model: str = "mlp"
     """softmax, logistic (two classes), mlp (100 hidden units), cnn (small), cnn_5x5, cnn_mnist,
-    cnn_cifar or resnet20."""
+    cnn_cifar or resnet20; for text gpt_nano, gpt_micro or gpt_mini."""
     rule: tuple[str, ...] = ("mean", "median", "trimmed_mean", "krum", "multi_krum", "aksel")
     """Rules, with optional hyperparameters: aksel "krum(f=4, m=3)". The declared f is filled in.
     A rule of your own: my_rules:nearest, from my_rules.py in this folder; likewise mixings and
@@ -72,9 +72,9 @@ class Config:
         "non_finite",
     )
     """Attacks: none, sign_flip, "little_is_enough(z=1.5)", "inner_product_manipulation(epsilon=2)",
-    "gaussian(sigma=1)", "non_finite(value=-inf)", flip_labels, strongest_alie, gradient_attack,
-    mimic and the others of byzjax.attacks. The declared f, the mixing and the rule are filled in
-    where an attack takes them."""
+    "gaussian(sigma=1)", "non_finite(value=-inf)", flip_labels, shift_tokens, strongest_alie,
+    gradient_attack, mimic and the others of byzjax.attacks. The declared f, the mixing and the rule
+    are filled in where an attack takes them."""
     protocol: str = DEFAULT_PROTOCOL
     """Communication protocol: parameter_server, "parameter_server(per_round=5)",
     "replicated_servers(num_servers=5)", replicated_state_machine, "gossip(graph='ring')",
@@ -128,8 +128,8 @@ class Config:
     """Also measure the distance from the model to the minimiser of the training loss, weight decay
     included; only for the model logistic."""
     partition: str = "iid"
-    """How samples are partitioned among the workers: iid, "dirichlet(0.3)", sorted, one_class,
-    "pathological(2)", "gamma_similarity(0.5)", "long_tail(0.5)" or "unequal(1)"."""
+    """How samples are partitioned among the workers: iid, contiguous, "dirichlet(0.3)", sorted,
+    one_class, "pathological(2)", "gamma_similarity(0.5)", "long_tail(0.5)" or "unequal(1)"."""
     dealt_to: str = "all"
     """Who shares the samples: all (n workers), or honest (the honest workers only; Byzantine
     workers draw from all samples)."""

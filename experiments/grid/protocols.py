@@ -171,7 +171,7 @@ def check(config: Config, rule: specs.Spec, mixing: specs.Spec, attack: specs.Sp
         raise ValueError(f"{rule.name} remembers each worker; {expected}.")
     if "rule" in specs.parameters_of(attack) and not known.all_rows:
         raise ValueError(f"{attack.name} tries the deployed rule; {expected}.")
-    if attack.name == "flip_labels" and name == "redundant":
+    if attack.name in ("flip_labels", "shift_tokens") and name == "redundant":
         raise ValueError(
-            "flip_labels changes data that redundant nodes share; expected another attack."
+            f"{attack.name} changes data that redundant nodes share; expected another attack."
         )

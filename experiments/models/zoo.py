@@ -1,4 +1,4 @@
-"""Classifiers in Flax NNX, used through its functional API."""
+"""Classifiers and language models in Flax NNX, used through its functional API."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,9 @@ import optax
 from flax import nnx
 from jax import lax
 
+from experiments.models import language
 from experiments.models.layers import Conv, dropout, group_norm, max_pool
+from experiments.models.resnet import ResNet20
 from experiments.text import names
 
 Params = Any
@@ -21,10 +23,12 @@ class Model(NamedTuple):
     """A classifier as four pure functions.
 
     `init(key)` returns the parameters, a nested dict of arrays; it may be vmapped over keys.
-    `apply(params, x)` maps images or features `[b, ...]` to logits `[b, num_classes]`.
-    `loss(params, batch, key=None)` is the mean cross entropy of `batch = {"x", "y"}`; networks with
-    dropout draw it from `key`, and apply none without a key.
-    `accuracy(params, x, y)` is the share of samples whose largest logit is that of their label.
+    `apply(params, x)` maps images or features `[b, ...]` to logits `[b, num_classes]`, and windows
+    of text `int[b, T]` to logits `[b, T, num_classes]`.
+    `loss(params, batch, key=None)` is the mean cross entropy of `batch = {"x", "y"}`, in text over
+    all characters; networks with dropout draw it from `key`, and apply none without a key.
+    `accuracy(params, x, y)` is the share of samples, or of characters, whose largest logit is that
+    of their label.
     """
 
     init: Callable[[jax.Array], Params]
@@ -177,59 +181,6 @@ class CNNCIFAR(nnx.Module):
         return self.linear(x)
 
 
-class ResidualBlock(nnx.Module):
-    """Two normalized 3 x 3 convolutions beside an identity (He et al., 2016, option A).
-
-    Where the stride is 2, the identity keeps every second pixel, and new channels are zeros.
-    """
-
-    def __init__(self, cin: int, cout: int, stride: int, *, rngs: nnx.Rngs):
-        self.conv1 = Conv(cin, cout, stride=stride, use_bias=False, rngs=rngs)
-        self.norm1 = group_norm(cout, rngs=rngs)
-        self.conv2 = Conv(cout, cout, use_bias=False, rngs=rngs)
-        self.norm2 = group_norm(cout, rngs=rngs)
-        self.stride = stride
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`[b, h, w, cin]` to `[b, ceil(h / stride), ceil(w / stride), cout]`."""
-        y = nnx.relu(self.norm1(self.conv1(x)))
-        y = self.norm2(self.conv2(y))
-        x = x[:, :: self.stride, :: self.stride]
-        new = y.shape[-1] - x.shape[-1]
-        return nnx.relu(y + jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, new))))
-
-
-class ResNet20(nnx.Module):
-    """ResNet-20 for small images: three stages of 16, 32 and 64 channels, with GroupNorm.
-
-    conv 16 - norm - relu - three residual blocks per stage, the second and third stages starting
-    with stride 2 - mean over pixels - dense. He, Zhang, Ren and Sun (Deep residual learning for
-    image recognition, 2016), section 4.2, with parameter-free shortcuts (their option A) and group
-    normalization in place of batch normalization. 269,722 parameters for CIFAR-10, as theirs.
-    """
-
-    smallest: ClassVar[int] = 4
-
-    def __init__(self, input_shape: tuple[int, ...], num_classes: int, *, rngs: nnx.Rngs):
-        self.conv = Conv(input_shape[-1], 16, use_bias=False, rngs=rngs)
-        self.norm = group_norm(16, rngs=rngs)
-        cin = 16
-        for stage, channels in enumerate((16, 32, 64)):
-            for block in range(3):
-                stride = 2 if stage > 0 and block == 0 else 1
-                layer = ResidualBlock(cin, channels, stride, rngs=rngs)
-                setattr(self, f"block{3 * stage + block}", layer)
-                cin = channels
-        self.linear = nnx.Linear(64, num_classes, rngs=rngs)
-
-    def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """Images `[b, h, w, channels]` to logits `[b, num_classes]`."""
-        x = nnx.relu(self.norm(self.conv(x)))
-        for block in range(9):
-            x = getattr(self, f"block{block}")(x)
-        return self.linear(x.mean(axis=(1, 2)))
-
-
 MODELS: dict[str, Callable[..., nnx.Module]] = {
     "softmax": Softmax,
     "logistic": Logistic,
@@ -239,9 +190,18 @@ MODELS: dict[str, Callable[..., nnx.Module]] = {
     "cnn_mnist": CNNMNIST,
     "cnn_cifar": CNNCIFAR,
     "resnet20": ResNet20,
+    **language.MODELS,
 }
 
 CONVOLUTIONAL = ("cnn", "cnn_5x5", "cnn_mnist", "cnn_cifar", "resnet20")
+LANGUAGE = tuple(language.MODELS)
+ONE_BY_ONE = (*CONVOLUTIONAL, *LANGUAGE)
+"""On CPU the gradients of one worker after another take less time than those of all at once.
+
+vmap over the weights makes a convolution grouped, which takes twice the time and twenty times the
+memory (`layers.py`); of a language model, what one worker computes fits into the cache, and with
+all of them it does not (`language.py`).
+"""
 
 DESCRIPTIONS: dict[str, str] = {
     name: (module.__doc__ or "").partition("\n")[0] for name, module in MODELS.items()
@@ -249,25 +209,37 @@ DESCRIPTIONS: dict[str, str] = {
 """One line about each model."""
 
 
-def build(name: str, input_shape: tuple[int, ...], num_classes: int, **options: int) -> Model:
+def build(
+    name: str, input_shape: tuple[int, ...], num_classes: int, *, text: bool = False, **options: int
+) -> Model:
     """Returns the model `name`, one of `MODELS`.
 
     Args:
       name: name of the model.
-      input_shape: shape of one sample: `[h, w, channels]`, or `[d]` for features.
+      input_shape: shape of one sample: `[h, w, channels]`, `[d]` for features, `[T]` for text.
       num_classes: number of logits.
+      text: whether samples are windows of T characters, which language models need.
       **options: of the network, such as `units` of `mlp`, the width of its hidden layer.
 
     Returns:
       The four functions.
 
     Raises:
-      ValueError: the name is unknown, or the model does not support this shape or number of
-        classes.
+      ValueError: the name is unknown, or the model does not support this kind of data, shape or
+        number of classes.
     """
     if name not in MODELS:
         raise ValueError(names.unknown("model", name, MODELS))
     shape = tuple(input_shape)
+    if text and name not in LANGUAGE:
+        raise ValueError(
+            f"{name} needs images or features; for text use {', '.join(LANGUAGE[:-1])} or "
+            f"{LANGUAGE[-1]}."
+        )
+    if name in LANGUAGE and not text:
+        raise ValueError(
+            f"{name} needs text, such as tiny_shakespeare; got samples of shape {shape}."
+        )
     smallest = getattr(MODELS[name], "smallest", None)  # a model without it takes any shape
     if smallest is not None and (len(shape) != 3 or min(shape[:2]) < smallest):
         raise ValueError(
@@ -308,8 +280,8 @@ class Evaluation(NamedTuple):
     """Metrics of a model on a data set.
 
     Attributes:
-      accuracy: share of samples whose largest logit is that of their label.
-      loss: mean cross entropy, without dropout.
+      accuracy: share of samples, or of characters, whose largest logit is that of their label.
+      loss: mean cross entropy in nats, without dropout.
       per_class: the accuracy on each class, `[num_classes]`; NaN for a class without samples.
     """
 
@@ -329,7 +301,7 @@ def evaluate(
       model: a result of `build`.
       params: its parameters.
       x: samples `[size, ...]`.
-      y: their labels, `int[size]`.
+      y: their labels, `int[size]`, or `int[size, T]` for text.
       chunk: number of samples at a time; under vmap, per mapped element.
 
     Returns:
@@ -337,7 +309,8 @@ def evaluate(
     """
 
     def sums(samples):
-        logits, labels = model.apply(params, samples[0]), samples[1]
+        logits, labels = model.apply(params, samples[0]), samples[1].reshape(-1)
+        logits = logits.reshape(labels.size, -1)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         of_class = labels[:, None] == jnp.arange(logits.shape[1])[None]
         right = of_class & (logits.argmax(axis=-1) == labels)[:, None]
@@ -350,4 +323,4 @@ def evaluate(
     if end < len(y):
         totals = jax.tree.map(jnp.add, totals, sums((x[end:], y[end:])))
     right, count, losses = totals
-    return Evaluation(jnp.sum(right) / len(y), losses / len(y), right / count)
+    return Evaluation(jnp.sum(right) / y.size, losses / y.size, right / count)

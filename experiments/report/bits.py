@@ -24,7 +24,9 @@ def of_block(block: dict[str, Any]) -> np.ndarray:
     given = {name: configs.setting(block, name) for name in known}
     config = Config(**{name: value for name, value in given.items() if value is not None})
     outline = datasets.OUTLINES[config.dataset]
-    model = zoo.build(config.model, outline.shape, outline.num_classes)
+    model = zoo.build(
+        config.model, outline.shape, outline.num_classes, text=bool(outline.vocabulary)
+    )
     each = compressors.step_bits(config, zoo.size(model))
     return np.concatenate([each * np.asarray(run["step"], np.int64) for run in block["runs"]])
 
@@ -36,7 +38,7 @@ def figures(data: pd.DataFrame, grids: Sequence[Config]) -> Iterator[Drawing]:
       data: the curves.
       grids: their grids, which give the settings that do not vary.
     """
-    if scenes.BITS not in data or _SETTING not in scenes.settings(data):
+    if scenes.SENT not in data or _SETTING not in scenes.settings(data):
         return
     tried = list(dict.fromkeys(data[_SETTING]))
     looks = {name: panels.look(place) for place, name in enumerate(tried)}
@@ -56,7 +58,7 @@ def _figure(
     part = part[(part["s"] == most) | (part["attack"] == "none")]
     rules = [scenes.defence(*pair) for pair in zip(part["rule"], part["mixing"])]
     part = part.assign(rule=rules)
-    ranges = panels.seed_range(part, "accuracy", scenes.BITS, ["rule", "attack", "defence"])
+    ranges = panels.seed_range(part, "accuracy", scenes.SENT, ["rule", "attack", "defence"])
     rules = [name for name in dict.fromkeys(rules) if any(key[0] == name for key in ranges)]
     attacks = [name for name in dict.fromkeys(part["attack"]) if any(k[1] == name for k in ranges)]
     places = [(rule, attack) for rule in rules for attack in attacks]

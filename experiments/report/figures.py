@@ -61,6 +61,7 @@ def make(data: pd.DataFrame, grids: Sequence[Config]) -> dict[str, Drawing]:
         "accuracy_against_s": _against_s,
         "accuracy_against_step": _against_step,
         "accuracy_heatmap": _heatmap,
+        "bits_per_character": measured.bits,
         "distance_to_optimum": measured.to_optimum,
         "influence": measured.influence,
         "variance_to_norm": measured.variance_to_norm,

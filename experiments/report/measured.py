@@ -7,8 +7,10 @@ from matplotlib.lines import Line2D
 from experiments.report import panels, scenes
 from experiments.report.scenes import Drawing, Scene
 from experiments.text.names import counted
+from experiments.training import texts
 
 _DOTTED = (0, (2, 2))
+_MOST_BITS = 8.0  # guessing among 256 characters
 
 
 def to_optimum(scene: Scene) -> Drawing | None:
@@ -16,9 +18,7 @@ def to_optimum(scene: Scene) -> Drawing | None:
     if "to_optimum" not in scene.data:
         return None
     ranges = panels.seed_range(scene.data, "to_optimum", "step", ["attack", "s", "defence"])
-    names = [("none", 0)] if any(key[:2] == ("none", 0) for key in ranges) else []
-    most = max((key[1] for key in ranges), default=0)
-    names += [(a, most) for a in scene.attacks if any(key[:2] == (a, most) for key in ranges)]
+    names = _panels_at_most(scene, ranges)
     if not names or scene.data["step"].nunique() < 2:
         return None
     columns, width = panels.fitted(len(names))
@@ -44,6 +44,46 @@ def to_optimum(scene: Scene) -> Drawing | None:
         f"{panels.note(same)}"
     )
     return Drawing(figure, caption, scene.setting)
+
+
+def bits(scene: Scene) -> Drawing | None:
+    """Bits per character against the step, one panel per attack; only for text."""
+    if texts.BITS not in scene.data:
+        return None
+    ranges = panels.seed_range(scene.data, texts.BITS, "step", ["attack", "s", "defence"])
+    names = _panels_at_most(scene, ranges)
+    if not names or scene.data["step"].nunique() < 2:
+        return None
+    columns, width = panels.fitted(len(names))
+    label = "bits per character"
+    figure, axes = panels.grid(names, columns, (width, 2.7), xlabel="step", ylabel=label)
+    every = pd.concat(ranges.values())
+    # A model that diverges would flatten all other lines.
+    low, high = every["min"].min() - 0.1, min(every["max"].max() + 0.1, _MOST_BITS)
+    panels.along(axes, ranges, min(low, high - 1), high)
+    same = []
+    for ax, (attack, s) in zip(axes, names):
+        here = {
+            name: ranges[attack, s, name] for name in scene.defences if (attack, s, name) in ranges
+        }
+        panels.lines(ax, here, scene.defences)
+        panels.name(ax, attack, width, f"s = {s}")
+        same += [(f"{attack}, s = {s}", g) for g in panels.coinciding(here, high - low)]
+    panels.head(figure, f"Bits per character: {scene.title}; {scene.seeds('bands span')}")
+    panels.below(figure, [panels.handle(name, look) for name, look in scene.defences.items()])
+    caption = (
+        "Mean cross entropy on the text that no worker holds, in bits per character, against the "
+        f"step, without attack and for each attack at the largest s; the axis ends at {_MOST_BITS} "
+        f"bits. {panels.LINES}{panels.note(same)}"
+    )
+    return Drawing(figure, caption, scene.setting)
+
+
+def _panels_at_most(scene: Scene, ranges: dict) -> list[tuple[str, int]]:
+    """The attacks at the largest s for which there are ranges, after s = 0 without attack."""
+    names = [("none", 0)] if any(key[:2] == ("none", 0) for key in ranges) else []
+    most = max((key[1] for key in ranges), default=0)
+    return names + [(a, most) for a in scene.attacks if any(key[:2] == (a, most) for key in ranges)]
 
 
 def influence(scene: Scene) -> Drawing | None:

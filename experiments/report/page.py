@@ -14,6 +14,7 @@ from experiments.grid import config as configs
 from experiments.grid.config import Config
 from experiments.report import markup, panels, scenes, summary
 from experiments.text.names import counted
+from experiments.training import texts
 
 _WHERE = ("study", "results", "data_dir", "download")  # locations, which are not shown
 _TEMPLATES = jinja2.Environment(
@@ -123,6 +124,7 @@ def _numbers(study: Study) -> dict[str, Any]:
         "diverged": study.results["diverged"].any(),
         "accuracies": accuracies,
         "all_numbers": _long(study.results),
+        "samples": _samples(study),
         "per_class": _per_class(study),
     }
 
@@ -153,8 +155,29 @@ def _long(results: pd.DataFrame) -> Table:
         lines.append([_defence(line), *where, *numbers, interval, line["seeds"], not_finite])
         if "excess_rounds" in results:
             lines[-1].append(_excess(line))
+        if texts.BITS in results:
+            lines[-1] += [_decimals(line[name]) for name in ("loss", texts.BITS)]
     more = ["rounds with more than f"] if "excess_rounds" in results else []
+    more += ["loss", "bits per character"] if texts.BITS in results else []
     return Table("long", [*head, "seeds", "not finite", *more], lines)
+
+
+def _decimals(value: float) -> str:
+    return "-" if pd.isna(value) else f"{value:.3f}"
+
+
+def _samples(study: Study) -> list[tuple[str, str]]:
+    """What the models of seed 0 write, each below the rule, the attack, s and the setting."""
+    names = scenes.settings(study.results)
+    samples = []
+    for block in study.blocks:
+        setting = {name: configs.setting(block, name) for name in names}
+        for run in block["runs"]:
+            if texts.SAMPLE in run:
+                where = [f"{_defence(block)} under {block['attack']}", f"s = {run['s']}"]
+                where += [scenes.say(setting)] if setting else []
+                samples.append((", ".join(where), str(run[texts.SAMPLE])))
+    return samples
 
 
 def _excess(line: Mapping[Any, Any]) -> str:
@@ -172,7 +195,7 @@ def _per_class(study: Study) -> Table | None:
             if run.get("per_class"):
                 where = [block["attack"], run["s"], *(block.get(name) for name in names)]
                 accuracies[(_defence(block), *where)].append(np.asarray(run["per_class"], float))
-    if not accuracies:
+    if not accuracies or texts.BITS in study.results:  # characters are no classes
         return None
     most = max(len(values) for runs in accuracies.values() for values in runs)
     lines = []

@@ -10,7 +10,7 @@ import byzjax
 from experiments.grid import calls
 from experiments.grid.config import Config
 from experiments.report import panels
-from experiments.training import diagnostics
+from experiments.training import diagnostics, texts
 
 # Columns of curves and tables in every study; all others are settings that vary.
 CURVE = ("rule", "mixing", "attack", "s", "seed", "step", "accuracy", "loss", "finite")
@@ -19,16 +19,17 @@ CURVE = ("rule", "mixing", "attack", "s", "seed", "step", "accuracy", "loss", "f
 TABLE = ("mean", "std", "min", "max", "seeds", "diverged", "low", "high", "diverged_at")
 
 
-# Measured if a grid requests it, if there are several honest models, or if workers are drawn.
+# Measured if a grid requests it, if there are several honest models, if workers are drawn, or on
+# text.
 EXCESS = ("excess_rounds", "excess_share")
-ASKED = ("validation", "to_optimum", "worst_accuracy", "spread", *EXCESS)
+ASKED = ("validation", "to_optimum", "worst_accuracy", "spread", *EXCESS, texts.BITS)
 
 
 # Sent by all workers up to an evaluation; in studies with a compressor.
-BITS = "bits"
+SENT = "bits"
 
 
-COLUMNS = frozenset((*CURVE, *diagnostics.NAMES, *ASKED, BITS, *TABLE))
+COLUMNS = frozenset((*CURVE, *diagnostics.NAMES, *ASKED, SENT, *TABLE))
 
 
 class Drawing(NamedTuple):

@@ -9,6 +9,7 @@ import pandas as pd
 from experiments.grid.config import DEFAULT_PROTOCOL, Config
 from experiments.report import markup, panels, scenes
 from experiments.text.names import counted
+from experiments.training import texts
 
 HELD = 0.05  # a rule that loses at most so much accuracy to an attack holds under it
 BROKEN = 0.5  # a rule that keeps less than this share of its accuracy breaks
@@ -142,7 +143,7 @@ def sentences(results: pd.DataFrame, grids: Sequence[Config]) -> list[str]:
       grids: its grids.
     """
     tried = cases(results)
-    out = [_trained(results, grids), *filter(None, [excess(results)])]
+    out = [_trained(results, grids), *filter(None, [excess(results), bits(results)])]
     clean = results[results["attack"] == "none"].dropna(subset=["mean"]).to_dict("records")
     if clean:
         low, high = (pick(clean, key=lambda line: line["mean"]) for pick in (min, max))
@@ -189,6 +190,27 @@ def excess(results: pd.DataFrame) -> str:
         f"{counted(rounds, 'round')}, {_percent(share, 2)} of those with attackers"
         f"{most if rounds else ''}."
     )
+
+
+def bits(results: pd.DataFrame) -> str:
+    """The least and the largest loss on text, in nats and in bits per character.
+
+    Args:
+      results: the table of a study; the sentence is empty without text.
+    """
+    if texts.BITS not in results:
+        return ""
+    lines = results.dropna(subset=[texts.BITS]).to_dict("records")
+    if not lines:
+        return ""
+
+    def said(line: Mapping[Any, Any]) -> str:
+        where = f"{_place(line, results)} under {line['attack']}, s = {line['s']}"
+        return f"{line['loss']:.3f} nats or {line[texts.BITS]:.3f} bits per character ({where})"
+
+    ends = [said(pick(lines, key=lambda line: line["loss"])) for pick in (min, max)]
+    reach = ends[0] if len(lines) == 1 else f"between {ends[0]} and {ends[1]}"
+    return f"Validation loss, on text that no worker holds: {reach}."
 
 
 def _trained(results: pd.DataFrame, grids: Sequence[Config]) -> str:

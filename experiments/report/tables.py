@@ -15,7 +15,7 @@ from experiments.grid.config import Config
 from experiments.report import bits, figures, markup, page, scenes, summary
 from experiments.text import columns
 from experiments.text.names import counted
-from experiments.training import diagnostics
+from experiments.training import diagnostics, texts
 
 
 class About(NamedTuple):
@@ -115,7 +115,7 @@ def curves(blocks: Sequence[dict[str, Any]]) -> pd.DataFrame:
                 columns[name] += run.get(name) or [None] * count
     data = pd.DataFrame(columns)
     if any(configs.setting(block, "compressor") != configs.NO_COMPRESSOR for block in blocks):
-        data[scenes.BITS] = np.concatenate([bits.of_block(block) for block in blocks])
+        data[scenes.SENT] = np.concatenate([bits.of_block(block) for block in blocks])
     numbers = {name: "float64" for name in measured}
     return data.astype({**numbers, "step": int, "s": int, "seed": int, "finite": bool})
 
@@ -132,8 +132,8 @@ def table(data: pd.DataFrame) -> pd.DataFrame:
       finite; `low` and `high`, the 95 % confidence interval of the mean by Student's t, empty for
       one seed; and the first evaluation at which a model was not finite. With client sampling,
       also the number of rounds of all seeds in which more Byzantine workers were drawn than the
-      rule was told to tolerate, and their share. With a compressor, also the bits that all workers
-      of one run have sent.
+      rule was told to tolerate, and their share; on text the mean loss in nats and in bits per
+      character; with a compressor the bits that all workers of one run have sent.
     """
     mixing = ["mixing"] if (data["mixing"] != "none").any() else []
     keys = ["rule", *mixing, "attack", "s", *scenes.settings(data)]
@@ -152,8 +152,11 @@ def table(data: pd.DataFrame) -> pd.DataFrame:
     if "excess_rounds" in data:
         out["excess_rounds"] = groups["excess_rounds"].sum(min_count=1).to_numpy()
         out["excess_share"] = groups["excess_share"].mean().to_numpy()
-    if scenes.BITS in data:
-        out[scenes.BITS] = groups[scenes.BITS].max().to_numpy()
+    if scenes.SENT in data:
+        out[scenes.SENT] = groups[scenes.SENT].max().to_numpy()
+    if texts.BITS in data:
+        out["loss"] = groups["loss"].mean().to_numpy()
+        out[texts.BITS] = groups[texts.BITS].mean().to_numpy()
     return out.astype({"diverged_at": "Int64"})
 
 
@@ -207,7 +210,7 @@ def text(results: pd.DataFrame, width: int | None = None) -> str:
             parts += [columns.fitted(["rule", *wide.columns], rows, width)]
     if results["diverged"].any():
         parts.append(_NOT_FINITE)
-    if sentence := summary.excess(results):
+    for sentence in filter(None, [summary.excess(results), summary.bits(results)]):
         parts.append(sentence if width is None else "\n".join(textwrap.wrap(sentence, width)))
     return "\n\n".join(parts or ["No run is finished."])
 

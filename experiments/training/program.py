@@ -12,17 +12,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jax.sharding import Mesh
 
 import byzjax.protocols
-from byzjax import attacks
 from experiments.data import batches, datasets
 from experiments.grid import protocols, sampling, specs
 from experiments.grid.config import Config
 from experiments.models import zoo
-from experiments.training import assemble, devices, diagnostics, optim
+from experiments.training import assemble, devices, diagnostics, optim, poisoning, texts
 from experiments.training.compiled import Compiled, OneByOne, Timed
 from experiments.training.runs import Runs
 
@@ -71,12 +71,15 @@ class Program(NamedTuple):
       advance: `advance(states, step, attack, runs) -> (states, diagnostics)`, over `eval_every`
         steps; the diagnostics are of the last.
       evaluate: `evaluate(states, last, runs) -> metrics`, on all test samples if `last`.
+      write: `write(states, place, runs) -> characters` that the model of one run writes, as places
+        in the vocabulary; only for text.
       compiled: the compilations so far; in a profile, `CALL` gives the index of the program called.
     """
 
     start: Callable
     advance: Callable
     evaluate: Callable
+    write: Callable
     compiled: list[Compiled]
 
 
@@ -127,7 +130,12 @@ def build(
         states, runs = devices.on_one((states, runs), over)
         return evaluate_all(states, runs, *(test if last else some), *held)
 
-    return Program(start_here, advance_everywhere, evaluate_here, compiled)
+    write_one = Timed(functools.partial(run.write, length=dataset.shape[0]), compiled, shared)
+
+    def write_here(states, place, runs):
+        return write_one(*devices.on_one((states, runs), over), np.int32(place))
+
+    return Program(start_here, advance_everywhere, evaluate_here, write_here, compiled)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,10 +162,8 @@ class _Run:
             mine = [spec.with_strengths(run.strengths) for spec in self.choices]
             return _one_of(mine, attack, byzantine, key, deployed, n)
 
-        # vmap over the weights makes a convolution grouped: on CPU, one worker after another takes
-        # half of the time and a twentieth of the memory (models/layers.py).
-        convolutional = self.config.model in zoo.CONVOLUTIONAL
-        at_once = 1 if convolutional and jax.default_backend() == "cpu" else None
+        one_by_one = self.config.model in zoo.ONE_BY_ONE and jax.default_backend() == "cpu"
+        at_once = 1 if one_by_one else None
         parts = assemble.Parts(
             *(self.config, self.model.loss, self.rule, self.mixing, chosen),
             *(run.byzantine, run.key, at_once, run.rate),
@@ -192,7 +198,6 @@ class _Run:
         drawn than the rule was told to tolerate.
         """
         config, of_all = self.config, run
-        flipping = jnp.asarray([spec.name == "flip_labels" for spec in self.choices])
 
         def one(state: State, step: jax.Array):
             # The mask of a step: XLA would hoist what follows from one mask out of the loop, which
@@ -208,8 +213,9 @@ class _Run:
                 batch = batches.sample_batch(
                     key, run.indices, run.sizes, train_x, train_y, config.batch_size
                 )
-                flipped = attacks.flip_labels(batch, run.byzantine, num_classes=self.num_classes)
-                batch["y"] = jnp.where(flipping[attack], flipped["y"], batch["y"])
+                batch = poisoning.labels(
+                    batch, run.byzantine, self.choices, attack, self.num_classes
+                )
             # A separate stream: `key` folded with a worker's index draws the batches.
             own = jax.random.fold_in(jax.random.fold_in(run.key, 6), step)
             after, info = protocol.step(state.protocol, {"workers": batch}, own)
@@ -236,11 +242,22 @@ class _Run:
         counts = {name: jnp.sum(values, dtype=jnp.int32) for name, values in excess.items()}
         return state, jax.tree.map(lambda values: values[-1], seen) | counts
 
+    def models(self, state: State, run: Runs) -> zoo.Params:
+        """The stacked honest models, or their averages so far."""
+        now = self.protocol(run, jnp.int32(0)).models(state.protocol)
+        return state.average.average if self.config.average else now
+
+    @jax.named_scope("evaluate")
+    def write(self, states: State, runs: Runs, place: jax.Array, length: int) -> jax.Array:
+        """The text of one of several runs; of several honest models, that of the first."""
+        state, run = jax.tree.map(lambda leaf: leaf[place], (states, runs))
+        params = jax.tree.map(lambda leaf: leaf[0], self.models(state, run))
+        return texts.write(self.model, params, jax.random.fold_in(run.key, 11), length)
+
     @jax.named_scope("evaluate")
     def evaluate(self, state: State, run: Runs, x, y, held_x, held_y) -> Metrics:
         """The metrics of the model, or of the average of all models so far."""
-        now = self.protocol(run, jnp.int32(0)).models(state.protocol)
-        now = state.average.average if self.config.average else now
+        now = self.models(state, run)
 
         def of_model(params) -> Metrics:
             finite = jnp.all(jnp.asarray([jnp.isfinite(p).all() for p in jax.tree.leaves(params)]))

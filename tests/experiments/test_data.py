@@ -68,7 +68,7 @@ def test_normalization_is_per_channel():
 
 
 def test_unknown_name():
-    known = "digits, mnist, fashion_mnist, cifar10, a9a, mushrooms, spambase, w8a"
+    known = "digits, mnist, fashion_mnist, cifar10, a9a, mushrooms, spambase, w8a, tiny_shakespeare"
     assert ", ".join(datasets.NAMES) == known
     with pytest.raises(ValueError, match=rf"^unknown data set 'wine'; known: {known}\.$"):
         datasets.load("wine")

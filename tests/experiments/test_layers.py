@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments.models import layers, zoo
+from experiments.models import layers, resnet
 from tests.experiments.test_models import build, drawn, graphdef, images, shapes
 
 
@@ -182,7 +182,7 @@ def test_networks_equal_the_same_in_lax(network):
 @pytest.mark.parametrize("stride", [1, 2])
 def test_residual_block_equals_the_same_in_lax(stride):
     block, state = nnx.split(
-        nnx.eval_shape(lambda: zoo.ResidualBlock(16, 16 * stride, stride, rngs=nnx.Rngs(0)))
+        nnx.eval_shape(lambda: resnet.ResidualBlock(16, 16 * stride, stride, rngs=nnx.Rngs(0)))
     )
     params, x = drawn(nnx.to_pure_dict(state)), images((5, 4, 16))
     out, expected = jax.jit(lambda p: (nnx.merge(block, p)(x), residual(p, x, stride)))(params)

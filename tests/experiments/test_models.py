@@ -14,13 +14,15 @@ from experiments.models import zoo
 
 SHAPES = [(16, 16, 1), (28, 28, 1), (32, 32, 3)]
 ON_FEATURES = ["softmax", "logistic", "mlp"]
+# All but language models, which test_language.py tests.
+MODELS = [name for name in zoo.MODELS if name not in zoo.LANGUAGE]
 DROPOUTS = {"cnn_mnist": 2, "cnn_cifar": 3}
 DEEP = ["cnn_cifar", "resnet20"]  # each takes seconds to compile
 
 
 def slow_for(*names):
     """All models, with the given ones as slow tests."""
-    return [pytest.param(n, marks=pytest.mark.slow if n in names else ()) for n in zoo.MODELS]
+    return [pytest.param(n, marks=pytest.mark.slow if n in names else ()) for n in MODELS]
 
 
 SLOW_IF_DEEP = slow_for(*DEEP)
@@ -99,7 +101,7 @@ def num_parameters(params):
     ("name", "shape"),
     [
         pytest.param(name, shape, marks=pytest.mark.slow if is_slow else ())
-        for name in zoo.MODELS
+        for name in MODELS
         for shape in SHAPES
         for is_slow in [name in DEEP and shape != SHAPES[-1]]
     ],
@@ -165,7 +167,7 @@ def test_number_of_parameters(name, shape, classes, count):
     assert num_parameters(params) == count
 
 
-@pytest.mark.parametrize("name", zoo.MODELS)
+@pytest.mark.parametrize("name", MODELS)
 def test_parameters_are_a_plain_dict(name):
 
     def check(tree):
@@ -315,7 +317,7 @@ def test_sgd_in_scan_fits_a_batch(name):
     np.testing.assert_allclose(accuracy, 1.0)
 
 
-@pytest.mark.parametrize("name", zoo.MODELS)
+@pytest.mark.parametrize("name", MODELS)
 def test_only_the_loss_with_a_key_draws(name):
     model, x, y = build(name, small(name)), images(small(name)), labels(name, 4)
     params, key = shapes(name, small(name)), jax.random.key(0)
@@ -397,7 +399,7 @@ def test_evaluation_keeps_one_chunk_in_memory():
 
 def test_strict_promotion():
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
-        for name in zoo.MODELS:
+        for name in MODELS:
             model = build(name, small(name))
             batch = {"x": images(small(name)), "y": labels(name, 4)}
             params = shapes(name, small(name))
@@ -419,8 +421,9 @@ def test_descriptions():
 
 
 def test_unknown_model():
-    known = "softmax, logistic, mlp, cnn, cnn_5x5, cnn_mnist, cnn_cifar, resnet20"
-    with pytest.raises(ValueError, match=rf"^unknown model 'vgg'; known: {known}\.$"):
+    known = "softmax, logistic, mlp, cnn, cnn_5x5, cnn_mnist, cnn_cifar, resnet20, "
+    known += "gpt_nano, ... (`python -m experiments list` shows all 11)."
+    with pytest.raises(ValueError, match=f"^unknown model 'vgg'; known: {re.escape(known)}$"):
         zoo.build("vgg", (8, 8, 1), 10)
     with pytest.raises(ValueError, match=r"^unknown model 'resnet'; did you mean resnet20\?$"):
         zoo.build("resnet", (8, 8, 1), 10)

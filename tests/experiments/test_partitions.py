@@ -7,6 +7,7 @@ LABELS = np.repeat(np.arange(10), [30, 31, 32, 33, 34, 35, 36, 37, 38, 39])[::-1
 # Each kind with a value at which every worker gets samples.
 KINDS = [
     "iid",
+    "contiguous",
     "sorted",
     "dirichlet(0.3)",
     "dirichlet(100)",
@@ -20,7 +21,7 @@ KINDS = [
     "unequal(0.1)",
     "unequal(100)",
 ]
-EVEN = ("iid", "sorted", "gamma_similarity", "long_tail")
+EVEN = ("iid", "contiguous", "sorted", "gamma_similarity", "long_tail")
 
 
 def class_counts(parts, labels=LABELS):
@@ -57,7 +58,7 @@ def test_partition_follows_the_seed(kind):
 
     assert dealt(1) == dealt(1)
     # Nothing is random where all samples are kept and sorted.
-    constant = kind in ("sorted", "gamma_similarity(0)", "long_tail(1)")
+    constant = kind in ("contiguous", "sorted", "gamma_similarity(0)", "long_tail(1)")
     assert (dealt(1) == dealt(2)) == constant
 
 
@@ -81,6 +82,29 @@ def test_the_laboratory_deals_by_the_same_function():
 def test_parse_partition(kind, parsed):
     assert partitions.parse_partition(kind) == parsed
     assert parsed[0] in partitions.NAMES
+
+
+@pytest.mark.parametrize("labels", [LABELS, np.zeros((345, 3), int)], ids=["classes", "text"])
+def test_contiguous_keeps_the_order(labels):
+    parts = partitions.partition(labels, 7, "contiguous", seed=0)
+    assert np.concatenate(parts).tolist() == list(range(345))
+
+
+def test_text_has_no_classes():
+    text = np.zeros((345, 3), int)
+    for kind in KINDS:
+        if kind in ("iid", "contiguous") or kind.startswith("unequal"):
+            dealt = np.concatenate(partitions.partition(text, 7, kind, seed=0))
+            assert sorted(dealt) == list(range(345))
+            partitions.check(kind, text=True)
+        else:
+            for fails in (
+                lambda kind=kind: partitions.check(kind, text=True),
+                lambda kind=kind: partitions.partition(text, 7, kind, seed=0),
+            ):
+                with pytest.raises(ValueError, match=r"classes, which text has not; expected one"):
+                    fails()
+        partitions.check(kind, text=False)
 
 
 def test_sorted_gives_few_classes_to_each():

@@ -253,7 +253,7 @@ def test_a_quick_table_replaces_no_long_one(tmp_path):
 def test_the_outline_of_a_data_set_is_that_of_its_samples():
     assert list(datasets.OUTLINES) == list(datasets.NAMES)
     digits = datasets.load("digits")
-    same = (digits.shape, digits.num_classes, digits.sizes, digits.checksum)
+    same = (digits.shape, digits.num_classes, digits.sizes, digits.checksum, "")
     assert datasets.OUTLINES["digits"] == same
     for folder in SHIPPED.glob("*-cpu"):
         for block in export.read(folder):

@@ -146,6 +146,13 @@ MUTANTS = [
     ),
     # --- data --------------------------------------------------------------------------------
     Mutant(
+        "shift_tokens: the last token is not shifted to the first",
+        "byzjax/attacks/data.py",
+        "by.astype(wide) % size) % size",
+        "by.astype(wide) % size)",
+        'tests/test_attacks.py -k "test_shift_tokens"',
+    ),
+    Mutant(
         "flip_labels: reversed labels are off by one",
         "byzjax/attacks/data.py",
         "wrong = c - 1 - y",

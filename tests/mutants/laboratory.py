@@ -62,6 +62,20 @@ MUTANTS = [
         'tests/experiments/test_models.py -k "logistic_regression"',
     ),
     Mutant(
+        "language: each character sees the next one",
+        "experiments/models/language.py",
+        "is_causal=True",
+        "is_causal=False",
+        'tests/experiments/test_language.py -k "causal"',
+    ),
+    Mutant(
+        "language: labels are the characters themselves",
+        "experiments/data/language.py",
+        "for i in (0, 1))",
+        "for i in (0, 0))",
+        'tests/experiments/test_language.py -k "windows_follow"',
+    ),
+    Mutant(
         "layers: rows and columns of a kernel are swapped",
         "experiments/models/layers.py",
         "for i in size for j in size]",
@@ -149,7 +163,7 @@ MUTANTS = [
     ),
     Mutant(
         "train: labels are flipped under all attacks but flip_labels",
-        "experiments/training/program.py",
+        "experiments/training/poisoning.py",
         'spec.name == "flip_labels" for spec',
         'spec.name != "flip_labels" for spec',
         'tests/experiments/test_training.py -k "plain_sgd and flipped"',

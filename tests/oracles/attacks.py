@@ -195,6 +195,15 @@ def copy_worker(x, byzantine, worker=0):
     return lie(x, byzantine, good[min(worker, len(good) - 1)])
 
 
+def shift_tokens(y, byzantine, num_tokens, by=1):
+    """Labels of several workers; each of an attacker counts on by k, and from V - 1 to 0."""
+    out = np.array(y)
+    for place in np.ndindex(out.shape):
+        if byzantine[place[0]]:
+            out[place] = (int(out[place]) + by) % num_tokens
+    return out
+
+
 def flip_bits(x, byzantine, bits, coordinates):
     out = np.array(x, np.float32)
     for i in np.flatnonzero(byzantine):

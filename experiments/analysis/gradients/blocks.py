@@ -132,7 +132,7 @@ def _stages(block: Block, sizes: Sizes, data_dir: str | None) -> Iterator[Stage]
         yield _independent(block, sizes)
         return
     x, y, classes = _samples(block.data, sizes.samples, data_dir)
-    options = {"units": block.units} if block.units else {}
+    options: dict[str, Any] = {"units": block.units} if block.units else {}
     model = zoo.build(block.model, x.shape[1:], classes, **options)
     steps = (AT,) if block.units else sizes.steps
     batches = (IN_D,) if block.units else sizes.batches
