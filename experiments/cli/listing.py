@@ -1,5 +1,6 @@
 """`python -m experiments list`: what a run may name, as text."""
 
+import inspect
 import re
 import shutil
 from collections.abc import Callable
@@ -9,14 +10,14 @@ from byzjax._program import wrapped
 from byzjax.facts import FACTS, inequality
 from experiments import studies
 from experiments.data import datasets
-from experiments.grid import catalogue
+from experiments.grid import catalogue, compressors
 from experiments.models import zoo
 from experiments.text import names
 from experiments.training import assemble
 
 WIDEST = 100
 # A table of each kind, by the word after `list`.
-KINDS = ("rules", "mixings", "attacks", "protocols", "data", "models", "studies")
+KINDS = ("rules", "mixings", "attacks", "protocols", "compressors", "data", "models", "studies")
 
 BRACKETS = (
     "In brackets: the hyperparameters with their defaults; those with ... must be given. Without a "
@@ -46,7 +47,7 @@ def text(kind: str = "all") -> str:
         raise ValueError(names.unknown("kind", kind, ("all", *KINDS)))
     width = min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns)
     parts = []
-    if kind in ("all", "rules", "mixings", "attacks", "protocols"):
+    if kind in ("all", "rules", "mixings", "attacks", "protocols", "compressors"):
         parts += [_filled(BRACKETS, width, ""), ""]
     for each in KINDS if kind == "all" else (kind,):
         parts.append(f"{'data sets' if each == 'data' else each}:")
@@ -66,6 +67,11 @@ def entries(kind: str) -> dict[str, Entry]:
         return {
             name: Entry(_first_sentence(function), f"({', '.join(_of_protocol(function))})")
             for name, function in assemble.PROTOCOLS.items()
+        }
+    if kind == "compressors":
+        return {
+            name: Entry(_first_sentence(function), _of_compressor(function))
+            for name, function in compressors.COMPRESSORS.items()
         }
     if kind == "data":
         return {name: Entry(line) for name, line in datasets.DESCRIPTIONS.items()}
@@ -102,6 +108,13 @@ def _call(name: str, function: Callable) -> str:
 
 def _of_protocol(function: Callable) -> list[str]:
     return [each for each in catalogue.hyperparameters(function) if not each.startswith("parts")]
+
+
+def _of_compressor(function: Callable) -> str:
+    parameters = inspect.signature(function).parameters.values()
+    needed = [f"{p.name}=..." for p in parameters if p.default is p.empty and p.name != "key"]
+    own = [*needed, *catalogue.hyperparameters(function)]
+    return f"({', '.join([*own, 'feedback=None', 'byzantine=False'])})"
 
 
 def _wrapped(name: str, entry: Entry, width: int) -> str:

@@ -102,14 +102,14 @@ class ChooseCommand:
 
 @dataclasses.dataclass(frozen=True)
 class ListCommand:
-    """List what a run may name: rules, mixings, attacks, protocols, data sets, models, studies.
+    """List what a run may name: rules, mixings, attacks, protocols, and so on.
 
     In the brackets are the hyperparameters with their defaults; n is the least number of workers
     for f faults. What the library has and a run cannot use is listed with the reason.
     """
 
     kind: Annotated[str, "KIND", POSITIONAL] = "all"
-    """What to list: rules, mixings, attacks, protocols, data, models, studies or all."""
+    """What to list: rules, mixings, attacks, protocols, compressors, data, models, studies, all."""
 
 
 @dataclasses.dataclass(frozen=True)
