@@ -26,8 +26,8 @@ def largest(x: jax.Array, k: int) -> jax.Array:
     if k >= d:
         return jnp.ones(d, bool)
     keys = lax.bitcast_convert_type(jnp.abs(x).astype(jnp.float32), jnp.int32)
-    width = min(d, thresholds.COUNTED_COLUMNS)
-    height = math.ceil(d / width)
+    height = math.ceil(d / thresholds.COUNTED_COLUMNS)
+    width = math.ceil(d / height)
     table = jnp.pad(keys, (0, height * width - d), constant_values=-1).reshape(height, width)
     least = _kth_largest(table, k)
     above, tied = table > least, table == least
