@@ -464,7 +464,6 @@ FACTS: dict[str, Facts] = {
         reference="Sun, Kairouz, Suresh, McMahan 2019",
         takes_f=False,
         shifts=False,
-        scales=False,
         repeats=False,
         deterministic=False,
         note="one noise for all rows",

@@ -9,7 +9,7 @@ from jax import lax
 
 from byzjax import _checks, stacked
 from byzjax._checks import prng_key
-from byzjax._mistakes import name_of, no_transformation, shown
+from byzjax._mistakes import no_transformation, shown
 from byzjax._numerics.maps import each
 from byzjax.stacked import PyTree
 
