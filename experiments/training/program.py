@@ -159,7 +159,8 @@ class _Run:
         convolutional = self.config.model in zoo.CONVOLUTIONAL
         at_once = 1 if convolutional and jax.default_backend() == "cpu" else None
         parts = assemble.Parts(
-            *(self.config, self.model.loss, self.rule, self.mixing, chosen),
+            *(self.config, optim.loss(self.config, self.model.loss)),
+            *(self.rule, self.mixing, chosen),
             *(run.byzantine, run.key, at_once, run.rate),
             devices.AXIS if self.spread else None,
         )
@@ -206,7 +207,8 @@ class _Run:
             with jax.named_scope("batch"):
                 key = jax.random.fold_in(jax.random.fold_in(run.key, 4), step)
                 batch = batches.sample_batch(
-                    key, run.indices, run.sizes, train_x, train_y, config.batch_size
+                    *(key, run.indices, run.sizes, train_x, train_y, config.batch_size),
+                    replace=not config.noise_multiplier,
                 )
                 flipped = attacks.flip_labels(batch, run.byzantine, num_classes=self.num_classes)
                 batch["y"] = jnp.where(flipping[attack], flipped["y"], batch["y"])
