@@ -87,7 +87,7 @@ ALLOWED = {
     "byzjax.iterates": [*ALGEBRA, *CHECKS],
     "byzjax.compress": [*ALGEBRA, *CHECKS, "byzjax.transforms", "byzjax.compress"],
     "byzjax.privacy": [
-        *["byzjax._checks", "byzjax._compiled", "byzjax.mixing", "byzjax.stacked"],
+        *["byzjax._checks", "byzjax._compiled", "byzjax.rules", "byzjax.stacked"],
         *["byzjax.privacy", *MISTAKES],
     ],
     "byzjax.collective": [

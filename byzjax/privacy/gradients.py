@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byzjax import _checks, _mistakes, mixing, stacked
+from byzjax import _checks, _mistakes, stacked
 from byzjax._checks import static_int
 from byzjax._compiled import taught
 from byzjax._mistakes import keystr, name_of
+from byzjax.rules._clip import clip_factors
 from byzjax.stacked import PyTree
 
 
@@ -145,8 +146,7 @@ def _clipped_sum(
     def of_some(examples: tuple) -> PyTree:
         # Rounded after the sum: each summand would exceed C in bfloat16.
         rows = stacked.widened(jax.vmap(of_one)(*examples))
-        clipped = mixing.clip_norms(rows, max_norm=clip_norm)
-        return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), clipped)
+        return stacked.weighted_sum(rows, clip_factors(stacked.squared_norms(rows), clip_norm))
 
     if not jax.tree.leaves(params):
         return params
