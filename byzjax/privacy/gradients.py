@@ -116,9 +116,10 @@ def _with_private_gradient(loss_fn: Callable, noisy: bool, microbatch: int | Non
         params, batch, key, c, z = kept
         leaves, b = jax.tree.leaves(params), len(jax.tree.leaves(batch)[0])
         # One key for the loss and one for each leaf, as in optax, which a test compares.
-        keys = [None] if key is None else jax.random.split(key, len(leaves) + 1)
-        total = _clipped_sum(loss_fn, _once(params), batch, keys[0], c, microbatch)
-        if noisy:
+        keys = None if key is None else jax.random.split(key, len(leaves) + 1)
+        own = None if keys is None else keys[0]
+        total = _clipped_sum(loss_fn, _once(params), batch, own, c, microbatch)
+        if noisy and keys is not None:
             total = _plus_noise(total, keys[1:], c * z)
         mean = jax.tree.map(lambda g: g * cotangent.astype(g.dtype) / b, total)
         gradient = jax.tree.map(lambda g, p: g.astype(p.dtype), mean, params)

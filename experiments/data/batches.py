@@ -49,8 +49,8 @@ def check_sizes(sizes: np.ndarray, batch_size: int) -> None:
     """Raises a `ValueError` if a worker has too few samples for a batch without replacement."""
     if sizes.min() < batch_size:
         raise ValueError(
-            "with noise_multiplier, batches are drawn without replacement, so batch_size must be at "
-            f"most the {sizes.min()} samples of worker {sizes.argmin()}; got {batch_size}."
+            "with noise_multiplier, batches are drawn without replacement, so batch_size must be "
+            f"at most the {sizes.min()} samples of worker {sizes.argmin()}; got {batch_size}."
         )
 
 

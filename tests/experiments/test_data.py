@@ -1,5 +1,6 @@
 import io
 import json
+import math
 import os
 import socket
 import sys
