@@ -98,12 +98,13 @@ def test_no_example_adds_more_than_the_norm(bad):
 
 
 def test_half_precision_is_rounded_last():
-    """A sum of many equal gradients, which bfloat16 could not add up."""
+    """A sum of many microbatches, which bfloat16 could not add up."""
     params = jnp.zeros(2, jnp.bfloat16)
     loss = privacy.private(
         lambda params, batch, key=None: jnp.mean(batch @ params),
         clip_norm=1.0,
         noise_multiplier=0.0,
+        microbatch=1,
     )
     gradient = jax.grad(loss)(params, jnp.full((1000, 2), 0.3, jnp.bfloat16))
     assert gradient.dtype == jnp.bfloat16

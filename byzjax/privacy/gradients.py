@@ -145,7 +145,7 @@ def _clipped_sum(
         return jax.grad(lambda params: loss_fn(params, alone, key=own))(params)
 
     def of_some(examples: tuple) -> PyTree:
-        # Rounded after the sum: each summand would exceed C in bfloat16.
+        # At least float32, in which the sums of microbatches are added, and the noise.
         rows = stacked.widened(jax.vmap(of_one)(*examples))
         return stacked.weighted_sum(rows, clip_factors(stacked.squared_norms(rows), clip_norm))
 

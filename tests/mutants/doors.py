@@ -256,7 +256,7 @@ MUTANTS = [
         'tests/test_privacy.py -k "key_of_its_own"',
     ),
     Mutant(
-        "private: summands are rounded to bfloat16",
+        "private: sums of microbatches are rounded to bfloat16",
         "byzjax/privacy/gradients.py",
         "stacked.widened(jax.vmap(of_one)(*examples))",
         "jax.vmap(of_one)(*examples)",
