@@ -1,6 +1,17 @@
 """byzjax: Byzantine-robust gradient aggregation for JAX and optax."""
 
-from byzjax import attacks, compress, facts, order, protocols, rules, scores, stacked, theory
+from byzjax import (
+    attacks,
+    compress,
+    facts,
+    order,
+    privacy,
+    protocols,
+    rules,
+    scores,
+    stacked,
+    theory,
+)
 from byzjax._checks import enough_workers
 from byzjax._deprecated import renamed as _renamed
 from byzjax._signature import per_row_inputs
@@ -8,7 +19,7 @@ from byzjax.collective import across_devices, all_aggregate, all_mix
 from byzjax.influence import influence
 from byzjax.iterates import polyak_averaging
 from byzjax.memory import centered_clipping, concentration_filter, foolsgold, safeguard
-from byzjax.mixing import adaptive_clipping, bucketing, clip_norms, nearest_neighbors
+from byzjax.mixing import adaptive_clipping, bucketing, clip_norms, nearest_neighbors, weak_dp
 from byzjax.rules import *  # noqa: F403
 from byzjax.sampling import faults_among
 from byzjax.sharded import sharded
@@ -42,6 +53,7 @@ __all__ = [
     "per_row_inputs",
     "per_worker",
     "polyak_averaging",
+    "privacy",
     "protocols",
     "safeguard",
     "scores",
@@ -49,6 +61,7 @@ __all__ = [
     "stack",
     "stacked",
     "theory",
+    "weak_dp",
 ]
 __all__ += rules.__all__
 

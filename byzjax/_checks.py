@@ -103,6 +103,28 @@ def static_hyperparameters(function: Callable, given: dict[str, Any]) -> None:
             static_int(name, value)
 
 
+def loss_function(whose: str, loss_fn: Any) -> None:
+    """Raises if a value is not a function of `(params, batch, key=None)`."""
+    if not callable(loss_fn):
+        raise TypeError(
+            f"{whose}: loss_fn must be a function, loss_fn(params, batch, key=None); "
+            f"got {_mistakes.shown(loss_fn)}."
+        )
+    if not _takes_key(loss_fn):
+        raise TypeError(
+            f"{whose}: {name_of(loss_fn)} must take key, used or not: write "
+            "def loss_fn(params, batch, key=None)."
+        )
+
+
+def _takes_key(loss_fn: Callable) -> bool:
+    try:
+        parameters = inspect.signature(loss_fn).parameters.values()
+    except (TypeError, ValueError):  # of some builtin
+        return True
+    return any(p.name == "key" or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
 def prng_key(name: str, value: Any) -> None:
     """Raises if a value is no PRNG key."""
     if wrong := _mistakes.no_key(name, value):

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from byzjax import scores, stacked
-from byzjax._checks import enough_workers, positive, static_int
+from byzjax._checks import enough_workers, not_negative, positive, static_int
 from byzjax._compiled import compiled
-from byzjax._numerics.arrays import root
+from byzjax._numerics.arrays import root, wide
 from byzjax.stacked import PyTree
 
 
@@ -131,6 +131,61 @@ def clip_norms(updates: PyTree, *, max_norm: float, axis_name: str | None = None
     stacked.num_workers(updates)
 
     return _clip(updates, stacked.squared_norms(updates, axis_name=axis_name), max_norm)
+
+
+@compiled(max_norm=positive, sigma=not_negative)
+def weak_dp(
+    updates: PyTree, *, max_norm: float, sigma: float, key: jax.Array, axis_name: str | None = None
+) -> PyTree:
+    r"""Clips each update to a maximum norm, and adds the server's noise (norm bounding, weak DP).
+
+    $$ y_i = \min\Bigl(1, \frac{M}{\|x_i\|}\Bigr) x_i + \sigma \xi, \qquad \xi \sim N(0, I) $$
+
+    with one $\xi$ for all rows: it passes unchanged through a rule that shifts with its rows, such
+    as the mean, so the aggregate is that of the clipped rows plus noise. A row whose norm is not
+    finite counts as 0. As in the paper, sigma is chosen to drown backdoors; privacy by this noise
+    would need far more, from a server that everyone trusts. `byzjax.privacy` is for the workers.
+
+    Requirement: n >= 1. Promise: finite. Cost: O(nd).
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      max_norm: M; may be traced.
+      sigma: standard deviation of each coordinate of the noise, in the unit of updates; may be
+        traced.
+      key: PRNG key that draws the noise.
+      axis_name: mesh axis over which the coordinates are sliced, if they are; each device draws the
+        noise of its own slice.
+
+    Returns:
+      Stacked updates of the same shapes and dtypes.
+
+    Raises:
+      ValueError: the leaves disagree on n, max_norm is not positive, or sigma is negative.
+
+    Example:
+      >>> import byzjax, jax, jax.numpy as jnp
+      >>> updates = jnp.array([[3.0, 4.0], [0.3, 0.4]])
+      >>> y = byzjax.weak_dp(updates, max_norm=1.0, sigma=0.1, key=jax.random.key(0))
+      >>> (y[0] - y[1]).round(6)  # (0.6, 0.8) - (0.3, 0.4)
+      Array([0.3, 0.4], dtype=float32)
+
+    Reference: Sun, Kairouz, Suresh and McMahan, Can You Really Backdoor Federated Learning?, 2019
+    (arXiv:1911.07963), "norm thresholding of updates" and "(weak) differential privacy".
+    """
+    clipped = clip_norms(updates, max_norm=max_norm, axis_name=axis_name)
+    if axis_name is not None:
+        key = jax.random.fold_in(key, lax.axis_index(axis_name))
+    leaves, structure = jax.tree.flatten(clipped)
+    sizes = [math.prod(leaf.shape[1:]) for leaf in leaves]
+    # One vector for the whole update, so that it does not depend on how a model is cut into leaves.
+    noise = jax.random.normal(key, (sum(sizes),), jnp.result_type(*map(wide, leaves)))
+    out, start = [], 0
+    for leaf, size in zip(leaves, sizes):
+        own = sigma * noise[start : start + size].reshape(1, *leaf.shape[1:])
+        out.append((wide(leaf) + own.astype(wide(leaf).dtype)).astype(leaf.dtype))
+        start += size
+    return jax.tree.unflatten(structure, out)
 
 
 @compiled

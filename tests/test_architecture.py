@@ -20,7 +20,7 @@ FACES = {"byzjax", "experiments"} | {
     f"byzjax.{name}"
     for name in (
         *("stacked", "rules", "attacks", "protocols", "theory", "testing"),
-        *("torch", "flower", "compress"),
+        *("torch", "flower", "compress", "privacy"),
     )
 }
 
@@ -86,6 +86,10 @@ ALLOWED = {
     ],
     "byzjax.iterates": [*ALGEBRA, *CHECKS],
     "byzjax.compress": [*ALGEBRA, *CHECKS, "byzjax.transforms", "byzjax.compress"],
+    "byzjax.privacy": [
+        *["byzjax._checks", "byzjax._compiled", "byzjax.rules", "byzjax.stacked"],
+        *["byzjax.privacy", *MISTAKES],
+    ],
     "byzjax.collective": [
         *["byzjax._slices", "byzjax._signature", "byzjax.stacked", "byzjax._compiled"],
         *MISTAKES,
@@ -264,6 +268,7 @@ def test_only_jax_optax_and_the_standard_library(module):
     allowed |= {"numpy"} if within(module, "byzjax.testing") else set()
     allowed |= {"torch"} if within(module, "byzjax.torch") else set()
     allowed |= {"numpy", "flwr"} if within(module, "byzjax.flower") else set()
+    allowed |= {"dp_accounting"} if within(module, "byzjax.privacy") else set()
     for name in imports(MODULES[module]):
         top = name.partition(".")[0]
         assert top in allowed or top in sys.stdlib_module_names, name

@@ -27,6 +27,12 @@ def order_of(n):
     return np.asarray(jax.random.permutation(KEY, n))
 
 
+@functools.cache
+def noise_of(d):
+    """The noise of `weak_dp` with KEY and a sigma of 0.5."""
+    return 0.5 * np.asarray(jax.random.normal(KEY, (d,)), np.float64)
+
+
 # name -> (mixing, oracle of a matrix in float64)
 MIXINGS = {
     "nearest_neighbors": (
@@ -44,6 +50,10 @@ MIXINGS = {
     "adaptive_clipping": (
         functools.partial(byzjax.adaptive_clipping, f=3),
         lambda x: oracles.adaptive_clipping(x, 3),
+    ),
+    "weak_dp": (
+        functools.partial(byzjax.weak_dp, max_norm=4.0, sigma=0.5, key=KEY),
+        lambda x: oracles.weak_dp(x, 4.0, noise_of(x.shape[1])),
     ),
 }
 over_mixings = pytest.mark.parametrize("name", MIXINGS)
@@ -86,7 +96,8 @@ def test_bad_rows_stay_where_they_are(name, value):
             touched = set(places)
         else:
             touched = set()
-            assert (out[places] == 0).all()
+            alone = noise_of(12) if name == "weak_dp" else 0
+            np.testing.assert_allclose(out[places] - alone, np.zeros((3, 12)), atol=1e-6)
         clean = [k for k in range(len(out)) if k not in touched]
         assert np.isfinite(out[clean]).all()
         np.testing.assert_allclose(out[clean], oracle(x)[clean], rtol=2e-6, atol=2e-6)
@@ -120,11 +131,12 @@ def test_trees_dtypes_and_sliced_coordinates(name):
         in_specs=P(None, "shard"),
         out_specs=P(None, "shard"),
     )
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6),
-        jax.jit(sliced)(tree),
-        whole,
-    )
+    if name != "weak_dp":  # each device draws its own noise: see below
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6),
+            jax.jit(sliced)(tree),
+            whole,
+        )
     for dtype, out in of_short.items():
         assert out.dtype == dtype
         np.testing.assert_allclose(
@@ -198,6 +210,39 @@ def test_buckets():
     assert (other != out).any()
 
 
+def test_weak_dp_is_noise_at_the_server():
+    """Through a rule that shifts, the aggregate is that of the clipped rows plus the noise."""
+    x = rows()
+
+    @jax.jit
+    def both(x):
+        noisy = byzjax.weak_dp(x, max_norm=2.0, sigma=0.5, key=KEY)
+        clipped = byzjax.clip_norms(x, max_norm=2.0)
+        rules = (byzjax.mean, byzjax.median, functools.partial(byzjax.krum, f=3))
+        return [(rule(noisy), rule(clipped)) for rule in rules]
+
+    for noisy, clipped in both(x):
+        np.testing.assert_allclose(noisy - clipped, noise_of(12), rtol=2e-5, atol=2e-5)
+    still = byzjax.weak_dp(x, max_norm=2.0, sigma=0.0, key=KEY)
+    np.testing.assert_array_equal(still, byzjax.clip_norms(x, max_norm=2.0))
+
+
+def test_weak_dp_of_sliced_coordinates():
+    """Norms are those of whole rows, and no two slices have the same noise."""
+    x = rows(11, 4000)
+    sliced = jax.shard_map(
+        functools.partial(byzjax.weak_dp, max_norm=4.0, sigma=0.5, key=KEY, axis_name="shard"),
+        mesh=mesh_of(shard=8),
+        in_specs=P(None, "shard"),
+        out_specs=P(None, "shard"),
+    )
+    noise = np.asarray(jax.jit(sliced)(x)) - oracles.clip_norms(x, 4.0)
+    np.testing.assert_allclose(noise, np.broadcast_to(noise[0], noise.shape), atol=1e-5)
+    assert noise[0].std() == pytest.approx(0.5, rel=0.1)
+    between = np.corrcoef(noise[0].reshape(8, 500))
+    assert np.abs(between - np.eye(8)).max() < 5 / np.sqrt(500)
+
+
 def test_a_rule_behind_bucketing_counts_the_buckets():
     x = mixed("bucketing", np.ones((12, 3), np.float32))
     with pytest.raises(ValueError, match=r"^krum needs n >= 2f \+ 3; got n=6, f=2\.$"):
@@ -258,6 +303,10 @@ def test_errors():
         byzjax.bucketing(x, s=0, key=KEY)
     with pytest.raises(ValueError, match=r"^max_norm must be positive; got max_norm=0\.0\.$"):
         byzjax.clip_norms(x, max_norm=0.0)
+    with pytest.raises(ValueError, match=r"^max_norm must be positive; got max_norm=-1\.0\.$"):
+        byzjax.weak_dp(x, max_norm=-1.0, sigma=1.0, key=KEY)
+    with pytest.raises(ValueError, match=r"^sigma must be at least 0; got sigma=-0\.5\.$"):
+        byzjax.weak_dp(x, max_norm=1.0, sigma=-0.5, key=KEY)
     with pytest.raises(TypeError, match=r"^s must be a Python int; got float"):
         byzjax.bucketing(x, s=2.0, key=KEY)
 

@@ -1,6 +1,5 @@
 """Shared by protocols: gradients of the workers, choice of messages, selection of honest rows."""
 
-import inspect
 from collections.abc import Callable
 
 import jax
@@ -8,9 +7,9 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from byzjax import stacked
+from byzjax import _checks, stacked
 from byzjax._checks import prng_key
-from byzjax._mistakes import name_of, no_transformation, shown
+from byzjax._mistakes import no_transformation, shown
 from byzjax._numerics.maps import each
 from byzjax.stacked import PyTree
 
@@ -224,14 +223,6 @@ def try_rule(rule: optax.GradientTransformationExtraArgs, size: int, rows: str, 
         raise ValueError(f"{str(error).rstrip('.')}; {rows}, {size} rows.") from error
 
 
-def _takes_key(loss_fn: Callable) -> bool:
-    try:
-        parameters = inspect.signature(loss_fn).parameters.values()
-    except (TypeError, ValueError):  # of some builtin
-        return True
-    return any(p.name == "key" or p.kind is p.VAR_KEYWORD for p in parameters)
-
-
 _EXAMPLES = {
     "local": "optax.adamw(1e-3)",
     "mix": "byzjax.mix(byzjax.nearest_neighbors, f=f)",
@@ -253,16 +244,7 @@ def supported(
       TypeError: one is not a transformation, `loss_fn` is not a function, or the rule leaves the
         worker axis.
     """
-    if not callable(loss_fn):
-        raise TypeError(
-            f"{protocol}: loss_fn must be a function, loss_fn(params, batch, key=None); "
-            f"got {shown(loss_fn)}."
-        )
-    if not _takes_key(loss_fn):
-        raise TypeError(
-            f"{protocol}: {name_of(loss_fn)} must take key, used or not: write "
-            "def loss_fn(params, batch, key=None)."
-        )
+    _checks.loss_function(protocol, loss_fn)
     for name, stage in stages.items():
         example = _EXAMPLES.get(name, "byzjax.aggregate(byzjax.krum, f=f)")
         write = f"{name}={example}"

@@ -82,7 +82,8 @@ def variance_reduced(
       `[n, m, ...]`, from which the estimator draws by the step's key. `models` returns one model.
 
     Raises:
-      TypeError: an argument that must be a Python int is not, or `estimator` is not an `Estimator`.
+      TypeError: an argument that must be a Python int is not, `estimator` is not an `Estimator`, or
+        the loss is one of `byzjax.privacy.private`, whose noise would cancel.
       ValueError: num_workers or workers_at_once < 1, or, at a step, the data are not of n workers.
 
     Example:
@@ -110,6 +111,11 @@ def variance_reduced(
         raise TypeError(
             "variance_reduced needs an estimator, such as protocols.marina(0.1); got "
             f"{shown(estimator)}."
+        )
+    if getattr(loss_fn, "private", False):
+        raise TypeError(
+            "variance_reduced: a private loss has the same noise at both models of a step, so it "
+            "would cancel; use parameter_server."
         )
     stages = _workers.supported(
         "variance_reduced", loss_fn, attack=attack, mix=mix, rule=rule, server=server

@@ -24,7 +24,7 @@ def clipped_about(
     shares = None if weights is None else weights / jnp.sum(weights)
     if static_int("iterations", iterations, at_least=1) == 1:
         distances = stacked.squared_distances(updates, center, axis_name=axis_name)
-        factors = _shared(_clip_factors(distances, radius), shares)
+        factors = _shared(clip_factors(distances, radius), shares)
     else:
         span = span_about(updates, center, axis_name)
         factors = _factors_in_span(span, radius, iterations, shares)
@@ -37,7 +37,7 @@ def clipped_about(
     return jax.tree.map(add, moved, center)
 
 
-def _clip_factors(squared_distances: jax.Array, radius: jax.Array | float) -> jax.Array:
+def clip_factors(squared_distances: jax.Array, radius: jax.Array | float) -> jax.Array:
     """`min(1, tau / r)`, with zero gradient where r is 0 or not finite."""
     radius = jnp.asarray(radius, squared_distances.dtype)
     finite = jnp.isfinite(squared_distances)
@@ -56,6 +56,6 @@ def _factors_in_span(
     """The factors of v after the iterations; no x_i - center contributes more than the radius."""
     moved = jnp.zeros_like(span.gram[0])
     for _ in range(iterations):
-        factors = _shared(_clip_factors(span.squared_distances(moved), radius), shares)
+        factors = _shared(clip_factors(span.squared_distances(moved), radius), shares)
         moved = (1 - jnp.sum(factors)) * moved + factors
     return moved

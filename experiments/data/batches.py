@@ -45,18 +45,42 @@ def pad_partition(parts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([np.resize(p, sizes.max()) for p in parts]).astype(np.int32), sizes
 
 
+def check_sizes(sizes: np.ndarray, batch_size: int) -> None:
+    """Raises a `ValueError` if a worker has too few samples for a batch without replacement."""
+    if sizes.min() < batch_size:
+        raise ValueError(
+            "with noise_multiplier, batches are drawn without replacement, so batch_size must be "
+            f"at most the {sizes.min()} samples of worker {sizes.argmin()}; got {batch_size}."
+        )
+
+
 def sample_batch(
-    key: jax.Array, indices: Array, sizes: Array, x: Array, y: Array, batch_size: int
+    key: jax.Array,
+    indices: Array,
+    sizes: Array,
+    x: Array,
+    y: Array,
+    batch_size: int,
+    replace: bool = True,
 ) -> dict[str, jax.Array]:
-    """Draws each worker's batch from its own samples, uniformly and with replacement.
+    """Draws each worker's batch from its own samples, uniformly, with or without replacement.
 
     `indices` and `sizes` are those of `pad_partition`. Worker i draws from `fold_in(key, i)`.
+    Without replacement, every worker must have `batch_size` samples: see `check_sizes`.
 
     Returns:
       `{"x": [n, batch_size, ...], "y": [n, batch_size]}`; of text, y as x.
     """
 
+    def different(worker, row, size):
+        places = jnp.arange(row.shape[0])
+        drawn = jax.random.uniform(jax.random.fold_in(key, worker), places.shape)
+        _, chosen = jax.lax.top_k(jnp.where(places < size, drawn, -1), batch_size)
+        return row[chosen]
+
     def draw(worker, row, size):
+        if not replace:
+            return different(worker, row, size)
         return row[jax.random.randint(jax.random.fold_in(key, worker), (batch_size,), 0, size)]
 
     sizes = jnp.asarray(sizes)

@@ -63,7 +63,7 @@ class Config:
     attacks."""
     mixing: tuple[str, ...] = ("none",)
     """Mixings applied before the rule: none, nearest_neighbors, "bucketing(s=2)",
-    "clip_norms(max_norm=1)", adaptive_clipping."""
+    "clip_norms(max_norm=1)", adaptive_clipping, "weak_dp(max_norm=1, sigma=0.01)"."""
     attack: tuple[str, ...] = (
         "none",
         "sign_flip",
@@ -105,7 +105,8 @@ class Config:
     steps: int = 300
     """Training steps."""
     batch_size: int = 16
-    """Samples per gradient, drawn with replacement from the worker's own."""
+    """Samples per gradient, drawn with replacement from the worker's own (without it, if there is a
+    noise_multiplier)."""
     learning_rate: float = 0.2
     """The server's initial step size."""
     schedule: str = "constant"
@@ -122,6 +123,13 @@ class Config:
     """lambda: each worker adds lambda times the parameters to its gradient."""
     clip: float = 0.0
     """Norm at which workers clip their gradients, before momentum; 0 for no clipping."""
+    clip_examples: float = 0.0
+    """Norm at which workers clip the gradient of each example, before they average and before clip;
+    0 for no clipping."""
+    noise_multiplier: float = 0.0
+    """Standard deviation of the noise that workers add to the sum of the clipped gradients, in
+    units of clip_examples (DP-SGD); 0 for none. With noise, batches are drawn without replacement,
+    as `byzjax.privacy.epsilon` assumes."""
     average: bool = False
     """Evaluate the average of all models so far (Polyak) instead of the last one."""
     optimum: bool = False
@@ -192,6 +200,8 @@ _LATER = {
     "compressor": NO_COMPRESSOR,
     "dealt_to": "all",
     "code": "",
+    "clip_examples": 0.0,
+    "noise_multiplier": 0.0,
 }
 
 

@@ -24,11 +24,17 @@ def check(config: Config) -> None:
             raise ValueError(names.one_of(name, getattr(config, name), known))
     if not 0 <= config.momentum < 1:
         raise ValueError(f"momentum must lie in [0, 1); got {config.momentum}.")
-    for name in ("weight_decay", "clip"):
+    for name in ("weight_decay", "clip", "clip_examples", "noise_multiplier"):
         if not getattr(config, name) >= 0:
             raise ValueError(f"{name} must be at least 0; got {getattr(config, name)}.")
-    if config.weight_decay == math.inf:
-        raise ValueError("weight_decay must be finite; got inf.")
+    for name in ("weight_decay", "noise_multiplier"):
+        if getattr(config, name) == math.inf:
+            raise ValueError(f"{name} must be finite; got inf.")
+    if config.noise_multiplier and not 0 < config.clip_examples < math.inf:
+        raise ValueError(
+            f"noise_multiplier={config.noise_multiplier} is in units of clip_examples, which must "
+            f"be positive and finite; got clip_examples={config.clip_examples}."
+        )
     parse_schedule(config.schedule)
 
 

@@ -40,6 +40,15 @@ def schedule(config: Config, rate: Any = None) -> optax.Schedule | float:
     return rate
 
 
+def loss(config: Config, loss_fn: Callable) -> Callable:
+    """The loss whose gradients workers take: private, if the gradients of examples are clipped."""
+    if not config.clip_examples:
+        return loss_fn
+    return byzjax.privacy.private(
+        loss_fn, clip_norm=config.clip_examples, noise_multiplier=config.noise_multiplier
+    )
+
+
 def stages(config: Config, rate: Any = None, key: jax.Array | None = None) -> dict[str, Any]:
     """The transformations of the honest workers and of the server: `send`, `receive`, `server`.
 

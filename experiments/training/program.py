@@ -162,10 +162,12 @@ class _Run:
             mine = [spec.with_strengths(run.strengths) for spec in self.choices]
             return _one_of(mine, attack, byzantine, key, deployed, n)
 
-        one_by_one = self.config.model in zoo.ONE_BY_ONE and jax.default_backend() == "cpu"
-        at_once = 1 if one_by_one else None
+        # The gradients of single examples too: 24 ms instead of 81 (softmax, n = 11, batch 64).
+        one_by_one = self.config.model in zoo.ONE_BY_ONE or self.config.clip_examples
+        at_once = 1 if one_by_one and jax.default_backend() == "cpu" else None
         parts = assemble.Parts(
-            *(self.config, self.model.loss, self.rule, self.mixing, chosen),
+            *(self.config, optim.loss(self.config, self.model.loss)),
+            *(self.rule, self.mixing, chosen),
             *(run.byzantine, run.key, at_once, run.rate),
             devices.AXIS if self.spread else None,
         )
@@ -211,7 +213,8 @@ class _Run:
             with jax.named_scope("batch"):
                 key = jax.random.fold_in(jax.random.fold_in(run.key, 4), step)
                 batch = batches.sample_batch(
-                    key, run.indices, run.sizes, train_x, train_y, config.batch_size
+                    *(key, run.indices, run.sizes, train_x, train_y, config.batch_size),
+                    replace=not config.noise_multiplier,
                 )
                 batch = poisoning.labels(
                     batch, run.byzantine, self.choices, attack, self.num_classes

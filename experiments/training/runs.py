@@ -59,6 +59,8 @@ def block_runs(
         if (seed, s) not in dealt:
             parts = _deal(config, dataset.train_y, orders[seed] < s, seed)
             dealt[seed, s] = batches.pad_partition(parts)
+            if config.noise_multiplier:
+                batches.check_sizes(dealt[seed, s][1], config.batch_size)
     most = max(indices.shape[1] for indices, _ in dealt.values())
     strengths = [] if attack is None else list(attack.strengths.values())
     strengths += [0.0] * (catalogue.MOST_STRENGTHS - len(strengths))

@@ -1,5 +1,6 @@
 import io
 import json
+import math
 import os
 import socket
 import sys
@@ -343,6 +344,30 @@ def test_batches_hold_the_workers_own_samples():
         counts = np.bincount(drawn, minlength=len(LABELS))[part]
         mean = 2000 / len(part)
         assert np.abs(counts - mean).max() <= 6 * np.sqrt(mean)
+
+
+def test_batches_without_replacement():
+    """All sets of a worker's own samples, and as often."""
+    parts = [np.array([3, 5, 8, 9]), np.array([0, 1, 2]), np.arange(10, 16)]
+    indices, sizes = batches.pad_partition(parts)
+    x = np.arange(20, dtype=np.float32)
+
+    @jax.jit
+    @jax.vmap
+    def draw(key):
+        return batches.sample_batch(key, indices, sizes, x, x, 3, replace=False)["x"]
+
+    drawn = np.asarray(draw(jax.random.split(jax.random.key(0), 3000))).astype(int)
+    for part, sets in zip(parts, drawn.transpose(1, 0, 2)):
+        assert (np.diff(np.sort(sets, axis=1), axis=1) > 0).all()
+        found, counts = np.unique(np.sort(sets, axis=1), axis=0, return_counts=True)
+        assert len(found) == math.comb(len(part), 3)
+        assert set(found.ravel()) == set(part)
+        mean = 3000 / len(found)
+        assert np.abs(counts - mean).max() <= 5 * np.sqrt(mean)
+    with pytest.raises(ValueError, match=r"at most the 3 samples of worker 1; got 4\.$"):
+        batches.check_sizes(sizes, 4)
+    batches.check_sizes(sizes, 3)
 
 
 def test_a_workers_batch_depends_on_its_index_and_the_key_only():

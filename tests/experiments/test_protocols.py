@@ -89,6 +89,8 @@ def test_the_one_server_is_not_named_among_what_decides():
     assert identity(other)["protocol"] == "gossip"
     assert "dealt_to" not in identity(BASE)
     assert identity(dataclasses.replace(BASE, dealt_to="honest"))["dealt_to"] == "honest"
+    assert not {"clip_examples", "noise_multiplier"} & set(identity(BASE))
+    assert identity(dataclasses.replace(BASE, clip_examples=2.0))["clip_examples"] == 2.0
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,14 @@ def test_the_declared_f_is_filled_in_where_it_is_taken():
         ({"momentum_at": "home"}, "momentum_at must be one of worker, server, update; got 'home'."),
         ({"momentum_kind": "heavy"}, "momentum_kind must be one of damped, undamped, nester"),
         ({"clip": -1.0}, "clip must be at least 0; got -1.0."),
+        ({"clip_examples": -1.0}, "clip_examples must be at least 0; got -1.0."),
+        ({"noise_multiplier": -1.0}, "noise_multiplier must be at least 0; got -1.0."),
+        ({"noise_multiplier": math.inf}, "noise_multiplier must be finite; got inf."),
+        (
+            {"noise_multiplier": 2.0},
+            "noise_multiplier=2.0 is in units of clip_examples, which must be positive and finite; "
+            "got clip_examples=0.0.",
+        ),
         ({"schedule": "linear"}, "unknown schedule 'linear'; known: constant, hyperbolic, cosine"),
         ({"schedule": "steps()"}, "cannot read schedule 'steps()'; expected steps(a, b, ...)."),
         ({"rule": ("krum(axis_name='i')",)}, "krum is given axis_name by the run; leave it out."),

@@ -56,6 +56,43 @@ def test_data_dealt_to_honest_workers_alone(digits):
         assert (np.diff(labels) >= 0).all()  # in their order, sorted by label
 
 
+def test_private_training_is_the_loop(digits, softmax):
+    """One step: different samples, clipped one by one, with noise by worker and step."""
+    config = Config(
+        model="softmax", n=3, f=0, s=(0,), seeds=1, steps=1, eval_every=1, batch_size=8,
+        learning_rate=1.0, momentum=0.0, clip_examples=0.5, noise_multiplier=2.0,
+    )  # fmt: skip
+    mean, none, attack = (specs.parse(kind, name, f=0) for kind, name in MEAN_ALONE)
+    program = programs.build(config, digits, softmax, mean, none, [attack])
+    runs = block_runs(config, digits, [(0, 0)])
+    states = program.start(jnp.int32(0), runs)
+    before = jax.device_get(of_run(states.protocol.params, 0))
+    states, _ = program.advance(states, jnp.int32(0), jnp.int32(0), runs)
+    after = jax.device_get(of_run(states.protocol.params, 0))
+    run = of_run(runs, 0)
+    key, own = (jax.random.fold_in(jax.random.fold_in(run.key, part), 0) for part in (4, 6))
+    drawn = batches.sample_batch(
+        *(key, run.indices, run.sizes, digits.train_x, digits.train_y, 8), replace=False
+    )
+    structure, steps = jax.tree.structure(before), []
+    for i in range(3):
+        _, *keys = jax.random.split(jax.random.fold_in(own, i), len(jax.tree.leaves(before)) + 1)
+        total = [
+            2.0 * 0.5 * np.asarray(jax.random.normal(k, leaf.shape))
+            for k, leaf in zip(keys, jax.tree.leaves(before))
+        ]
+        for j in range(8):
+            one = {name: leaf[i, j : j + 1] for name, leaf in drawn.items()}
+            g = [np.asarray(leaf) for leaf in jax.tree.leaves(jax.grad(softmax.loss)(before, one))]
+            norm = math.sqrt(sum((leaf.astype(float) ** 2).sum() for leaf in g))
+            total = [t + leaf * min(1, 0.5 / norm) for t, leaf in zip(total, g)]
+        steps.append([t / 8 for t in total])
+    mean_step = jax.tree.unflatten(structure, [sum(leaf) / 3 for leaf in zip(*steps)])
+    assert_same_model(after, jax.tree.map(lambda p, g: p - g, before, mean_step))
+    with pytest.raises(ValueError, match="must be at most the 479 samples of worker"):
+        block_runs(dataclasses.replace(config, batch_size=500), digits, [(0, 0)])
+
+
 def test_strengths_and_step_sizes_share_one_program(digits, tmp_path, monkeypatch):
     short = dataclasses.replace(
         SMALL,

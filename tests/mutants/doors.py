@@ -241,4 +241,32 @@ MUTANTS = [
         "    if config.learning_rate <= 0:",
         'tests/experiments/test_safety.py -k "settings and positive"',
     ),
+    Mutant(
+        "private: the noise is not in units of the norm",
+        "byzjax/privacy/gradients.py",
+        "keys[1:], c * z)",
+        "keys[1:], z)",
+        'tests/test_privacy.py -k "gradient_is_the_loop"',
+    ),
+    Mutant(
+        "private: all examples share the key of the loss",
+        "byzjax/privacy/gradients.py",
+        "jax.random.fold_in(key, place)",
+        "key",
+        'tests/test_privacy.py -k "key_of_its_own"',
+    ),
+    Mutant(
+        "private: sums of microbatches are rounded to bfloat16",
+        "byzjax/privacy/gradients.py",
+        "stacked.widened(jax.vmap(of_one)(*examples))",
+        "jax.vmap(of_one)(*examples)",
+        'tests/test_privacy.py -k "rounded_last"',
+    ),
+    Mutant(
+        "batches: those without replacement hold samples of the padding",
+        "experiments/data/batches.py",
+        "jnp.where(places < size, drawn, -1)",
+        "drawn",
+        'tests/experiments/test_data.py -k "without_replacement"',
+    ),
 ]

@@ -354,6 +354,13 @@ MUTANTS = [
         'tests/test_mixing.py -k "bad_rows_stay and clip_norms"',
     ),
     Mutant(
+        "weak_dp: all devices draw the noise of the first",
+        "byzjax/mixing.py",
+        "lax.axis_index(axis_name))",
+        "0 * lax.axis_index(axis_name))",
+        'tests/test_mixing.py -k "weak_dp_of_sliced"',
+    ),
+    Mutant(
         "clip_norms: devices keep the norms of their own coordinates",
         "byzjax/mixing.py",
         "stacked.squared_norms(updates, axis_name=axis_name), max_norm)",

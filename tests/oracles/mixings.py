@@ -34,3 +34,8 @@ def adaptive_clipping(x, f):
     n = len(x)
     clipped = 2 * f * (n - f) // n
     return clip_norms(x, sorted((norm(row) for row in x), reverse=True)[clipped])
+
+
+def weak_dp(x, max_norm, noise):
+    """`noise` is the server's, of one row."""
+    return clip_norms(x, max_norm) + noise
