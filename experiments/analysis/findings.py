@@ -205,6 +205,23 @@ def protocols(folder: Folder) -> str:
     return pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)
 
 
+def compression(folder: Folder) -> str:
+    """Accuracy of each rule and compressor, and the bits sent as a share of all."""
+    results = pd.read_csv(folder / "table.csv")
+    whole, lines = results["bits"].max(), []
+    for (rule, compressor), part in results.groupby(["rule", "compressor"], sort=False):
+        bits = {"bits": f"{100 * part['bits'].iloc[0] / whole:.1f} %"}
+        cells = {row["attack"]: tables.cell(row) for _, row in part.iterrows()}
+        lines.append({"rule": rule, "compressor": compressor} | bits | cells)
+    return pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)
+
+
+def privacy(folder: Folder) -> str:
+    """How far the study is; nothing is compared before it is finished."""
+    blocks = abstract.finished("privacy", folder)
+    return f"{abstract.progress('privacy', blocks)} Not compared with anything."
+
+
 # Each part of the page: the folder of its data, and the function that generates it.
 PARTS: dict[str, tuple[str, Callable[[Folder], str]]] = {
     "momentum": ("momentum-cpu", momentum),
@@ -216,6 +233,8 @@ PARTS: dict[str, tuple[str, Callable[[Folder], str]]] = {
     "protocols": ("protocols-cpu", protocols),
     "mimic": ("mimic-cpu", mimic),
     "claims": ("claims-cpu", abstract.claims),
+    "compression": ("compression-cpu", compression),
+    "privacy": ("privacy-cpu", privacy),
     "ranking, paired": ("attacks-cpu", pairs.ranking),
     "momentum, paired": ("momentum-cpu", pairs.momentum),
     "aksel, paired": ("aksel-cpu", pairs.aksel),

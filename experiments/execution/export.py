@@ -15,6 +15,7 @@ _SHOWN = ("rule", "mixing", "attack", "seconds")
 _KEPT = (
     *("table.csv", "table.md", "config.json", "accuracy_heatmap*.png"),
     *("distance_to_optimum*.png", "worst_accuracy*.png", "bits_per_character*.png"),
+    "accuracy_against_bits*.png",
 )
 
 

@@ -160,7 +160,8 @@ def table(data: pd.DataFrame) -> pd.DataFrame:
     return out.astype({"diverged_at": "Int64"})
 
 
-def _cell(row: pd.Series) -> str:
+def cell(row: pd.Series) -> str:
+    """A mean over the seeds in per cent, with the standard deviation if there are several."""
     text = f"{100 * row['mean']:.1f}"
     if row["seeds"] > 1:
         text += f" ± {100 * row['std']:.1f}"
@@ -172,7 +173,7 @@ def wide_table(results: pd.DataFrame, s: int) -> pd.DataFrame:
     chosen = results[(results["s"] == s) | (results["attack"] == "none")].copy()
     if "mixing" in chosen:
         chosen["rule"] = [scenes.defence(*pair) for pair in zip(chosen["rule"], chosen["mixing"])]
-    chosen["text"] = chosen.apply(_cell, axis=1)
+    chosen["text"] = chosen.apply(cell, axis=1)
     out = chosen.pivot(index="rule", columns="attack", values="text")
     attacks = sorted(chosen["attack"].unique(), key=lambda attack: attack != "none")
     out = out.reindex(index=chosen["rule"].unique(), columns=attacks)

@@ -81,6 +81,19 @@ def test_error_feedback_sends_later_what_was_left_out():
         error = x + error - message
 
 
+def test_malicious_updates_obey_the_format_without_a_memory():
+    """Error feedback is a habit of honest workers; the state of EF21 is the receiver's."""
+    text = "top_k(k=4, feedback='{}', byzantine=True)"
+    plain, ef21 = (sent(text.format(name), steps=3) for name in ("error_feedback", "ef21"))
+    for message in plain:
+        lie = np.tile(-0.5 * message[~LIARS].mean(axis=0), (2, 1))
+        np.testing.assert_allclose(message[LIARS], largest(lie, 4), rtol=1e-5)
+    estimate = np.zeros((2, D), np.float32)
+    for read, mean in zip(ef21[:, LIARS], ef21[:, ~LIARS].mean(axis=1)):
+        estimate = estimate + largest(-0.5 * mean - estimate, 4)
+        np.testing.assert_allclose(read, estimate, rtol=1e-5, atol=1e-6)
+
+
 def test_shared_coordinates_are_those_of_liars_too():
     got = sent("rand_k(k=0.2, shared=True, byzantine=True)", steps=2)
     where = got != 0

@@ -466,4 +466,18 @@ MUTANTS = [
         "out[jnp.argmin(jnp.where(jnp.isfinite(away), away, jnp.inf))]",
         'tests/experiments/test_theory.py -k "most_damaging and all"',
     ),
+    Mutant(
+        "compression: error feedback is malicious workers' habit too",
+        "experiments/grid/compressors.py",
+        'return compress.ef21(inner) if self.feedback == "ef21" else inner',
+        "return self.of_honest(key)",
+        'tests/experiments/test_compression.py -k "obey_the_format"',
+    ),
+    Mutant(
+        "compression: bits of all workers, drawn or not",
+        "experiments/grid/compressors.py",
+        "(protocols.drawn(config) or config.n)",
+        "config.n",
+        'tests/experiments/test_compression.py -k "bits_of_a_message"',
+    ),
 ]

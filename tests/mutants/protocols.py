@@ -462,4 +462,32 @@ MUTANTS = [
         "jnp.max(stacked.pairwise_squared_distances(models))",
         'tests/test_protocols_replicated.py -k "test_spread"',
     ),
+    Mutant(
+        "marina: differences are added to the last model's gradient",
+        "byzjax/protocols/estimators.py",
+        "return jax.tree.map(lambda g, u: g + u, given.aggregate, change), state",
+        "return jax.tree.map(lambda g, u: g + u, before, change), state",
+        'tests/test_protocols_variance.py -k "papers_loop and marina"',
+    ),
+    Mutant(
+        "saga: the mean of the table follows a step later",
+        "byzjax/protocols/estimators.py",
+        "lambda a, c: a + c / m, average, change",
+        "lambda a, c: a, average, change",
+        'tests/test_protocols_variance.py -k "papers_loop and saga"',
+    ),
+    Mutant(
+        "storm: the correction has the weight of the new gradient",
+        "byzjax/protocols/estimators.py",
+        "g + (1 - a) * (u - old)",
+        "g + a * (u - old)",
+        'tests/test_protocols_variance.py -k "papers_loop and storm"',
+    ),
+    Mutant(
+        "variance_reduced: the model before is the new one",
+        "byzjax/protocols/variance_reduced.py",
+        "*(new_params, params, aggregate,",
+        "*(new_params, new_params, aggregate,",
+        'tests/test_protocols_variance.py -k "papers_loop"',
+    ),
 ]
