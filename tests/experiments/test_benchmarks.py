@@ -1,6 +1,7 @@
 """The parts of the benchmarks that do not measure time."""
 
 import ast
+import csv
 import pathlib
 import struct
 
@@ -10,6 +11,8 @@ import pytest
 
 from benchmarks import every_rule, kardam, pages, rules, timing, training
 from experiments.data import datasets
+
+DOCS = pathlib.Path(__file__).parents[2] / "docs"
 
 
 def test_every_module_says_how_it_is_run():
@@ -81,3 +84,23 @@ def test_a_table_between_its_marks():
 def test_growth_is_the_exponent():
     sizes = jnp.array([1.0, 10.0, 100.0])
     assert timing.slope(sizes, 3 * sizes**1.5) == pytest.approx(1.5, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("page", "name"),
+    [
+        ("flower.md", "flower_inputs"),
+        ("flower.md", "flower_few"),
+        ("flower.md", "flower_precision"),
+        ("flower.md", "flower_bulyan"),
+        ("protocols.md", "variance"),
+    ],
+)
+def test_tables_of_pages_are_those_of_their_files(page, name):
+    text = (DOCS / page).read_text()
+    with (DOCS / "benchmarks" / f"{name}.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    table = text.partition(f"<!-- {name} -->")[2].partition(f"<!-- end of {name} -->")[0]
+    assert len(rows) >= 1
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    assert "\n".join(lines) == pages.markdown(rows)
