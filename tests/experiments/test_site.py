@@ -123,12 +123,18 @@ def test_the_page_of_the_threat_model_runs(tmp_path):
     run_page("threat-model.md", tmp_path)
 
 
+@pytest.mark.slow
+def test_the_page_on_strangers_runs(tmp_path):
+    assert len(blocks("strangers.md", "python")) == 1
+    run_page("strangers.md", tmp_path)
+
+
 def test_every_page_with_code_is_run():
     """Here or in another file, test_faults_among for one; other pages show commands."""
     ran_there = {"protocols.md", "index.md", "collective.md", "scaling.md", "references.md"}
     ran_there |= {"sampling.md", "weights.md", "compression.md", "pytorch.md", "flower.md"}
     ran_there |= {"privacy.md"}
-    here = {"start.md", "own-rule.md", "own-attack.md", "threat-model.md"}
+    here = {"start.md", "own-rule.md", "own-attack.md", "threat-model.md", "strangers.md"}
     in_pages = {"flax.md", "training-loop.md", "laboratory.md"}
     for page in DOCS.glob("*.md"):
         if blocks(page.name, "python"):
