@@ -223,8 +223,8 @@ def test_weak_dp_is_noise_at_the_server():
 
     for noisy, clipped in both(x):
         np.testing.assert_allclose(noisy - clipped, noise_of(12), rtol=2e-5, atol=2e-5)
-    still = byzjax.weak_dp(x, max_norm=2.0, sigma=0.0, key=KEY)
-    np.testing.assert_array_equal(still, byzjax.clip_norms(x, max_norm=2.0))
+    without_noise = byzjax.weak_dp(x, max_norm=2.0, sigma=0.0, key=KEY)
+    np.testing.assert_array_equal(without_noise, byzjax.clip_norms(x, max_norm=2.0))
 
 
 def test_weak_dp_of_sliced_coordinates():

@@ -360,10 +360,10 @@ def test_batches_without_replacement():
     drawn = np.asarray(draw(jax.random.split(jax.random.key(0), 3000))).astype(int)
     for part, sets in zip(parts, drawn.transpose(1, 0, 2)):
         assert (np.diff(np.sort(sets, axis=1), axis=1) > 0).all()
-        found, counts = np.unique(np.sort(sets, axis=1), axis=0, return_counts=True)
-        assert len(found) == math.comb(len(part), 3)
-        assert set(found.ravel()) == set(part)
-        mean = 3000 / len(found)
+        sets_drawn, counts = np.unique(np.sort(sets, axis=1), axis=0, return_counts=True)
+        assert len(sets_drawn) == math.comb(len(part), 3)
+        assert set(sets_drawn.ravel()) == set(part)
+        mean = 3000 / len(sets_drawn)
         assert np.abs(counts - mean).max() <= 5 * np.sqrt(mean)
     with pytest.raises(ValueError, match=r"at most the 3 samples of worker 1; got 4\.$"):
         batches.check_sizes(sizes, 4)
