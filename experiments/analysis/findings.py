@@ -142,7 +142,7 @@ def bucketing(folder: Folder) -> str:
 def mimic(folder: Folder) -> str:
     """Accuracy under mimic so far, as the published one is computed: the last five evaluations."""
     blocks = abstract.finished("mimic", folder)
-    said = f"{abstract.progress('mimic', blocks)} Not compared with anything."
+    said = _not_finished("mimic", folder)
     if not blocks:
         return said
     data = tables.curves(blocks).assign(partition=[p for b in blocks for p in _partitions(b)])
@@ -207,6 +207,8 @@ def protocols(folder: Folder) -> str:
 
 def compression(folder: Folder) -> str:
     """Accuracy of each rule and compressor, and the bits sent as a share of all."""
+    if not (folder / "table.csv").exists():
+        return _not_finished("compression", folder)
     results = pd.read_csv(folder / "table.csv")
     whole, lines = results["bits"].max(), []
     for (rule, compressor), part in results.groupby(["rule", "compressor"], sort=False):
@@ -218,8 +220,12 @@ def compression(folder: Folder) -> str:
 
 def privacy(folder: Folder) -> str:
     """How far the study is; nothing is compared before it is finished."""
-    blocks = abstract.finished("privacy", folder)
-    return f"{abstract.progress('privacy', blocks)} Not compared with anything."
+    return _not_finished("privacy", folder)
+
+
+def _not_finished(name: str, folder: Folder) -> str:
+    """How many runs of a study are finished."""
+    return f"{abstract.progress(name, abstract.finished(name, folder))} Not compared with anything."
 
 
 # Each part of the page: the folder of its data, and the function that generates it.
