@@ -2,9 +2,10 @@
 
 Claim (RoSDHB: Gupta, Honsell, Xu, Gupta and Neglia, AISTATS 2026): robust rules withstand attacks
 on compressed updates if all workers send the same coordinates. With top_k each worker sends others,
-and most values of a coordinate are zero, so that a median is zero too. Quantization (QSGD: Alistarh
-et al., NeurIPS 2017) keeps all coordinates, and error feedback (Karimireddy, Rebjock, Stich and
-Jaggi, ICML 2019) sends later what is left out. What does a bit buy, with and without liars?
+and most values of a coordinate are zero, so that a median is zero too; few levels of quantization
+(QSGD: Alistarh et al., NeurIPS 2017) round most of them to zero as well. Error feedback
+(Karimireddy, Rebjock, Stich and Jaggi, ICML 2019) sends later what is left out. What does a bit
+buy, with and without liars?
 
     python -m experiments study compression --edition cpu
 
@@ -12,7 +13,7 @@ MNIST, MLP 784-100-10 (79,510 parameters), n = 16, f = 3, s in {0, 3}, momentum 
 batch 32, 300 steps; what liars send has the honest workers' format. Compressors: none; the largest
 1 % with error feedback (1.5 % of the bits); a tenth of the coordinates, drawn anew in each step
 and shared by all (10 %); 4 bits a coordinate (12.5 %); signs (3.1 %) with error feedback. The CPU
-edition has 2 seeds and is expected to take less than 45 minutes on 2 cores; the full edition has
+edition has 2 seeds and is expected to take less than an hour on 2 cores; the full edition has
 5 seeds, more rules, coordinates of each worker's own, EF21, and data by Dirichlet(0.3) as well.
 """
 

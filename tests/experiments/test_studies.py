@@ -95,6 +95,36 @@ def test_what_is_said_of_momentum():
     assert f"wholly above in {clearly.sum()} of them" in page
 
 
+def test_what_is_said_of_compression():
+    results = pd.read_csv(DOCS / "compression-cpu" / "table.csv")
+    names = results["compressor"].str.partition("(")[0]
+    keys = [names, results["rule"], results["attack"]]
+    means = results["mean"].mul(100).set_axis(pd.MultiIndex.from_arrays(keys))
+    quiet, aksel = means.xs("none", level=2), "aksel(mode='n-f')"
+    page = (DOCS / "README.md").read_text().replace("\n", " ")
+    lost = quiet["none", "mean"] - quiet["top_k", "mean"]
+    share = results["bits"][names == "top_k"].max() / results["bits"].max()
+    for said in (
+        f"{100 * share:.1f} % of the bits cost the mean {lost:.1f} points",
+        f"ends at {quiet['top_k', 'median']:.1f} with top_k",
+        f"4 bits is no better ({quiet['quantize', 'median']:.1f})",
+        f"Shared coordinates ({quiet['rand_k', 'median']:.1f})",
+        f"error feedback ({quiet['sign', 'median']:.1f})",
+        f"keeps at least {means.xs(aksel, level=1).min():.1f} in every cell",
+    ):
+        assert said in page, said
+    for name in ("top_k", "quantize"):
+        assert 9 < quiet["none", "trimmed_mean"] - quiet[name, "trimmed_mean"] < 11
+    assert quiet["sign", "median"] > quiet["none", "median"] > quiet["rand_k", "median"] - 0.1
+    diverged = results[results["diverged"] > 0]
+    assert set(diverged["rule"]) == {"mean"}
+    assert set(diverged["attack"].str.partition("(")[0]) == {
+        "sign_flip",
+        "inner_product_manipulation",
+    }
+    assert set(diverged["compressor"].str.partition("(")[0]) == {"rand_k"}
+
+
 def test_what_is_said_of_aksel():
     """Every accuracy in the text is in the table, and the conclusions follow from it."""
     results = pd.read_csv(DOCS / "aksel-cpu" / "table.csv")
