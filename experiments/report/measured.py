@@ -1,5 +1,7 @@
 """Figures of what runs measure besides the accuracy."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
@@ -15,52 +17,68 @@ _MOST_BITS = 8.0  # guessing among 256 characters
 
 def to_optimum(scene: Scene) -> Drawing | None:
     """Distance to the optimum against the step, one panel per attack."""
-    if "to_optimum" not in scene.data:
-        return None
-    ranges = panels.seed_range(scene.data, "to_optimum", "step", ["attack", "s", "defence"])
-    names = _panels_at_most(scene, ranges)
-    if not names or scene.data["step"].nunique() < 2:
-        return None
-    columns, width = panels.fitted(len(names))
-    label = "distance to the optimum"
-    figure, axes = panels.grid(names, columns, (width, 2.7), xlabel="step", ylabel=label)
-    axes[0].set_yscale("log")
-    every = pd.concat(ranges.values())
-    panels.along(axes, ranges, every["min"].min() / 1.4, every["max"].max() * 1.4)
-    high = np.log(every["max"].max() / every["min"].min())
-    same = []
-    for ax, (attack, s) in zip(axes, names):
-        here = {
-            name: ranges[attack, s, name] for name in scene.defences if (attack, s, name) in ranges
-        }
-        panels.lines(ax, here, scene.defences)
-        panels.name(ax, attack, width, f"s = {s}")
-        same += [(f"{attack}, s = {s}", g) for g in panels.coinciding(here, high, log=True)]
-    panels.head(figure, f"Distance to the optimum: {scene.title}; {scene.seeds('bands span')}")
-    panels.below(figure, [panels.handle(name, look) for name, look in scene.defences.items()])
+
+    def limits(every: pd.DataFrame) -> tuple[float, float, float]:
+        low, high = every["min"].min(), every["max"].max()
+        return low / 1.4, high * 1.4, np.log(high / low)
+
     caption = (
         "Distance from the model to the minimiser of the honest workers' mean loss against the "
-        f"step, without attack and for each attack at the largest s. {panels.LINES}"
-        f"{panels.note(same)}"
+        "step, without attack and for each attack at the largest s."
     )
-    return Drawing(figure, caption, scene.setting)
+    return _against_step(
+        scene, "to_optimum", "distance to the optimum", caption, limits=limits, log=True
+    )
 
 
 def bits(scene: Scene) -> Drawing | None:
     """Bits per character against the step, one panel per attack; only for text."""
-    if texts.BITS not in scene.data:
+
+    def limits(every: pd.DataFrame) -> tuple[float, float, float]:
+        # A model that diverges would flatten all other lines.
+        low, high = every["min"].min() - 0.1, min(every["max"].max() + 0.1, _MOST_BITS)
+        return min(low, high - 1), high, high - low
+
+    caption = (
+        "Mean cross entropy on the text that no worker holds, in bits per character, against the "
+        f"step, without attack and for each attack at the largest s; the axis ends at {_MOST_BITS} "
+        "bits."
+    )
+    return _against_step(scene, texts.BITS, "bits per character", caption, limits=limits)
+
+
+def _against_step(
+    scene: Scene,
+    column: str,
+    label: str,
+    caption: str,
+    *,
+    limits: Callable[[pd.DataFrame], tuple[float, float, float]],
+    log: bool = False,
+) -> Drawing | None:
+    """A column against the step, without attack and for each attack at the largest s.
+
+    Args:
+      scene: the setting.
+      column: what is measured; nothing is drawn without it.
+      label: of the axis, and the title.
+      caption: what the values are.
+      limits: from mean, minimum and maximum, the ends of the axis, and its height for
+        `panels.coinciding`.
+      log: whether the axis is logarithmic.
+    """
+    if column not in scene.data:
         return None
-    ranges = panels.seed_range(scene.data, texts.BITS, "step", ["attack", "s", "defence"])
+    ranges = panels.seed_range(scene.data, column, "step", ["attack", "s", "defence"])
     names = _panels_at_most(scene, ranges)
     if not names or scene.data["step"].nunique() < 2:
         return None
     columns, width = panels.fitted(len(names))
-    label = "bits per character"
     figure, axes = panels.grid(names, columns, (width, 2.7), xlabel="step", ylabel=label)
-    every = pd.concat(ranges.values())
-    # A model that diverges would flatten all other lines.
-    low, high = every["min"].min() - 0.1, min(every["max"].max() + 0.1, _MOST_BITS)
-    panels.along(axes, ranges, min(low, high - 1), high)
+    if log:
+        axes[0].set_yscale("log")
+    low, high, height = limits(pd.concat(ranges.values()))
+    panels.along(axes, ranges, low, high)
     same = []
     for ax, (attack, s) in zip(axes, names):
         here = {
@@ -68,15 +86,11 @@ def bits(scene: Scene) -> Drawing | None:
         }
         panels.lines(ax, here, scene.defences)
         panels.name(ax, attack, width, f"s = {s}")
-        same += [(f"{attack}, s = {s}", g) for g in panels.coinciding(here, high - low)]
-    panels.head(figure, f"Bits per character: {scene.title}; {scene.seeds('bands span')}")
+        same += [(f"{attack}, s = {s}", g) for g in panels.coinciding(here, height, log=log)]
+    title = label[0].upper() + label[1:]
+    panels.head(figure, f"{title}: {scene.title}; {scene.seeds('bands span')}")
     panels.below(figure, [panels.handle(name, look) for name, look in scene.defences.items()])
-    caption = (
-        "Mean cross entropy on the text that no worker holds, in bits per character, against the "
-        f"step, without attack and for each attack at the largest s; the axis ends at {_MOST_BITS} "
-        f"bits. {panels.LINES}{panels.note(same)}"
-    )
-    return Drawing(figure, caption, scene.setting)
+    return Drawing(figure, f"{caption} {panels.LINES}{panels.note(same)}", scene.setting)
 
 
 def _panels_at_most(scene: Scene, ranges: dict) -> list[tuple[str, int]]:
