@@ -255,7 +255,7 @@ class _Run:
         """The text of one of several runs; of several honest models, that of the first."""
         state, run = jax.tree.map(lambda leaf: leaf[place], (states, runs))
         params = jax.tree.map(lambda leaf: leaf[0], self.models(state, run))
-        return texts.write(self.model, params, jax.random.fold_in(run.key, 11), length)
+        return texts.write(self.model, params, jax.random.fold_in(run.key, 12), length)
 
     @jax.named_scope("evaluate")
     def evaluate(self, state: State, run: Runs, x, y, held_x, held_y) -> Metrics:
