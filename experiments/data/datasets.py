@@ -21,6 +21,24 @@ from experiments.text import names
 Array = jax.Array | np.ndarray
 
 
+class Outline(NamedTuple):
+    """What the blocks of a study depend on, known without the data themselves.
+
+    Attributes:
+      shape: of one sample.
+      num_classes: number of classes.
+      sizes: the numbers of samples for training and for testing.
+      checksum: as in `Dataset`.
+      vocabulary: as in `Dataset`.
+    """
+
+    shape: tuple[int, ...]
+    num_classes: int
+    sizes: tuple[int, int]
+    checksum: str
+    vocabulary: str = ""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
     """A classification data set in memory.
@@ -55,23 +73,10 @@ class Dataset:
         """The numbers of samples for training and for testing."""
         return len(self.train_y), len(self.test_y)
 
-
-class Outline(NamedTuple):
-    """What the blocks of a study depend on, known without the data themselves.
-
-    Attributes:
-      shape: of one sample.
-      num_classes: number of classes.
-      sizes: the numbers of samples for training and for testing.
-      checksum: as in `Dataset`.
-      vocabulary: as in `Dataset`.
-    """
-
-    shape: tuple[int, ...]
-    num_classes: int
-    sizes: tuple[int, int]
-    checksum: str
-    vocabulary: str = ""
+    @property
+    def outline(self) -> Outline:
+        """What is known of these data without their arrays."""
+        return Outline(self.shape, self.num_classes, self.sizes, self.checksum, self.vocabulary)
 
 
 OUTLINES = {

@@ -252,9 +252,7 @@ def test_a_quick_table_replaces_no_long_one(tmp_path):
 
 def test_the_outline_of_a_data_set_is_that_of_its_samples():
     assert list(datasets.OUTLINES) == list(datasets.NAMES)
-    digits = datasets.load("digits")
-    same = (digits.shape, digits.num_classes, digits.sizes, digits.checksum, "")
-    assert datasets.OUTLINES["digits"] == same
+    assert datasets.OUTLINES["digits"] == datasets.load("digits").outline
     for folder in SHIPPED.glob("*-cpu"):
         for block in export.read(folder):
             assert datasets.OUTLINES[block["dataset"]].checksum == block["data"]
@@ -267,8 +265,7 @@ def test_outlines_of_the_data_that_are_here(name):
         dataset = datasets.load(name)
     except cache.MissingDataError as error:
         pytest.skip(str(error))
-    same = (dataset.shape, dataset.num_classes, dataset.sizes, dataset.checksum)
-    assert datasets.OUTLINES[name] == same
+    assert datasets.OUTLINES[name] == dataset.outline
 
 
 QUICK = "bucketing"  # few blocks
