@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import every_rule, kardam, pages, rules, timing, training
+from benchmarks import every_rule, kardam, pages, rules, timing, torch_calls, training
 from experiments.data import datasets
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
@@ -104,3 +104,21 @@ def test_tables_of_pages_are_those_of_their_files(page, name):
     assert len(rows) >= 1
     lines = [line for line in table.splitlines() if line.startswith("|")]
     assert "\n".join(lines) == pages.markdown(rows)
+
+
+def test_the_page_on_pytorch_shows_the_measured_file():
+    with (DOCS / "benchmarks" / "torch.csv").open(newline="") as file:
+        rows = [{k: value_of(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    assert len(rows) >= 20
+    tables = f"{pages.markdown(rows)}\n\n{pages.markdown(torch_calls.goals(rows))}\n"
+    assert tables in (DOCS / "pytorch.md").read_text()
+
+
+def value_of(cell: str) -> int | float | str:
+    """A cell of a file as it was before it was written."""
+    for kind in (int, float):
+        try:
+            return kind(cell)
+        except ValueError:
+            pass
+    return cell
