@@ -33,6 +33,17 @@ SECTIONS = {
 
 
 WHY = """\
+* Goals in seconds and in multiples of `w @ G` depend on the machine: another EPYC, on 2026-11-25,
+  took 2.0 ms for `w @ G`, 7.7 for Aksel (3.9 times), 2.8 for the median (1.4 times), and 1.5 s for
+  the slowest compilation of one leaf.
+* Krum and PyTorch's Gram form: products take most of the time. Ours are of rows less a centre, and
+  are checked for cancellation; PyTorch's form does neither. Larger batches of blocks, loops over
+  halves, accumulators of lanes and the upper triangle alone were slower:
+  [numerics.md](numerics.md).
+* The order statistics of 129 to 512 workers: two passes at once over halves of the columns, blocks
+  of columns in the cache, and more rows a kernel were slower ([numerics.md](numerics.md)).
+* The geometric median of more than 128 workers: PyTorch's expression ends when its steps are short,
+  ours with a Newton step that carries the derivative.
 * The nearest values of 97 to 128 workers take two sorting networks and a pass over the values: a
   single network that keeps all rows in order is no longer vectorised. From 129 workers on they are
   counted, which is faster.
