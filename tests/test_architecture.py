@@ -233,6 +233,7 @@ FLOORS = (
     ("training", "studies"),
     ("execution", "report"),
     ("analysis",),
+    ("leaderboard",),
     ("cli",),
 )
 

@@ -264,6 +264,13 @@ def gradients(arguments: Sequence[str]) -> int:
     return run.main(arguments)
 
 
+def leaderboard(arguments: Sequence[str]) -> int:
+    """Ranks every rule by its worst accuracy over all attacks."""
+    from experiments.cli import leaderboard as board  # imported here: pandas takes a second
+
+    return board.leaderboard(arguments, _shard)
+
+
 def names(arguments: Sequence[str]) -> int:
     """Lists rules, mixings, attacks, protocols, data, models, studies."""
     command = command_line.parse(options.ListCommand, arguments, prog="python -m experiments list")
@@ -293,6 +300,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "worst-case": worst_case,
     "theory": theory,
     "gradients": gradients,
+    "leaderboard": leaderboard,
     "list": names,
     "data": show_data,
     "cache": folders.show_cache,

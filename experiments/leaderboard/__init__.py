@@ -1,0 +1,1 @@
+"""The leaderboard: every rule, alone and behind mixings, against every attack."""
