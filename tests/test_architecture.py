@@ -232,7 +232,7 @@ FLOORS = (
     ("grid", "data", "models"),
     ("training", "studies"),
     ("execution", "report"),
-    ("analysis",),
+    ("analysis", "bridges"),
     ("leaderboard",),
     ("cli",),
 )

@@ -13,7 +13,8 @@ import jax
 from jax.sharding import Mesh
 
 from experiments import studies
-from experiments.cli import folders, listing, material, options, overview
+from experiments.bridges import reading
+from experiments.cli import folders, imports, listing, material, options, overview
 from experiments.data import cache, datasets, histograms, partitions
 from experiments.execution import claims, cost, export, hosts, store, sweep
 from experiments.execution.profile import DATA, REPORT, Profile
@@ -41,9 +42,11 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if name not in COMMANDS:
             raise ValueError(overview.unknown_command(name, COMMANDS))
-        if name == "run" and arguments and not arguments[0].startswith("-"):
+        if name == "run" and arguments and arguments[0].endswith(".json"):
+            name = "run FILE"
+        elif name == "run" and arguments and not arguments[0].startswith("-"):
             raise ValueError(overview.run_takes_options(arguments[0]))
-        status = COMMANDS[name](arguments)
+        status = (COMMANDS | {"run FILE": run_file})[name](arguments)
         if name not in ("list", "cache") and hosts.leads():
             print(cache.line())
         return status
@@ -90,6 +93,33 @@ def run(arguments: Sequence[str]) -> int:
     )
     _print_drawn([config])
     return _run_and_report([config], tasks, folder, data.load, over, profile)
+
+
+def run_file(arguments: Sequence[str]) -> int:
+    """Trains the grids of a file, such as one that `import` has written."""
+    begin = time.perf_counter()
+    command = command_line.parse(options.FileCommand, arguments, prog="python -m experiments run")
+    command.machines.join()
+    given = {"data_dir": command.data_dir, "download": command.download}
+    path = pathlib.Path(command.file)
+    grids = [
+        dataclasses.replace(grid, results=command.results, study=path.stem, **given)
+        for grid in reading.grids(path)
+    ]
+    data, profile = material.Material(grids), _profile(command.profile, begin)
+    over = command.machines.mesh(grids)
+    folder = pathlib.Path(command.results) / path.stem
+    if hosts.leads():
+        claims.check(folder, grids, "rename the file, or add --results with another folder")
+    with profile.timed(DATA):
+        tasks = data.tasks(folder)
+    runs = sum(len(task.block.runs) for task in tasks)
+    counts = (
+        f"{counted(len(grids), 'grid')}, {counted(len(tasks), 'block')}, {counted(runs, 'run')}"
+    )
+    print(f"{path}: {counts}, into {folder}.")
+    _print_drawn(grids)
+    return _run_and_report(grids, tasks, folder, data.load, over, profile)
 
 
 def study(arguments: Sequence[str]) -> int:
@@ -202,7 +232,9 @@ def _write_report(
         title, about = loaded.title, loaded.about
         command += f" study {loaded.name} --edition {more['edition']}"
     else:
-        command += f" {configs.options(grids[0])}".rstrip()
+        several = len(grids) > 1  # from a grid file, named as the folder is
+        command += f" run {folder.name}.json" if several else f" {configs.options(grids[0])}"
+        command = command.rstrip()
     described = tables.About(title=title, claim=about, command=command)
     failures = [*store.failures(folder), *store.damaged(folder)]
     results = tables.write(folder, finished, grids, described, failures)
@@ -303,6 +335,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "leaderboard": leaderboard,
     "list": names,
     "data": show_data,
+    "import": imports.main,
     "cache": folders.show_cache,
 }
 

@@ -52,6 +52,42 @@ class RunCommand:
 
 
 @dataclasses.dataclass(frozen=True)
+class FileCommand:
+    """Run the grids of a file, or resume them: see `python -m experiments import`.
+
+    Finished blocks and the report (index.html) go to a folder named as the file is.
+    """
+
+    file: Annotated[str, "FILE", POSITIONAL]
+    """A grid file, which ends in .json."""
+    results: str = "results"
+    """Folder of all studies."""
+    data_dir: Annotated[str | None, "PATH"] = None
+    """Folder of prepared data sets, as for `run`."""
+    download: bool = False
+    """Let TFDS fetch what is missing, as for `run`."""
+    profile: Annotated[str | None, "DIR"] = None
+    """Write traces to this folder and print the seconds of each stage, as for `run`."""
+    machines: Machines = Machines()
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportCommand:
+    """Read another project's file into a grid file, which `run FILE` trains.
+
+    Definitions that differ from those here are printed as notes; a setting without a counterpart
+    stops with a line that names it (docs/bridges.md).
+    """
+
+    source: Annotated[str, "SOURCE", POSITIONAL]
+    """byzfl, for the config.json of its benchmark."""
+    file: Annotated[str, "FILE", POSITIONAL]
+    """The file."""
+    to: Annotated[str | None, "PATH"] = None
+    """The grid file; default is the file's name with -grid.json in this folder."""
+
+
+@dataclasses.dataclass(frozen=True)
 class StudyCommand:
     """Run a predefined study, or resume it.
 

@@ -38,7 +38,15 @@ def read(folder: pathlib.Path) -> Described | None:
     Raises:
       ValueError: config.json is damaged, or has a setting that this version does not know.
     """
-    path = folder / "config.json"
+    return read_file(folder / "config.json")
+
+
+def read_file(path: pathlib.Path) -> Described | None:
+    """The content of a config.json, or of a grid file; None without the file.
+
+    Raises:
+      ValueError: the file is damaged, or has a setting that this version does not know.
+    """
     try:
         content = strict.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):

@@ -121,6 +121,9 @@ class Config:
     """damped (m = beta m + (1 - beta) g), undamped (m = beta m + g) or nesterov (undamped)."""
     weight_decay: float = 0.0
     """lambda: each worker adds lambda times the parameters to its gradient."""
+    weight_decay_at: str = "worker"
+    """worker (before momentum) or server, which adds lambda times the parameters to the
+    aggregate."""
     clip: float = 0.0
     """Norm at which workers clip their gradients, before momentum; 0 for no clipping."""
     clip_examples: float = 0.0
@@ -202,6 +205,7 @@ _LATER = {
     "code": "",
     "clip_examples": 0.0,
     "noise_multiplier": 0.0,
+    "weight_decay_at": "worker",
 }
 
 

@@ -7,6 +7,7 @@ from experiments.grid.config import Config
 from experiments.text import names
 
 PLACES = ("worker", "server", "update")
+DECAY_PLACES = ("worker", "server")
 KINDS = ("damped", "undamped", "nesterov")
 SCHEDULES = {
     "constant": "constant",
@@ -19,7 +20,11 @@ SCHEDULES = {
 
 def check(config: Config) -> None:
     """Raises a `ValueError` for an option that does not exist or a number out of range."""
-    for name, known in (("momentum_at", PLACES), ("momentum_kind", KINDS)):
+    for name, known in (
+        ("momentum_at", PLACES),
+        ("momentum_kind", KINDS),
+        ("weight_decay_at", DECAY_PLACES),
+    ):
         if getattr(config, name) not in known:
             raise ValueError(names.one_of(name, getattr(config, name), known))
     if not 0 <= config.momentum < 1:

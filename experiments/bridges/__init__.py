@@ -1,0 +1,1 @@
+"""Files of other projects as grids and results of the laboratory."""
