@@ -1,8 +1,9 @@
 """Data sets as plain arrays.
 
 `digits` comes with scikit-learn. `mnist`, `fashion_mnist`, `cifar10` and the text
-`tiny_shakespeare` come from TensorFlow Datasets (TFDS), and nothing is fetched from the network
-unless `download=True`. `a9a`, `mushrooms`, `spambase` and `w8a` are read from their text files.
+`tiny_shakespeare`, of which two data sets are parts, come from TensorFlow Datasets (TFDS), and
+nothing is fetched from the network unless `download=True`. `a9a`, `mushrooms`,
+`spambase` and `w8a` are read from their text files.
 """
 
 import dataclasses
@@ -79,6 +80,8 @@ class Dataset:
         return Outline(self.shape, self.num_classes, self.sizes, self.checksum, self.vocabulary)
 
 
+_SHAKESPEARE = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
 OUTLINES = {
     "digits": Outline((8, 8, 1), 10, (1437, 360), "f618bea623765e9b"),
     "mnist": Outline((28, 28, 1), 10, (60_000, 10_000), "bd58c4704eea5663"),
@@ -88,10 +91,11 @@ OUTLINES = {
     "mushrooms": Outline((112,), 2, (6499, 1625), "bd48fe28ae8b3733"),
     "spambase": Outline((57,), 2, (3680, 921), "f7e056cd76b491f6"),
     "w8a": Outline((300,), 2, (39_799, 9950), "4779673c0a73902c"),
-    "tiny_shakespeare": Outline(
-        *((64,), 65, (15_685, 1742), "25c17a49e3e06b9b"),
-        "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz",
+    "tiny_shakespeare": Outline((64,), 65, (15_685, 1742), "25c17a49e3e06b9b", _SHAKESPEARE),
+    "shakespeare_first_six": Outline(
+        *((64,), 65, (11_899, 1322), "97e78295f8d83b61", _SHAKESPEARE)
     ),
+    "shakespeare_last_three": Outline(*((64,), 65, (3785, 420), "f93b737c9cde711a", _SHAKESPEARE)),
 }
 """The published data sets, so that finished blocks of them are recognised without the data."""
 
@@ -116,15 +120,21 @@ def load(name: str, *, data_dir: str | Path | None = None, download: bool = Fals
     source = SOURCES[name]
     raw = source.read(data_dir, download)
     if source.is_text:
-        return of_text(name, raw)
+        return of_text(name, raw, OUTLINES[name].vocabulary if source.is_part else None)
     checksum, num_classes = _checksum(raw), int(raw["train_y"].max()) + 1
     source.normalize(raw)
     return Dataset(name=name, num_classes=num_classes, checksum=checksum, **raw)
 
 
-def of_text(name: str, raw: Arrays) -> Dataset:
-    """The data set of some windows, as `language.arrays` makes them; modifies `raw` in place."""
-    checksum, vocabulary = _checksum(raw), language.encode(raw)
+def of_text(name: str, raw: Arrays, vocabulary: str | None = None) -> Dataset:
+    """The data set of some windows, as `language.arrays` makes them; modifies `raw` in place.
+
+    Args:
+      name: of the data set.
+      raw: the windows.
+      vocabulary: the characters, sorted; None for those of the text.
+    """
+    checksum, vocabulary = _checksum(raw), language.encode(raw, vocabulary)
     return Dataset(
         name=name, num_classes=len(vocabulary), checksum=checksum, vocabulary=vocabulary, **raw
     )
@@ -169,13 +179,15 @@ class Source(NamedTuple):
     """Where a data set comes from.
 
     `read(data_dir, download)` returns the raw arrays, and `normalize` changes them in place;
-    those of a text are windows, and are not normalized.
+    those of a text are windows, and are not normalized. A part of a text has the vocabulary of the
+    whole.
     """
 
     description: str
     read: Callable[[str | Path | None, bool], Arrays]
     normalize: Callable[[Arrays], None] = _normalize_images
     is_text: bool = False
+    is_part: bool = False
 
 
 def _tfds(name: str, description: str, is_text: bool = False) -> Source:
@@ -184,6 +196,15 @@ def _tfds(name: str, description: str, is_text: bool = False) -> Source:
         return prepared.read_cached(name, folder, prepared.text if is_text else prepared.images)
 
     return Source(f"{description}; through TFDS", read, is_text=is_text)
+
+
+def _plays(first: int, last: int, description: str) -> Source:
+    """Some plays of tiny_shakespeare, by the numbers of the first and of the one after the last."""
+
+    def read(data_dir: str | Path | None, download: bool) -> Arrays:
+        return language.plays(SOURCES["tiny_shakespeare"].read(data_dir, download), first, last)
+
+    return Source(f"{description}; through TFDS", read, is_text=True, is_part=True)
 
 
 def _file(name: str, description: str, normalize: Callable[[Arrays], None] = _unchanged) -> Source:
@@ -207,6 +228,12 @@ SOURCES = {
     "w8a": _file("w8a", "49,749 samples of 300 binary features, 2 classes; a LIBSVM file"),
     "tiny_shakespeare": _tfds(
         "tiny_shakespeare", "17,427 windows of 64 characters, 65 of them different", is_text=True
+    ),
+    "shakespeare_first_six": _plays(
+        *(0, 6), "13,221 windows of tiny_shakespeare: Coriolanus to The Winter's Tale"
+    ),
+    "shakespeare_last_three": _plays(
+        *(6, 9), "4,205 windows of tiny_shakespeare: Measure for Measure to The Tempest"
     ),
 }
 """All data sets."""

@@ -9,6 +9,17 @@ Arrays = dict[str, Any]  # a NumPy array for each of train_x, train_y, test_x, t
 CONTEXT = 64
 """Characters in a window."""
 
+_OPENINGS = (  # of the plays after the first one, Coriolanus
+    b"GLOUCESTER:\nNow is the winter of our discontent",  # Richard III
+    b"KING RICHARD II:\nOld John of Gaunt",
+    b"SAMPSON:\nGregory, o' my word",  # Romeo and Juliet
+    b"WARWICK:\nI wonder how the king escaped",  # Henry VI, part 3
+    b"ARCHIDAMUS:\nIf you shall chance, Camillo",  # The Winter's Tale
+    b"DUKE VINCENTIO:\nEscalus.",  # Measure for Measure
+    b"SLY:\nI'll pheeze you",  # The Taming of the Shrew
+    b"Master:\nBoatswain!",  # The Tempest
+)
+
 
 def windows(text: bytes, length: int = CONTEXT) -> tuple[np.ndarray, np.ndarray]:
     """Cuts a text into consecutive windows; with c its characters, x[i, t] = c[iT + t].
@@ -40,13 +51,50 @@ def arrays(train: bytes, test: bytes, length: int = CONTEXT) -> Arrays:
     return {"train_x": train_x, "train_y": train_y, "test_x": test_x, "test_y": test_y}
 
 
-def encode(raw: Arrays) -> str:
-    """Replaces characters by their places in the vocabulary, int32, in place.
+def plays(raw: Arrays, first: int, last: int) -> Arrays:
+    """The plays `first` to `last` of tiny_shakespeare, whose last tenth is to test on.
+
+    The 14 characters that fill no window between the two parts of the whole text are missing.
+
+    Args:
+      raw: the windows of the whole text, as `arrays` makes them.
+      first: number of the first play, from 0, in the order of the text.
+      last: number of the play after the last one.
 
     Returns:
-      The vocabulary: the characters of the training and the test text, sorted.
+      Windows of the same length.
+
+    Raises:
+      ValueError: the text is another one.
+    """
+    text = raw["train_x"].tobytes() + raw["test_x"].tobytes()
+    begins = [0, *(text.find(opening) for opening in _OPENINGS), len(text)]
+    if sorted(set(begins)) != begins:
+        raise ValueError("the text is not that of tiny_shakespeare: its plays are not in order.")
+    part = text[begins[first] : begins[last]]
+    cut = len(part) * 9 // 10
+    return arrays(part[:cut], part[cut:], raw["train_x"].shape[1])
+
+
+def encode(raw: Arrays, vocabulary: str | None = None) -> str:
+    """Replaces characters by their places in the vocabulary, int32, in place.
+
+    Args:
+      raw: the windows.
+      vocabulary: all characters, sorted; None for those of the training and the test text.
+
+    Returns:
+      The vocabulary.
+
+    Raises:
+      ValueError: a character is not in the vocabulary.
     """
     known = np.unique(np.concatenate([np.unique(each) for each in raw.values()]))
+    if vocabulary is not None:
+        whole = np.frombuffer(vocabulary.encode("latin-1"), np.uint8)
+        if len(unknown := np.setdiff1d(known, whole)):
+            raise ValueError(f"the vocabulary does not have {''.join(map(chr, unknown))!r}.")
+        known = whole
     for field, each in raw.items():
         raw[field] = np.searchsorted(known, each).astype(np.int32)
     return "".join(map(chr, known))

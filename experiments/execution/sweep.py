@@ -17,9 +17,9 @@ from experiments.execution import block as blocks
 from experiments.execution import hosts, locks, progress, store
 from experiments.execution.profile import DATA, Profile
 from experiments.execution.store import Task
-from experiments.grid import planning
-from experiments.grid.config import Config
-from experiments.models import zoo
+from experiments.grid import bases, planning
+from experiments.grid.config import NO_BASE, Config
+from experiments.models import base, zoo
 from experiments.text.names import counted
 from experiments.training import assemble
 from experiments.training import program as programs
@@ -64,14 +64,25 @@ def of_first_seeds(tasks: Sequence[Task], seeds: int) -> list[Task]:
 
 
 def model_of(config: Config, dataset: datasets.Dataset | datasets.Outline) -> zoo.Model:
-    """The model of a grid."""
-    text = bool(dataset.vocabulary)
-    return zoo.build(config.model, dataset.shape, dataset.num_classes, text=text)
+    """The model of a grid, with the weights of its base model."""
+    started = None
+    if config.base != NO_BASE:
+        *_, context = dataset.shape
+        folder = bases.folder(config.base)
+        known = {"model": config.model, "context": context, "vocabulary": dataset.vocabulary}
+        started = base.load(folder, **known).params
+    return _built(config, dataset, started)
 
 
 def parameters(config: Config, dataset: datasets.Dataset | datasets.Outline) -> int:
-    """The number of parameters of the model."""
-    return zoo.size(model_of(config, dataset))
+    """The number of parameters that are trained."""
+    return zoo.size(_built(config, dataset))
+
+
+def _built(config: Config, dataset: datasets.Dataset | datasets.Outline, started: Any = None):
+    text, classes = bool(dataset.vocabulary), dataset.num_classes
+    more = {"text": text, "rank": config.lora, "base": started}
+    return zoo.build(config.model, dataset.shape, classes, **more)
 
 
 def run(

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from byzjax.facts import FACTS
-from experiments.grid import calls
+from experiments.grid import bases, calls
 from experiments.text.arguments import SHOWN
 
 DEFAULT_PROTOCOL = "parameter_server"
 NO_COMPRESSOR = "none"
+NO_BASE = "none"
 FOLLOWS: Any = None  # a default that follows from other settings: see `Config.__post_init__`
 
 
@@ -53,10 +54,17 @@ class Config:
     more rules, mixings, attacks, s or seeds extend it, others are refused."""
     dataset: str = "digits"
     """digits (comes with scikit-learn), mnist, fashion_mnist, cifar10 or the text
-    tiny_shakespeare (through TFDS), a9a, mushrooms, spambase or w8a (from files)."""
+    tiny_shakespeare (through TFDS) and its parts shakespeare_first_six and shakespeare_last_three,
+    a9a, mushrooms, spambase or w8a (from files)."""
     model: str = "mlp"
     """softmax, logistic (two classes), mlp (100 hidden units), cnn (small), cnn_5x5, cnn_mnist,
     cnn_cifar or resnet20; for text gpt_nano, gpt_micro or gpt_mini."""
+    base: str = NO_BASE
+    """Trained weights that every run starts from: none, gpt_micro (trained on
+    shakespeare_first_six), or the folder of your own, ./FOLDER."""
+    lora: int = 0
+    """Rank of adapters, which alone are trained and sent (LoRA), on the weights of a base; 0 to
+    train all weights."""
     rule: tuple[str, ...] = ("mean", "median", "trimmed_mean", "krum", "multi_krum", "aksel")
     """Rules, with optional hyperparameters: aksel "krum(f=4, m=3)". The declared f is filled in.
     A rule of your own: my_rules:nearest, from my_rules.py in this folder; likewise mixings and
@@ -181,6 +189,11 @@ class Config:
         """Hashes of the files of user-defined rules, mixings and attacks; empty without any."""
         return calls.code((*self.rule, *self.mixing, *self.attack))
 
+    @property
+    def weights(self) -> str:
+        """Hash of the weights of the base model; empty without one."""
+        return "" if self.base == NO_BASE else bases.digest(self.base)
+
 
 def _following(n: int, rules: Sequence[str], f: int | None, steps: int) -> list[tuple[str, Any]]:
     """The defaults of f, s and eval_every; f is the given one, if any."""
@@ -194,6 +207,7 @@ _ELSEWHERE = ("study", *_OF_BLOCKS, "results", "data_dir", "download")
 IDENTITY = (
     *(field.name for field in dataclasses.fields(Config) if field.name not in _ELSEWHERE),
     "code",
+    "weights",
 )
 
 
@@ -203,6 +217,9 @@ _LATER = {
     "compressor": NO_COMPRESSOR,
     "dealt_to": "all",
     "code": "",
+    "base": NO_BASE,
+    "lora": 0,
+    "weights": "",
     "clip_examples": 0.0,
     "noise_multiplier": 0.0,
     "weight_decay_at": "worker",

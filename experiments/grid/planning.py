@@ -177,6 +177,7 @@ def _check_numbers(config: Config) -> None:
         ("eval_every", 1, 10**9),
         ("eval_samples", 0, 10**9),
         ("validation", 0, 10**9),
+        ("lora", 0, 10**5),
     ):
         value = getattr(config, name)
         if value < least:
@@ -188,6 +189,8 @@ def _check_numbers(config: Config) -> None:
             f"eval_every must divide steps; got steps={config.steps}, "
             f"eval_every={config.eval_every}. Without --eval-every a divisor is chosen."
         )
+    if config.lora and not config.weights:
+        raise ValueError(f"lora={config.lora} needs trained weights; expected --base gpt_micro.")
     if config.dealt_to not in ("all", "honest"):
         raise ValueError(names.one_of("dealt_to", config.dealt_to, ("all", "honest")))
     if not config.s or len(set(config.s)) < len(config.s):

@@ -12,6 +12,7 @@ from jax import lax
 
 from experiments.models import language
 from experiments.models.layers import Conv, dropout, group_norm, max_pool
+from experiments.models.lora import lora
 from experiments.models.resnet import ResNet20
 from experiments.text import names
 
@@ -210,7 +211,14 @@ DESCRIPTIONS: dict[str, str] = {
 
 
 def build(
-    name: str, input_shape: tuple[int, ...], num_classes: int, *, text: bool = False, **options: int
+    name: str,
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    *,
+    text: bool = False,
+    rank: int = 0,
+    base: Params | None = None,
+    **options: int,
 ) -> Model:
     """Returns the model `name`, one of `MODELS`.
 
@@ -219,6 +227,10 @@ def build(
       input_shape: shape of one sample: `[h, w, channels]`, `[d]` for features, `[T]` for text.
       num_classes: number of logits.
       text: whether samples are windows of T characters, which language models need.
+      rank: of the adapters of all dense layers, which then are the only parameters (`lora`); 0 for
+        none.
+      base: trained weights to start from, as `init` of the model without adapters returns them;
+        None to draw them, those beneath adapters from key 0.
       **options: of the network, such as `units` of `mlp`, the width of its hidden layer.
 
     Returns:
@@ -252,16 +264,27 @@ def build(
     def make(rngs: nnx.Rngs) -> nnx.Module:
         return MODELS[name](shape, num_classes, **options, rngs=rngs)
 
-    graphdef = nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+    graphdef, kind, fixed = nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0)))), nnx.Param, ()
+    if rank:
+        network = make(nnx.Rngs(0)) if base is None else nnx.merge(graphdef, base)
+        kind = nnx.LoRAParam
+        graphdef, _, fixed = nnx.split(lora(network, rank, rngs=nnx.Rngs(0)), kind, ...)
+        fixed = (fixed,)
 
     def init(key):
-        return nnx.to_pure_dict(nnx.state(make(nnx.Rngs(key)), nnx.Param))
+        if rank:
+            started = lora(make(nnx.Rngs(0)), rank, rngs=nnx.Rngs(key))
+        elif base is not None:
+            return jax.tree.map(jnp.array, base)
+        else:
+            started = make(nnx.Rngs(key))
+        return nnx.to_pure_dict(nnx.state(started, kind))
 
     def apply(params, x):
-        return nnx.merge(graphdef, params)(x)
+        return nnx.merge(graphdef, params, *fixed)(x)
 
     def loss(params, batch, key=None):
-        logits = nnx.merge(graphdef, params)(batch["x"], key)
+        logits = nnx.merge(graphdef, params, *fixed)(batch["x"], key)
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean()
 
     def accuracy(params, x, y):

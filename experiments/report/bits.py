@@ -25,7 +25,8 @@ def of_block(block: dict[str, Any]) -> np.ndarray:
     config = Config(**{name: value for name, value in given.items() if value is not None})
     outline = datasets.OUTLINES[config.dataset]
     model = zoo.build(
-        config.model, outline.shape, outline.num_classes, text=bool(outline.vocabulary)
+        *(config.model, outline.shape, outline.num_classes),
+        **{"text": bool(outline.vocabulary), "rank": config.lora},
     )
     each = compressors.step_bits(config, zoo.size(model))
     return np.concatenate([each * np.asarray(run["step"], np.int64) for run in block["runs"]])

@@ -73,6 +73,8 @@ class Program(NamedTuple):
       evaluate: `evaluate(states, last, runs) -> metrics`, on all test samples if `last`.
       write: `write(states, place, runs) -> characters` that the model of one run writes, as places
         in the vocabulary; only for text.
+      model: `(states, runs) -> params`, the model of the first run; of several honest models, the
+        first.
       compiled: the compilations so far; in a profile, `CALL` gives the index of the program called.
     """
 
@@ -80,6 +82,7 @@ class Program(NamedTuple):
     advance: Callable
     evaluate: Callable
     write: Callable
+    model: Callable
     compiled: list[Compiled]
 
 
@@ -135,7 +138,11 @@ def build(
     def write_here(states, place, runs):
         return write_one(*devices.on_one((states, runs), over), np.int32(place))
 
-    return Program(start_here, advance_everywhere, evaluate_here, write_here, compiled)
+    def model_here(states, runs):
+        state, own = jax.tree.map(lambda leaf: leaf[0], devices.on_one((states, runs), over))
+        return jax.tree.map(lambda leaf: leaf[0], run.models(state, own))
+
+    return Program(start_here, advance_everywhere, evaluate_here, write_here, model_here, compiled)
 
 
 @dataclasses.dataclass(frozen=True)
