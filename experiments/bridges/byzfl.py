@@ -8,7 +8,8 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from experiments.bridges.reading import Imported, call, known_keys, merged, number, one_of, refused
+from experiments.bridges.reading import Imported, known_keys, merged, number, one_of, refused
+from experiments.grid.calls import written
 
 # Samples of the training sets, which ByzFL splits by a share.
 SAMPLES = {"mnist": 60000, "fashionmnist": 60000}
@@ -263,7 +264,7 @@ def _mixing(given: Any, notes: dict[str, None], n: int, f: int) -> str:
         raise refused("pre_aggregators", given, "a list")
     stages = [_named("pre_aggregators", each, MIXINGS, notes, n, f) for each in given]
     if len(stages) > 1:
-        return call("experiments.bridges.mixings:in_turn", stages=tuple(stages))
+        return written("experiments.bridges.mixings:in_turn", {"stages": tuple(stages)})
     return stages[0] if stages else "none"
 
 
@@ -274,7 +275,7 @@ def _named(
     given = known_keys(key, given, SECTIONS[key])
     name = one_of(f"{key}.name", given.get("name"), table)
     place = f"{key}.parameters"
-    defaults, written = table[name]
+    defaults, text_of = table[name]
     parameters = dict(known_keys(place, given.get("parameters", {}), (*defaults, "f")))
     parameters.pop("f", None)  # ByzFL puts tolerated_f in its place
     values = {}
@@ -283,7 +284,7 @@ def _named(
         values[parameter] = number(f"{place}.{parameter}", value, type(default), -1e30)
     if name in NOTES:
         notes[NOTES[name]] = None
-    text = written(n, f, values)
+    text = text_of(n, f, values)
     if text is None:
         raise refused(place, parameters, f"mu = 0 of {name}")
     return text
@@ -293,17 +294,17 @@ Counterpart = tuple[dict[str, Any], Callable[[int, int, dict[str, Any]], str | N
 
 
 def _plain(name: str, **options: Any) -> Counterpart:
-    return {}, lambda n, f, given: call(name, **options)
+    return {}, lambda n, f, given: written(name, options)
 
 
 def _renamed(name: str, parameters: dict[str, tuple[str, Any]], **options: Any) -> Counterpart:
     """A counterpart whose parameters have other names: `{"tau": ("z", 1.5)}`, with the default."""
     defaults = {theirs: default for theirs, (_, default) in parameters.items()}
 
-    def written(n: int, f: int, given: dict[str, Any]) -> str:
-        return call(name, **{parameters[k][0]: v for k, v in given.items()}, **options)
+    def text_of(n: int, f: int, given: dict[str, Any]) -> str:
+        return written(name, {parameters[k][0]: v for k, v in given.items()} | options)
 
-    return defaults, written
+    return defaults, text_of
 
 
 RULES: dict[str, Counterpart] = {
@@ -314,7 +315,7 @@ RULES: dict[str, Counterpart] = {
         "geometric_median", {"nu": ("smoothing", 0.1), "T": ("iterations", 3)}, start="zero"
     ),
     "Krum": _plain("krum", neighbors="n-f-1"),
-    "MultiKrum": ({}, lambda n, f, given: call("krum", m=n - f, neighbors="n-f-1")),
+    "MultiKrum": ({}, lambda n, f, given: written("krum", {"m": n - f, "neighbors": "n-f-1"})),
     "CenteredClipping": _renamed(
         "centered_clipping", {"tau": ("radius", 100.0), "L": ("iterations", 1)}
     ),
@@ -339,7 +340,7 @@ ATTACKS: dict[str, Counterpart] = {
     "Inf": ({}, lambda n, f, given: "non_finite(value=inf)"),
     "Gaussian": (
         {"mu": 0.0, "sigma": 1.0},
-        lambda n, f, given: None if given["mu"] else call("gaussian", sigma=given["sigma"]),
+        lambda n, f, given: None if given["mu"] else written("gaussian", {"sigma": given["sigma"]}),
     ),
     "LabelFlipping": _plain("flip_labels"),
 }

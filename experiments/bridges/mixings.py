@@ -1,12 +1,10 @@
 """Mixings that only other projects' files name."""
 
-import inspect
 from typing import Any
 
 import jax
 
-from experiments.grid.calls import parse_call
-from experiments.grid.specs import function
+from experiments.grid import specs
 
 
 def in_turn(updates: Any, *, stages: tuple[str, ...], f: int, key: jax.Array) -> Any:
@@ -20,10 +18,8 @@ def in_turn(updates: Any, *, stages: tuple[str, ...], f: int, key: jax.Array) ->
       key: PRNG key, folded with the place of each mixing that draws.
     """
     for place, text in enumerate(stages):
-        name, given = parse_call(text, "mixing")
-        mixing = function("mixing", name)
-        parameters = inspect.signature(mixing).parameters
-        run = {"f": f, "key": jax.random.fold_in(key, place)}
-        options = {k: value for k, value in run.items() if k in parameters}
-        updates = mixing(updates, **options, **given)
+        spec = specs.parse("mixing", text, f=f)
+        draws = "key" in specs.parameters_of(spec)
+        drawn = {"key": jax.random.fold_in(key, place)} if draws else {}
+        updates = spec.function(updates, **spec.hyperparameters, **drawn)
     return updates

@@ -82,11 +82,6 @@ def one_of(key: str, value: Any, known: Iterable[Any]) -> Any:
     return value
 
 
-def call(name: str, **given: Any) -> str:
-    """A name with hyperparameters, as on the command line: `call("krum", m=3)` is `krum(m=3)`."""
-    return f"{name}({', '.join(f'{k}={v!r}' for k, v in given.items())})" if given else name
-
-
 def merged(runs: Sequence[dict[str, Any]]) -> list[Config]:
     """Grids of runs: those that differ only in rule, mixing or attack are one grid.
 

@@ -84,6 +84,11 @@ def parse_call(text: str, kind: str = "rule") -> tuple[str, dict[str, Any]]:
     raise ValueError(f"cannot read {shown!r}; {_unquoted(text) or expected}.")
 
 
+def written(name: str, given: dict[str, Any]) -> str:
+    """What `parse_call` reads: `written("krum", {"m": 3})` is `krum(m=3)`."""
+    return f"{name}({', '.join(f'{k}={v!r}' for k, v in given.items())})" if given else name
+
+
 def _unquoted(text: str) -> str | None:
     """What to write if a value is a word without quotes: `mode='mid'` for `mode=mid`."""
     word = re.search(r"(\w+)\s*=\s*([A-Za-z][\w-]*)\s*[,)]", text)

@@ -15,7 +15,7 @@ import byzjax
 from byzjax import stacked
 from byzjax.facts import FACTS, Facts
 from experiments.grid import catalogue
-from experiments.grid.calls import parse_call
+from experiments.grid.calls import parse_call, written
 from experiments.grid.catalogue import FROM_RUN, STRENGTHS, TABLES, takes_updates
 from experiments.text import names
 
@@ -68,9 +68,7 @@ class Spec(NamedTuple):
 
     def __str__(self) -> str:
         """The specification as it is written on the command line."""
-        if not self.given:
-            return self.name
-        return f"{self.name}({', '.join(f'{k}={v!r}' for k, v in self.given.items())})"
+        return written(self.name, self.given)
 
 
 def function(kind: str, name: str) -> Callable:
