@@ -71,18 +71,12 @@ def model_of(config: Config, dataset: datasets.Dataset | datasets.Outline) -> zo
         folder = bases.folder(config.base)
         known = {"model": config.model, "context": context, "vocabulary": dataset.vocabulary}
         started = base.load(folder, **known).params
-    return _built(config, dataset, started)
+    return assemble.network(config, dataset, started)
 
 
 def parameters(config: Config, dataset: datasets.Dataset | datasets.Outline) -> int:
     """The number of parameters that are trained."""
-    return zoo.size(_built(config, dataset))
-
-
-def _built(config: Config, dataset: datasets.Dataset | datasets.Outline, started: Any = None):
-    text, classes = bool(dataset.vocabulary), dataset.num_classes
-    more = {"text": text, "rank": config.lora, "base": started}
-    return zoo.build(config.model, dataset.shape, classes, **more)
+    return zoo.size(assemble.network(config, dataset))
 
 
 def run(

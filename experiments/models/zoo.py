@@ -264,12 +264,11 @@ def build(
     def make(rngs: nnx.Rngs) -> nnx.Module:
         return MODELS[name](shape, num_classes, **options, rngs=rngs)
 
-    graphdef, kind, fixed = nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0)))), nnx.Param, ()
+    graphdef, kind, fixed = nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0)))), nnx.Param, []
     if rank:
         network = make(nnx.Rngs(0)) if base is None else nnx.merge(graphdef, base)
         kind = nnx.LoRAParam
-        graphdef, _, fixed = nnx.split(lora(network, rank, rngs=nnx.Rngs(0)), kind, ...)
-        fixed = (fixed,)
+        graphdef, _, *fixed = nnx.split(lora(network, rank, rngs=nnx.Rngs(0)), kind, ...)
 
     def init(key):
         if rank:

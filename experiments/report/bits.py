@@ -14,6 +14,7 @@ from experiments.grid.config import Config
 from experiments.models import zoo
 from experiments.report import panels, scenes
 from experiments.report.scenes import Drawing
+from experiments.training import assemble
 
 _SETTING = "compressor"
 
@@ -23,11 +24,7 @@ def of_block(block: dict[str, Any]) -> np.ndarray:
     known = {field.name for field in dataclasses.fields(Config)} & set(configs.IDENTITY)
     given = {name: configs.setting(block, name) for name in known}
     config = Config(**{name: value for name, value in given.items() if value is not None})
-    outline = datasets.OUTLINES[config.dataset]
-    model = zoo.build(
-        *(config.model, outline.shape, outline.num_classes),
-        **{"text": bool(outline.vocabulary), "rank": config.lora},
-    )
+    model = assemble.network(config, datasets.OUTLINES[config.dataset])
     each = compressors.step_bits(config, zoo.size(model))
     return np.concatenate([each * np.asarray(run["step"], np.int64) for run in block["runs"]])
 

@@ -14,12 +14,35 @@ import optax
 
 import byzjax
 from byzjax import compress, protocols
+from experiments.data.datasets import Dataset, Outline
 from experiments.grid import compressors, planning, sampling, specs
 from experiments.grid import config as configs
 from experiments.grid import protocols as names
 from experiments.grid.config import Config
+from experiments.models import zoo
 from experiments.text import names as texts
 from experiments.training import graphs, optim
+
+
+def network(
+    config: Config, dataset: Dataset | Outline, base: zoo.Params | None = None
+) -> zoo.Model:
+    """The model of a grid.
+
+    Args:
+      config: the grid.
+      dataset: its data set, or the outline of it.
+      base: trained weights to start from; None to draw them.
+    """
+    return zoo.build(
+        config.model,
+        dataset.shape,
+        dataset.num_classes,
+        text=bool(dataset.vocabulary),
+        rank=config.lora,
+        base=base,
+    )
+
 
 _COMPRESSION = 11  # the place of its key among those of a run
 
