@@ -42,11 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if name not in COMMANDS:
             raise ValueError(overview.unknown_command(name, COMMANDS))
-        if name == "run" and arguments and arguments[0].endswith(".json"):
-            name = "run FILE"
-        elif name == "run" and arguments and not arguments[0].startswith("-"):
-            raise ValueError(overview.run_takes_options(arguments[0]))
-        status = (COMMANDS | {"run FILE": run_file})[name](arguments)
+        status = COMMANDS[name](arguments)
         if name not in ("list", "cache") and hosts.leads():
             print(cache.line())
         return status
@@ -64,12 +60,15 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _command(name: str, arguments: Sequence[str]) -> str:
-    words = [word for word in (name, *arguments) if word not in ("run", "--dry-run")]
+    shown = [name] if name != "run" or _names_a_file(arguments) else []
+    words = [word for word in (*shown, *arguments) if word != "--dry-run"]
     return f"python -m experiments {shlex.join(words)}".rstrip()
 
 
 def run(arguments: Sequence[str]) -> int:
     """Trains the grid that the options describe (the default command)."""
+    if _names_a_file(arguments):
+        return run_file(arguments)
     begin = time.perf_counter()
     command = command_line.parse(options.RunCommand, arguments, prog="python -m experiments run")
     command.machines.join()
@@ -95,20 +94,25 @@ def run(arguments: Sequence[str]) -> int:
     return _run_and_report([config], tasks, folder, data.load, over, profile)
 
 
+def _names_a_file(arguments: Sequence[str]) -> bool:
+    """Whether `run` is given a grid file, not options; a `ValueError` for any other word."""
+    if not arguments or arguments[0].startswith("-"):
+        return False
+    if not arguments[0].endswith(".json"):
+        raise ValueError(overview.run_takes_options(arguments[0]))
+    return True
+
+
 def run_file(arguments: Sequence[str]) -> int:
     """Trains the grids of a file, such as one that `import` has written."""
     begin = time.perf_counter()
     command = command_line.parse(options.FileCommand, arguments, prog="python -m experiments run")
     command.machines.join()
-    given = {"data_dir": command.data_dir, "download": command.download}
     path = pathlib.Path(command.file)
-    grids = [
-        dataclasses.replace(grid, results=command.results, study=path.stem, **given)
-        for grid in reading.grids(path)
-    ]
+    grids = [command.places.of(grid, study=path.stem) for grid in reading.grids(path)]
     data, profile = material.Material(grids), _profile(command.profile, begin)
     over = command.machines.mesh(grids)
-    folder = pathlib.Path(command.results) / path.stem
+    folder = pathlib.Path(command.places.results) / path.stem
     if hosts.leads():
         claims.check(folder, grids, "rename the file, or add --results with another folder")
     with profile.timed(DATA):
@@ -129,13 +133,9 @@ def study(arguments: Sequence[str]) -> int:
         options.StudyCommand, arguments, prog="python -m experiments study"
     )
     command.machines.join()
-    shard, shards = _shard(command.shard)
-    given = {"data_dir": command.data_dir, "download": command.download}
-    grids = [
-        dataclasses.replace(grid, results=command.results, **given)
-        for grid in studies.grids(command.name, command.edition)
-    ]
-    folder = pathlib.Path(command.results) / f"{command.name}-{command.edition}"
+    shard, shards = options.shard(command.shard)
+    grids = [command.places.of(grid) for grid in studies.grids(command.name, command.edition)]
+    folder = pathlib.Path(command.places.results) / f"{command.name}-{command.edition}"
     more = {"study": command.name, "edition": command.edition}
     data, profile = material.Material(grids), _profile(command.profile, begin)
     over = command.machines.mesh(grids)
@@ -300,7 +300,7 @@ def leaderboard(arguments: Sequence[str]) -> int:
     """Ranks every rule by its worst accuracy over all attacks."""
     from experiments.cli import leaderboard as board  # imported here: pandas takes a second
 
-    return board.leaderboard(arguments, _shard)
+    return board.leaderboard(arguments)
 
 
 def names(arguments: Sequence[str]) -> int:
@@ -343,13 +343,6 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 def first_line(command: Callable) -> str:
     """The first line of a command's docstring."""
     return (command.__doc__ or "").partition("\n")[0]
-
-
-def _shard(text: str) -> tuple[int, int]:
-    i, _, count = text.partition("/")
-    if not (i.isdigit() and count.isdigit() and 1 <= int(i) <= int(count)):
-        raise ValueError(f"shard must be i/N with 1 <= i <= N; got {text!r}.")
-    return int(i), int(count)
 
 
 def _keep_compiled_programs() -> None:

@@ -1,56 +1,23 @@
 """The command `leaderboard`: runs, exports and ranks."""
 
-import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Any
 
-from experiments.cli import material
+from experiments.cli import material, options
 from experiments.execution import claims, cost, store, sweep
 from experiments.grid import calls, naming
 from experiments.leaderboard import editions, engine, entries
 from experiments.text import arguments as command_line
 from experiments.text import columns, names
-from experiments.text.arguments import POSITIONAL
 
 ACTIONS = ("run", "export", "rank", "rows")
 
 
-@dataclasses.dataclass(frozen=True)
-class LeaderboardCommand:
-    """Rank every rule, alone and behind mixings, by its worst accuracy over all attacks.
-
-    Results go to <results>/leaderboard-<edition>/, with --rule or --attack to a folder named after
-    them; running the command again resumes.
-    """
-
-    action: Annotated[str, "ACTION", POSITIONAL] = "run"
-    """run (train what is missing, then rank), export (write all runs to one CSV file), rank (print
-    the table of what is finished) or rows (list the rows, and what is left out and why)."""
-    edition: str = "cpu"
-    """tiny (seconds), cpu (digits, f = 5) or full (all scenes; needs an accelerator)."""
-    rule: tuple[str, ...] = ()
-    """Rules in place of all, such as my_rules:nearest; the mean is always there."""
-    attack: tuple[str, ...] = ()
-    """Attacks in place of all, such as my_attacks:push_back."""
-    against: Annotated[str | None, "FILE"] = None
-    """An exported CSV file whose other rows are ranked with these."""
-    shard: str = "1/1"
-    """i/N: run the i-th of N parts; rank and export combine them."""
-    dry_run: bool = False
-    """Only print what is missing of the first stage, and an estimate of the time."""
-    results: str = "results"
-    """Folder of all studies."""
-    data_dir: Annotated[str | None, "PATH"] = None
-    """Folder of prepared data sets, as for `run`."""
-    download: bool = False
-    """Let TFDS fetch what is missing, as for `run`."""
-
-
-def leaderboard(arguments: Sequence[str], shard_of: Callable[[str], tuple[int, int]]) -> int:
+def leaderboard(arguments: Sequence[str]) -> int:
     """Ranks every rule by its worst accuracy over all attacks."""
     command = command_line.parse(
-        LeaderboardCommand, arguments, prog="python -m experiments leaderboard"
+        options.LeaderboardCommand, arguments, prog="python -m experiments leaderboard"
     )
     for name, value, known in (
         ("action", command.action, ACTIONS),
@@ -63,12 +30,9 @@ def leaderboard(arguments: Sequence[str], shard_of: Callable[[str], tuple[int, i
         print(_rows(edition))
         return 0
     folder = _folder(command)
-    places: dict[str, Any] = {
-        name: getattr(command, name) for name in ("results", "data_dir", "download")
-    }
-    grids = editions.first(edition, **places)
+    grids = [command.places.of(grid) for grid in editions.first(edition)]
     if command.action == "run":
-        shard, shards = shard_of(command.shard)
+        shard, shards = options.shard(command.shard)
         status = _run(command, edition, editions.of_shard(grids, shard, shards), folder)
         if status or shards > 1 or command.dry_run:
             return status
@@ -82,21 +46,22 @@ def leaderboard(arguments: Sequence[str], shard_of: Callable[[str], tuple[int, i
     return 0
 
 
-def _edition(command: LeaderboardCommand) -> editions.Edition:
+def _edition(command: options.LeaderboardCommand) -> editions.Edition:
     edition = editions.EDITIONS[command.edition]
     if command.rule:
         edition = edition._replace(rules=command.rule)
     return edition._replace(attacks=command.attack) if command.attack else edition
 
 
-def _folder(command: LeaderboardCommand) -> pathlib.Path:
+def _folder(command: options.LeaderboardCommand) -> pathlib.Path:
     given = {name: getattr(command, name) for name in ("rule", "attack") if getattr(command, name)}
     base = f"leaderboard-{command.edition}"
-    return pathlib.Path(command.results) / (naming.named(f"{base}_", given) if given else base)
+    name = naming.named(f"{base}_", given) if given else base
+    return pathlib.Path(command.places.results) / name
 
 
 def _run(
-    command: LeaderboardCommand,
+    command: options.LeaderboardCommand,
     edition: editions.Edition,
     grids: list,
     folder: pathlib.Path,
@@ -129,7 +94,7 @@ def _rows(edition: editions.Edition) -> str:
     return "\n".join(out)
 
 
-def _ranked(command: LeaderboardCommand, runs: Any, folder: pathlib.Path) -> str:
+def _ranked(command: options.LeaderboardCommand, runs: Any, folder: pathlib.Path) -> str:
     import pandas as pd  # imported here: pandas takes a second
 
     from experiments.leaderboard import score

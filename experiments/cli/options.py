@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 from jax.sharding import Mesh
 
@@ -40,6 +40,34 @@ class Machines:
 
 
 @dataclasses.dataclass(frozen=True)
+class Places:
+    """Where results and data are."""
+
+    results: str = "results"
+    """Folder of all studies."""
+    data_dir: Annotated[str | None, "PATH"] = None
+    """Folder of prepared data sets, as for `run`."""
+    download: bool = False
+    """Let TFDS fetch what is missing, as for `run`."""
+
+    def of(self, grid: Config, **changes: Any) -> Config:
+        """The grid with these places."""
+        return dataclasses.replace(grid, **dataclasses.asdict(self), **changes)
+
+
+def shard(text: str) -> tuple[int, int]:
+    """Reads i/N, the i-th of N parts.
+
+    Raises:
+      ValueError: the text does not have this form.
+    """
+    i, _, count = text.partition("/")
+    if not (i.isdigit() and count.isdigit() and 1 <= int(i) <= int(count)):
+        raise ValueError(f"shard must be i/N with 1 <= i <= N; got {text!r}.")
+    return int(i), int(count)
+
+
+@dataclasses.dataclass(frozen=True)
 class RunCommand:
     """Run the grid that the options describe, or resume it."""
 
@@ -60,12 +88,7 @@ class FileCommand:
 
     file: Annotated[str, "FILE", POSITIONAL]
     """A grid file, which ends in .json."""
-    results: str = "results"
-    """Folder of all studies."""
-    data_dir: Annotated[str | None, "PATH"] = None
-    """Folder of prepared data sets, as for `run`."""
-    download: bool = False
-    """Let TFDS fetch what is missing, as for `run`."""
+    places: Places = Places()
     profile: Annotated[str | None, "DIR"] = None
     """Write traces to this folder and print the seconds of each stage, as for `run`."""
     machines: Machines = Machines()
@@ -106,12 +129,7 @@ class StudyCommand:
     """Train only blocks whose runs are all of the first so many seeds; 0 for all blocks."""
     fresh: bool = False
     """Recompute everything, ignoring the finished blocks in docs/studies."""
-    results: str = "results"
-    """Folder of all studies."""
-    data_dir: Annotated[str | None, "PATH"] = None
-    """Folder of prepared data sets, as for `run`."""
-    download: bool = False
-    """Let TFDS fetch what is missing, as for `run`."""
+    places: Places = Places()
     profile: Annotated[str | None, "DIR"] = None
     """Write traces to this folder and print the seconds of each stage, as for `run`."""
     machines: Machines = Machines()
@@ -134,6 +152,32 @@ class ChooseCommand:
 
     folder: Annotated[str, "FOLDER", POSITIONAL]
     """A study's folder; the study must have been run with --validation."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LeaderboardCommand:
+    """Rank every rule, alone and behind mixings, by its worst accuracy over all attacks.
+
+    Results go to <results>/leaderboard-<edition>/, with --rule or --attack to a folder named after
+    them; running the command again resumes.
+    """
+
+    action: Annotated[str, "ACTION", POSITIONAL] = "run"
+    """run (train what is missing, then rank), export (write all runs to one CSV file), rank (print
+    the table of what is finished) or rows (list the rows, and what is left out and why)."""
+    edition: str = "cpu"
+    """tiny (half a minute), cpu (digits, f = 5) or full (all scenes; needs an accelerator)."""
+    rule: tuple[str, ...] = ()
+    """Rules in place of all, such as my_rules:nearest; the mean is always there."""
+    attack: tuple[str, ...] = ()
+    """Attacks in place of all, such as my_attacks:push_back."""
+    against: Annotated[str | None, "FILE"] = None
+    """An exported CSV file whose other rows are ranked with these."""
+    shard: str = "1/1"
+    """i/N: run the i-th of N parts; rank and export combine them."""
+    dry_run: bool = False
+    """Only print what is missing of the first stage, and an estimate of the time."""
+    places: Places = Places()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -99,13 +99,8 @@ def columns(edition: Edition, f: int) -> tuple[str, ...]:
     return tuple(a for a in attacks if entries.attack_reason(a, edition.n, f) is None)
 
 
-def first(edition: Edition, **places: Any) -> list[Config]:
-    """The grids that thin the attacks, one for each row: short, one seed, every attack.
-
-    Args:
-      edition: the edition.
-      **places: results, data_dir and download of the grids.
-    """
+def first(edition: Edition) -> list[Config]:
+    """The grids that thin the attacks, one for each row: short, one seed, every attack."""
     grids = []
     for scene in edition.scenes:
         for f in edition.fs:
@@ -123,7 +118,6 @@ def first(edition: Edition, **places: Any) -> list[Config]:
                     "eval_every": edition.short,
                     "seeds": 1,
                     "attack": attacks,
-                    **places,
                 }
                 for rule, mixing in rows(edition, f):
                     grids.append(Config(rule=(rule,), mixing=(mixing,), **shared))

@@ -2,11 +2,13 @@
 
 import copy
 import json
+import pathlib
 import re
 
 import jax
 import numpy as np
 import optax
+import pandas as pd
 import pytest
 
 from byzjax import stacked
@@ -16,6 +18,8 @@ from experiments.grid import planning, specs
 from experiments.grid.config import Config
 from experiments.training import optim
 
+WHO = ("byzfl", "byzjax")
+DOCS = pathlib.Path(__file__).parents[2] / "docs"
 # The config.json that ByzFL 0.0.11 writes if there is none.
 DEFAULT = {
     "benchmark_config": {
@@ -119,6 +123,24 @@ def test_the_default_file_of_byzfl():
             eval_every=50,
         )
     assert sum("searches" in note for note in imported.notes) == 2
+
+
+def test_the_table_beside_byzfl_is_that_of_its_file():
+    data = pd.read_csv(DOCS / "bridges" / "byzfl.csv")
+    last = data[data["step"] == data["step"].max()].groupby("cell", sort=False)
+    page = (DOCS / "bridges.md").read_text()
+    table = page.partition("<!-- byzfl -->")[2].partition("<!-- end of byzfl -->")[0]
+    shown = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")]
+    made = [
+        [
+            str(cell),
+            *(f"{100 * of[who].mean():.1f} ± {100 * of[who].std():.1f}" for who in WHO),
+            f"{100 * (of['byzjax'].mean() - of['byzfl'].mean()):+.1f}",
+        ]
+        for cell, of in last
+    ]
+    assert shown[2:] == made
+    assert (last.size() == 4).all()
 
 
 def test_every_value_may_be_a_list():
@@ -380,3 +402,13 @@ def test_mistakes_of_the_commands(words, message, tmp_path, monkeypatch, capsys)
     (tmp_path / "broken.json").write_text("{")
     assert commands.main(words) == 2
     assert message in capsys.readouterr().err
+
+
+def test_missing_data_name_a_command_that_can_be_typed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TFDS_DATA_DIR", "none")
+    grid = Config(dataset="mnist", rule=("mean",), attack=("sign_flip",), n=4, f=1, s=(1,))
+    reading.write(tmp_path / "small.json", reading.Imported([grid], []), "a test")
+    assert commands.main(["run", "small.json"]) == 2
+    err = capsys.readouterr().err
+    assert err.rstrip().endswith("then python -m experiments run small.json --download")
