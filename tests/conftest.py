@@ -1,7 +1,6 @@
 """Shared configuration of the tests. The environment is set before anything imports jax."""
 
 import functools
-import gc
 import os
 import pathlib
 import time
@@ -43,16 +42,6 @@ def pytest_collection_modifyitems(items):
         module = first.setdefault(item.path, i)
         places.append((module, first.setdefault((item.path, groups), i), i))
     items[:] = [items[i] for _, _, i in sorted(places)]
-
-
-def pytest_collection_finish():
-    """Leaves what collection made, and what never goes away, out of Python's search for cycles.
-
-    Tracing a program makes many objects, so that the search runs often.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
 
 
 END = float(os.environ.get("BYZJAX_TESTS_END", "inf"))  # seconds since 1970

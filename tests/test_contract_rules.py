@@ -298,7 +298,7 @@ def test_coordinates_sliced_over_devices(case, n, f):
         close(flat(gradient_of_parts), flat(gradient), 8, 10 * case.eps)
 
 
-DTYPES = ["float64" if X64 else "float16"]
+DTYPES = ["bfloat16", "float16", *["float64"] * X64]
 
 
 @pytest.mark.slow  # a tree of two dtypes has a leaf of bfloat16, and its derivative
