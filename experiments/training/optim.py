@@ -60,7 +60,8 @@ def stages(config: Config, rate: Any = None, key: jax.Array | None = None) -> di
       rate: the initial step size, which may be traced; None for that of the config.
       key: PRNG key of a compressor that draws; None for `jax.random.key(0)`.
     """
-    send, momentum, receive, server = _before(config), _momentum(config), None, _decay(config)
+    send, server = _before(config), _decay(config, "server")
+    momentum, receive = _momentum(config), None
     if momentum is not None and config.momentum_at == "worker":
         send.append(momentum)
     elif momentum is not None and config.momentum_at == "server":
@@ -80,7 +81,7 @@ def stages(config: Config, rate: Any = None, key: jax.Array | None = None) -> di
 def of_one(config: Config, rate: Any = None) -> optax.GradientTransformation:
     """The complete optimizer of a node that trains its own model."""
     momentum = _momentum(config)
-    chain = [*_before(config), *_decay(config), *([] if momentum is None else [momentum])]
+    chain = [*_before(config), *_decay(config, "server"), *([] if momentum is None else [momentum])]
     return optax.chain(*chain, optax.scale_by_learning_rate(schedule(config, rate)))
 
 
@@ -99,17 +100,15 @@ def local(name: str, rate: float | None) -> optax.GradientTransformation:
 
 def _before(config: Config) -> list[optax.GradientTransformation]:
     """What a worker applies to its gradient before momentum."""
-    out: list[optax.GradientTransformation] = []
-    if config.weight_decay and config.weight_decay_at == "worker":
-        out.append(optax.add_decayed_weights(config.weight_decay))
+    out = _decay(config, "worker")
     if config.clip:
         out.append(optax.clip_by_global_norm(config.clip))
     return out
 
 
-def _decay(config: Config) -> list[optax.GradientTransformation]:
-    """What the server adds to the aggregate."""
-    if config.weight_decay and config.weight_decay_at == "server":
+def _decay(config: Config, place: str) -> list[optax.GradientTransformation]:
+    """Weight decay, if it is applied at this place."""
+    if config.weight_decay and config.weight_decay_at == place:
         return [optax.add_decayed_weights(config.weight_decay)]
     return []
 

@@ -167,8 +167,8 @@ def test_declared_and_actual_numbers_of_attackers():
     """Real f above the declared one is left out, as ByzFL does."""
     content = changed(benchmark_config__f=[1, 3], benchmark_config__tolerated_f=[2, 3])
     content["benchmark_config"]["data_distribution"] = {"name": "iid"}
-    found = [(grid.n, grid.f, grid.s) for grid in byzfl.read(content).grids]
-    assert found == [(11, 2, (1,)), (11, 3, (1,)), (13, 3, (3,))]
+    sizes = [(grid.n, grid.f, grid.s) for grid in byzfl.read(content).grids]
+    assert sizes == [(11, 2, (1,)), (11, 3, (1,)), (13, 3, (3,))]
     content["benchmark_config"]["set_honest_clients_as_clients"] = True
     assert {grid.n for grid in byzfl.read(content).grids} == {10}
 
