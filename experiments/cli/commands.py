@@ -238,7 +238,7 @@ def _write_report(
     described = tables.About(title=title, claim=about, command=command)
     failures = [*store.failures(folder), *store.damaged(folder)]
     results = tables.write(folder, finished, grids, described, failures)
-    return tables.text(results, columns.terminal_width())
+    return tables.text(results, columns.terminal_width(), finished)
 
 
 def report(arguments: Sequence[str]) -> int:

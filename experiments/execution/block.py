@@ -16,7 +16,7 @@ from experiments.execution import hosts, store, strict
 from experiments.execution.checkpoint import Checkpoints
 from experiments.execution.profile import DATA, Profile
 from experiments.execution.store import Task
-from experiments.grid import protocols
+from experiments.grid import private, protocols
 from experiments.grid.config import Config
 from experiments.training import devices, diagnostics, texts
 from experiments.training import program as programs
@@ -98,6 +98,9 @@ def train(
     if not lead:
         return {}
     results = [_run(config, seed, s, r, curves) for r, (seed, s) in enumerate(block.runs)]
+    if config.noise_multiplier:
+        for run, sizes in zip(results, np.asarray(runs.sizes)):
+            run[private.SAMPLES] = int(sizes.min())
     if dataset.vocabulary:
         _add_text(results, dataset.vocabulary, lambda place: program.write(states, place, runs))
     return {"runs": results, "seconds": round(time.perf_counter() - begin, 2)}

@@ -12,7 +12,7 @@ import pandas as pd
 
 from experiments.grid import config as configs
 from experiments.grid.config import Config
-from experiments.report import markup, panels, scenes, summary
+from experiments.report import markup, panels, private, scenes, summary
 from experiments.text.names import counted
 from experiments.training import texts
 
@@ -100,7 +100,10 @@ def _in_short(study: Study) -> dict[str, Any]:
         return {"in_short": [], "worst": None}
     head, lines = summary.table(study.results)
     return {
-        "in_short": summary.sentences(study.results, study.grids),
+        "in_short": [
+            *summary.sentences(study.results, study.grids),
+            *private.sentences(study.blocks),
+        ],
         "worst": Table("words", head, lines) if lines else None,
     }
 

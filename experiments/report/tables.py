@@ -12,7 +12,7 @@ from scipy import stats
 from experiments.grid import calls, specs
 from experiments.grid import config as configs
 from experiments.grid.config import Config
-from experiments.report import bits, figures, markup, page, scenes, summary
+from experiments.report import bits, figures, markup, page, private, scenes, summary
 from experiments.text import columns
 from experiments.text.names import counted
 from experiments.training import diagnostics, texts
@@ -198,8 +198,16 @@ def _heading(setting: dict[str, Any], s: int) -> str:
 _NOT_FINITE = "(NaN): the model of at least one seed is not finite."
 
 
-def text(results: pd.DataFrame, width: int | None = None) -> str:
-    """The tables as Markdown, one per setting and s; with a width, for a terminal of that width."""
+def text(
+    results: pd.DataFrame, width: int | None = None, blocks: Sequence[dict[str, Any]] = ()
+) -> str:
+    """The tables as Markdown, one per setting and s, and sentences below them.
+
+    Args:
+      results: the table of a study.
+      width: of a terminal, for which to write; None for Markdown.
+      blocks: the finished blocks, of which private ones have an epsilon.
+    """
     parts = []
     for setting, s, wide in wide_tables(results):
         heading = f"{_heading(setting, s)}:"
@@ -211,7 +219,8 @@ def text(results: pd.DataFrame, width: int | None = None) -> str:
             parts += [columns.fitted(["rule", *wide.columns], rows, width)]
     if results["diverged"].any():
         parts.append(_NOT_FINITE)
-    for sentence in filter(None, [summary.excess(results), summary.bits(results)]):
+    more = [summary.excess(results), summary.bits(results), *private.sentences(blocks)]
+    for sentence in filter(None, more):
         parts.append(sentence if width is None else "\n".join(textwrap.wrap(sentence, width)))
     return "\n\n".join(parts or ["No run is finished."])
 
@@ -289,7 +298,7 @@ def write(
     results = table(data)
     results.round(6).to_csv(folder / "table.csv", index=False)
     data.to_csv(folder / "curves.csv", index=False)
-    (folder / "table.md").write_text(text(results) + "\n")
+    (folder / "table.md").write_text(text(results, blocks=blocks) + "\n")
     (folder / "table.tex").write_text(latex(results))
     pictures = []
     with figures.style():

@@ -480,4 +480,11 @@ MUTANTS = [
         "config.n",
         'tests/experiments/test_compression.py -k "bits_of_a_message"',
     ),
+    Mutant(
+        "private: local steps on the whole batch cost as much as one",
+        "experiments/grid/private.py",
+        "noise_multiplier / math.sqrt(local)",
+        "noise_multiplier",
+        'tests/experiments/test_private.py -k "gaussian_mechanism"',
+    ),
 ]
