@@ -18,6 +18,7 @@ from experiments.cli import folders, imports, listing, material, options, overvi
 from experiments.data import cache, datasets, histograms, partitions
 from experiments.execution import claims, cost, export, hosts, store, sweep
 from experiments.execution.profile import DATA, REPORT, Profile
+from experiments.execution.tracking import Tracker
 from experiments.grid import config as configs
 from experiments.grid import naming, planning, sampling
 from experiments.grid.config import Config
@@ -72,7 +73,8 @@ def run(arguments: Sequence[str]) -> int:
     begin = time.perf_counter()
     command = command_line.parse(options.RunCommand, arguments, prog="python -m experiments run")
     command.machines.join()
-    config, profile = command.grid, _profile(command.profile, begin)
+    config, profile = command.grid, _profile(command.watch.profile, begin)
+    tracker = Tracker(command.watch.log)
     if not naming.is_given("study", arguments):
         config = dataclasses.replace(config, study=naming.folder_name("main", config))
     data = material.Material([config])
@@ -91,7 +93,7 @@ def run(arguments: Sequence[str]) -> int:
         f"{counted(runs, 'run')} of {counted(config.steps, 'step')}, into {folder}."
     )
     _print_drawn([config])
-    return _run_and_report([config], tasks, folder, data.load, over, profile)
+    return _run_and_report([config], tasks, folder, data.load, over, profile, tracker)
 
 
 def _names_a_file(arguments: Sequence[str]) -> bool:
@@ -110,7 +112,8 @@ def run_file(arguments: Sequence[str]) -> int:
     command.machines.join()
     path = pathlib.Path(command.file)
     grids = [command.places.of(grid, study=path.stem) for grid in reading.grids(path)]
-    data, profile = material.Material(grids), _profile(command.profile, begin)
+    data, profile = material.Material(grids), _profile(command.watch.profile, begin)
+    tracker = Tracker(command.watch.log)
     over = command.machines.mesh(grids)
     folder = pathlib.Path(command.places.results) / path.stem
     if hosts.leads():
@@ -123,7 +126,7 @@ def run_file(arguments: Sequence[str]) -> int:
     )
     print(f"{path}: {counts}, into {folder}.")
     _print_drawn(grids)
-    return _run_and_report(grids, tasks, folder, data.load, over, profile)
+    return _run_and_report(grids, tasks, folder, data.load, over, profile, tracker)
 
 
 def study(arguments: Sequence[str]) -> int:
@@ -137,7 +140,8 @@ def study(arguments: Sequence[str]) -> int:
     grids = [command.places.of(grid) for grid in studies.grids(command.name, command.edition)]
     folder = pathlib.Path(command.places.results) / f"{command.name}-{command.edition}"
     more = {"study": command.name, "edition": command.edition}
-    data, profile = material.Material(grids), _profile(command.profile, begin)
+    data, profile = material.Material(grids), _profile(command.watch.profile, begin)
+    tracker = Tracker(command.watch.log)
     over = command.machines.mesh(grids)
     shipped = folders.as_seen_from_here(STUDIES / folder.name)
     if hosts.leads():
@@ -169,8 +173,8 @@ def study(arguments: Sequence[str]) -> int:
             print(f"Before they can be trained: {absent}")
         return 0
     if shards == 1:
-        return _run_and_report(grids, tasks, folder, data.load, over, profile, **more)
-    finished = _run(grids, tasks, folder, data.load, over, profile, **more)
+        return _run_and_report(grids, tasks, folder, data.load, over, profile, tracker, **more)
+    finished = _run(grids, tasks, folder, data.load, over, profile, tracker, **more)
     if finished is None:
         return 0
     print(profile.report(), end="\n" if profile.wanted else "")
@@ -192,20 +196,34 @@ def _profile(folder: str | None, begin: float) -> Profile:
 
 
 def _run(
-    grids, tasks, folder: pathlib.Path, load, over: Mesh | None, profile: Profile, **more: str
+    grids,
+    tasks,
+    folder: pathlib.Path,
+    load,
+    over: Mesh | None,
+    profile: Profile,
+    tracker: Tracker,
+    **more: str,
 ) -> list | None:
     """The finished blocks; None on processes other than the first."""
     if hosts.leads():
         store.write_config(grids, folder, over, **more)
     with hosts.together():
-        finished = sweep.run(tasks, folder, load, over, profile)
+        finished = sweep.run(tasks, folder, load, over, profile, tracker)
     return finished if hosts.leads() else None
 
 
 def _run_and_report(
-    grids, tasks, folder: pathlib.Path, load, over: Mesh | None, profile: Profile, **more: str
+    grids,
+    tasks,
+    folder: pathlib.Path,
+    load,
+    over: Mesh | None,
+    profile: Profile,
+    tracker: Tracker,
+    **more: str,
 ) -> int:
-    finished = _run(grids, tasks, folder, load, over, profile, **more)
+    finished = _run(grids, tasks, folder, load, over, profile, tracker, **more)
     if finished is None:
         return 0
     if not finished:

@@ -55,6 +55,18 @@ class Places:
         return dataclasses.replace(grid, **dataclasses.asdict(self), **changes)
 
 
+@dataclasses.dataclass(frozen=True)
+class Watch:
+    """Profiles and logs; results stay the same, bit for bit."""
+
+    profile: Annotated[str | None, "DIR"] = None
+    """Write a profiler's trace of each block to this folder, for Perfetto or TensorBoard, and print
+    the seconds of each stage of training (docs/throughput.md)."""
+    log: Annotated[str | None, "tensorboard|wandb"] = None
+    """Also write the accuracy and the loss of every evaluation for TensorBoard, or with Weights &
+    Biases, one run for each rule, attack, s and seed (docs/laboratory.md)."""
+
+
 def shard(text: str) -> tuple[int, int]:
     """Reads i/N, the i-th of N parts.
 
@@ -73,10 +85,7 @@ class RunCommand:
 
     grid: Config
     machines: Machines
-    profile: Annotated[str | None, "DIR"] = None
-    """Write a profiler's trace of each block to this folder, for Perfetto or TensorBoard, and print
-    the seconds of each stage of training (docs/throughput.md). Results stay the same, bit for
-    bit."""
+    watch: Watch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +98,7 @@ class FileCommand:
     file: Annotated[str, "FILE", POSITIONAL]
     """A grid file, which ends in .json."""
     places: Places = Places()
-    profile: Annotated[str | None, "DIR"] = None
-    """Write traces to this folder and print the seconds of each stage, as for `run`."""
+    watch: Watch = Watch()
     machines: Machines = Machines()
 
 
@@ -130,8 +138,7 @@ class StudyCommand:
     fresh: bool = False
     """Recompute everything, ignoring the finished blocks in docs/studies."""
     places: Places = Places()
-    profile: Annotated[str | None, "DIR"] = None
-    """Write traces to this folder and print the seconds of each stage, as for `run`."""
+    watch: Watch = Watch()
     machines: Machines = Machines()
 
 

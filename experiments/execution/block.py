@@ -34,12 +34,14 @@ class Place(NamedTuple):
       checkpoints: the checkpoints of the block.
       over: the devices that the workers are distributed over; None for one.
       profile: counts the seconds of preparing the runs.
+      track: `track(step, accuracy, loss)` of all runs, called at each evaluation.
     """
 
     folder: pathlib.Path
     checkpoints: Checkpoints
     over: Mesh | None
     profile: Profile
+    track: Callable[[int, np.ndarray, np.ndarray], Any]
 
 
 def checkpoints(task: Task, folder: pathlib.Path, over: Mesh | None) -> Checkpoints:
@@ -65,7 +67,7 @@ def train(
       dataset: its data.
       program: the program of its rule.
       attack: index of its attack in the program.
-      place: folder, checkpoints, devices and profile.
+      place: folder, checkpoints, devices, profile and log.
       advance: called with the number of steps since the last call, `resumed=True` for those of a
         checkpoint.
 
@@ -73,7 +75,7 @@ def train(
       The curves of its runs, and the seconds; empty on processes other than the first.
     """
     config, block, lead = task.config, task.block, hosts.leads()
-    folder, kept, over, profile = place
+    folder, kept, over, profile, track = place
     begin = time.perf_counter()
     with profile.timed(DATA):
         runs = devices.on_each(block_runs(config, dataset, block.runs, block.attack), over)
@@ -91,6 +93,7 @@ def train(
         metrics = program.evaluate(states, step == config.steps, runs)
         curves.append(jax.tree.map(np.asarray, (metrics, seen)))
         _log(task, step, metrics, time.perf_counter() - begin, folder)
+        track(step, curves[-1][0].accuracy, curves[-1][0].loss)
         advance(config.eval_every * len(block.runs))
         if step < config.steps and time.perf_counter() - saved > CHECKPOINT_SECONDS:
             kept.save(step, devices.on_one(states, over), curves)

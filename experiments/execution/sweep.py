@@ -17,6 +17,7 @@ from experiments.execution import block as blocks
 from experiments.execution import hosts, locks, progress, store
 from experiments.execution.profile import DATA, Profile
 from experiments.execution.store import Task
+from experiments.execution.tracking import Tracker
 from experiments.grid import bases, planning
 from experiments.grid.config import NO_BASE, Config
 from experiments.models import base, zoo
@@ -85,6 +86,7 @@ def run(
     load: Callable[[Config], datasets.Dataset],
     over: Mesh | None = None,
     profile: Profile | None = None,
+    tracker: Tracker | None = None,
 ) -> list[dict[str, Any]]:
     """Runs the missing blocks and returns all finished ones; failures are written to `failed/`.
 
@@ -97,6 +99,7 @@ def run(
       load: loads the data set of a grid.
       over: the devices that the workers are distributed over; None for one.
       profile: traces the training; None for no profile.
+      tracker: logs the curves of runs; None for no log.
     """
     lead = hosts.leads()
     hosts.check_same([task.path.name for task in todo])
@@ -112,7 +115,7 @@ def run(
     missing = [task for task, is_missing in zip(todo, absent) if is_missing]
     parts = [_part(task) for task in missing]
     with progress.Progress(parts, shown=bool(missing) and lead) as bar:
-        trainer = _Trainer(folder, load, over, bar, profile or Profile())
+        trainer = _Trainer(folder, load, over, bar, profile or Profile(), tracker or Tracker())
         for task in missing:
             with locks.alone(folder / "locks" / task.path.stem, store.in_words(task.described)):
                 if (content := trainer.train(task)) is not None:
@@ -140,6 +143,7 @@ class _Trainer:
       over: the devices that the workers are distributed over; None for one.
       bar: the progress bar.
       profile: traces the training.
+      tracker: logs the curves of runs.
     """
 
     def __init__(
@@ -149,9 +153,10 @@ class _Trainer:
         over: Mesh | None,
         bar: progress.Progress,
         profile: Profile,
+        tracker: Tracker,
     ):
         self.folder, self.load, self.over, self.bar = folder, load, over, bar
-        self.profile = profile
+        self.profile, self.tracker = profile, tracker
         self.key: tuple | None = None  # of the program
         self.program: programs.Program | None = None
         self.shared: dict[str, jax.stages.Compiled] = {}  # executables of all programs, by text
@@ -205,7 +210,6 @@ class _Trainer:
         assert self.program is not None
         known = len(self.program.compiled)
         attack = [spec.family for spec in choices].index(task.block.attack.family)
-        place = blocks.Place(self.folder, checkpoints, self.over, self.profile)
         compiled = self.program.compiled
 
         def advance(steps: int, resumed: bool = False) -> None:
@@ -213,7 +217,11 @@ class _Trainer:
             self.bar.advance(steps, spent, resumed=resumed)
 
         log = self.folder / "log.jsonl"
-        with self.profile.traced(task.path.stem, self.program, log) as program:
+        with (
+            self.tracker.block(task, self.folder) as track,
+            self.profile.traced(task.path.stem, self.program, log) as program,
+        ):
+            place = blocks.Place(self.folder, checkpoints, self.over, self.profile, track)
             content = blocks.train(task, dataset, program, attack, place, advance)
         self.compiled += known == 0
         self.compiling += sum(each.seconds for each in compiled[known:])

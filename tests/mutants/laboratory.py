@@ -487,4 +487,18 @@ MUTANTS = [
         "noise_multiplier",
         'tests/experiments/test_private.py -k "gaussian_mechanism"',
     ),
+    Mutant(
+        "tracking: the numbers of a block's first run are those of all",
+        "experiments/execution/tracking.py",
+        "zip(writers, accuracy, loss, strict=True)",
+        "zip(writers, [accuracy[0]] * len(accuracy), [loss[0]] * len(loss), strict=True)",
+        'tests/experiments/test_tracking.py -k "run_for_each_seed"',
+    ),
+    Mutant(
+        "tracking: a log that failed is tried again at each evaluation",
+        "experiments/execution/tracking.py",
+        "            self.kind = None\n",
+        "            pass\n",
+        'tests/experiments/test_tracking.py -k "ends_the_logs"',
+    ),
 ]
