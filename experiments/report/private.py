@@ -18,14 +18,14 @@ def sentences(blocks: Sequence[dict[str, Any]]) -> list[str]:
     Returns:
       One sentence; none if no run is private.
     """
-    tried = {}
+    tried: dict[tuple[str, float, int, int], int] = {}
     for block in blocks:
         names = ("protocol", "noise_multiplier", "steps", "batch_size")
         protocol, z, steps, batch = (configs.setting(block, name) for name in names)
         for run in block["runs"]:
             if private.SAMPLES in run:
-                key = protocol, z, steps, batch
-                tried[key] = min(run[private.SAMPLES], tried.get(key, run[private.SAMPLES]))
+                key, samples = (protocol, z, steps, batch), run[private.SAMPLES]
+                tried[key] = min(samples, tried.get(key, samples))
     if not tried:
         return []
     parts = "; ".join(_one(*key, samples) for key, samples in sorted(tried.items()))

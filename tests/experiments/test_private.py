@@ -73,8 +73,8 @@ def test_each_noise_has_the_epsilon_of_the_fewest_samples(asked):
     assert sentence == (
         "Privacy of one sample: of the worker with the fewest samples, against whoever sees all "
         "that it sends in one run, epsilon 0.143 at delta 1e-04 (noise multiplier 1, 400 steps of "
-        "batches of 64 among 6,000); epsilon 0.429 at delta 1e-04 (noise multiplier 3, 400 steps of "
-        "batches of 64 among 5,400)."
+        "batches of 64 among 6,000); epsilon 0.429 at delta 1e-04 (noise multiplier 3, 400 steps "
+        "of batches of 64 among 5,400)."
     )
     assert report.sentences(blocks) == [sentence]
     assert len(asked) == 2  # the accountant takes seconds
