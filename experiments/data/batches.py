@@ -45,6 +45,28 @@ def pad_partition(parts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([np.resize(p, sizes.max()) for p in parts]).astype(np.int32), sizes
 
 
+def equal_shares(indices: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first m samples of each worker, m the number that all of them have.
+
+    Args:
+      indices: those of `pad_partition`.
+      sizes: likewise.
+
+    Returns:
+      `(indices int32 [n, m], sizes int32 [n])`.
+
+    Raises:
+      ValueError: the numbers of samples differ by more than one.
+    """
+    few, many = sizes.min(), sizes.max()
+    if many - few > 1:
+        raise ValueError(
+            "variance_reduced needs workers with equally many samples; this partition gives them "
+            f"{few} to {many}. Expected another one, such as iid or sorted."
+        )
+    return indices[:, :few], np.full_like(sizes, few)
+
+
 def check_sizes(sizes: np.ndarray, batch_size: int) -> None:
     """Raises a `ValueError` if a worker has too few samples for a batch without replacement."""
     if sizes.min() < batch_size:

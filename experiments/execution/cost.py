@@ -44,8 +44,10 @@ def estimate(
     for task in tasks:
         config = task.config
         if config not in flops:
-            gradients = protocols.gradients(config) * config.steps
-            flops[config] = gradient_flops(config, describe(config)) * gradients
+            dataset = describe(config)
+            samples = (dataset.sizes[0] - config.validation) // config.n
+            gradients = protocols.gradients(config) * protocols.batches(config, samples)
+            flops[config] = gradient_flops(config, dataset) * gradients * config.steps
         runs[config] = runs.get(config, 0) + len(task.block.runs)
     lines = [
         f"  {config.dataset}, {config.model}, n = {config.n}, f = {config.f}, "

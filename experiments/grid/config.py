@@ -86,7 +86,8 @@ class Config:
     protocol: str = DEFAULT_PROTOCOL
     """Communication protocol: parameter_server, "parameter_server(per_round=5)",
     "replicated_servers(num_servers=5)", replicated_state_machine, "gossip(graph='ring')",
-    "asynchronous(judge='kardam')" or "redundant(r=3, s=1)"."""
+    "asynchronous(judge='kardam')", "redundant(r=3, s=1)" or
+    "variance_reduced(estimator='marina', p=0.1)", with saga and storm(a) as other estimators."""
     compressor: str = NO_COMPRESSOR
     """Compression of what workers send: none, "top_k(k=0.01)", "rand_k(k=0.1, shared=True)",
     "quantize(bits=4)" or sign; with feedback='error_feedback' or feedback='ef21' among its

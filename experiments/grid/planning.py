@@ -138,8 +138,11 @@ def attacks(config: Config) -> list[specs.Spec]:
 def run_bytes(config: Config, parameters: int) -> int:
     """Approximate memory of one run: momenta, gradients, malicious updates and copies, in float32.
 
-    Excludes the candidates of searching attacks and the activations of convolutions.
+    Excludes the candidates of searching attacks and the activations of convolutions. A run with a
+    gradient for each sample, as SAGA has, trains alone.
     """
+    if protocols.estimator(config) == "saga":
+        return BUDGET
     return 4 * parameters * config.n * 5
 
 

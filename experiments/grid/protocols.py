@@ -9,6 +9,11 @@ from experiments.grid import calls, specs
 from experiments.grid.config import DEFAULT_PROTOCOL, Config
 from experiments.text import names
 
+VARIANCE_REDUCED = "variance_reduced"
+ESTIMATORS = {"marina": "p", "saga": None, "storm": "a"}
+"""The estimators of `variance_reduced`, and the hyperparameter of each."""
+DEFAULT_ESTIMATOR = "marina"
+
 
 class Protocol(NamedTuple):
     """The parameters of a protocol, and what it can be combined with.
@@ -79,6 +84,13 @@ PROTOCOLS: dict[str, Protocol] = {
         clips=False,
         decays=False,
     ),
+    VARIANCE_REDUCED: Protocol(
+        parameters=("estimator", "p", "a"),
+        momentum=("update",),
+        one_model=True,
+        all_rows=True,
+        clips=False,
+    ),
 }
 
 
@@ -116,6 +128,29 @@ def drawn(config: Config) -> int | None:
     name, given = parse(config.protocol)
     count = given.get("per_round") if name == DEFAULT_PROTOCOL else None
     return count if isinstance(count, int) and 1 <= count < config.n else None
+
+
+def estimator(config: Config) -> str | None:
+    """The estimator of `variance_reduced`, which draws from all samples of each worker.
+
+    None for the other protocols, whose steps take a batch.
+    """
+    name, given = parse(config.protocol)
+    return given.get("estimator", DEFAULT_ESTIMATOR) if name == VARIANCE_REDUCED else None
+
+
+def batches(config: Config, samples: int) -> float:
+    """The batches of which a worker computes gradients in a step, on average.
+
+    Args:
+      config: a run.
+      samples: the number of samples of each worker.
+    """
+    chosen = estimator(config)
+    if chosen == "marina":
+        p = parse(config.protocol)[1].get("p", 0.1)
+        return p * samples / config.batch_size + 2 * (1 - p)
+    return 2 if chosen == "storm" else 1
 
 
 def gradients(config: Config) -> int:
@@ -159,6 +194,8 @@ def check(config: Config, rule: specs.Spec, mixing: specs.Spec, attack: specs.Sp
         value = getattr(config, option)
         if value and not works:
             raise ValueError(f"{name} has no {option}; got {option}={value}.")
+    if name == VARIANCE_REDUCED:
+        _check_estimator(config, given)
     unused = name == "asynchronous" and given.get("buffers") is None
     unused |= name == "redundant" and given.get("code") == "cyclic"
     if unused and (rule.name, mixing.name) != ("mean", "none"):
@@ -174,4 +211,27 @@ def check(config: Config, rule: specs.Spec, mixing: specs.Spec, attack: specs.Sp
     if attack.name in ("flip_labels", "shift_tokens") and name == "redundant":
         raise ValueError(
             f"{attack.name} changes data that redundant nodes share; expected another attack."
+        )
+
+
+def _check_estimator(config: Config, given: dict[str, Any]) -> None:
+    chosen = estimator(config)
+    if chosen not in ESTIMATORS:
+        raise ValueError(names.one_of("estimator", chosen, ESTIMATORS))
+    own = ESTIMATORS[chosen]
+    for name in ("p", "a"):
+        if name in given and name != own:
+            taken = own or "neither p nor a"
+            raise ValueError(f"{chosen} takes {taken}; got {name}={given[name]}.")
+    if chosen == "saga" and config.batch_size != 1:
+        raise ValueError(f"saga draws one sample; add --batch-size 1; got {config.batch_size}.")
+    if config.clip_examples:
+        raise ValueError(
+            f"{VARIANCE_REDUCED} subtracts gradients at two models, whose noise would be the same; "
+            f"expected clip_examples=0, got {config.clip_examples}."
+        )
+    if config.dealt_to != "all":
+        raise ValueError(
+            f"{VARIANCE_REDUCED} needs workers with equally many samples; expected dealt_to all, "
+            f"got {config.dealt_to}."
         )

@@ -61,6 +61,7 @@ class Parts(NamedTuple):
       at_once: number of workers whose gradients are computed in parallel.
       rate: the initial step size, which may be traced; None for that of the config.
       axis: the mapped axis over which gradients are distributed; None for one device.
+      samples: the number of samples of each worker, if each step takes all of them.
     """
 
     config: Config
@@ -73,6 +74,7 @@ class Parts(NamedTuple):
     at_once: int | None
     rate: Any = None
     axis: str | None = None
+    samples: int | None = None
 
     def fold(self, place: int) -> jax.Array:
         """A PRNG key derived from the run's for one purpose."""
@@ -294,6 +296,36 @@ def redundant(
     )
 
 
+def variance_reduced(
+    parts: Parts, *, estimator: str = names.DEFAULT_ESTIMATOR, p: float = 0.1, a: float = 0.1
+) -> protocols.Protocol:
+    """Workers draw from all their samples, and estimate gradients with vanishing variance."""
+    config = parts.config
+    made: dict[str, Callable] = {
+        "marina": lambda: protocols.marina(p, batch_size=config.batch_size),
+        "saga": lambda: protocols.saga(parts.samples),
+        "storm": lambda: protocols.storm(a, batch_size=config.batch_size),
+    }
+
+    def decayed(params: Any, batch: Any, key: Any = None) -> jax.Array:
+        decay = config.weight_decay / 2 * optax.tree.norm(params, squared=True)
+        return parts.loss(params, batch, key=key) + decay
+
+    of_workers = config.weight_decay and config.weight_decay_at == "worker"
+    mix = specs.transformation(parts.mixing, byzantine=None, key=parts.fold(5), n=config.n)
+    return protocols.variance_reduced(
+        decayed if of_workers else parts.loss,
+        estimator=made[estimator](),
+        rule=specs.transformation(parts.rule, byzantine=None, key=parts.fold(3), n=config.n),
+        mix=mix,
+        server=parts.stages()["server"],
+        attack=parts.of_workers(),
+        num_workers=config.n,
+        workers_at_once=parts.at_once,
+        workers_axis=parts.axis,
+    )
+
+
 PROTOCOLS: dict[str, Callable] = {
     configs.DEFAULT_PROTOCOL: parameter_server,
     "replicated_servers": replicated_servers,
@@ -301,6 +333,7 @@ PROTOCOLS: dict[str, Callable] = {
     "gossip": gossip,
     "asynchronous": asynchronous,
     "redundant": redundant,
+    names.VARIANCE_REDUCED: variance_reduced,
 }
 
 
@@ -345,6 +378,7 @@ def _one_step(config: Config, rule: specs.Spec, mixing: specs.Spec, tried: specs
     # A compressor may need more coordinates than this model has; `compressors.check` looks at it.
     config = dataclasses.replace(config, compressor=configs.NO_COMPRESSOR)
     parts = Parts(config, loss, rule, mixing, attack, jnp.zeros(n, bool), key, None)
+    parts = parts._replace(samples=config.batch_size)
     protocol = build(parts)
     batch = {"x": jnp.zeros((n, config.batch_size, 2))}
     state, info = protocol.step(protocol.init(jnp.zeros(2), key), {"workers": batch}, key)

@@ -177,6 +177,7 @@ class _Run:
             *(self.rule, self.mixing, chosen),
             *(run.byzantine, run.key, at_once, run.rate),
             devices.AXIS if self.spread else None,
+            run.indices.shape[1],
         )
         return assemble.build(parts)
 
@@ -207,6 +208,9 @@ class _Run:
         drawn than the rule was told to tolerate.
         """
         config, of_all = self.config, run
+        everything = protocols.estimator(config) is not None
+        if everything:
+            of_workers = {"x": train_x[run.indices], "y": train_y[run.indices]}
 
         def one(state: State, step: jax.Array):
             # The mask of a step: XLA would hoist what follows from one mask out of the loop, which
@@ -219,10 +223,13 @@ class _Run:
 
             with jax.named_scope("batch"):
                 key = jax.random.fold_in(jax.random.fold_in(run.key, 4), step)
-                batch = batches.sample_batch(
-                    *(key, run.indices, run.sizes, train_x, train_y, config.batch_size),
-                    replace=not config.noise_multiplier,
-                )
+                if everything:
+                    batch = of_workers
+                else:
+                    batch = batches.sample_batch(
+                        *(key, run.indices, run.sizes, train_x, train_y, config.batch_size),
+                        replace=not config.noise_multiplier,
+                    )
                 batch = poisoning.labels(
                     batch, run.byzantine, self.choices, attack, self.num_classes
                 )

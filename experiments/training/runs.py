@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.data import batches, datasets, partitions
-from experiments.grid import catalogue, specs
+from experiments.grid import catalogue, protocols, specs
 from experiments.grid.config import Config
 from experiments.training import optimum
 
@@ -59,6 +59,8 @@ def block_runs(
         if (seed, s) not in dealt:
             parts = _deal(config, dataset.train_y, orders[seed] < s, seed)
             dealt[seed, s] = batches.pad_partition(parts)
+            if protocols.estimator(config) is not None:
+                dealt[seed, s] = batches.equal_shares(*dealt[seed, s])
             if config.noise_multiplier:
                 batches.check_sizes(dealt[seed, s][1], config.batch_size)
     most = max(indices.shape[1] for indices, _ in dealt.values())

@@ -332,6 +332,17 @@ def test_pad_partition_wants_samples_for_everyone(parts):
         batches.pad_partition(parts)
 
 
+def test_equal_shares():
+    parts = [np.array([4, 2, 7]), np.array([9, 0])]
+    indices, sizes = batches.equal_shares(*batches.pad_partition(parts))
+    assert indices.tolist() == [[4, 2], [9, 0]]
+    assert sizes.tolist() == [2, 2]
+    with pytest.raises(
+        ValueError, match=r"workers with equally many samples; this partition gives them 2 to 4\."
+    ):
+        batches.equal_shares(*batches.pad_partition([*parts, np.arange(4)]))
+
+
 def test_batches_hold_the_workers_own_samples():
     parts = partitions.partition(LABELS, 6, "dirichlet(0.3)", seed=0)
     indices, sizes = batches.pad_partition(parts)

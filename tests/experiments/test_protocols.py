@@ -38,6 +38,7 @@ SLOW = pytest.mark.slow
             {"momentum": 0.9, "momentum_at": "update", "momentum_kind": "nesterov"},
         ),
         ("redundant(r=3, s=1)", {"rule": ("mean",), "f": 1, "s": (1,)}),
+        ("variance_reduced(estimator='saga')", {"batch_size": 1}),
         pytest.param("redundant(code='cyclic')", {"rule": ("mean",)}, marks=SLOW),
         pytest.param("asynchronous(buffers=6)", {"steps": 600, "eval_every": 300}, marks=SLOW),
         pytest.param(
@@ -159,12 +160,59 @@ def test_the_one_server_is_not_named_among_what_decides():
             {"protocol": "replicated_servers", "rule": ("aksel",), "weight_decay": 0.1},
             r"^replicated_servers has no weight_decay; got weight_decay=0\.1\.",
         ),
+        (
+            {"protocol": "variance_reduced(estimator='sag')"},
+            r"^estimator must be one of marina, saga, storm; got 'sag'\. Did you mean saga\?$",
+        ),
+        ({"protocol": "variance_reduced(p=0)"}, r"^p must lie in \(0, 1\]; got p=0\.$"),
+        ({"protocol": "variance_reduced(a=0.5)"}, r"^marina takes p; got a=0\.5\.$"),
+        (
+            {"protocol": "variance_reduced(estimator='saga', p=0.5)", "batch_size": 1},
+            r"^saga takes neither p nor a; got p=0\.5\.$",
+        ),
+        (
+            {"protocol": "variance_reduced(estimator='saga')"},
+            r"^saga draws one sample; add --batch-size 1; got 8\.$",
+        ),
+        (
+            {"protocol": "variance_reduced", "clip_examples": 1.0},
+            r"^variance_reduced subtracts gradients at two models, whose noise would be the same; ",
+        ),
+        (
+            {"protocol": "variance_reduced", "dealt_to": "honest"},
+            r"^variance_reduced needs workers with equally many samples; expected dealt_to all, ",
+        ),
+        ({"protocol": "variance_reduced", "clip": 2.0}, r"^variance_reduced has no clip; got"),
+        (
+            {"protocol": "variance_reduced", "momentum": 0.9},
+            r"^variance_reduced has momentum at update, if any; got momentum=0\.9 at worker\.",
+        ),
         ({"attack": ("dissensus",)}, r"^dissensus needs peers; expected --protocol gossip\."),
     ],
 )
 def test_errors(more, message):
     with pytest.raises((ValueError, TypeError), match=message):
         assemble.plan(dataclasses.replace(BASE, **more))
+
+
+def test_batches_of_a_step():
+    """Of 40 samples of each worker; batches have 8."""
+    for protocol, expected in (
+        ("gossip", 1),
+        ("variance_reduced(p=0.25)", 0.25 * 40 / 8 + 0.75 * 2),
+        ("variance_reduced(estimator='storm')", 2),
+        ("variance_reduced(estimator='saga')", 1),
+    ):
+        config = dataclasses.replace(BASE, protocol=protocol)
+        assert protocols.batches(config, 40) == pytest.approx(expected)
+
+
+def test_a_run_with_a_gradient_for_each_sample_trains_alone():
+    some = {"seeds": 2, "batch_size": 1}
+    for name, runs in (("saga", 1), ("storm", 2)):
+        protocol = f"variance_reduced(estimator='{name}')"
+        blocks = assemble.plan(dataclasses.replace(BASE, protocol=protocol, **some))
+        assert {len(block.runs) for block in blocks} == {runs}
 
 
 def test_gradients_of_a_step():

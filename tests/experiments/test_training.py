@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from experiments.data import batches, datasets
+import byzjax
+from experiments.data import batches, datasets, partitions
 from experiments.execution import sweep
 from experiments.grid import specs
 from experiments.grid.config import Config
@@ -91,6 +93,56 @@ def test_private_training_is_the_loop(digits, softmax):
     assert_same_model(after, jax.tree.map(lambda p, g: p - g, before, mean_step))
     with pytest.raises(ValueError, match="must be at most the 479 samples of worker"):
         block_runs(dataclasses.replace(config, batch_size=500), digits, [(0, 0)])
+
+
+@pytest.mark.parametrize(
+    ("text", "made", "b", "place"),
+    [
+        ("marina', p=0.5", lambda m: byzjax.protocols.marina(0.5, batch_size=2), 2, "worker"),
+        pytest.param("saga'", byzjax.protocols.saga, 1, "worker", marks=pytest.mark.slow),
+        ("storm', a=0.3", lambda m: byzjax.protocols.storm(0.3, batch_size=2), 2, "server"),
+    ],
+    ids=["marina", "saga", "storm"],
+)
+def test_variance_reduced_training_is_the_protocol_on_all_samples(
+    digits, softmax, text, made, b, place
+):
+    """Three steps, with decay and momentum; the liar flips its labels."""
+    config = Config(
+        model="softmax", n=3, f=1, s=(1,), seeds=1, steps=3, eval_every=3, batch_size=b,
+        learning_rate=0.5, momentum=0.5, momentum_at="update", momentum_kind="nesterov",
+        weight_decay=0.1, weight_decay_at=place, protocol=f"variance_reduced(estimator='{text})",
+    )  # fmt: skip
+    few = dataclasses.replace(digits, train_x=digits.train_x[:20], train_y=digits.train_y[:20])
+    kinds = (("rule", "median"), ("mixing", "none"), ("attack", "flip_labels"))
+    median, none, attack = (specs.parse(*each, f=1) for each in kinds)
+    program = programs.build(config, few, softmax, median, none, [attack])
+    runs = block_runs(config, few, [(0, 1)])
+    states = program.start(jnp.int32(0), runs)
+    params = jax.device_get(of_run(states.protocol.params, 0))
+    states, _ = program.advance(states, jnp.int32(0), jnp.int32(0), runs)
+    shares = [part[:6] for part in partitions.partition(few.train_y, 3, "iid", seed=0)]
+    x, y = few.train_x[np.stack(shares)], few.train_y[np.stack(shares)]
+    run = of_run(runs, 0)
+    y = np.where(np.asarray(run.byzantine)[:, None], 9 - y, y)
+
+    def loss(params, batch, key=None):
+        decay = 0.05 * sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
+        return softmax.loss(params, batch) + (decay if place == "worker" else 0)
+
+    server = [optax.add_decayed_weights(0.1)] if place == "server" else []
+    protocol = byzjax.protocols.variance_reduced(
+        loss,
+        estimator=made(6),
+        num_workers=3,
+        rule=byzjax.aggregate(byzjax.median),
+        server=optax.chain(*server, optax.trace(0.5, nesterov=True), optax.sgd(0.5)),
+    )
+    state, one_step = protocol.init(params, run.key), jax.jit(protocol.step)
+    for step in range(3):
+        own = jax.random.fold_in(jax.random.fold_in(run.key, 6), step)
+        state, _ = one_step(state, {"workers": {"x": x, "y": y}}, own)
+    assert_same_model(of_run(states.protocol.params, 0), state.params)
 
 
 def test_strengths_and_step_sizes_share_one_program(digits, tmp_path, monkeypatch):

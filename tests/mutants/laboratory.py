@@ -481,6 +481,13 @@ MUTANTS = [
         'tests/experiments/test_compression.py -k "bits_of_a_message"',
     ),
     Mutant(
+        "variance reduction: weight decay at the server is added to the loss as well",
+        "experiments/training/assemble.py",
+        'config.weight_decay and config.weight_decay_at == "worker"',
+        "config.weight_decay",
+        'tests/experiments/test_training.py -k "protocol_on_all_samples and storm"',
+    ),
+    Mutant(
         "private: local steps on the whole batch cost as much as one",
         "experiments/grid/private.py",
         "noise_multiplier / math.sqrt(local)",
