@@ -32,11 +32,13 @@ GOALS = {1000: (1.5, 0.2), 10**6: (1.2, 0.0)}
 def rules(d: int) -> Iterator[tuple[str, Callable]]:
     """Each rule with the f of `benchmarks.every_rule`, bound as a user would."""
     for name in NAMES:
-        facts = FACTS.get("krum" if name == "multi_krum" else name)
+        facts = FACTS.get(name)
         a, b = facts.needs if facts else (0, 1)
         f = 1 if name in SUBSETS else N // 5 if a == 0 else min(N // 5, (N - b) // a)
         spec = specs.parse(
-            "rule", WRITTEN.get(name, name).format(groups=2 * f + 1, scale=d**0.5), f=f
+            "rule",
+            WRITTEN.get(name, name).format(groups=2 * f + 1, scale=d**0.5, majority=f + 1),
+            f=f,
         )
         given: dict[str, Any] = dict(spec.hyperparameters)
         if "key" in specs.parameters_of(spec):

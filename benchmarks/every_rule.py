@@ -23,6 +23,7 @@ SUBSETS = ("minimum_diameter", "minimum_eigenvalue")
 WRITTEN = {
     "geometric_median_of_means": "geometric_median_of_means(k={groups})",
     "huber": "huber(threshold={scale})",
+    "robust_learning_rate": "robust_learning_rate(threshold={majority})",
 }
 NAMES = [name for name in catalogue.RULES if name not in catalogue.REMEMBERING]
 # (n, d) at which all rules are timed.
@@ -36,7 +37,7 @@ COMPILE_GOALS = {25: 4.0, 64: 8.0}
 
 def faults(name: str, n: int) -> int:
     """The f of this rule for n workers; below 1 if it does not tolerate one fault."""
-    facts = FACTS.get("krum" if name == "multi_krum" else name)
+    facts = FACTS.get(name)
     a, b = facts.needs if facts else (0, 1)
     most = n // 5 if a == 0 else min(n // 5, (n - b) // a)
     return min(most, 1) if name in SUBSETS else most
@@ -47,7 +48,7 @@ def with_faults(name: str, n: int, d: int) -> Callable | None:
     f = faults(name, n)
     if f < 1:
         return None
-    text = WRITTEN.get(name, name).format(groups=2 * f + 1, scale=d**0.5)
+    text = WRITTEN.get(name, name).format(groups=2 * f + 1, scale=d**0.5, majority=f + 1)
     return specs.deployed(specs.parse("rule", text, f=f))
 
 

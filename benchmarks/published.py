@@ -467,6 +467,7 @@ def memory() -> list[dict[str, Any]]:
         "bucketing": {"s": 2, "key": key},
         "geometric_median_of_means": {"k": 17},
         "huber": {"threshold": 1.0},
+        "robust_learning_rate": {"threshold": 9},
         "clip_norms": {"max_norm": 2.0},
         "zeno": {"learning_rate": 0.1, "rho": 1e-3},
         "centered_clip": {"radius": 1.0, "iterations": 3},

@@ -510,9 +510,7 @@ SECTIONS: dict[str, list[Mistake]] = {
         ),
     ],
     "Names": [
-        Mistake(
-            "byzjax.multi_krum", AttributeError, ("did you mean byzjax.krum(updates, f=f, m=m)",)
-        ),
+        Mistake("byzjax.MultiKrum", AttributeError, ("did you mean byzjax.multi_krum?",)),
         Mistake("byzjax.Krum", AttributeError, ("did you mean byzjax.krum?",)),
         Mistake("byzjax.trimmedmean", AttributeError, ("did you mean byzjax.trimmed_mean?",)),
         Mistake("byzjax.geomed", AttributeError, ("did you mean byzjax.geometric_median?",)),

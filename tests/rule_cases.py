@@ -21,7 +21,7 @@ from tests import oracles
 
 # Variants with the same numerics as others.
 VARIANTS = {
-    *["aksel-n-f", "aksel-radius", "multi-krum", "multi-krum-byzfl", "krum-plain-distances"],
+    *["aksel-n-f", "aksel-radius", "multi_krum", "multi_krum-byzfl", "krum-plain-distances"],
     *["rfa", "huber", "flag-3", "centered_clip-5", "biweight_mean-2"],
 }
 
@@ -205,19 +205,12 @@ CASES = [
         quick=False,
     ),
     Case("krum", byzjax.krum, oracles.krum, ties=one_neighbor),
+    Case("multi_krum", byzjax.multi_krum, oracles.multi_krum, ties=one_neighbor, quick=False),
     Case(
-        "multi-krum",
-        byzjax.krum,
-        oracles.krum,
-        ties=one_neighbor,
-        hyper=lambda n, f: {"m": n - f - 2},
-        quick=False,
-    ),
-    Case(
-        "multi-krum-byzfl",
-        byzjax.krum,
-        oracles.krum,
-        hyper=lambda n, f: {"neighbors": "n-f-1", "m": n - f},
+        "multi_krum-byzfl",
+        byzjax.multi_krum,
+        oracles.multi_krum,
+        hyper=lambda n, f: {"neighbors": "n-f-1"},
         change={"needs": (2, 1)},
         ties=lambda n, f: n - f - 1 == 1,
     ),
@@ -307,6 +300,12 @@ CASES = [
     ),
     Case("nearest_to_pivot", byzjax.nearest_to_pivot, oracles.nearest_to_pivot, trusted=1),
     Case("medoid", byzjax.medoid, oracles.medoid, reach=1e6),
+    Case(
+        "robust_learning_rate",
+        byzjax.robust_learning_rate,
+        oracles.robust_learning_rate,
+        hyper=lambda n, f: {"threshold": max(1, n // 3)},
+    ),
     Case(
         "sign_guard",
         byzjax.sign_guard,

@@ -481,6 +481,16 @@ def test_modes_and_other_hyperparameters():
         match=r"^minimum_eigenvalue tries at most 100000 subsets; n=25, f=8 have .* = 1081575\.$",
     ):
         byzjax.minimum_eigenvalue(jnp.ones((25, 2)), f=8)
+    for m, rest in ((10, "needs m <= n - f - 2 = 9; got m=10, n=12, f=1"), (0, "")):
+        words = f"multi_krum {rest}." if rest else "m must be at least 1; got m=0."
+        with pytest.raises(ValueError, match=f"^{re.escape(words)}$"):
+            byzjax.multi_krum(x, f=1, m=m)
+    with pytest.raises(ValueError, match=r"^multi_krum needs m <= n - f = 11; got m=12, n=12"):
+        byzjax.multi_krum(x, f=1, m=12, neighbors="n-f-1")
+    with pytest.raises(
+        ValueError, match=r"^robust_learning_rate needs threshold <= n; got threshold=13, n=12\.$"
+    ):
+        byzjax.robust_learning_rate(x, threshold=13)
     with pytest.raises(ValueError, match=r"^flag needs r <= n; got r=13, n=12\.$"):
         byzjax.flag(x, r=13)
     with pytest.raises(ValueError, match=r"^share must be in \(0, 1\]; got share=0\.$"):

@@ -124,7 +124,7 @@ EMBEDDED = {
 # Other rules, whose oracles handle wide matrices.
 WIDE = {
     *["mean", "median", "trimmed_mean", "mean_around_median", "phocas", "majority_sign", "krum"],
-    *["aksel-mid", "multi-krum", "medoid", "nearest_to_pivot", "comparative_elimination"],
+    *["aksel-mid", "multi_krum", "medoid", "nearest_to_pivot", "comparative_elimination"],
 }
 FEW = 12  # columns that differ from 0
 SEARCHES = {"minimum_diameter", "minimum_eigenvalue", "bulyan"}  # slow oracles

@@ -70,6 +70,31 @@ def test_a_zero_has_no_vote():
     np.testing.assert_array_equal(compiled(byzjax.majority_sign)(x), [0, 1, 0, -1])
 
 
+def test_multi_krum_is_krum_with_the_largest_selection():
+    x = drawn(11, 5)
+    for m, options in (
+        (6, {}),
+        (8, {"neighbors": "n-f-1"}),
+        (8, {"neighbors": "n-f-1", "squared": False}),
+    ):
+        out = compiled(byzjax.multi_krum, f=3, **options)(x)
+        np.testing.assert_array_equal(out, compiled(byzjax.krum, f=3, m=m, **options)(x))
+    np.testing.assert_array_equal(byzjax.multi_krum(x, f=3, m=2), byzjax.krum(x, f=3, m=2))
+
+
+def test_the_learning_rate_of_any_rule_is_negated_below_the_threshold():
+    """Votes of 9 workers are odd: 5 agree and 3 do not, or 7 agree."""
+    x, f = drawn(9, 40), 2
+    x[0, 3], x[1, 4], x[2, 5] = NAN, INF, 0
+    median = functools.partial(byzjax.trimmed_mean, f=f)
+    for threshold in (1, 2, 3, 4, 9):
+        rule = compiled(byzjax.robust_learning_rate, threshold=threshold, rule=median)
+        expected = oracles.robust_learning_rate(
+            x, threshold=threshold, rule=lambda x: oracles.trimmed_mean(x, f)
+        )
+        close(rule(x), expected, 8)
+
+
 def test_spectral_filter_keeps_who_survives_every_sample():
     n, d, f, iterations = 9, 8, 2, 4
     x, key = drawn(n, d), jax.random.key(1)

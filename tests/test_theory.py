@@ -126,6 +126,13 @@ def test_a_constant_is_of_one_form():
     assert len(texts["n-f-1", 1]) == 3
     assert texts["n-f-1", 4] == texts["n-f-1", 1][:1] != texts["n-f-2", 4]
     assert theory.constants("kappa", "krum", 11, 4) != ()
+    # Multi-Krum has those of Krum that hold for any m, and with m = 1 all of them.
+    of_any_m = [c.text for c in theory.constants("kappa", "krum", 11, 3, m=5)]
+    assert [c.text for c in theory.constants("kappa", "multi_krum", 11, 3)] == of_any_m != []
+    of_one = theory.constants("kappa", "krum", 11, 3)
+    assert theory.constants("kappa", "multi_krum", 11, 3, m=1) == of_one
+    of_any_m = theory.proved("lambda", "krum", 25, 5, m=5)
+    assert theory.proved("lambda", "multi_krum", 25, 5) == of_any_m
     assert theory.constants("kappa", "krum", 10, 4) == ()  # too few workers
     assert theory.proved("lambda", "geometric_median", 11, 3, iterations=3) is None
     with pytest.raises(ValueError, match=r"^there is no rule 'krumm'; did you mean 'krum'\?"):

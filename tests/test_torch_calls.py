@@ -135,7 +135,7 @@ BUCKETS = functools.partial(byzjax.bucketing, s=2)
 MISTAKES = {
     "name": (lambda: Aggregator("krumm"), "no rule 'krumm'; did you mean 'krum'?"),
     "ByzFL's name": (lambda: Aggregator("TrMean"), "did you mean 'trimmed_mean'?"),
-    "paper's name": (lambda: Aggregator("multi-krum", f=1), "did you mean 'krum'?"),
+    "paper's name": (lambda: Aggregator("cge", f=1), "did you mean 'comparative_elimination'?"),
     "mixing as rule": (lambda: Aggregator(byzjax.clip_norms), "write pre=[clip_norms]"),
     "its name": (lambda: Aggregator("nearest_neighbors"), "nearest_neighbors is a mixing"),
     "rule as mixing": (lambda: Aggregator("median", pre=["krum"]), "krum is a rule"),

@@ -42,7 +42,6 @@ SYNONYMS = {
     "medianofmeans": "geometric_median_of_means",
     "mom": "geometric_median_of_means",
     "monna": "nearest_to_pivot",
-    "multikrum": "krum",
     "nan": "non_finite",
     "nn": "nearest_neighbors",
     "nnm": "nearest_neighbors",
@@ -68,8 +67,6 @@ def no_attribute(module: str, name: str) -> AttributeError:
     if package and importlib.util.find_spec(f"{module}.{name}"):
         return AttributeError(f"{wrong}: write import {module}.{name} first.")
     place = whereabouts(module, name)
-    if place == "byzjax.krum" and name.lower().startswith("multi"):
-        place += "(updates, f=f, m=m)"
     return AttributeError(f"{wrong}; did you mean {place}?" if place else f"{wrong}.")
 
 

@@ -1,4 +1,4 @@
-"""Counts of the positive, zero and negative coordinates of each row."""
+"""Counts of signs, along the rows and over them."""
 
 import functools
 
@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from byzjax._numerics import thresholds
+from byzjax._numerics.rows import loop_over_rows
 
 
 def signs_between(x: jax.Array, low: jax.Array, high: jax.Array, most: int) -> jax.Array:
@@ -39,3 +40,12 @@ def _signs_by_blocks(
 
     counts = lax.fori_loop(1, -(-most // block), add, signs(0))
     return jnp.stack([jnp.sum(count, axis=1, dtype=jnp.int32) for count in counts])
+
+
+def votes(x: jax.Array) -> jax.Array:
+    """`[c]`: positive minus negative values of each column of `x: [n, c]`; NaN does not vote."""
+
+    def vote(row: jax.Array) -> jax.Array:
+        return (row > 0).astype(row.dtype) - (row < 0).astype(row.dtype)
+
+    return loop_over_rows(x, None, vote)[0]

@@ -16,7 +16,8 @@ from byzjax.rules.coordinatewise import (
 from byzjax.rules.filters import comparative_elimination, medoid, nearest_to_pivot
 from byzjax.rules.flag import flag
 from byzjax.rules.geometric import geometric_median, geometric_median_of_means, huber
-from byzjax.rules.krum import bulyan, krum
+from byzjax.rules.krum import bulyan, krum, multi_krum
+from byzjax.rules.robust_learning_rate import robust_learning_rate
 from byzjax.rules.sign_guard import sign_guard
 from byzjax.rules.spectral import covariance_filter, spectral_filter
 from byzjax.rules.subsets import minimum_diameter, minimum_eigenvalue
@@ -43,8 +44,10 @@ __all__ = [
     "medoid",
     "minimum_diameter",
     "minimum_eigenvalue",
+    "multi_krum",
     "nearest_to_pivot",
     "phocas",
+    "robust_learning_rate",
     "sign_guard",
     "spectral_filter",
     "trimmed_mean",

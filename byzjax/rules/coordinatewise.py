@@ -10,6 +10,7 @@ from byzjax._checks import enough_workers, weights_of_workers
 from byzjax._compiled import compiled
 from byzjax._numerics import order
 from byzjax._numerics.rows import loop_over_rows
+from byzjax._numerics.signs import votes
 from byzjax.rules._weights import by_weight
 from byzjax.stacked import PyTree
 
@@ -314,7 +315,4 @@ def _mean_of_finite(x: jax.Array) -> jax.Array:
 
 
 def _majority_sign(x: jax.Array) -> jax.Array:
-    def vote(row: jax.Array) -> jax.Array:
-        return (row > 0).astype(row.dtype) - (row < 0).astype(row.dtype)
-
-    return jnp.sign(loop_over_rows(x, None, vote)[0]).astype(x.dtype)
+    return jnp.sign(votes(x)).astype(x.dtype)

@@ -1,4 +1,4 @@
-"""Krum and Bulyan: the updates that lie closest to their neighbours."""
+"""Krum, Multi-Krum and Bulyan: the updates that lie closest to their neighbours."""
 
 from collections.abc import Callable
 
@@ -31,7 +31,7 @@ def krum(
        F = \frac{1}{m} \sum_{i \in A} x_i $$
 
     where N_i holds the n - f - 2 updates nearest to x_i among the others, and A the m rows with the
-    smallest score, ties to the lower index. `m = 1` is Krum, `m > 1` Multi-Krum.
+    smallest score, ties to the lower index. `m = 1` is Krum; `multi_krum` has the largest m.
 
     Public code differs: `neighbors="n-f-1"` with m = n - f is Multi-Krum as ByzFL computes it (and
     "Krum*" of several papers), `neighbors="n-f-1", squared=False` with m = n - f - 2 that of
@@ -71,13 +71,77 @@ def krum(
     Reference: Blanchard, El-Mhamdi, Guerraoui and Stainer, Machine Learning with Adversaries:
     Byzantine Tolerant Gradient Descent, NeurIPS 2017 (arXiv:1703.02757).
     """
+    return _by_krum("krum", updates, f, m, neighbors, squared, axis_name)
+
+
+@compiled
+def multi_krum(
+    updates: PyTree,
+    *,
+    f: int,
+    m: int | None = None,
+    neighbors: str = "n-f-2",
+    squared: bool = True,
+    axis_name: str | None = None,
+) -> PyTree:
+    r"""The mean of the m updates with the smallest scores of Krum.
+
+    $$ F = \frac{1}{m} \sum_{i \in A} x_i, \qquad
+       \mathrm{score}(i) = \sum_{j \in N_i} \|x_i - x_j\|^2 $$
+
+    as in `krum`, with all m that the paper allows by default: m = n - f - 2, or n - f with
+    `neighbors="n-f-1"`. If fewer than m rows have a finite score, the result is NaN.
+
+    Requirement: n >= 2f + 3 and 1 <= m <= n - f - 2; with `neighbors="n-f-1"` n >= 2f + 1 and
+    m <= n - f. Breakdown: n > 2f + 2.
+    Promise: the distance to the honest mean is bounded by the honest diameter times a constant.
+    Cost: O(n^2 d).
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      f: number of faults to tolerate, a Python int.
+      m: number of updates to average, a Python int; None for the largest.
+      neighbors: `"n-f-2"` or `"n-f-1"`, how many neighbours a score counts.
+      squared: whether a score adds squared distances or distances.
+      axis_name: mesh axis over which the coordinates are sliced, if they are.
+
+    Returns:
+      One update; every leaf has shape `[...]` and keeps its dtype.
+
+    Raises:
+      ValueError: the leaves disagree on n, n < 2f + 3, or m is out of range.
+      TypeError: f or m is not a Python int.
+
+    Example:
+      >>> import byzjax, jax.numpy as jnp
+      >>> updates = jnp.array([[0.0], [1.0], [1.6], [2.5], [90.0]])
+      >>> byzjax.multi_krum(updates, f=1)
+      Array([1.3], dtype=float32)
+
+    Reference: Blanchard, El-Mhamdi, Guerraoui and Stainer, Machine Learning with Adversaries:
+    Byzantine Tolerant Gradient Descent, NeurIPS 2017 (arXiv:1703.02757), section 4.
+    """
+    return _by_krum("multi_krum", updates, f, m, neighbors, squared, axis_name)
+
+
+def _by_krum(
+    name: str,
+    updates: PyTree,
+    f: int,
+    m: int | None,
+    neighbors: str,
+    squared: bool,
+    axis_name: str | None,
+) -> PyTree:
+    """The mean of the m rows with the lowest scores; None for the largest m."""
     one_of("neighbors", neighbors, ("n-f-2", "n-f-1"))
     of_paper = neighbors == "n-f-2"
-    n, f = enough_workers("krum", updates, f, needs=None if of_paper else (2, 1))
-    m, most = static_int("m", m, at_least=1), n - f - 2 if of_paper else n - f
+    n, f = enough_workers(name, updates, f, needs=None if of_paper else (2, 1))
+    most = n - f - 2 if of_paper else n - f
+    m = most if m is None else static_int("m", m, at_least=1)
     if m > most:
         bound = "n - f - 2" if of_paper else "n - f"
-        raise ValueError(f"krum needs m <= {bound} = {most}; got m={m}, n={n}, f={f}.")
+        raise ValueError(f"{name} needs m <= {bound} = {most}; got m={m}, n={n}, f={f}.")
     distances = _distances(updates, axis_name)
     distances = distances if squared else jnp.sqrt(distances)
     sums = scores.sum_of_lowest(distances, n - f - 2 if of_paper else n - f - 1)

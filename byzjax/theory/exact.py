@@ -8,7 +8,13 @@ from typing import NamedTuple
 from byzjax.facts import FACTS, inequality
 from byzjax.theory import _inputs as inputs
 from byzjax.theory import table
-from byzjax.theory.constants import after_nearest_neighbors, behind_bucketing, lower_bound, proved
+from byzjax.theory.constants import (
+    SAME,
+    after_nearest_neighbors,
+    behind_bucketing,
+    lower_bound,
+    proved,
+)
 from byzjax.theory.table import Constant
 
 AT = ((12, 2), (24, 5), (25, 5), (25, 11))  # (n, f) at which formulas are evaluated
@@ -89,7 +95,7 @@ def page() -> str:
     without = [
         f"`{name}`"
         for name, facts in FACTS.items()
-        if facts.kind == "rule" and name not in with_one and facts.promise != "none"
+        if facts.kind == "rule" and SAME.get(name, name) not in with_one and facts.promise != "none"
     ]
     exact = sum(status(c) == "exact" for c in best)
     columns = " | ".join(f"{at}" for at in AT)

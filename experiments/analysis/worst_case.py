@@ -72,6 +72,7 @@ _GIVEN: dict[str, Callable[[int, int, Callable[[], float]], dict[str, Any]]] = {
     "huber": lambda n, f, radius: {"threshold": radius()},
     "geometric_median_of_means": lambda n, f, radius: {"k": min(n, 2 * f + 1)},
     "centered_clip": lambda n, f, radius: {"radius": radius()},
+    "robust_learning_rate": lambda n, f, radius: {"threshold": f + 1},
     "zeno": lambda n, f, radius: {"learning_rate": 0.1, "rho": 0.01},
 }
 

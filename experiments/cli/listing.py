@@ -101,7 +101,7 @@ def _first_sentence(function: Callable) -> str:
 
 def _call(name: str, function: Callable) -> str:
     given = ", ".join(catalogue.hyperparameters(function))
-    facts = FACTS.get("krum" if name == "multi_krum" else name)
+    facts = FACTS.get(name)
     needs = f"needs {inequality(facts.needs)}" if facts is not None else ""
     return "  ".join(part for part in (f"({given})" if given else "", needs) if part)
 

@@ -8,15 +8,9 @@ from typing import Any
 import jax
 
 import byzjax
-from byzjax import attacks, stacked
+from byzjax import attacks
 from byzjax.facts import FACTS
 from experiments.text import names
-
-
-def multi_krum(updates: Any, *, f: int, axis_name: str | None = None) -> Any:
-    """Multi-Krum with its largest selection, `krum` with m = n - f - 2."""
-    m = max(1, stacked.num_workers(updates) - f - 2)
-    return byzjax.krum(updates, f=f, m=m, axis_name=axis_name)
 
 
 def _strongest(attack: Callable, strength: str, short: str) -> Callable:
@@ -106,7 +100,7 @@ REMEMBERING: dict[str, Callable] = _of_kind("memory")
 # All rules that need only the workers' updates.
 RULES: dict[str, Callable] = {
     **_ordered(
-        _of_kind("rule") | {"multi_krum": multi_krum},
+        _of_kind("rule"),
         first=("mean", "median", "trimmed_mean", "krum", "multi_krum", "aksel"),
     ),
     **REMEMBERING,

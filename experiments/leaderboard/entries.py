@@ -16,6 +16,7 @@ SETTINGS: dict[str, str] = {
     "clip_norms": "clip_norms(max_norm=1.0)",
     "huber": "huber(threshold=0.5)",
     "hidden_vulnerability": "hidden_vulnerability(gamma=1.0)",
+    "robust_learning_rate": "robust_learning_rate(threshold=8)",
     "gradient_attack": "gradient_attack(steps=3, ascents=1)",
 }
 # Attacks that a paper uses with more than one strength.

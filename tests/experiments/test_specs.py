@@ -130,7 +130,7 @@ def test_the_declared_f_is_filled_in_where_it_is_taken():
         ({"attack": ("gaussian(mu=1)",)}, "gaussian has no parameter mu; it takes sigma."),
         ({"n": 24}, "krum needs n >= 2f + 3; got n=24, f=11."),
         ({"rule": ("krum(m=13)",)}, "krum needs m <= n - f - 2 = 12; got m=13, n=25, f=11."),
-        ({"rule": ("multi_krum",), "n": 12}, "krum needs n >= 2f + 3; got n=12, f=11."),
+        ({"rule": ("multi_krum",), "n": 12}, "multi_krum needs n >= 2f + 3; got n=12, f=11."),
         ({"rule": ("aksel(mode='best')",)}, "mode must be one of mid, n-f, radius; got 'best'."),
         ({"s": (12,)}, "s must lie in 0 .. f; got s=12, f=11."),
         ({"s": ()}, "s needs one or more different numbers; got ()."),

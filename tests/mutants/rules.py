@@ -184,7 +184,7 @@ MUTANTS = [
     ),
     Mutant(
         "majority_sign: a zero votes for minus",
-        "byzjax/rules/coordinatewise.py",
+        "byzjax/_numerics/signs.py",
         "(row < 0).astype(row.dtype)",
         "(row <= 0).astype(row.dtype)",
         'tests/test_rules_one_by_one.py -k "zero_has_no_vote"',
@@ -260,6 +260,20 @@ MUTANTS = [
         "(place < high)",
         "(place <= high)",
         'tests/test_rules_one_by_one.py -k "window"',
+    ),
+    Mutant(
+        "robust_learning_rate: a vote at the threshold does not suffice",
+        "byzjax/rules/robust_learning_rate.py",
+        "jnp.abs(votes(x)) >= threshold",
+        "jnp.abs(votes(x)) > threshold",
+        'tests/test_rules_one_by_one.py -k "below_the_threshold"',
+    ),
+    Mutant(
+        "multi_krum: two rows too many with the neighbours of public code",
+        "byzjax/rules/krum.py",
+        "most = n - f - 2 if of_paper else n - f\n",
+        "most = n - f - 2\n",
+        'tests/test_rules_one_by_one.py -k "largest_selection"',
     ),
     Mutant(
         "flag: weights of sines without the outer square root",
@@ -655,8 +669,8 @@ MUTANTS = [
     Mutant(
         "facts: krum needs one worker less",
         "byzjax/facts.py",
-        "(2, 3),",
-        "(2, 2),",
+        '"krum": Facts(\n        "rule",\n        (2, 3),',
+        '"krum": Facts(\n        "rule",\n        (2, 2),',
         'tests/test_contract_rules.py -k "too_few_workers_for_krum"',
     ),
     Mutant(

@@ -76,6 +76,15 @@ def majority_sign(x, f=0):
     return by_column(lambda values: np.sign(sum(np.sign(v) for v in values if v == v)), x)
 
 
+def robust_learning_rate(x, f=0, *, threshold, rule=mean):
+    """`rule(x)` is an oracle; NaN has no vote."""
+    aggregate = rule(x)
+    for j, column in enumerate(np.asarray(x, np.float64).T):
+        if abs(sum(np.sign(v) for v in column if v == v)) < threshold:
+            aggregate[j] = -aggregate[j]
+    return aggregate
+
+
 # --- rows of least score -------------------------------------------------------------------------
 
 
@@ -101,6 +110,11 @@ def krum(x, f, m=1, neighbors="n-f-2", squared=True):
     n = len(x)
     scores = krum_scores(x, {"n-f-2": n - f - 2, "n-f-1": n - f - 1}[neighbors], squared)
     return mean_of_rows(x, lowest(scores, m), scores)
+
+
+def multi_krum(x, f, m=None, neighbors="n-f-2", squared=True):
+    most = len(x) - f - (2 if neighbors == "n-f-2" else 0)
+    return krum(x, f, most if m is None else m, neighbors, squared)
 
 
 def bulyan(x, f, rule=None):
