@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from experiments.data import batches, cache, datasets, partitions
 from experiments.execution import sweep
 from experiments.execution.store import Task
+from experiments.grid import planning
 from experiments.grid.config import Config
-from experiments.training import assemble
+from experiments.training import assemble, poisoning
 
 
 class Material:
@@ -85,6 +86,7 @@ class Material:
     def _check(self, grid: Config) -> None:
         dataset = self.describe(grid)
         sweep.model_of(grid, dataset)
+        poisoning.check(planning.attacks(grid), dataset)
         if isinstance(dataset, datasets.Dataset):
             rest, _, _ = batches.hold_out(dataset, grid.validation)
             partitions.partition(rest.train_y, grid.n, grid.partition, seed=0)

@@ -16,8 +16,7 @@ from experiments.execution import hosts, store, strict
 from experiments.execution.checkpoint import Checkpoints
 from experiments.execution.profile import DATA, Profile
 from experiments.execution.store import Task
-from experiments.grid import private, protocols
-from experiments.grid.config import Config
+from experiments.grid import catalogue, private, protocols
 from experiments.training import devices, diagnostics, texts
 from experiments.training import program as programs
 from experiments.training.runs import block_runs
@@ -90,7 +89,10 @@ def train(
         states, seen = program.advance(states, np.int32(step - config.eval_every), index, runs)
         if not lead:
             continue
-        metrics = program.evaluate(states, step == config.steps, runs)
+        last = step == config.steps
+        metrics = program.evaluate(states, last, runs)
+        if (success := program.success(states, last, runs, attack)) is not None:
+            metrics = metrics._replace(success=success)
         curves.append(jax.tree.map(np.asarray, (metrics, seen)))
         _log(task, step, metrics, time.perf_counter() - begin, folder)
         track(step, curves[-1][0].accuracy, curves[-1][0].loss)
@@ -100,7 +102,7 @@ def train(
             saved = time.perf_counter()
     if not lead:
         return {}
-    results = [_run(config, seed, s, r, curves) for r, (seed, s) in enumerate(block.runs)]
+    results = [_run(task, seed, s, r, curves) for r, (seed, s) in enumerate(block.runs)]
     if config.noise_multiplier:
         for run, sizes in zip(results, np.asarray(runs.sizes)):
             run[private.SAMPLES] = int(sizes.min())
@@ -121,8 +123,9 @@ def _add_text(
             run[texts.SAMPLE] = language.decode(write(place), vocabulary)
 
 
-def _run(config: Config, seed: int, s: int, place: int, curves: list) -> dict[str, Any]:
+def _run(task: Task, seed: int, s: int, place: int, curves: list) -> dict[str, Any]:
     """The stored results of one run."""
+    config = task.config
     finite = [bool(metrics.finite[place]) for metrics, _ in curves]
     steps = list(range(config.eval_every, config.steps + 1, config.eval_every))
     asked = {}
@@ -130,6 +133,8 @@ def _run(config: Config, seed: int, s: int, place: int, curves: list) -> dict[st
         asked["validation"] = [_number(metrics.validation[place]) for metrics, _ in curves]
     if config.optimum:
         asked["to_optimum"] = [_number(metrics.to_optimum[place]) for metrics, _ in curves]
+    if task.block.attack.name in catalogue.BACKDOORS:
+        asked["attack_success"] = [_number(metrics.success[place]) for metrics, _ in curves]
     if protocols.drawn(config) is not None:
         counts = np.cumsum([int(seen[diagnostics.EXCESS][place]) for _, seen in curves]).tolist()
         asked["excess_rounds"] = counts

@@ -14,6 +14,7 @@ _SHOWN = ("rule", "mixing", "attack", "seconds")
 # Files copied along with the blocks: small ones for readers.
 _KEPT = (
     *("table.csv", "table.md", "config.json", "accuracy_heatmap*.png"),
+    "attack_success_heatmap*.png",
     *("distance_to_optimum*.png", "worst_accuracy*.png", "bits_per_character*.png"),
     "accuracy_against_bits*.png",
 )

@@ -154,6 +154,7 @@ def _blocking(program: programs.Program) -> programs.Program:
         start=waiting(program.start),
         advance=waiting(program.advance),
         evaluate=waiting(program.evaluate),
+        success=waiting(program.success),
         write=waiting(program.write),
     )
 

@@ -59,6 +59,20 @@ def _honest_updates_of_shifted_tokens(updates: Any, byzantine: jax.Array, *, by:
     return updates
 
 
+def _honest_updates_of_images_with_a_trigger(
+    updates: Any,
+    byzantine: jax.Array,
+    *,
+    target: int = 0,
+    share: float = 0.5,
+    size: int = 3,
+    value: float | None = None,
+) -> Any:
+    """A backdoor: the training step adds a bright square to images of the Byzantine workers."""
+    del byzantine, target, share, size, value
+    return updates
+
+
 def alternating(
     updates: Any,
     byzantine: jax.Array,
@@ -147,12 +161,19 @@ ATTACKS: dict[str, Callable] = _ordered(
         "none": no_attack,
         "flip_labels": _honest_updates_of_flipped_labels,
         "shift_tokens": _honest_updates_of_shifted_tokens,
+        "add_trigger": _honest_updates_of_images_with_a_trigger,
         "alternating": alternating,
         "strongest_alie": _strongest(attacks.little_is_enough, "z", "alie"),
         "strongest_ipm": _strongest(attacks.inner_product_manipulation, "epsilon", "ipm"),
     },
     first=("none", "sign_flip", "little_is_enough", "inner_product_manipulation", "gaussian"),
 )
+
+
+# Attacks whose success is measured on test images with the trigger: the functions that add it.
+BACKDOORS: dict[str, Callable] = {"add_trigger": attacks.add_trigger}
+# Attacks on the data of Byzantine workers, whose updates are honest otherwise.
+POISONS = ("flip_labels", "shift_tokens", *BACKDOORS)
 
 
 # Hyperparameters that may be traced: attacks that differ only in these share one branch of a
@@ -196,7 +217,6 @@ ELSEWHERE: dict[str, dict[str, str]] = {
 _REASONS = {
     "centered_clip": "needs a center: use centered_clipping, which remembers one",
     "strongest": "needs an attack: use strongest_alie or strongest_ipm",
-    "add_trigger": "changes images, and runs change labels only: use flip_labels",
     **dict.fromkeys(
         ("rotating", "sleeping"), "changes who attacks at which step, and runs have fixed attackers"
     ),

@@ -80,9 +80,10 @@ class Config:
         "non_finite",
     )
     """Attacks: none, sign_flip, "little_is_enough(z=1.5)", "inner_product_manipulation(epsilon=2)",
-    "gaussian(sigma=1)", "non_finite(value=-inf)", flip_labels, shift_tokens, strongest_alie,
-    gradient_attack, mimic and the others of byzjax.attacks. The declared f, the mixing and the rule
-    are filled in where an attack takes them."""
+    "gaussian(sigma=1)", "non_finite(value=-inf)", flip_labels, shift_tokens,
+    "add_trigger(target=7)", strongest_alie, gradient_attack, mimic and the others of
+    byzjax.attacks. The declared f, the mixing and the rule are filled in where an attack takes
+    them."""
     protocol: str = DEFAULT_PROTOCOL
     """Communication protocol: parameter_server, "parameter_server(per_round=5)",
     "replicated_servers(num_servers=5)", replicated_state_machine, "gossip(graph='ring')",

@@ -5,7 +5,7 @@ They are built in `experiments.training.assemble`.
 
 from typing import Any, NamedTuple
 
-from experiments.grid import calls, specs
+from experiments.grid import calls, catalogue, specs
 from experiments.grid.config import DEFAULT_PROTOCOL, Config
 from experiments.text import names
 
@@ -208,7 +208,7 @@ def check(config: Config, rule: specs.Spec, mixing: specs.Spec, attack: specs.Sp
         raise ValueError(f"{rule.name} remembers each worker; {expected}.")
     if "rule" in specs.parameters_of(attack) and not known.all_rows:
         raise ValueError(f"{attack.name} tries the deployed rule; {expected}.")
-    if attack.name in ("flip_labels", "shift_tokens") and name == "redundant":
+    if attack.name in catalogue.POISONS and name == "redundant":
         raise ValueError(
             f"{attack.name} changes data that redundant nodes share; expected another attack."
         )

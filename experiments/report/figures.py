@@ -13,7 +13,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from experiments.grid.config import Config
-from experiments.report import bits, heat, measured, panels, scenes
+from experiments.report import backdoors, bits, heat, measured, panels, scenes
 from experiments.report.scenes import Drawing, Scene
 from experiments.text.names import counted
 
@@ -60,7 +60,8 @@ def make(data: pd.DataFrame, grids: Sequence[Config]) -> dict[str, Drawing]:
     kinds = {
         "accuracy_against_s": _against_s,
         "accuracy_against_step": _against_step,
-        "accuracy_heatmap": _heatmap,
+        "accuracy_heatmap": _accuracies,
+        "attack_success_heatmap": _successes,
         "bits_per_character": measured.bits,
         "distance_to_optimum": measured.to_optimum,
         "influence": measured.influence,
@@ -169,8 +170,21 @@ def _against_step(scene: Scene) -> Drawing | None:
     return Drawing(figure, caption, scene.setting)
 
 
-def _heatmap(scene: Scene) -> Drawing | None:
-    means = scene.last.groupby(["defence", "attack", "s"])["accuracy"].mean()
+def _accuracies(scene: Scene) -> Drawing | None:
+    return _heatmap(scene, "accuracy", "accuracy", "Final test accuracy")
+
+
+def _successes(scene: Scene) -> Drawing | None:
+    if backdoors.SUCCESS not in scene.last:
+        return None
+    words = "attack success", "Attack success rate", "not run, or not finite"
+    return _heatmap(scene, backdoors.SUCCESS, *words)
+
+
+def _heatmap(
+    scene: Scene, column: str, measured: str, title: str, grey: str = "not run"
+) -> Drawing | None:
+    means = scene.last.groupby(["defence", "attack", "s"])[column].mean()
     some = sorted(s for s in scene.last["s"].unique() if s > 0)
     if not some or means.isna().all():
         return None
@@ -187,11 +201,12 @@ def _heatmap(scene: Scene) -> Drawing | None:
             )
     if not tables:
         return None
-    figure = heat.tables(tables, fmt=".1f", xlabel="attack", ylabel="rule")
-    panels.head(figure, f"Final test accuracy (%): {scene.title}; {scene.seeds('mean of')}")
+    figure = heat.tables(tables, ".1f", measured=measured, xlabel="attack", ylabel="rule")
+    panels.head(figure, f"{title} (%): {scene.title}; {scene.seeds('mean of')}")
     caption = (
-        "Final test accuracy in per cent, mean over the seeds, for each number s of Byzantine "
-        "workers and the rules that are run with it. Grey: not run."
+        f"{title} in per cent, mean over the seeds, for each number s of Byzantine "
+        "workers and the rules that are run with it. "
+        f"Grey: {grey}."
     )
     return Drawing(figure, caption, scene.setting)
 

@@ -1,4 +1,4 @@
-"""Accuracies as coloured tables."""
+"""Accuracies and attack success rates as coloured tables."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,9 +19,13 @@ _ON_BRIGHT, _ON_DARK = "#111111", "#fafafa"
 
 
 def tables(
-    tables: dict[str, pd.DataFrame], fmt: str, most: int | None = None, **labels: str
+    tables: dict[str, pd.DataFrame],
+    fmt: str,
+    most: int | None = None,
+    measured: str = "accuracy",
+    **labels: str,
 ) -> Figure:
-    """Accuracies as coloured tables, one panel each.
+    """Accuracies, or other shares, as coloured tables, one panel each.
 
     Lines without any value are left out of a panel. A panel has the names of its rows unless they
     are those of its neighbour on the left, and of its columns unless they are those of the one
@@ -31,6 +35,7 @@ def tables(
       tables: the tables by title; if they are too wide for a page, they are transposed.
       fmt: format of a number.
       most: maximum number of panels per row; None for as many as fit.
+      measured: what the shares are, for the colour bar.
       **labels: `xlabel` and `ylabel`.
 
     Returns:
@@ -57,7 +62,7 @@ def tables(
         ax.set(xlabel=labels.get("xlabel", "") if lowest else "")
         ax.set(ylabel=labels.get("ylabel", "") if named else "")
     bar = figure.colorbar(used[0].collections[0], ax=used, fraction=0.05, pad=0.01, aspect=25)
-    bar.set_label("accuracy (%)", fontsize=10)
+    bar.set_label(f"{measured} (%)", fontsize=10)
     bar.outline.set_visible(False)
     return figure
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from experiments.grid import config as configs
 from experiments.grid.config import Config
-from experiments.report import markup, panels, private, scenes, summary
+from experiments.report import backdoors, markup, panels, private, scenes, summary
 from experiments.text.names import counted
 from experiments.training import texts
 
@@ -120,12 +120,19 @@ def _numbers(study: Study) -> dict[str, Any]:
         return {}
     accuracies = []
     for setting, part in scenes.split(study.results):
-        some = sorted(s for s in part["s"].unique() if s > 0) or [0]
-        accuracies.append((scenes.say(setting), [(s, _wide(part, s)) for s in some]))
+        shown = []
+        for s in sorted(s for s in part["s"].unique() if s > 0) or [0]:
+            title = f"s = {counted(int(s), 'liar')}"
+            shown.append((title, _wide(part, s)))
+            rates = backdoors.instead(part[part["s"] == s])
+            if len(rates):
+                shown.append((f"{title}: attack success rate", _wide(rates, s)))
+        accuracies.append((scenes.say(setting), shown))
     return {
         "several": study.results["seeds"].max() > 1,
         "diverged": study.results["diverged"].any(),
         "accuracies": accuracies,
+        "success": backdoors.WORDS if len(backdoors.instead(study.results)) else "",
         "all_numbers": _long(study.results),
         "samples": _samples(study),
         "per_class": _per_class(study),
@@ -158,9 +165,12 @@ def _long(results: pd.DataFrame) -> Table:
         lines.append([_defence(line), *where, *numbers, interval, line["seeds"], not_finite])
         if "excess_rounds" in results:
             lines[-1].append(_excess(line))
+        if backdoors.SUCCESS in results:
+            lines[-1].append(markup.percent(line[backdoors.SUCCESS], 2))
         if texts.BITS in results:
             lines[-1] += [_decimals(line[name]) for name in ("loss", texts.BITS)]
     more = ["rounds with more than f"] if "excess_rounds" in results else []
+    more += ["attack success"] if backdoors.SUCCESS in results else []
     more += ["loss", "bits per character"] if texts.BITS in results else []
     return Table("long", [*head, "seeds", "not finite", *more], lines)
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 import byzjax
 from experiments.grid import calls
 from experiments.grid.config import Config
-from experiments.report import panels
+from experiments.report import backdoors, panels
 from experiments.training import diagnostics, texts
 
 # Columns of curves and tables in every study; all others are settings that vary.
@@ -19,17 +19,20 @@ CURVE = ("rule", "mixing", "attack", "s", "seed", "step", "accuracy", "loss", "f
 TABLE = ("mean", "std", "min", "max", "seeds", "diverged", "low", "high", "diverged_at")
 
 
-# Measured if a grid requests it, if there are several honest models, if workers are drawn, or on
-# text.
+# Measured if a grid requests it, if there are several honest models, if workers are drawn, on text,
+# or under a backdoor.
 EXCESS = ("excess_rounds", "excess_share")
-ASKED = ("validation", "to_optimum", "worst_accuracy", "spread", *EXCESS, texts.BITS)
+ASKED = (
+    *("validation", "to_optimum", "worst_accuracy", "spread", *EXCESS),
+    *(texts.BITS, backdoors.SUCCESS),
+)
 
 
 # Sent by all workers up to an evaluation; in studies with a compressor.
 SENT = "bits"
 
 
-COLUMNS = frozenset((*CURVE, *diagnostics.NAMES, *ASKED, SENT, *TABLE))
+COLUMNS = frozenset((*CURVE, *diagnostics.NAMES, *ASKED, SENT, *TABLE, *backdoors.COLUMNS))
 
 
 class Drawing(NamedTuple):

@@ -12,7 +12,7 @@ from scipy import stats
 from experiments.grid import calls, specs
 from experiments.grid import config as configs
 from experiments.grid.config import Config
-from experiments.report import bits, figures, markup, page, private, scenes, summary
+from experiments.report import backdoors, bits, figures, markup, page, private, scenes, summary
 from experiments.text import columns
 from experiments.text.names import counted
 from experiments.training import diagnostics, texts
@@ -133,7 +133,8 @@ def table(data: pd.DataFrame) -> pd.DataFrame:
       one seed; and the first evaluation at which a model was not finite. With client sampling,
       also the number of rounds of all seeds in which more Byzantine workers were drawn than the
       rule was told to tolerate, and their share; on text the mean loss in nats and in bits per
-      character; with a compressor the bits that all workers of one run have sent.
+      character; with a compressor the bits that all workers of one run have sent; under
+      backdoors the attack success rate, likewise over the seeds.
     """
     mixing = ["mixing"] if (data["mixing"] != "none").any() else []
     keys = ["rule", *mixing, "attack", "s", *scenes.settings(data)]
@@ -157,6 +158,8 @@ def table(data: pd.DataFrame) -> pd.DataFrame:
     if texts.BITS in data:
         out["loss"] = groups["loss"].mean().to_numpy()
         out[texts.BITS] = groups[texts.BITS].mean().to_numpy()
+    if backdoors.SUCCESS in data:
+        out = out.assign(**backdoors.summary(groups))
     return out.astype({"diverged_at": "Int64"})
 
 
@@ -180,19 +183,23 @@ def wide_table(results: pd.DataFrame, s: int) -> pd.DataFrame:
     return out.fillna("")
 
 
-def wide_tables(results: pd.DataFrame) -> list[tuple[dict[str, Any], int, pd.DataFrame]]:
-    """Setting, s and `wide_table` of each part of a study."""
+def wide_tables(results: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Heading and `wide_table` of each part of a study: accuracies, then attack success rates."""
     out = []
     for setting, part in scenes.split(results):
         some = sorted(s for s in part["s"].unique() if s > 0)
-        out += [(setting, int(s), wide_table(part, s)) for s in some or [0] if len(part)]
+        for s in some or [0] if len(part) else []:
+            out.append((_heading("Final test accuracy", setting, s), wide_table(part, s)))
+            rates = backdoors.instead(part[part["s"] == s])
+            if len(rates):
+                out.append((_heading("Attack success rate", setting, s), wide_table(rates, s)))
     return out
 
 
-def _heading(setting: dict[str, Any], s: int) -> str:
+def _heading(measured: str, setting: dict[str, Any], s: int) -> str:
     where = f"{scenes.say(setting)}, " if setting else ""
-    liars = counted(s, "liar")
-    return f"Final test accuracy in per cent, mean ± standard deviation, {where}s = {liars}"
+    liars = counted(int(s), "liar")
+    return f"{measured} in per cent, mean ± standard deviation, {where}s = {liars}"
 
 
 _NOT_FINITE = "(NaN): the model of at least one seed is not finite."
@@ -209,8 +216,8 @@ def text(
       blocks: the finished blocks, of which private ones have an epsilon.
     """
     parts = []
-    for setting, s, wide in wide_tables(results):
-        heading = f"{_heading(setting, s)}:"
+    for title, wide in wide_tables(results):
+        heading = f"{title}:"
         if width is None:
             parts += [heading, wide.to_markdown()]
         else:
@@ -219,7 +226,8 @@ def text(
             parts += [columns.fitted(["rule", *wide.columns], rows, width)]
     if results["diverged"].any():
         parts.append(_NOT_FINITE)
-    more = [summary.excess(results), summary.bits(results), *private.sentences(blocks)]
+    said = backdoors.WORDS if len(backdoors.instead(results)) else None
+    more = [said, summary.excess(results), summary.bits(results), *private.sentences(blocks)]
     for sentence in filter(None, more):
         parts.append(sentence if width is None else "\n".join(textwrap.wrap(sentence, width)))
     return "\n\n".join(parts or ["No run is finished."])
@@ -244,10 +252,10 @@ def latex_escape(value: str) -> str:
 def latex(results: pd.DataFrame) -> str:
     r"""The tables as LaTeX floats, one per setting and s; needs `\usepackage{booktabs}`."""
     parts = [r"% needs \usepackage{booktabs}"]
-    for setting, s, wide in wide_tables(results):
+    for title, wide in wide_tables(results):
         lines = [["rule", *wide.columns], *([name, *row] for name, row in wide.iterrows())]
         rows = [" & ".join(latex_escape(str(cell)) for cell in line) + r" \\" for line in lines]
-        caption = f"{_heading(setting, s)}."
+        caption = f"{title}."
         if any("NaN" in line for line in rows[1:]):
             caption += f" {_NOT_FINITE}"
         parts.append(

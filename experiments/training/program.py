@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 import byzjax.protocols
 from experiments.data import batches, datasets
-from experiments.grid import protocols, sampling, specs
+from experiments.grid import catalogue, protocols, sampling, specs
 from experiments.grid.config import Config
 from experiments.models import zoo
 from experiments.training import assemble, devices, diagnostics, optim, poisoning, texts
@@ -51,6 +51,8 @@ class Metrics(NamedTuple):
       validation: accuracy on the held-out samples; NaN without any.
       worst: accuracy of the worst of several honest models; NaN for a single model.
       spread: the largest distance between two of them; NaN for a single model.
+      success: the attack success rate; NaN unless the attack is a backdoor, and if a model is not
+        finite.
     """
 
     accuracy: datasets.Array
@@ -61,6 +63,7 @@ class Metrics(NamedTuple):
     validation: datasets.Array
     worst: datasets.Array
     spread: datasets.Array
+    success: datasets.Array
 
 
 class Program(NamedTuple):
@@ -71,6 +74,8 @@ class Program(NamedTuple):
       advance: `advance(states, step, attack, runs) -> (states, diagnostics)`, over `eval_every`
         steps; the diagnostics are of the last.
       evaluate: `evaluate(states, last, runs) -> metrics`, on all test samples if `last`.
+      success: `success(states, last, runs, attack) -> rates`, the attack success rates on these
+        samples; None if the attack is no backdoor.
       write: `write(states, place, runs) -> characters` that the model of one run writes, as places
         in the vocabulary; only for text.
       model: `(states, runs) -> params`, the model of the first run; of several honest models, the
@@ -81,6 +86,7 @@ class Program(NamedTuple):
     start: Callable
     advance: Callable
     evaluate: Callable
+    success: Callable
     write: Callable
     model: Callable
     compiled: list[Compiled]
@@ -110,7 +116,10 @@ def build(
         depend on the rule, and to which this one adds its own.
     """
     dataset, held_x, held_y = batches.hold_out(dataset, config.validation)
-    run = _Run(config, dataset.num_classes, model, rule, mixing, choices, over is not None)
+    is_backdoor = [spec.name in catalogue.BACKDOORS for spec in choices]
+    brightest = float(dataset.train_x.max()) if any(is_backdoor) else 0.0
+    parts = config, dataset.num_classes, model, rule, mixing, choices, brightest
+    run = _Run(*parts, over is not None)
     compiled: list[Compiled] = []
     shared = {} if shared is None else shared
     start_all = Timed(jax.vmap(run.start, in_axes=(None, 0)), compiled, shared)
@@ -133,6 +142,20 @@ def build(
         states, runs = devices.on_one((states, runs), over)
         return evaluate_all(states, runs, *(test if last else some), *held)
 
+    success_all = Timed(jax.vmap(run.success, in_axes=(0, 0, None, None)), compiled, shared)
+
+    @functools.cache
+    def triggered(attack: int, count: int) -> tuple[jax.Array, jax.Array]:
+        x, y = dataset.test_x[:count], dataset.test_y[:count]
+        return poisoning.triggered(choices[attack], x, y, brightest)
+
+    def success_here(states, last, runs, attack):
+        if not is_backdoor[attack]:
+            return None
+        count = len(test[1] if last else some[1])
+        states, runs = devices.on_one((states, runs), over)
+        return success_all(states, runs, *triggered(int(attack), count))
+
     write_one = Timed(functools.partial(run.write, length=dataset.shape[0]), compiled, shared)
 
     def write_here(states, place, runs):
@@ -142,7 +165,8 @@ def build(
         state, own = jax.tree.map(lambda leaf: leaf[0], devices.on_one((states, runs), over))
         return jax.tree.map(lambda leaf: leaf[0], run.models(state, own))
 
-    return Program(start_here, advance_everywhere, evaluate_here, write_here, model_here, compiled)
+    evaluations = evaluate_here, success_here
+    return Program(start_here, advance_everywhere, *evaluations, write_here, model_here, compiled)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +174,7 @@ class _Run:
     """The functions of one run, to be mapped over all runs of a block and compiled.
 
     Attributes:
+      brightest: value of the pixels of a trigger, the largest of the training images.
       spread: whether the workers are distributed over devices.
     """
 
@@ -159,6 +184,7 @@ class _Run:
     rule: specs.Spec
     mixing: specs.Spec
     choices: Sequence[specs.Spec]
+    brightest: float
     spread: bool
 
     def protocol(self, run: Runs, attack: jax.Array) -> byzjax.protocols.Protocol:
@@ -230,8 +256,9 @@ class _Run:
                         *(key, run.indices, run.sizes, train_x, train_y, config.batch_size),
                         replace=not config.noise_multiplier,
                     )
-                batch = poisoning.labels(
-                    batch, run.byzantine, self.choices, attack, self.num_classes
+                batch = poisoning.poisoned(
+                    *(batch, run.byzantine, self.choices, attack, self.num_classes),
+                    self.brightest,
                 )
             # A separate stream: `key` folded with a worker's index draws the batches.
             own = jax.random.fold_in(jax.random.fold_in(run.key, 6), step)
@@ -277,14 +304,13 @@ class _Run:
         now = self.models(state, run)
 
         def of_model(params) -> Metrics:
-            finite = jnp.all(jnp.asarray([jnp.isfinite(p).all() for p in jax.tree.leaves(params)]))
             away = held = unknown = jnp.float32(jnp.nan)
             if run.best is not None:
                 away = optax.tree.norm(jax.tree.map(jnp.subtract, params, run.best))
             if self.config.validation:
                 held = zoo.evaluate(self.model, params, held_x, held_y).accuracy
             metrics = zoo.evaluate(self.model, params, x, y)
-            return Metrics(*metrics, finite, away, held, unknown, unknown)
+            return Metrics(*metrics, _is_finite(params), away, held, *[unknown] * 3)
 
         count = byzjax.stacked.num_workers(now)
         if count == 1:
@@ -296,6 +322,20 @@ class _Run:
             worst=jnp.min(each.accuracy),
             spread=byzjax.protocols.diameter(now),
         )
+
+    @jax.named_scope("evaluate")
+    def success(self, state: State, run: Runs, x: jax.Array, y: jax.Array) -> jax.Array:
+        """The share of triggered test images that get the target label, mean over the models."""
+
+        def of_model(params) -> jax.Array:
+            rate = zoo.evaluate(self.model, params, x, y).accuracy
+            return jnp.where(_is_finite(params), rate, jnp.nan)
+
+        return jnp.mean(lax.map(of_model, self.models(state, run)))
+
+
+def _is_finite(params: zoo.Params) -> jax.Array:
+    return jnp.all(jnp.asarray([jnp.isfinite(p).all() for p in jax.tree.leaves(params)]))
 
 
 def _over_runs(

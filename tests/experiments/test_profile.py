@@ -252,7 +252,7 @@ def test_a_trace_that_is_lost_does_not_lose_the_block(tmp_path, told, monkeypatc
 
 def test_without_a_folder_there_is_no_profile(tmp_path):
     profile = Profile()
-    program = programs.Program(*[lambda: None] * 5, [])
+    program = programs.Program(*[lambda: None] * 6, [])
     with profile.traced("block", program, tmp_path / "log.jsonl") as same:
         assert same is program
     assert profile.report() == ""

@@ -169,6 +169,20 @@ MUTANTS = [
         'tests/experiments/test_training.py -k "plain_sgd and flipped"',
     ),
     Mutant(
+        "train: the attack success rate counts images of the target's class",
+        "experiments/training/poisoning.py",
+        'others = y != _hyperparameters(spec)["target"]',
+        "others = y >= 0",
+        'tests/experiments/test_backdoors.py -k "success_rate_is"',
+    ),
+    Mutant(
+        "train: triggers are added under all attacks",
+        "experiments/training/poisoning.py",
+        "lax.switch(attack, [branch(spec) for spec in choices], batch)",
+        "branch(choices[-1])(batch)",
+        'tests/experiments/test_backdoors.py -k "poisoned_batches"',
+    ),
+    Mutant(
         "train: diagnostics are taken at the wrong step",
         "experiments/training/program.py",
         "step == first + config.eval_every - 1",
