@@ -91,6 +91,14 @@ def alternating(
     return both(updates, byzantine, step)
 
 
+def sleeping(
+    updates: Any, byzantine: jax.Array, step: jax.Array, *, until: int = 100, epsilon: float = 0.5
+) -> Any:
+    """`inner_product_manipulation` by workers that are honest in the first `until` steps."""
+    awake = attacks.sleeping(byzantine, until=until)(step)
+    return attacks.inner_product_manipulation(updates, awake, epsilon=epsilon)
+
+
 def _of_kind(kind: str) -> dict[str, Callable]:
     """The functions of this kind in `byzjax.facts` that need only the workers' updates."""
     functions = {name: getattr(byzjax, name) for name, f in FACTS.items() if f.kind == kind}
@@ -163,6 +171,7 @@ ATTACKS: dict[str, Callable] = _ordered(
         "shift_tokens": _honest_updates_of_shifted_tokens,
         "add_trigger": _honest_updates_of_images_with_a_trigger,
         "alternating": alternating,
+        "sleeping": sleeping,
         "strongest_alie": _strongest(attacks.little_is_enough, "z", "alie"),
         "strongest_ipm": _strongest(attacks.inner_product_manipulation, "epsilon", "ipm"),
     },
@@ -193,6 +202,7 @@ STRENGTHS: dict[str, tuple[str, ...]] = {
     "lose_coordinates": ("share", "value"),
     "omniscient": ("factor",),
     "reversed_gradient": ("kappa",),
+    "sleeping": ("epsilon",),
 }
 
 
@@ -217,9 +227,7 @@ ELSEWHERE: dict[str, dict[str, str]] = {
 _REASONS = {
     "centered_clip": "needs a center: use centered_clipping, which remembers one",
     "strongest": "needs an attack: use strongest_alie or strongest_ipm",
-    **dict.fromkeys(
-        ("rotating", "sleeping"), "changes who attacks at which step, and runs have fixed attackers"
-    ),
+    "rotating": "changes who attacks at which step, and runs have fixed attackers",
 }
 
 

@@ -35,6 +35,7 @@ LEFT_OUT: dict[str, str] = {
     "weak_dp": "adds noise for privacy; none of its own against attacks",
     "minimum_eigenvalue": "searches all subsets: 53,130 for f = 5 of 25",
     "shift_tokens": "poisons text",
+    "sleeping": "is inner_product_manipulation from a later step on",
     "dissensus": "needs peers",
 }
 

@@ -95,9 +95,22 @@ def test_a_strength_may_be_traced_and_says_so(name, strengths):
     expected = jax.jit(lambda: [sent(specs.parse("attack", text, f=1)) for text in plain])()
     for values, lies in zip(choices, expected, strict=True):
         np.testing.assert_allclose(traced(np.float32(values)), lies, rtol=1e-5, atol=1e-6)
-    if name != "alternating":  # which takes its strength from the attack that it alternates
+    if name not in ("alternating", "sleeping"):  # which take it from the attacks that they call
         for strength in strengths:
             assert "may be traced" in said.partition(f"{strength}: ")[2]
+
+
+def test_sleeping_workers_are_honest_until_they_wake():
+    updates = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
+    byzantine = np.arange(5) < 2
+    spec = specs.parse("attack", "sleeping(until=2, epsilon=3.0)", f=2)
+    tx = specs.transformation(spec, byzantine=byzantine, key=None, n=5)
+    state = tx.init(updates[0])
+    awake = updates.copy()
+    awake[byzantine] = -3 * updates[~byzantine].mean(axis=0)
+    for expected in (updates, updates, awake, awake):
+        sent, state = tx.update(updates, state)
+        np.testing.assert_allclose(sent, expected, rtol=1e-5)
 
 
 def test_attacks_that_differ_in_strengths_alone_are_one_family():
