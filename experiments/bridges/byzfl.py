@@ -86,8 +86,8 @@ NOTES = {
     "dirichlet_niid": "here the shares are drawn again until every worker has a sample",
 }
 ALWAYS = (
-    "initial models and batches differ: Flax's initializers, batches drawn with replacement; a "
-    "seed of a run here stands for a pair of seeds there",
+    "initial models are drawn from PyTorch's distribution, but with other numbers, and batches are "
+    "drawn with replacement; a seed of a run here stands for a pair of seeds there",
 )
 
 
@@ -219,6 +219,7 @@ def _data_and_model(
     return {
         "dataset": DATASETS[dataset],
         "model": MODELS[one_of("model.name", model["name"], MODELS)],
+        "init": "torch",
         "validation": SAMPLES[dataset] - int(share * SAMPLES[dataset]),
     }
 

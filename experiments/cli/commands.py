@@ -13,7 +13,6 @@ import jax
 from jax.sharding import Mesh
 
 from experiments import studies
-from experiments.bridges import reading
 from experiments.cli import folders, imports, listing, material, options, overview
 from experiments.data import cache, datasets, histograms, partitions
 from experiments.execution import claims, cost, export, hosts, store, sweep
@@ -100,7 +99,7 @@ def _names_a_file(arguments: Sequence[str]) -> bool:
     """Whether `run` is given a grid file, not options; a `ValueError` for any other word."""
     if not arguments or arguments[0].startswith("-"):
         return False
-    if not arguments[0].endswith(".json"):
+    if not arguments[0].endswith((".json", *imports.YAML)):
         raise ValueError(overview.run_takes_options(arguments[0]))
     return True
 
@@ -111,7 +110,7 @@ def run_file(arguments: Sequence[str]) -> int:
     command = command_line.parse(options.FileCommand, arguments, prog="python -m experiments run")
     command.machines.join()
     path = pathlib.Path(command.file)
-    grids = [command.places.of(grid, study=path.stem) for grid in reading.grids(path)]
+    grids = [command.places.of(grid, study=path.stem) for grid in imports.grids(path)]
     data, profile = material.Material(grids), _profile(command.watch.profile, begin)
     tracker = Tracker(command.watch.log)
     over = command.machines.mesh(grids)

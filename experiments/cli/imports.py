@@ -1,13 +1,18 @@
 """The command `import`: files of other projects."""
 
+import functools
 import json
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from experiments.bridges import byzfl, reading
+import yaml
+
+from experiments.bridges import byzfl, flpoison, reading
 from experiments.cli import options
+from experiments.grid import planning
+from experiments.grid.config import Config
 from experiments.text import arguments as command_line
 from experiments.text import names
 from experiments.text.names import counted
@@ -20,9 +25,20 @@ def _json(path: pathlib.Path) -> Any:
         raise ValueError(f"{path} is not JSON: {' '.join(str(error).split())}.") from None
 
 
-SOURCES: dict[str, tuple[Callable[[pathlib.Path], Any], Callable[[Any], reading.Imported]]] = {
+def _yaml(path: pathlib.Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
+
+
+Parser, Reader = Callable[[pathlib.Path], Any], Callable[[Any], reading.Imported]
+SOURCES: dict[str, tuple[Parser, Reader]] = {
     "byzfl": (_json, byzfl.read),
+    "flpoison": (_yaml, flpoison.read),
 }
+YAML = (".yaml", ".yml")
+"""Endings of files that `run` reads as FLPoison's."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -33,14 +49,37 @@ def main(arguments: Sequence[str]) -> int:
     if command.source not in SOURCES:
         raise ValueError(names.unknown("source", command.source, SOURCES))
     parse, read = SOURCES[command.source]
+    if command.benchmark and command.source != "flpoison":
+        raise ValueError(f"--benchmark is for flpoison; got {command.source}.")
+    if command.benchmark:
+        read = functools.partial(flpoison.read, benchmark=True)
     path = pathlib.Path(command.file)
     imported = read(parse(path))
     target = pathlib.Path(command.to or f"{path.stem}-grid.json")
     if target.suffix != ".json":
         raise ValueError(f"a grid file ends in .json; got --to {target}.")
     reading.write(target, imported, f"{command.source} {path.name}")
-    for note in imported.notes:
-        print(f"note: {note}.", file=sys.stderr)
+    _print_notes(imported)
     count = counted(len(imported.grids), "grid")
     print(f"{count} in {target}; python -m experiments run {target} trains.")
     return 0
+
+
+def grids(path: pathlib.Path) -> list[Config]:
+    """The grids of a grid file, or of a configuration of FLPoison.
+
+    Raises:
+      ValueError: a setting of it has no counterpart, or a grid cannot run.
+    """
+    if path.suffix not in YAML:
+        return reading.grids(path)
+    imported = flpoison.read(_yaml(path))
+    for grid in imported.grids:
+        planning.plan(grid)
+    _print_notes(imported)
+    return imported.grids
+
+
+def _print_notes(imported: reading.Imported) -> None:
+    for note in imported.notes:
+        print(f"note: {note}.", file=sys.stderr)

@@ -96,7 +96,7 @@ class FileCommand:
     """
 
     file: Annotated[str, "FILE", POSITIONAL]
-    """A grid file, which ends in .json."""
+    """A grid file, which ends in .json, or a configuration of FLPoison, in .yaml."""
     places: Places = Places()
     watch: Watch = Watch()
     machines: Machines = Machines()
@@ -111,11 +111,13 @@ class ImportCommand:
     """
 
     source: Annotated[str, "SOURCE", POSITIONAL]
-    """byzfl, for the config.json of its benchmark."""
+    """byzfl, for the config.json of its benchmark, or flpoison, for its YAML."""
     file: Annotated[str, "FILE", POSITIONAL]
     """The file."""
     to: Annotated[str | None, "PATH"] = None
     """The grid file; default is the file's name with -grid.json in this folder."""
+    benchmark: bool = False
+    """Of flpoison, all pairs of the lists attacks and defenses, as with its own --benchmark."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -57,8 +57,11 @@ class Config:
     tiny_shakespeare (through TFDS) and its parts shakespeare_first_six and shakespeare_last_three,
     a9a, mushrooms, spambase or w8a (from files)."""
     model: str = "mlp"
-    """softmax, logistic (two classes), mlp (100 hidden units), cnn (small), cnn_5x5, cnn_mnist,
-    cnn_cifar or resnet20; for text gpt_nano, gpt_micro or gpt_mini."""
+    """softmax, logistic (two classes), mlp (100 hidden units), cnn (small), cnn_5x5, lenet,
+    cnn_mnist, cnn_cifar or resnet20; for text gpt_nano, gpt_micro or gpt_mini."""
+    init: str = "flax"
+    """Distribution of the initial weights: flax (kernels normal, biases 0) or torch (both uniform,
+    as PyTorch's layers draw them by default)."""
     base: str = NO_BASE
     """Trained weights that every run starts from: none, gpt_micro (trained on
     shakespeare_first_six), or the folder of your own, ./FOLDER."""
@@ -219,6 +222,7 @@ _LATER = {
     "compressor": NO_COMPRESSOR,
     "dealt_to": "all",
     "code": "",
+    "init": "flax",
     "base": NO_BASE,
     "lora": 0,
     "weights": "",

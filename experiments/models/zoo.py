@@ -10,7 +10,7 @@ import optax
 from flax import nnx
 from jax import lax
 
-from experiments.models import language
+from experiments.models import initial, language
 from experiments.models.layers import Conv, dropout, group_norm, max_pool
 from experiments.models.lora import lora
 from experiments.models.resnet import ResNet20
@@ -118,6 +118,33 @@ class CNN5x5(nnx.Module):
         return self.linear(x)
 
 
+class LeNet(nnx.Module):
+    """Two 5 x 5 convolutions (6 and 16 channels), each with ReLU and pooling; 120 and 84 units.
+
+    conv 6 - relu - max pool 2 - conv 16 - relu - max pool 2 - dense 120 - relu - dense 84 - relu -
+    dense, no padding, on images that are resized to 32 x 32 pixels: `lenet` of FLPoison, after
+    LeCun, Bottou, Bengio and Haffner (Gradient-based learning applied to document recognition,
+    1998). 61,706 parameters for MNIST.
+    """
+
+    smallest: ClassVar[int] = 1
+
+    def __init__(self, input_shape: tuple[int, ...], num_classes: int, *, rngs: nnx.Rngs):
+        self.conv1 = Conv(input_shape[2], 6, size=5, padding=0, rngs=rngs)
+        self.conv2 = Conv(6, 16, size=5, padding=0, rngs=rngs)
+        self.hidden1 = nnx.Linear(5 * 5 * 16, 120, rngs=rngs)
+        self.hidden2 = nnx.Linear(120, 84, rngs=rngs)
+        self.linear = nnx.Linear(84, num_classes, rngs=rngs)
+
+    def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """Images `[b, h, w, channels]` to logits `[b, num_classes]`."""
+        x = jax.image.resize(x, (x.shape[0], 32, 32, x.shape[3]), "linear")
+        x = max_pool(nnx.relu(self.conv1(x)))
+        x = max_pool(nnx.relu(self.conv2(x)))
+        x = nnx.relu(self.hidden1(x.reshape(x.shape[0], -1)))
+        return self.linear(nnx.relu(self.hidden2(x)))
+
+
 class CNNMNIST(nnx.Module):
     """Two 3 x 3 convolutions (32 and 64 channels), pooled, then 128 units; with dropout.
 
@@ -188,13 +215,14 @@ MODELS: dict[str, Callable[..., nnx.Module]] = {
     "mlp": MLP,
     "cnn": CNN,
     "cnn_5x5": CNN5x5,
+    "lenet": LeNet,
     "cnn_mnist": CNNMNIST,
     "cnn_cifar": CNNCIFAR,
     "resnet20": ResNet20,
     **language.MODELS,
 }
 
-CONVOLUTIONAL = ("cnn", "cnn_5x5", "cnn_mnist", "cnn_cifar", "resnet20")
+CONVOLUTIONAL = ("cnn", "cnn_5x5", "lenet", "cnn_mnist", "cnn_cifar", "resnet20")
 LANGUAGE = tuple(language.MODELS)
 ONE_BY_ONE = (*CONVOLUTIONAL, *LANGUAGE)
 """On CPU the gradients of one worker after another take less time than those of all at once.
@@ -218,6 +246,7 @@ def build(
     text: bool = False,
     rank: int = 0,
     base: Params | None = None,
+    init_as: str = "flax",
     **options: int,
 ) -> Model:
     """Returns the model `name`, one of `MODELS`.
@@ -231,6 +260,8 @@ def build(
         none.
       base: trained weights to start from, as `init` of the model without adapters returns them;
         None to draw them, those beneath adapters from key 0.
+      init_as: the distribution of the initial weights, one of `initial.INITS`; language models have
+        their own.
       **options: of the network, such as `units` of `mlp`, the width of its hidden layer.
 
     Returns:
@@ -261,6 +292,11 @@ def build(
     if name == "logistic" and num_classes != 2:
         raise ValueError(f"logistic needs num_classes = 2; got {num_classes}.")
 
+    if init_as not in initial.INITS:
+        raise ValueError(names.unknown("init", init_as, initial.INITS))
+    if init_as == "torch" and (name in LANGUAGE or rank or base is not None):
+        raise ValueError(f"init torch is for models of images and features; got {name}.")
+
     def make(rngs: nnx.Rngs) -> nnx.Module:
         return MODELS[name](shape, num_classes, **options, rngs=rngs)
 
@@ -271,6 +307,9 @@ def build(
         graphdef, _, *fixed = nnx.split(lora(network, rank, rngs=nnx.Rngs(0)), kind, ...)
 
     def init(key):
+        if init_as == "torch":
+            zeros = nnx.to_pure_dict(nnx.state(make(nnx.Rngs(0)), kind))
+            return initial.like_torch(zeros, key)
         if rank:
             started = lora(make(nnx.Rngs(0)), rank, rngs=nnx.Rngs(key))
         elif base is not None:

@@ -41,6 +41,7 @@ def network(
         text=bool(dataset.vocabulary),
         rank=config.lora,
         base=base,
+        init_as=config.init,
     )
 
 

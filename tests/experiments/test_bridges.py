@@ -101,6 +101,7 @@ def test_the_default_file_of_byzfl():
         assert grid == Config(
             dataset="mnist",
             model="cnn_5x5",
+            init="torch",
             rule=(
                 "geometric_median(smoothing=0.1, iterations=3, start='zero')",
                 "trimmed_mean",

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
+from flax import nnx, traverse_util
 
-from experiments.models import zoo
+from experiments.models import initial, zoo
 
 SHAPES = [(16, 16, 1), (28, 28, 1), (32, 32, 3)]
 ON_FEATURES = ["softmax", "logistic", "mlp"]
@@ -26,8 +26,8 @@ def slow_for(*names):
 
 
 SLOW_IF_DEEP = slow_for(*DEEP)
-# cnn_5x5 differs only in sizes from cnn (convolutions) and cnn_mnist (hidden layer).
-SLOW_IF_LIKE_ANOTHER = slow_for(*DEEP, "cnn_5x5")
+# cnn_5x5 and lenet differ only in sizes from cnn (convolutions) and cnn_mnist (hidden layer).
+SLOW_IF_LIKE_ANOTHER = slow_for(*DEEP, "cnn_5x5", "lenet")
 
 
 @functools.cache
@@ -154,6 +154,8 @@ RESNET = (
         ("cnn", (32, 32, 3), 10, 27 * 16 + 16 + 9 * 16 * 32 + 32 + 8 * 8 * 32 * 10 + 10),
         ("cnn", (8, 8, 1), 10, 9 * 16 + 16 + 9 * 16 * 32 + 32 + 2 * 2 * 32 * 10 + 10),
         ("cnn_5x5", (28, 28, 1), 10, 431_080),
+        ("lenet", (28, 28, 1), 10, 61_706),
+        ("lenet", (32, 32, 3), 10, 62_006),
         ("cnn_mnist", (28, 28, 1), 10, 1_199_882),
         ("cnn_mnist", (6, 7, 1), 10, 320 + 288 * 64 + 64 + 64 * 128 + 128 + 128 * 10 + 10),
         ("cnn_cifar", (32, 32, 3), 10, CIFAR + 8192 * 128 + 128 + 128 * 10 + 10),
@@ -421,8 +423,8 @@ def test_descriptions():
 
 
 def test_unknown_model():
-    known = "softmax, logistic, mlp, cnn, cnn_5x5, cnn_mnist, cnn_cifar, resnet20, "
-    known += "gpt_nano, ... (`python -m experiments list` shows all 11)."
+    known = "softmax, logistic, mlp, cnn, cnn_5x5, lenet, cnn_mnist, cnn_cifar, "
+    known += "resnet20, ... (`python -m experiments list` shows all 12)."
     with pytest.raises(ValueError, match=f"^unknown model 'vgg'; known: {re.escape(known)}$"):
         zoo.build("vgg", (8, 8, 1), 10)
     with pytest.raises(ValueError, match=r"^unknown model 'resnet'; did you mean resnet20\?$"):
@@ -473,3 +475,63 @@ def test_the_smallest_image(name, smallest):
     assert all(0 not in leaf.shape for leaf in jax.tree.leaves(params))
     logits = jax.eval_shape(model.apply, params, images((smallest, smallest, 2)))
     assert logits.shape == (4, 10)
+
+
+# --- distributions of initial weights ------------------------------------------------------------
+
+
+def test_initial_weights_like_torch():
+    names, keys = ("mlp", "lenet", "cnn_cifar"), [jax.random.key(seed) for seed in (0, 1)]
+    before = {name: drawn(shapes(name, small(name))) for name in names}
+    draw = jax.jit(initial.like_torch)
+    after = [draw(before, key) for key in keys]
+    before, flat, others = map(traverse_util.flatten_dict, (before, *after))
+    layers = {path[:-1] for path in flat if path[-1] == "kernel"}
+    for path, leaf in flat.items():
+        if path[:-1] not in layers:  # of a normalization
+            np.testing.assert_array_equal(leaf, before[path])
+            continue
+        inputs = np.prod(flat[*path[:-1], "kernel"].shape[:-1])
+        bound, error = inputs**-0.5, 5 / np.sqrt(leaf.size)
+        assert leaf.dtype == jnp.float32
+        assert np.abs(leaf).max() <= bound
+        assert abs(leaf.mean()) < error * bound
+        assert abs((leaf**2).mean() - bound**2 / 3) < error * bound**2 / 3
+        assert not np.any(leaf == others[path])
+    first = [np.ravel(leaf)[:6] for path, leaf in flat.items() if path[:-1] in layers]
+    scaled = {tuple(np.round(leaf / np.abs(leaf).max(), 4)) for leaf in first}
+    assert len(scaled) == len(first)  # no two are drawn with one key
+
+
+def test_a_model_starts_like_torch():
+    model, key = zoo.build("softmax", (8, 8, 1), 10, init_as="torch"), jax.random.key(3)
+    params = jax.jit(model.init)(key)["linear"]
+    assert np.abs(params["kernel"]).max() <= 1 / 8
+    assert np.abs(params["bias"]).max() > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "options", "message"),
+    [
+        ("mlp", (8, 8, 1), {"init_as": "pytorch"}, "unknown init 'pytorch'; did you mean torch?"),
+        ("gpt_nano", (4,), {"init_as": "torch", "text": True}, "init torch is for models of image"),
+    ],
+)
+def test_an_init_that_cannot_be(name, shape, options, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        zoo.build(name, shape, 10, **options)
+
+
+def test_lenet_resizes_its_images():
+    """Bilinearly, by the centres of pixels; those at the border are repeated."""
+    small_images = x = images((28, 24, 1))
+    for axis, side in ((1, 28), (2, 24)):
+        places = np.clip((np.arange(32) + 0.5) * side / 32 - 0.5, 0, side - 1)
+        low = np.minimum(places.astype(int), side - 2)
+        share = np.expand_dims(places - low, [a for a in range(4) if a != axis])
+        x = (1 - share) * np.take(x, low, axis) + share * np.take(x, low + 1, axis)
+    resizing, whole = (zoo.build("lenet", shape, 10) for shape in ((28, 24, 1), (32, 32, 1)))
+    params = jax.jit(whole.init)(jax.random.key(0))
+    expected = jax.jit(whole.apply)(params, np.float32(x))
+    out = jax.jit(resizing.apply)(params, small_images)
+    np.testing.assert_allclose(out, expected, atol=1e-5)

@@ -522,4 +522,25 @@ MUTANTS = [
         "            pass\n",
         'tests/experiments/test_tracking.py -k "ends_the_logs"',
     ),
+    Mutant(
+        "FLPoison: thresholds of steps are thresholds of momenta",
+        "experiments/bridges/flpoison.py",
+        "return value / run.rate",
+        "return value",
+        'tests/experiments/test_flpoison.py -k "defences_are_those"',
+    ),
+    Mutant(
+        "FLPoison: MultiKrum averages a share of the honest clients",
+        "experiments/bridges/flpoison.py",
+        'int(given["avg_percentage"] * run.n)',
+        'int(given["avg_percentage"] * (run.n - run.f))',
+        'tests/experiments/test_flpoison.py -k "defences_are_those"',
+    ),
+    Mutant(
+        "initial weights as PyTorch's: of the variance of He's, six times too large",
+        "experiments/models/initial.py",
+        "** -0.5",
+        "** -0.5 * 6**0.5",
+        'tests/experiments/test_models.py -k "like_torch"',
+    ),
 ]
