@@ -1,17 +1,24 @@
-"""The command `leaderboard`: runs, exports and ranks."""
+"""The command `leaderboard`: runs, exports, ranks, submits and verifies."""
 
 import pathlib
+import secrets
+import sys
+import tempfile
 from collections.abc import Sequence
 from typing import Any
+
+import jax
+import pandas as pd
 
 from experiments.cli import material, options
 from experiments.execution import claims, cost, store, sweep
 from experiments.grid import calls, naming
-from experiments.leaderboard import editions, engine, entries
+from experiments.grid.config import Config
+from experiments.leaderboard import editions, engine, entries, score, submission, verification
 from experiments.text import arguments as command_line
 from experiments.text import columns, names
 
-ACTIONS = ("run", "export", "rank", "rows")
+ACTIONS = ("run", "export", "rank", "rows", "submit", "verify")
 
 
 def leaderboard(arguments: Sequence[str]) -> int:
@@ -25,6 +32,8 @@ def leaderboard(arguments: Sequence[str]) -> int:
     ):
         if value not in known:
             raise ValueError(names.one_of(name, value, known))
+    if command.action == "verify":
+        return _verify(command)
     edition = _edition(command)
     if command.action == "rows":
         print(_rows(edition))
@@ -41,8 +50,62 @@ def leaderboard(arguments: Sequence[str]) -> int:
         runs.to_csv(folder / engine.FILE, index=False)
         print(f"Results: {folder / engine.FILE}")
         return 0
+    if command.action == "submit":
+        return _submit(command, runs)
     print(_ranked(command, runs, folder))
     print(f"Results: {folder / 'table.csv'}")
+    return 0
+
+
+def _submit(command: options.LeaderboardCommand, runs: pd.DataFrame) -> int:
+    given = [(kind, name) for kind in submission.KINDS for name in getattr(command, kind)]
+    if len(given) != 1:
+        raise ValueError(f"submit takes one --rule or one --attack; got {len(given)}.")
+    kind, name = given[0]
+    submitted = submission.made(runs, kind, name, command.edition)
+    function = calls.parse_call(name, kind)[0].replace(":", "-")
+    path = pathlib.Path(command.file or f"{function}-{command.edition}.json")
+    submitted.write(path)
+    module = function.partition("-")[0]
+    print(
+        f"{path}: {names.counted(len(submitted.cells), 'cell')}, version {submitted.version}; a "
+        f"pull request adds it and {module}.py to submissions/."
+    )
+    return 0
+
+
+def _verify(command: options.LeaderboardCommand) -> int:
+    if command.file is None:
+        raise ValueError("verify needs a file: python -m experiments leaderboard verify FILE.")
+    path = pathlib.Path(command.file)
+    submitted = submission.read(path)
+    sys.path.insert(0, str(path.resolve().parent))  # the module lies next to the file
+    if (here := submission.here()) != submitted.versions:
+        other = ", ".join(f"{k} {v} (here {here.get(k)})" for k, v in submitted.versions.items())
+        print(f"note: submitted with {other}.")
+    salt = secrets.token_hex(8) if command.salt is None else command.salt
+    print(f"{submitted.name}, version {submitted.version}: with --salt {salt}.")
+
+    def placed(grids: Sequence[Config]) -> tuple[list[Config], material.Material]:
+        there = [command.places.of(grid) for grid in grids]
+        return there, material.Material(there)
+
+    def train(grids: Sequence[Config]) -> list[dict[str, Any]]:
+        there, data = placed(grids)
+        with tempfile.TemporaryDirectory() as folder:
+            tasks = sweep.tasks(there, pathlib.Path(folder), data.describe)
+            finished = sweep.run(tasks, pathlib.Path(folder), data.load)
+        if len(finished) < len(tasks):
+            raise ValueError(f"{store.blocks(len(tasks) - len(finished))} failed.")
+        return finished
+
+    def params(grid: Config) -> Any:
+        ((grid,), data) = placed([grid])
+        model = sweep.model_of(grid, data.describe(grid))
+        return jax.eval_shape(model.init, jax.random.key(0))
+
+    verification.verify(submitted, salt, train, params, print)
+    print(f"{path} is verified.")
     return 0
 
 
@@ -50,7 +113,10 @@ def _edition(command: options.LeaderboardCommand) -> editions.Edition:
     edition = editions.EDITIONS[command.edition]
     if command.rule:
         edition = edition._replace(rules=command.rule)
-    return edition._replace(attacks=command.attack) if command.attack else edition
+    if command.attack:
+        edition = edition._replace(attacks=command.attack)
+    own = any(":" in attack for attack in command.attack)
+    return edition._replace(mixings=("none",)) if own and not command.rule else edition
 
 
 def _folder(command: options.LeaderboardCommand) -> pathlib.Path:
@@ -68,9 +134,9 @@ def _run(
 ) -> int:
     data = material.Material(grids)
     if command.dry_run:
-        tasks = sweep.tasks(grids, folder, data.describe)
+        tasks = sweep.tasks(engine.priced(edition, grids), folder, data.describe)
         missing = [task for task in tasks if not store.read_block(task.path)]
-        print(f"{len(tasks) - len(missing)} of {len(tasks)} blocks of the first stage are there.")
+        print(f"{len(tasks) - len(missing)} of {len(tasks)} blocks are there.")
         print(cost.estimate(missing, data.describe) if missing else "Nothing is missing.")
         return 0
     settings = edition._asdict() | {"code": calls.code((*command.rule, *command.attack))}
@@ -95,15 +161,13 @@ def _rows(edition: editions.Edition) -> str:
 
 
 def _ranked(command: options.LeaderboardCommand, runs: Any, folder: pathlib.Path) -> str:
-    import pandas as pd  # imported here: pandas takes a second
-
-    from experiments.leaderboard import score
-
+    parts = []
     if command.against is not None:
-        runs = engine.against(runs, pd.read_csv(command.against))
+        others = pd.read_csv(command.against)
+        parts = [_broken(runs, others, attack) for attack in command.attack if ":" in attack]
+        runs = runs if parts else engine.against(runs, others)
     board = score.table(runs)
     board.round(6).to_csv(folder / "table.csv", index=False)
-    parts = []
     shown = ["rank", "defence", "worst", "low", "high", "gap", "without", "attack", "kappa"]
     for scene, part in board.groupby(list(score.SCENE), sort=False):
         where = ", ".join(f"{name} {value}" for name, value in zip(score.SCENE, scene))
@@ -115,3 +179,14 @@ def _ranked(command: options.LeaderboardCommand, runs: Any, folder: pathlib.Path
         f"in {result.lost}, by at most {result.most:.3f}."
     )
     return "\n\n".join(parts)
+
+
+def _broken(runs: pd.DataFrame, others: pd.DataFrame, attack: str) -> str:
+    of = score.broken(engine.under_others(runs, others), attack)
+    lines = [
+        f"{attack} breaks {len(of.alone)} of {names.counted(of.rows, 'row')} that no other "
+        f"attack breaks, and hurts {len(of.worst)} clearly more than every other."
+    ]
+    lines += [f"  breaks {row}" for row in of.alone]
+    lines += [f"  hurts most {row}" for row in of.worst if row not in of.alone]
+    return "\n".join(lines)

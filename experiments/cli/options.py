@@ -173,19 +173,26 @@ class LeaderboardCommand:
 
     action: Annotated[str, "ACTION", POSITIONAL] = "run"
     """run (train what is missing, then rank), export (write all runs to one CSV file), rank (print
-    the table of what is finished) or rows (list the rows, and what is left out and why)."""
+    the table of what is finished), rows (list the rows, and what is left out and why), submit
+    (write the file of one rule or attack that a pull request adds) or verify (train some of the
+    cells of such a file again)."""
+    file: Annotated[str | None, "FILE", POSITIONAL] = None
+    """The file that submit writes, named after the rule by default, or that verify reads."""
     edition: str = "cpu"
     """tiny (half a minute), cpu (digits, f = 5) or full (all scenes; needs an accelerator)."""
     rule: tuple[str, ...] = ()
     """Rules in place of all, such as my_rules:nearest; the mean is always there."""
     attack: tuple[str, ...] = ()
-    """Attacks in place of all, such as my_attacks:push_back."""
+    """Attacks in place of all, such as my_attacks:push_back, on the rules without a mixing."""
     against: Annotated[str | None, "FILE"] = None
-    """An exported CSV file whose other rows are ranked with these."""
+    """An exported CSV file: its other rows are ranked with these, and its attacks are compared with
+    one of your own."""
+    salt: Annotated[str | None, "TEXT"] = None
+    """What verify draws cells by, with the hash of the file; drawn and printed by default."""
     shard: str = "1/1"
     """i/N: run the i-th of N parts; rank and export combine them."""
     dry_run: bool = False
-    """Only print what is missing of the first stage, and an estimate of the time."""
+    """Only print what is missing, and an estimate of the time."""
     places: Places = Places()
 
 

@@ -19,14 +19,14 @@ def code(texts: Iterable[str]) -> str:
     names = {parse_call(text)[0].partition(":")[0] for text in texts if ":" in parse_call(text)[0]}
     digests = []
     for name in sorted(names):
-        source = _source(name)
-        digest = "?" if source is None else hashlib.sha256(source.encode()).hexdigest()[:12]
+        text = source(name)
+        digest = "?" if text is None else hashlib.sha256(text.encode()).hexdigest()[:12]
         digests.append(f"{name}={digest}")
     return " ".join(digests)
 
 
-def _source(module: str) -> str | None:
-    """The source of a module, located as an import would."""
+def source(module: str) -> str | None:
+    """The source of a module, located as an import would; None if there is no file."""
     parts = pathlib.PurePath(*module.split("."))
     for folder in sys.path:
         for path in (parts.with_suffix(".py"), parts / "__init__.py"):

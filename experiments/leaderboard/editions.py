@@ -99,6 +99,11 @@ def columns(edition: Edition, f: int) -> tuple[str, ...]:
     return tuple(a for a in attacks if entries.attack_reason(a, edition.n, f) is None)
 
 
+def thinned(edition: Edition) -> bool:
+    """Whether there are more attacks than run at full length; if not, there is no first stage."""
+    return edition.attacks is None or len(edition.attacks) > edition.keep
+
+
 def first(edition: Edition) -> list[Config]:
     """The grids that thin the attacks, one for each row: short, one seed, every attack."""
     grids = []

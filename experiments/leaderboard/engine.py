@@ -28,6 +28,10 @@ def second(edition: Edition, grids: Sequence[Config], blocks: Sequence[dict[str,
     Raises:
       ValueError: a block of the first stage is missing.
     """
+    if not editions.thinned(edition):
+        every = [dict.fromkeys(grid.attack, 0.0) for grid in grids]
+        last = [editions.last(edition, grid, under) for grid, under in zip(grids, every)]
+        return Stage(last, {score.key_of(grid): list(grid.attack) for grid in grids})
     accuracies: dict[tuple, dict[str, float]] = {score.key_of(grid): {} for grid in grids}
     for block in blocks:
         if (accuracy := score.under_attack(block)) is not None:
@@ -58,10 +62,12 @@ def run(
       describe: the data set of a grid, or its outline.
       load: loads the data set of a grid.
     """
-    tasks = sweep.tasks(grids, folder, describe)
-    finished = sweep.run(tasks, folder, load)
-    if len(finished) < len(tasks):
-        return len(tasks) - len(finished)
+    finished: list[dict[str, Any]] = []
+    if editions.thinned(edition):
+        tasks = sweep.tasks(grids, folder, describe)
+        finished = sweep.run(tasks, folder, load)
+        if len(finished) < len(tasks):
+            return len(tasks) - len(finished)
     tasks = sweep.tasks(second(edition, grids, finished).grids, folder, describe)
     return len(tasks) - len(sweep.run(tasks, folder, load))
 
@@ -73,14 +79,47 @@ def read(edition: Edition, grids: Sequence[Config], folder: pathlib.Path) -> pd.
       ValueError: a run is missing.
     """
     every = store.every(folder)
-    first = store.belonging(grids, every)
+    first = store.belonging(grids, every) if editions.thinned(edition) else []
     stage = second(edition, grids, first)
     last = store.belonging(stage.grids, every)
-    parts = [
-        score.lines(grids, first, stage.kept, "first"),
-        score.lines(stage.grids, last, stage.kept, "last"),
-    ]
+    parts = [score.lines(grids, first, stage.kept, "first")] if first else []
+    parts.append(score.lines(stage.grids, last, stage.kept, "last"))
     return pd.concat(parts, ignore_index=True)
+
+
+def priced(edition: Edition, grids: Sequence[Config]) -> list[Config]:
+    """Grids that cost what both stages do, before it is known which attacks are kept.
+
+    The first of the listed attacks stand for those kept, so that the searching ones, which are
+    listed later and take longer, are not counted at full length.
+    """
+    some = [dict.fromkeys(grid.attack, 0.0) for grid in grids]
+    last = [editions.last(edition, grid, under) for grid, under in zip(grids, some)]
+    return [*grids, *last] if editions.thinned(edition) else last
+
+
+def _check_table(others: pd.DataFrame) -> None:
+    missing = [name for name in score.COLUMNS if name not in others]
+    if missing:
+        raise ValueError(f"the table has no column {', '.join(missing)}; expected a {FILE}.")
+
+
+def under_others(runs: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
+    """The runs at full length, and those of the same rows under other attacks in another table.
+
+    Raises:
+      ValueError: the other table has another form, or no row in common.
+    """
+    _check_table(others)
+    keys = ["rule", "mixing", *score.SCENE, "steps", "stage"]
+    runs = runs[runs["stage"] == "last"]
+    rows = set(runs[keys].itertuples(index=False, name=None))
+    there = [row in rows for row in others[keys].itertuples(index=False, name=None)]
+    other = others[there]
+    other = other[~other["attack"].isin(set(runs["attack"]))]
+    if not len(other):
+        raise ValueError("the table has no other attack on these rows, at as many steps.")
+    return pd.concat([runs, other], ignore_index=True)
 
 
 def against(runs: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
@@ -89,9 +128,7 @@ def against(runs: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
     Raises:
       ValueError: the other table has another form, or no scene in common.
     """
-    missing = [name for name in score.COLUMNS if name not in others]
-    if missing:
-        raise ValueError(f"the table has no column {', '.join(missing)}; expected a {FILE}.")
+    _check_table(others)
     keys = ["rule", "mixing", *score.SCENE]
     here = set(runs[keys].itertuples(index=False, name=None))
     places = set(runs[[*score.SCENE, "stage", "steps"]].itertuples(index=False, name=None))

@@ -12,7 +12,7 @@ from byzjax import theory
 from experiments.grid import calls, planning
 from experiments.grid.config import Config
 from experiments.leaderboard import editions
-from experiments.report import scenes
+from experiments.report import scenes, summary
 
 # What the rows of one ranking share.
 SCENE = ("dataset", "partition", "n", "f", "momentum")
@@ -200,3 +200,44 @@ def audit(runs: pd.DataFrame) -> Audit:
         means = part.groupby(["attack", "kept"])["accuracy"].mean().reset_index()
         excess.append(means.loc[means["kept"], "accuracy"].min() - means["accuracy"].min())
     return Audit(len(excess), sum(e > 0 for e in excess), float(max(excess, default=0.0)))
+
+
+class Broken(NamedTuple):
+    """What an attack does that no other attack of a table does, as defences with their scenes.
+
+    Attributes:
+      rows: their number.
+      alone: those that it breaks and no other attack breaks: they keep less than `summary.BROKEN`
+        of their accuracy without attackers.
+      worst: those whose accuracy is lower than under every other attack, with a paired interval of
+        each difference below zero.
+    """
+
+    rows: int
+    alone: list[str]
+    worst: list[str]
+
+
+def broken(runs: pd.DataFrame, attack: str) -> Broken:
+    """Compares an attack with all others, row by row.
+
+    Args:
+      runs: runs at full length, as `engine.under_others` returns them.
+      attack: the attack.
+    """
+    alone, worst, rows = [], [], 0
+    for (rule, mixing, *scene), part in runs.groupby(["rule", "mixing", *SCENE], sort=False):
+        under = part[part["s"] > 0]
+        if attack not in set(under["attack"]) or under["attack"].nunique() < 2:
+            continue
+        rows += 1
+        where = ", ".join(f"{name} {value}" for name, value in zip(SCENE, scene))
+        text = f"{scenes.defence(rule, mixing)} ({where})"
+        level = summary.BROKEN * part.loc[part["s"] == 0, "accuracy"].mean()
+        of = {name: resampled(p) for name, p in under.groupby("attack", sort=False)}
+        mine = of.pop(attack)
+        if mine.worst < level <= min(other.worst for other in of.values()):
+            alone.append(text)
+        if all(ends(mine.drawn - other.drawn)[1] < 0 for other in of.values()):
+            worst.append(text)
+    return Broken(rows, alone, worst)

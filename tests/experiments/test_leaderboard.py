@@ -197,7 +197,7 @@ def test_a_tiny_edition_runs_resumes_exports_and_ranks(tmp_path, capsys):
 
 def test_mistakes_of_the_command(capsys, tmp_path):
     for line, message in {
-        "rnu": "action must be one of run, export, rank, rows; got 'rnu'.",
+        "rnu": "action must be one of run, export, rank, rows, submit, verify; got 'rnu'.",
         "run --edition gpu": "edition must be one of tiny, cpu, full; got 'gpu'.",
         f"rank --edition tiny --results {tmp_path}": "missing or failed; repeat `run`.",
     }.items():

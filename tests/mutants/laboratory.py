@@ -401,6 +401,28 @@ MUTANTS = [
         "total / rate / 1e6",
         'tests/experiments/test_studies.py -k "would_cost"',
     ),
+    # --- the leaderboard ---------------------------------------------------------------------
+    Mutant(
+        "verification: an accuracy that was reported too high passes",
+        "experiments/leaderboard/verification.py",
+        'return more if kind == "rule" else -more',
+        "return -more",
+        'tests/experiments/test_submissions.py -k "too_high"',
+    ),
+    Mutant(
+        "sealed: the workers keep their order",
+        "experiments/leaderboard/sealed.py",
+        "programs[_key(updates, given)](*(leaf[places] for leaf in leaves), *keys)",
+        "programs[_key(updates, given)](*leaves, *keys)",
+        'tests/experiments/test_frauds.py -k "another_order"',
+    ),
+    Mutant(
+        "held_out: rows of one attack are equal",
+        "experiments/leaderboard/held_out.py",
+        "noise = spread * std",
+        "noise = 0 * spread * std",
+        'tests/experiments/test_frauds.py -k "rows_differ"',
+    ),
     # --- what is told ------------------------------------------------------------------------
     Mutant(
         "choose: settings are chosen by their test accuracy",
