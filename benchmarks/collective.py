@@ -55,6 +55,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "nearest_to_pivot": {"f": 2},
     "medoid": {},
     "sign_guard": {"key": KEY},
+    "gradient_splitting": {"f": 2, "key": KEY},
+    "flame": {"key": KEY},
     "flag": {},
     "fl_trust": {"trusted": ONE},
     "zeno": {

@@ -464,6 +464,8 @@ def memory() -> list[dict[str, Any]]:
     more: dict[str, dict[str, Any]] = {
         "spectral_filter": {"key": key},
         "sign_guard": {"key": key},
+        "gradient_splitting": {"key": key},
+        "flame": {"key": key},
         "bucketing": {"s": 2, "key": key},
         "geometric_median_of_means": {"k": 17},
         "huber": {"threshold": 1.0},

@@ -10,6 +10,7 @@ from byzjax import scores, stacked
 from byzjax._checks import enough_workers, not_negative, positive, static_int
 from byzjax._compiled import compiled
 from byzjax._numerics.arrays import root, wide
+from byzjax._numerics.noise import standard_normal
 from byzjax.stacked import PyTree
 
 
@@ -174,18 +175,12 @@ def weak_dp(
     (arXiv:1911.07963), "norm thresholding of updates" and "(weak) differential privacy".
     """
     clipped = clip_norms(updates, max_norm=max_norm, axis_name=axis_name)
-    if axis_name is not None:
-        key = jax.random.fold_in(key, lax.axis_index(axis_name))
-    leaves, structure = jax.tree.flatten(clipped)
-    sizes = [math.prod(leaf.shape[1:]) for leaf in leaves]
-    # One vector for the whole update, so that it does not depend on how a model is cut into leaves.
-    noise = jax.random.normal(key, (sum(sizes),), jnp.result_type(*map(wide, leaves)))
-    out, start = [], 0
-    for leaf, size in zip(leaves, sizes):
-        own = sigma * noise[start : start + size].reshape(1, *leaf.shape[1:])
-        out.append((wide(leaf) + own.astype(wide(leaf).dtype)).astype(leaf.dtype))
-        start += size
-    return jax.tree.unflatten(structure, out)
+    noise = standard_normal(key, jax.tree.map(lambda leaf: leaf[0], clipped), axis_name)
+
+    def noisy(leaf: jax.Array, noise: jax.Array) -> jax.Array:
+        return (wide(leaf) + (sigma * noise).astype(noise.dtype)[None]).astype(leaf.dtype)
+
+    return jax.tree.map(noisy, clipped, noise)
 
 
 @compiled

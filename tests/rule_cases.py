@@ -307,6 +307,21 @@ CASES = [
         hyper=lambda n, f: {"threshold": max(1, n // 3)},
     ),
     Case(
+        "gradient_splitting",
+        byzjax.gradient_splitting,
+        oracles.gradient_splitting,
+        # One group: others differ between devices, and are tested one by one.
+        hyper=lambda n, f: {"key": KEY, "groups": 1},
+        unseen=("key",),
+    ),
+    Case(
+        "flame",
+        byzjax.flame,
+        oracles.flame,
+        hyper=lambda n, f: {"key": KEY, "noise": 0.0},
+        unseen=("key",),
+    ),
+    Case(
         "sign_guard",
         byzjax.sign_guard,
         oracles.sign_guard,

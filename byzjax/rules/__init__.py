@@ -15,7 +15,9 @@ from byzjax.rules.coordinatewise import (
 )
 from byzjax.rules.filters import comparative_elimination, medoid, nearest_to_pivot
 from byzjax.rules.flag import flag
+from byzjax.rules.flame import flame
 from byzjax.rules.geometric import geometric_median, geometric_median_of_means, huber
+from byzjax.rules.gradient_splitting import gradient_splitting
 from byzjax.rules.krum import bulyan, krum, multi_krum
 from byzjax.rules.robust_learning_rate import robust_learning_rate
 from byzjax.rules.sign_guard import sign_guard
@@ -32,8 +34,10 @@ __all__ = [
     "covariance_filter",
     "fl_trust",
     "flag",
+    "flame",
     "geometric_median",
     "geometric_median_of_means",
+    "gradient_splitting",
     "huber",
     "krum",
     "majority_sign",

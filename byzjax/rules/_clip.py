@@ -1,4 +1,4 @@
-"""Clipping about a centre, shared by `centered_clip` and `centered_clipping`."""
+"""Clipping about a centre, and to the median norm."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from byzjax import stacked
 from byzjax._checks import static_int
+from byzjax._numerics import order
 from byzjax.solvers.span import Span, span_about
 from byzjax.stacked import PyTree
 
@@ -59,3 +60,20 @@ def _factors_in_span(
         factors = _shared(clip_factors(span.squared_distances(moved), radius), shares)
         moved = (1 - jnp.sum(factors)) * moved + factors
     return moved
+
+
+def clipped_to_median(
+    updates: PyTree, axis_name: str | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Norms `[n]`, +inf where they are not finite; their median M; the factors `min(1, M / norm)`.
+
+    The factor of a row without a finite norm is 1.
+    """
+    squares = stacked.squared_norms(updates, axis_name=axis_name)
+    good = jnp.isfinite(squares)
+    long = good & (squares > 0)
+    roots = jnp.where(long, jnp.sqrt(jnp.where(long, squares, 1)), 0)
+    norms = jnp.where(good, roots, jnp.inf)
+    middle = order.median(norms[:, None])[0]
+    clipped = long & (norms > middle)
+    return norms, middle, jnp.where(clipped, middle / jnp.where(clipped, roots, 1), 1)

@@ -7,10 +7,10 @@ from jax import lax
 from byzjax import stacked
 from byzjax._checks import positive
 from byzjax._compiled import compiled
-from byzjax._numerics import order
 from byzjax._numerics.arrays import varying_as
 from byzjax._numerics.linalg import matmul
 from byzjax._numerics.signs import signs_between
+from byzjax.rules._clip import clipped_to_median
 from byzjax.stacked import PyTree
 
 _QUANTILE = 0.5  # of the public code; scikit-learn's own default is 0.3
@@ -70,20 +70,13 @@ def sign_guard(
 
     if not 0 < share <= 1:
         raise ValueError(f"share must be in (0, 1]; got share={share}.")
-    squares = stacked.squared_norms(updates, axis_name=axis_name)
-    good = jnp.isfinite(squares)
-    long = good & (squares > 0)
-    roots = jnp.where(long, jnp.sqrt(jnp.where(long, squares, 1)), 0)
-    norms = jnp.where(good, roots, jnp.inf)
-    middle = order.median(norms[:, None])[0]
-
+    norms, middle, factors = clipped_to_median(updates, axis_name)
+    good = jnp.isfinite(norms)
     typical = (norms > lower * middle) & (norms < upper * middle)
     points = _sign_shares(lax.stop_gradient(updates), key, share, axis_name)
     both = typical & _largest_cluster(points, good)
     selected = jnp.where(jnp.any(both), both, typical)
 
-    clipped = long & (norms > middle)
-    factors = jnp.where(clipped, middle / jnp.where(clipped, roots, 1), 1)
     weights = jnp.where(selected, factors, 0)
     count = jnp.maximum(jnp.sum(selected, dtype=jnp.int32), 1)
     return stacked.weighted_sum(updates, weights / count.astype(weights.dtype))

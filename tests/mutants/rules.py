@@ -249,7 +249,7 @@ MUTANTS = [
     # --- signs, subspaces, subsets, trust ----------------------------------------------------
     Mutant(
         "sign_guard: short rows are lengthened instead of long ones shortened",
-        "byzjax/rules/sign_guard.py",
+        "byzjax/rules/_clip.py",
         "clipped = long & (norms > middle)",
         "clipped = long & (norms < middle)",
         'tests/test_contract_rules.py -k "equals_the_papers_loop[sign_guard-12"',
@@ -274,6 +274,27 @@ MUTANTS = [
         "most = n - f - 2 if of_paper else n - f\n",
         "most = n - f - 2\n",
         'tests/test_rules_one_by_one.py -k "largest_selection"',
+    ),
+    Mutant(
+        "gradient_splitting: distances of the groups are squared",
+        "byzjax/rules/gradient_splitting.py",
+        "root(jax.vmap(squares)(parts))",
+        "jax.vmap(squares)(parts)",
+        'tests/test_judged.py -k "divided_at_random[4]"',
+    ),
+    Mutant(
+        "flame: half of the rows are a majority",
+        "byzjax/rules/flame.py",
+        "[:, n // 2]",
+        "[:, (n - 1) // 2]",
+        'tests/test_judged.py -k "single_linkage"',
+    ),
+    Mutant(
+        "flame: distances along paths add up",
+        "byzjax/rules/flame.py",
+        "jnp.maximum(paths[:, k][:, None], paths[k][None])",
+        "paths[:, k][:, None] + paths[k][None]",
+        'tests/test_judged.py -k "single_linkage"',
     ),
     Mutant(
         "flag: weights of sines without the outer square root",
@@ -369,7 +390,7 @@ MUTANTS = [
     ),
     Mutant(
         "weak_dp: all devices draw the noise of the first",
-        "byzjax/mixing.py",
+        "byzjax/_numerics/noise.py",
         "lax.axis_index(axis_name))",
         "0 * lax.axis_index(axis_name))",
         'tests/test_mixing.py -k "weak_dp_of_sliced"',

@@ -8,6 +8,7 @@ overflows float32, is infinitely far away. Nothing here imports byzjax.
 # ruff: noqa: F403
 
 from tests.oracles.attacks import *
+from tests.oracles.judged import *
 from tests.oracles.memory import *
 from tests.oracles.mixings import *
 from tests.oracles.order import *
