@@ -1,6 +1,7 @@
 """The contract of all attacks, as one table, and the strength of `little_is_enough`."""
 
 import dataclasses
+import functools
 import inspect
 import math
 from collections.abc import Callable
@@ -214,6 +215,30 @@ CASES = [
     Case("nan", attacks.non_finite, oracles.non_finite, finite=False),
     Case("inf", attacks.non_finite, oracles.non_finite, {"value": -math.inf}, finite=False),
     Case("gaussian", attacks.gaussian, None, takes_key=True),
+    Case(
+        "byz_mean",
+        attacks.byz_mean,
+        oracles.byz_mean,
+        {"attack": functools.partial(attacks.little_is_enough, z=1.5)},
+        oracle_hyper={"z": 1.5},
+        short=False,
+    ),
+    Case("replace", attacks.model_replacement, oracles.model_replacement, reads_own=True),
+    Case(
+        "replace-5",
+        attacks.model_replacement,
+        oracles.model_replacement,
+        {"boost": 5.0},
+        reads_own=True,
+    ),
+    Case("constrain", attacks.constrain_and_scale, oracles.constrain_and_scale, reads_own=True),
+    Case(
+        "train-and-scale",
+        attacks.constrain_and_scale,
+        oracles.constrain_and_scale,
+        {"alpha": 1.0, "max_norm": 0.3},
+        reads_own=True,
+    ),
 ]
 FUNCTIONS = {
     name: getattr(attacks, name)

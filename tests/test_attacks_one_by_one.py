@@ -1,6 +1,7 @@
 """Properties of single attacks: ranges, memory, batches, faults."""
 
 import functools
+import math
 
 import chex
 import jax
@@ -330,6 +331,59 @@ def test_stale_updates(delay):
     expected = np.maximum(np.arange(7) - delay, 0)
     np.testing.assert_array_equal(out[:, 1, 0], expected + 100)
     np.testing.assert_array_equal(out[:, 2, 0], expected + 200)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_neurotoxin_is_the_papers_loop(share):
+    """Of two leaves, one of which has a short dtype; then with half of the workers in a round."""
+    rng = np.random.default_rng(8)
+    steps = rng.normal(size=(4, 6, 10)).astype(np.float32) * np.float32(3) ** np.arange(10)
+    byzantine = np.array([False, True, False, False, False, True])
+    out = sent(attacks.neurotoxin(byzantine, share=share), jnp.asarray(steps))
+    np.testing.assert_array_equal(out, np.float32(oracles.neurotoxin(steps, byzantine, share)))
+    tx = attacks.neurotoxin(byzantine, share=share)
+    state = tx.init({"a": jnp.zeros(()), "b": jnp.zeros((3, 3), jnp.bfloat16)})
+    who = [np.array([5, 0, 3]), np.array([2, 1, 4])]
+    rows = [x[w].astype(jnp.bfloat16).astype(np.float32) for x, w in zip(steps, who)]
+    expected = oracles.neurotoxin(rows, [True, False, False], share)[0], rows[1].copy()
+    order = np.argsort(-np.abs(rows[0][1:].mean(axis=0)))[: math.ceil(10 * share)]
+    expected[1][1, order] = 0
+    for x, w, wanted in zip(rows, who, expected):
+        tree = {"a": x[:, 0], "b": x[:, 1:].reshape(3, 3, 3).astype(jnp.bfloat16)}
+        got, state = tx.update(tree, state, senders=jnp.asarray(w))
+        chex.assert_trees_all_equal_shapes_and_dtypes(got, tree)
+        flat = np.concatenate([np.float32(leaf).reshape(3, -1) for leaf in got.values()], axis=1)
+        np.testing.assert_array_equal(flat, np.float32(wanted))
+
+
+def test_what_neurotoxin_refuses():
+    for share in (0, 1.5):
+        with pytest.raises(
+            ValueError, match=rf"^neurotoxin needs a share in .0, 1.; got share={share}"
+        ):
+            attacks.neurotoxin(np.array([True]), share=share)
+    tx = attacks.neurotoxin(np.array([True, False]))
+    assert tx.update({}, tx.init({}))[0] == {}
+
+
+def test_model_replacement_replaces_the_mean():
+    """Where the honest updates cancel, the mean is that of the attackers' own, whatever s is."""
+    x, byzantine = drawn(10, 12, 4)
+    x[~byzantine] -= x[~byzantine].mean(axis=0)
+    out = compiled(attacks.model_replacement)(x, byzantine)
+    np.testing.assert_allclose(out.mean(axis=0), x[byzantine].mean(axis=0), atol=1e-5)
+
+
+def test_the_mean_of_all_is_that_of_the_other_attack():
+    """Also of one whose rows differ, and of a single attacker."""
+    for attack in (attacks.sign_flip, attacks.zero):
+        run = compiled(attacks.byz_mean, attack=attack)
+        for s in (1, 2, 5):
+            x, byzantine = drawn(11, 12, s)
+            out = run(x, byzantine)
+            goal = np.asarray(attack(x, byzantine))[byzantine].mean(axis=0)
+            np.testing.assert_allclose(out.mean(axis=0), goal, atol=1e-5)
 
 
 def test_stale_in_a_chain():

@@ -26,6 +26,7 @@ MEMORIES = {
     "safeguard": lambda n: byzjax.safeguard(n, **WINDOWS),
     "mimic": lambda n: attacks.mimic(jnp.arange(n) < 1, key=KEY),
     "stale": lambda n: attacks.stale(jnp.arange(n) < 1, delay=2),
+    "neurotoxin": lambda n: attacks.neurotoxin(jnp.arange(n) < 1),
 }
 SLOW = pytest.mark.slow
 

@@ -35,6 +35,7 @@ def transformations(key):
         "mix with a key": byzjax.mix(byzjax.bucketing, s=2, key=key),
         "mimic": attacks.mimic(BYZANTINE, key=key),
         "stale": attacks.stale(BYZANTINE, delay=2),
+        "neurotoxin": attacks.neurotoxin(BYZANTINE),
         "aggregate": byzjax.aggregate(byzjax.krum, f=1),
         "aggregate with a key": byzjax.aggregate(byzjax.sign_guard, key=key),
         **aggregations_with_memory(key),
@@ -62,7 +63,7 @@ def aggregations_with_memory(key):
 NAMES = list(transformations(jax.random.key(0)))
 over_all = pytest.mark.parametrize("name", NAMES)
 over_memories = pytest.mark.parametrize(
-    "name", [*aggregations_with_memory(jax.random.key(0)), "mimic", "stale"]
+    "name", [*aggregations_with_memory(jax.random.key(0)), "mimic", "stale", "neurotoxin"]
 )
 
 
@@ -303,7 +304,7 @@ def test_who_takes_no_part_is_remembered(name):
 def rows_of_state(name, state, step):
     """Memory per worker; sums over a window restart for all workers at once."""
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state) if N in jnp.shape(leaf)]
-    assert leaves or name in ("centered_clipping", "mimic")
+    assert leaves or name in ("centered_clipping", "mimic", "neurotoxin")
     if name.startswith("safeguard") and step % 2 == 0:
         return []
     return leaves

@@ -3,6 +3,7 @@
 from byzjax._deprecated import renamed as _renamed
 from byzjax.attacks.adaptive import default_starts, gradient_attack, strongest
 from byzjax.attacks.around_median import pushed
+from byzjax.attacks.backdoors import constrain_and_scale, model_replacement, neurotoxin
 from byzjax.attacks.bounded import min_max, min_sum
 from byzjax.attacks.data import add_trigger, flip_labels, shift_tokens
 from byzjax.attacks.dissensus import dissensus
@@ -10,6 +11,7 @@ from byzjax.attacks.faults import drop, flip_bits, lose_coordinates, non_finite
 from byzjax.attacks.over_time import alternating, copy_worker, mimic, rotating, sleeping, stale
 from byzjax.attacks.simple import constant, gambler, gaussian, zero
 from byzjax.attacks.statistical import (
+    byz_mean,
     inner_product_manipulation,
     little_is_enough,
     little_is_enough_z,
@@ -30,7 +32,9 @@ __all__ = [
     "add_trigger",
     "alternating",
     "anti_cge",
+    "byz_mean",
     "constant",
+    "constrain_and_scale",
     "copy_worker",
     "default_starts",
     "dissensus",
@@ -50,6 +54,8 @@ __all__ = [
     "mimic",
     "min_max",
     "min_sum",
+    "model_replacement",
+    "neurotoxin",
     "non_finite",
     "omniscient",
     "order_statistic",

@@ -20,6 +20,7 @@ SECTIONS = {
     "Without knowledge of others": "simple",
     "Faults": "faults",
     "In the data": "data",
+    "With the attackers' own updates": "backdoors",
 }
 MODULES = {
     title: importlib.import_module(f"byzjax.attacks.{name}") for title, name in SECTIONS.items()
@@ -59,9 +60,10 @@ attack's equation, hyperparameters and an example.
 An attack goes into a chain as `byzjax.attack(attacks.little_is_enough, byzantine, f=f)` and
 replaces the rows of Byzantine workers; honest rows stay as they are, bit for bit. `byzantine` may
 also be a function of the step, such as `attacks.sleeping` and `attacks.rotating` return.
-`attacks.mimic` and `attacks.stale` have memory and replace `byzjax.attack`. Attacks against the
-deployed rule call it, mixings included: `strongest` searches for the most damaging strength of any
-attack, in 20 calls; `gradient_attack` ascends the damage by its gradient through the rule.
+`attacks.mimic`, `attacks.stale` and `attacks.neurotoxin` have memory and replace
+`byzjax.attack`. Attacks against the deployed rule call it, mixings included: `strongest` searches
+for the most damaging strength of any attack, in 20 calls; `gradient_attack` ascends the damage by
+its gradient through the rule.
 `flip_labels`, `shift_tokens` and `add_trigger` change a batch before its gradient is computed.
 
 How far each attack moves each rule: [worst-case](worst-case/README.md). The attacks that hurt each

@@ -21,6 +21,15 @@ def mask(updates: PyTree, byzantine: jax.Array) -> jax.Array:
     return jnp.asarray(byzantine)
 
 
+def senders(updates: PyTree, byzantine: jax.Array, extra_args: dict) -> tuple:
+    """The worker of each row, `int32[k]`, and which rows are Byzantine."""
+    given = extra_args.get("senders")
+    if given is None:
+        rows = mask(updates, byzantine)
+        return jnp.arange(len(rows)), rows
+    return given, mask(updates, jnp.asarray(byzantine)[given])
+
+
 def column(byzantine: jax.Array, leaf: jax.Array) -> jax.Array:
     return byzantine.reshape((-1,) + (1,) * (leaf.ndim - 1))
 

@@ -188,7 +188,7 @@ def mimic(
         if not jax.tree.leaves(updates):
             return updates, state
         updates = jax.tree.map(jnp.asarray, updates)
-        senders, mask = _senders(updates, byzantine, extra_args)
+        senders, mask = _rows.senders(updates, byzantine, extra_args)
         rows = jax.tree.map(wide, updates)
         good = ~mask & jnp.isfinite(stacked.squared_norms(rows))
         step, first = state.step, state.step == 0
@@ -224,15 +224,6 @@ def mimic(
         return sent, MimicState(step + 1, mean, learned, target, state.key)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _senders(updates: PyTree, byzantine: jax.Array, extra_args: dict) -> tuple:
-    """The worker of each row, `int32[k]`, and which rows are Byzantine."""
-    senders = extra_args.get("senders")
-    if senders is None:
-        mask = _rows.mask(updates, byzantine)
-        return jnp.arange(len(mask)), mask
-    return senders, _rows.mask(updates, jnp.asarray(byzantine)[senders])
 
 
 def _unit(point: PyTree) -> PyTree:
@@ -332,7 +323,7 @@ def stale(byzantine: jax.Array, *, delay: int = 1) -> optax.GradientTransformati
         if not jax.tree.leaves(updates):
             return updates, state
         updates = jax.tree.map(jnp.asarray, updates)
-        senders, mask = _senders(updates, byzantine, extra_args)
+        senders, mask = _rows.senders(updates, byzantine, extra_args)
         steps = state.step[senders]
         place, first = steps % delay, steps == 0
 

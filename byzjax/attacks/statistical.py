@@ -13,6 +13,7 @@ from jax.scipy.special import ndtri
 from byzjax import stacked
 from byzjax._checks import one_of, static_int
 from byzjax._compiled import compiled
+from byzjax._numerics.arrays import wide
 from byzjax.attacks import _rows
 from byzjax.stacked import PyTree
 
@@ -328,3 +329,57 @@ def _strength(
     if z is not None:
         return z
     return little_is_enough_z(n, jnp.sum(byzantine, dtype=jnp.int32) if f is None else f)
+
+
+@compiled
+def byz_mean(
+    updates: PyTree, byzantine: jax.Array, *, attack: Callable = little_is_enough
+) -> PyTree:
+    r"""Some attackers send another attack's rows, the others what makes it the mean of all rows.
+
+    Of s attackers the first ⌊s/2⌋, A, send the rows $a_i$ of the other attack, and the rest, B,
+
+    $$ b = \frac{1}{|B|} \Bigl( n g - \sum_{i \in A} a_i - \sum_{i \in H} x_i \Bigr), $$
+
+    so the mean of all n rows is g, the mean of the malicious rows of that attack, which are equal
+    for most. Cost: that of the attack and O(nd).
+
+    Args:
+      updates: stacked updates; every leaf has shape `[n, ...]`.
+      byzantine: `bool[n]`, mask of Byzantine workers; may be traced.
+      attack: `attack(updates, byzantine) -> stacked updates`; bind hyperparameters with
+        `functools.partial`.
+
+    Returns:
+      Stacked updates; the honest rows are bitwise unchanged.
+
+    Raises:
+      ValueError: `byzantine` is not `bool[n]`.
+
+    Example:
+      >>> import functools, jax.numpy as jnp
+      >>> from byzjax import attacks
+      >>> updates, byzantine = jnp.array([[1.0], [3.0], [0.0], [0.0]]), jnp.arange(4) > 1
+      >>> attacks.byz_mean(updates, byzantine, attack=functools.partial(attacks.constant, value=-1))
+      Array([[ 1.],
+             [ 3.],
+             [-1.],
+             [-7.]], dtype=float32)
+
+    Reference: Xu, Huang, Song and Lan, SignGuard: Byzantine-robust Federated Learning through
+    Collaborative Malicious Gradient Filtering, ICDCS 2022 (arXiv:2109.05872), with
+    `little_is_enough`.
+    """
+    byzantine = _rows.mask(updates, byzantine)
+    count = jnp.sum(byzantine, dtype=jnp.int32)
+    place = jnp.cumsum(byzantine, dtype=jnp.int32) - 1
+    first = byzantine & (place < count // 2)
+    lies = jax.tree.map(wide, attack(updates, byzantine))
+    sent, target = _rows.replace(updates, first, lies), stacked.mean_selected(lies, byzantine)
+    known = _rows.honest_sum(sent, byzantine & ~first)
+    n, rest = len(byzantine), jnp.maximum(count - count // 2, 1)
+
+    def last(goal: jax.Array, others: jax.Array) -> jax.Array:
+        return (n * goal[None] - others) / rest.astype(goal.dtype)
+
+    return _rows.replace(sent, byzantine & ~first, jax.tree.map(last, target, known))

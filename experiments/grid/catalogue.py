@@ -73,6 +73,12 @@ def _honest_updates_of_images_with_a_trigger(
     return updates
 
 
+def byz_mean(updates: Any, byzantine: jax.Array, *, z: float | None = None) -> Any:
+    """`little_is_enough` from half of the attackers; the others make it the mean of all rows."""
+    attack = functools.partial(attacks.little_is_enough, z=z)
+    return attacks.byz_mean(updates, byzantine, attack=attack)
+
+
 def alternating(
     updates: Any,
     byzantine: jax.Array,
@@ -171,6 +177,7 @@ ATTACKS: dict[str, Callable] = _ordered(
         "shift_tokens": _honest_updates_of_shifted_tokens,
         "add_trigger": _honest_updates_of_images_with_a_trigger,
         "alternating": alternating,
+        "byz_mean": byz_mean,
         "sleeping": sleeping,
         "strongest_alie": _strongest(attacks.little_is_enough, "z", "alie"),
         "strongest_ipm": _strongest(attacks.inner_product_manipulation, "epsilon", "ipm"),
@@ -190,6 +197,7 @@ POISONS = ("flip_labels", "shift_tokens", *BACKDOORS)
 STRENGTHS: dict[str, tuple[str, ...]] = {
     "alternating": ("epsilon",),
     "anti_cge": ("margin",),
+    "constrain_and_scale": ("alpha", "max_norm"),
     "constant": ("value",),
     "dissensus": ("epsilon",),
     "drop": ("probability", "value"),
@@ -200,6 +208,7 @@ STRENGTHS: dict[str, tuple[str, ...]] = {
     "inner_product_manipulation": ("epsilon",),
     "little_is_enough": ("z",),
     "lose_coordinates": ("share", "value"),
+    "model_replacement": ("boost",),
     "omniscient": ("factor",),
     "reversed_gradient": ("kappa",),
     "sleeping": ("epsilon",),

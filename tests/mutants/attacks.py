@@ -144,6 +144,35 @@ MUTANTS = [
         "lambda r: r[(place + 1) % delay, senders]",
         'tests/test_attacks_one_by_one.py -k "stale_updates and 3"',
     ),
+    # --- with the attackers' own updates ------------------------------------------------------
+    Mutant(
+        "model_replacement: the boost is that of a single attacker",
+        "byzjax/attacks/backdoors.py",
+        "jnp.maximum(count, 1).astype(jnp.float32)",
+        "1",
+        'tests/test_attacks.py -k "papers_loop and 12-4-replace"',
+    ),
+    Mutant(
+        "constrain_and_scale: the weights of both aims are exchanged",
+        "byzjax/attacks/backdoors.py",
+        "share * x + (1 - share) * center",
+        "share * center + (1 - share) * x",
+        'tests/test_attacks.py -k "papers_loop and 12-4-train-and-scale"',
+    ),
+    Mutant(
+        "neurotoxin: it avoids what the honest change in this round",
+        "byzjax/attacks/backdoors.py",
+        "ravel_pytree(state.mean)",
+        "ravel_pytree(jax.tree.map(lambda x: x[0], _rows.honest_mean(updates, mask)))",
+        'tests/test_attacks_one_by_one.py -k "neurotoxin_is"',
+    ),
+    Mutant(
+        "byz_mean: the rows of the first group are counted as honest ones",
+        "byzjax/attacks/statistical.py",
+        "known = _rows.honest_sum(sent,",
+        "known = _rows.honest_sum(updates,",
+        'tests/test_attacks.py -k "papers_loop and 12-4-byz_mean"',
+    ),
     # --- data --------------------------------------------------------------------------------
     Mutant(
         "shift_tokens: the last token is not shifted to the first",

@@ -229,3 +229,44 @@ def mimic(steps, byzantine, first, warmup):
             target = int(np.argmax([a @ direction for a in good]))
         out.append(lie(x, byzantine, good[target]))
     return out
+
+
+def byz_mean(x, byzantine, z=None):
+    """The rows of `little_is_enough` from half of the attackers; all n rows then have its mean."""
+    x = np.asarray(x, np.float64)
+    out = little_is_enough(x, byzantine, z=z)
+    liars = np.flatnonzero(byzantine)
+    goal, half = out[liars[0]], len(liars) // 2
+    total = x[~np.asarray(byzantine)].sum(axis=0) + half * goal
+    for i in liars[half:]:
+        out[i] = (len(x) * goal - total) / (len(liars) - half)
+    return out
+
+
+def model_replacement(x, byzantine, boost=None):
+    boost = len(x) / sum(byzantine) if boost is None else boost
+    return np.array([boost * np.float64(v) if b else np.float64(v) for v, b in zip(x, byzantine)])
+
+
+def constrain_and_scale(x, byzantine, alpha=0.5, max_norm=None):
+    good = honest(x, byzantine)
+    bound = max(np.linalg.norm(v) for v in good) if max_norm is None else max_norm
+    out = np.asarray(x, np.float64).copy()
+    for i in np.flatnonzero(byzantine):
+        aim = alpha * out[i] + (1 - alpha) * good.mean(axis=0)
+        out[i] = bound * aim / np.linalg.norm(aim)
+    return out
+
+
+def neurotoxin(steps, byzantine, share):
+    """The updates sent in each step (a matrix per step)."""
+    out, before = [], None
+    for x in steps:
+        sent = np.asarray(x, np.float64).copy()
+        if before is not None:
+            order = sorted(range(len(before)), key=lambda j: -abs(before[j]))
+            for i in np.flatnonzero(byzantine):
+                sent[i, order[: math.ceil(share * len(before))]] = 0
+        out.append(sent)
+        before = honest(x, byzantine).mean(axis=0)
+    return out
