@@ -189,8 +189,8 @@ def notebook(path):
     return json.loads(path.with_suffix(".ipynb").read_text())
 
 
-def test_there_are_five_notebooks():
-    assert [path.stem[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05"]
+def test_there_are_six_notebooks():
+    assert [path.stem[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06"]
     assert [p.with_suffix(".py") for p in sorted((ROOT / "colab").glob("*.ipynb"))] == NOTEBOOKS
 
 
