@@ -14,11 +14,19 @@ from experiments.cli import material, options
 from experiments.execution import claims, cost, store, sweep
 from experiments.grid import calls, naming
 from experiments.grid.config import Config
-from experiments.leaderboard import editions, engine, entries, score, submission, verification
+from experiments.leaderboard import (
+    editions,
+    engine,
+    entries,
+    measures,
+    score,
+    submission,
+    verification,
+)
 from experiments.text import arguments as command_line
 from experiments.text import columns, names
 
-ACTIONS = ("run", "export", "rank", "rows", "submit", "verify")
+ACTIONS = ("run", "export", "rank", "rows", "measure", "submit", "verify", "page")
 
 
 def leaderboard(arguments: Sequence[str]) -> int:
@@ -32,13 +40,19 @@ def leaderboard(arguments: Sequence[str]) -> int:
     ):
         if value not in known:
             raise ValueError(names.one_of(name, value, known))
-    if command.action == "verify":
-        return _verify(command)
+    if command.action in ("verify", "page"):
+        return _verify(command) if command.action == "verify" else _page(command)
     edition = _edition(command)
     if command.action == "rows":
         print(_rows(edition))
         return 0
     folder = _folder(command)
+    if command.action == "measure":
+        rows = [(row, edition.n, f) for f in edition.fs for row in editions.rows(edition, f)]
+        folder.mkdir(parents=True, exist_ok=True)
+        measures.table(rows).to_csv(folder / measures.FILE, index=False)
+        print(f"Results: {folder / measures.FILE}")
+        return 0
     grids = [command.places.of(grid) for grid in editions.first(edition)]
     if command.action == "run":
         shard, shards = options.shard(command.shard)
@@ -47,6 +61,8 @@ def leaderboard(arguments: Sequence[str]) -> int:
             return status
     runs = engine.read(edition, grids, folder)
     if command.action == "export":
+        if (folder / measures.FILE).is_file():
+            runs = measures.joined(runs, pd.read_csv(folder / measures.FILE))
         runs.to_csv(folder / engine.FILE, index=False)
         print(f"Results: {folder / engine.FILE}")
         return 0
@@ -54,6 +70,18 @@ def leaderboard(arguments: Sequence[str]) -> int:
         return _submit(command, runs)
     print(_ranked(command, runs, folder))
     print(f"Results: {folder / 'table.csv'}")
+    return 0
+
+
+def _page(command: options.LeaderboardCommand) -> int:
+    if command.file is None or command.to is None:
+        raise ValueError(
+            "page needs two files: python -m experiments leaderboard page CSV OUT.html."
+        )
+    from experiments.leaderboard import page  # imported here: matplotlib takes a second
+
+    pathlib.Path(command.to).write_text(page.html(pd.read_csv(command.file)))
+    print(f"Results: {command.to}")
     return 0
 
 

@@ -173,11 +173,14 @@ class LeaderboardCommand:
 
     action: Annotated[str, "ACTION", POSITIONAL] = "run"
     """run (train what is missing, then rank), export (write all runs to one CSV file), rank (print
-    the table of what is finished), rows (list the rows, and what is left out and why), submit
-    (write the file of one rule or attack that a pull request adds) or verify (train some of the
-    cells of such a file again)."""
+    the table of what is finished), rows (list the rows, and what is left out and why), measure
+    (damage of one step and time of one call of each row, which export adds), submit (write the file
+    of one rule or attack that a pull request adds), verify (train some of the cells of such a file
+    again) or page (write an exported file as one HTML page)."""
     file: Annotated[str | None, "FILE", POSITIONAL] = None
-    """The file that submit writes, named after the rule by default, or that verify reads."""
+    """What submit writes, by default named after the rule, or what verify and page read."""
+    to: Annotated[str | None, "OUT.html", POSITIONAL] = None
+    """The file that page writes."""
     edition: str = "cpu"
     """tiny (half a minute), cpu (digits, f = 5) or full (all scenes; needs an accelerator)."""
     rule: tuple[str, ...] = ()

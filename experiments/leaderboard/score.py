@@ -20,6 +20,9 @@ COLUMNS = (
     *("rule", "mixing", "attack", "s", "seed", *SCENE),
     *("steps", "stage", "audited", "kept", "accuracy"),
 )
+# Columns that older tables lack: the version of the rule, the damage of one attacked step, the
+# proved kappa, milliseconds of one aggregation, and the attack success rate under a backdoor.
+MORE = ("version", "damage", "kappa", "ms", "attack_success")
 RESAMPLES = 2000
 LEVEL = 0.95
 
@@ -66,11 +69,19 @@ def lines(
             of_run |= {"s": run["s"], "seed": run["seed"], **dict(zip(SCENE, row[2:]))}
             of_run |= {"steps": block["steps"], "stage": stage, "audited": audited[row]}
             of_run |= {"kept": block["attack"] in (*kept[row], "none")}
-            out.append(of_run | {"accuracy": run["accuracy"][-1]})
+            of_run |= {"accuracy": run["accuracy"][-1], "version": version(block)}
+            of_run |= {"kappa": kappa(block["rule"], block["mixing"], block["n"], block["f"])}
+            success = run.get("attack_success") or [None]
+            out.append(of_run | {"attack_success": success[-1]})
     planned = sum(len(block.runs) for grid in grids for block in planning.recorded(grid))
     if len(out) != planned:
         raise ValueError(f"{planned - len(out)} of {planned} runs are missing; repeat `run` first.")
-    return pd.DataFrame(out, columns=list(COLUMNS))
+    return pd.DataFrame(out, columns=[*COLUMNS, *MORE])
+
+
+def version(block: dict[str, Any]) -> str:
+    """The version of a row: that of byzjax, for a rule of your own the hash of its source."""
+    return block.get("code") or f"byzjax {block.get('environment', {}).get('byzjax', '')}"
 
 
 class Resampled(NamedTuple):
@@ -151,6 +162,8 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
                 {
                     **where,
                     "rank": 1 + above,
+                    "rule": rule,
+                    "mixing": mixing,
                     "defence": scenes.defence(rule, mixing),
                     "worst": score.worst,
                     "low": low,
@@ -162,12 +175,27 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
                     "without": float(alone["accuracy"].mean()),
                     "kappa": kappa(rule, mixing, where["n"], where["f"]),
                     "seeds": part["seed"].nunique(),
+                    **_more(under[(under["rule"] == rule) & (under["mixing"] == mixing)]),
                 }
             )
     board = pd.DataFrame(out)
     keys = [board[name].map(dict(zip(board[name].unique(), range(len(board))))) for name in SCENE]
     order = np.lexsort((-board["worst"], board["rank"], *reversed(keys)))
     return board.iloc[order].reset_index(drop=True)
+
+
+def _more(row: pd.DataFrame) -> dict[str, float]:
+    """The largest damage and success rate, and the milliseconds of a row; those that are known."""
+    by_seed = (
+        {"attack_success": row.groupby("attack")["attack_success"].mean()}
+        if ("attack_success" in row)
+        else {}
+    )
+    return {
+        name: by_seed.get(name, row[name]).max()
+        for name in ("damage", "ms", "attack_success")
+        if name in row and row[name].notna().any()
+    }
 
 
 def kappa(rule: str, mixing: str, n: int, f: int) -> float | None:

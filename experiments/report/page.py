@@ -75,13 +75,19 @@ class Table(NamedTuple):
 def html(study: Study) -> str:
     """The page of a study."""
     content = _head(study) | _in_short(study) | _numbers(study) | _origin(study)
-    return _TEMPLATES.get_template("page.html").render(
+    return rendered(
+        "page.html",
         study=study,
         figures=_figures(study.pictures),
         failures=_failures(study),
         colors=panels.COLORS,
         **content,
     )
+
+
+def rendered(template: str, **content: Any) -> str:
+    """A template of this folder with its content."""
+    return _TEMPLATES.get_template(template).render(**content)
 
 
 def _head(study: Study) -> dict[str, Any]:

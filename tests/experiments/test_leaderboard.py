@@ -185,7 +185,7 @@ def test_a_tiny_edition_runs_resumes_exports_and_ranks(tmp_path, capsys):
     folder = next(tmp_path.iterdir())
     told(f"export {few}")
     runs = pd.read_csv(folder / engine.FILE)
-    assert tuple(runs.columns) == score.COLUMNS
+    assert tuple(runs.columns) == (*score.COLUMNS, *score.MORE)
     assert set(runs["stage"]) == {"first", "last"}
     last = runs[(runs["stage"] == "last") & (runs["s"] > 0)]
     assert set(last.groupby("rule")["attack"].nunique()) <= {2, 3}
@@ -197,7 +197,7 @@ def test_a_tiny_edition_runs_resumes_exports_and_ranks(tmp_path, capsys):
 
 def test_mistakes_of_the_command(capsys, tmp_path):
     for line, message in {
-        "rnu": "action must be one of run, export, rank, rows, submit, verify; got 'rnu'.",
+        "rnu": "rows, measure, submit, verify, page; got 'rnu'.",
         "run --edition gpu": "edition must be one of tiny, cpu, full; got 'gpu'.",
         f"rank --edition tiny --results {tmp_path}": "missing or failed; repeat `run`.",
     }.items():

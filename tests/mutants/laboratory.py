@@ -423,6 +423,13 @@ MUTANTS = [
         "noise = 0 * spread * std",
         'tests/experiments/test_frauds.py -k "rows_differ"',
     ),
+    Mutant(
+        "leaderboard: rows of one rank are in the order of their accuracies",
+        "experiments/leaderboard/page.py",
+        'row["rank"], row["defence"])',
+        'row["rank"], -row["worst"])',
+        'tests/experiments/test_leaderboard_page.py -k "share_a_rank"',
+    ),
     # --- what is told ------------------------------------------------------------------------
     Mutant(
         "choose: settings are chosen by their test accuracy",
