@@ -9,12 +9,12 @@ from typing import Any
 
 import yaml
 
-from experiments.bridges import byzfl, flpoison, reading
-from experiments.cli import options
+from experiments.bridges import byzfl, byzfl_results, flpoison, reading
+from experiments.cli import folders, options
 from experiments.grid import planning
 from experiments.grid.config import Config
 from experiments.text import arguments as command_line
-from experiments.text import names
+from experiments.text import columns, names
 from experiments.text.names import counted
 
 
@@ -37,20 +37,23 @@ SOURCES: dict[str, tuple[Parser, Reader]] = {
     "byzfl": (_json, byzfl.read),
     "flpoison": (_yaml, flpoison.read),
 }
+RESULTS = "byzfl-results"
 YAML = (".yaml", ".yml")
 """Endings of files that `run` reads as FLPoison's."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Reads another project's file into a grid file for run."""
+    """Reads another project's files: settings for run, or results."""
     command = command_line.parse(
         options.ImportCommand, arguments, prog="python -m experiments import"
     )
-    if command.source not in SOURCES:
-        raise ValueError(names.unknown("source", command.source, SOURCES))
-    parse, read = SOURCES[command.source]
+    if command.source not in (*SOURCES, RESULTS):
+        raise ValueError(names.unknown("source", command.source, (*SOURCES, RESULTS)))
     if command.benchmark and command.source != "flpoison":
         raise ValueError(f"--benchmark is for flpoison; got {command.source}.")
+    if command.source == RESULTS:
+        return _report(pathlib.Path(command.file), command.to)
+    parse, read = SOURCES[command.source]
     if command.benchmark:
         read = functools.partial(flpoison.read, benchmark=True)
     path = pathlib.Path(command.file)
@@ -62,6 +65,28 @@ def main(arguments: Sequence[str]) -> int:
     _print_notes(imported)
     count = counted(len(imported.grids), "grid")
     print(f"{count} in {target}; python -m experiments run {target} trains.")
+    return 0
+
+
+def _report(folder: pathlib.Path, to: str | None) -> int:
+    """Writes the tables and figures of ByzFL's results."""
+    from experiments.report import tables  # imported here: matplotlib takes a second
+
+    found = byzfl_results.read(folder)
+    target = pathlib.Path(to or f"{folder.resolve().name}-report")
+    if (target / "config.json").exists():
+        raise ValueError(f"{target} holds results already; add --to with another folder.")
+    about = tables.About(
+        title=f"{counted(len(found.blocks), 'combination')} of ByzFL's benchmark",
+        claim="Trained by ByzFL, whose names these are. The loss on test samples is not recorded.",
+        command=f"python -m experiments import {RESULTS} {folder}",
+    )
+    results = tables.write(target, found.blocks, found.grids, about)
+    print(tables.text(results, columns.terminal_width()))
+    if found.unfinished:
+        early = f"note: {counted(found.unfinished, 'run')} ended early and left out."
+        print(early, file=sys.stderr)
+    print(folders.results_line(target))
     return 0
 
 

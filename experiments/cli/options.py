@@ -104,18 +104,20 @@ class FileCommand:
 
 @dataclasses.dataclass(frozen=True)
 class ImportCommand:
-    """Read another project's file into a grid file, which `run FILE` trains.
+    """Read another project's file into a grid file, which `run FILE` trains, or its results.
 
     Definitions that differ from those here are printed as notes; a setting without a counterpart
     stops with a line that names it (docs/bridges.md).
     """
 
     source: Annotated[str, "SOURCE", POSITIONAL]
-    """byzfl, for the config.json of its benchmark, or flpoison, for its YAML."""
+    """byzfl, for the config.json of its benchmark, flpoison, for its YAML, or byzfl-results, for a
+    folder of its results, whose tables and figures are written."""
     file: Annotated[str, "FILE", POSITIONAL]
-    """The file."""
+    """The file, or the folder of results."""
     to: Annotated[str | None, "PATH"] = None
-    """The grid file; default is the file's name with -grid.json in this folder."""
+    """The grid file; default is the file's name with -grid.json in this folder. Of results, the
+    folder of tables and figures; default is the folder's name with -report."""
     benchmark: bool = False
     """Of flpoison, all pairs of the lists attacks and defenses, as with its own --benchmark."""
 

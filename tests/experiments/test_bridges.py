@@ -1,6 +1,7 @@
 """Files of other projects as grids: names, definitions, and what is refused."""
 
 import copy
+import itertools
 import json
 import pathlib
 import re
@@ -11,6 +12,8 @@ import optax
 import pandas as pd
 import pytest
 
+from benchmarks import bridges as comparison
+from benchmarks import pages
 from byzjax import stacked
 from experiments.bridges import byzfl, mixings, reading
 from experiments.cli import commands
@@ -18,7 +21,6 @@ from experiments.grid import planning, specs
 from experiments.grid.config import Config
 from experiments.training import optim
 
-WHO = ("byzfl", "byzjax")
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
 # The config.json that ByzFL 0.0.11 writes if there is none.
 DEFAULT = {
@@ -127,21 +129,13 @@ def test_the_default_file_of_byzfl():
 
 
 def test_the_table_beside_byzfl_is_that_of_its_file():
-    data = pd.read_csv(DOCS / "bridges" / "byzfl.csv")
-    last = data[data["step"] == data["step"].max()].groupby("cell", sort=False)
+    rows = pd.read_csv(DOCS / "bridges" / "byzfl.csv").to_dict("records")
     page = (DOCS / "bridges.md").read_text()
-    table = page.partition("<!-- byzfl -->")[2].partition("<!-- end of byzfl -->")[0]
-    shown = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")]
-    made = [
-        [
-            str(cell),
-            *(f"{100 * of[who].mean():.1f} ± {100 * of[who].std():.1f}" for who in WHO),
-            f"{100 * (of['byzjax'].mean() - of['byzfl'].mean()):+.1f}",
-        ]
-        for cell, of in last
-    ]
-    assert shown[2:] == made
-    assert (last.size() == 4).all()
+    shown = page.partition("<!-- byzfl -->")[2].partition("<!-- end of byzfl -->")[0]
+    assert shown.strip() == pages.markdown(comparison.summary(rows))
+    steps, seeds = (50, 100, 150), range(comparison.SEEDS)
+    measured = [(row["cell"], row["seed"], row["step"]) for row in rows]
+    assert measured == list(itertools.product(comparison.CELLS, seeds, steps))
 
 
 def test_every_value_may_be_a_list():

@@ -572,4 +572,18 @@ MUTANTS = [
         "** -0.5 * 6**0.5",
         'tests/experiments/test_models.py -k "like_torch"',
     ),
+    Mutant(
+        "ByzFL's results: the accuracy after the last step is one of an evaluation later",
+        "experiments/bridges/byzfl_results.py",
+        "[*range(0, steps, every), steps]",
+        "[*range(0, steps + every, every)]",
+        'tests/experiments/test_byzfl_results.py -k "by_seed_and_step"',
+    ),
+    Mutant(
+        "ByzFL's results: held-out accuracies are those on test samples",
+        "experiments/bridges/byzfl_results.py",
+        '.replace("test_", "val_", 1)',
+        '.replace("test_", "test_", 1)',
+        'tests/experiments/test_byzfl_results.py -k "by_seed_and_step"',
+    ),
 ]
