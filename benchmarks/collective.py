@@ -57,6 +57,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "sign_guard": {"key": KEY},
     "gradient_splitting": {"f": 2, "key": KEY},
     "flame": {"key": KEY},
+    "lasa": {},
     "flag": {},
     "fl_trust": {"trusted": ONE},
     "zeno": {

@@ -2,7 +2,8 @@
 
 Along a mesh axis of P devices a leaf of c coordinates is padded with zeros to P m, m >= 1, and cut
 into P slices of m coordinates. The padding is the same for all n workers, so it adds no distance
-and no spread; only `sign_guard` counts such zeros, and `spectral_filter` may draw them.
+and no spread; only `sign_guard` counts such zeros, `gradient_splitting` puts them into groups, and
+`spectral_filter` may draw them.
 """
 
 import math

@@ -36,6 +36,8 @@ class Facts(NamedTuple):
       deterministic: it takes no key.
       memory: size of the state that it keeps between steps.
       workspace: temporary memory that it may allocate, in multiples of its input.
+      layers: whether each leaf of a tree is a layer, with a selection of its own: a tree then does
+        not give what its flat vector gives.
       weights: the part of the weight that it withstands, if it takes weights (docs/weights.md).
       note: further remarks for users.
     """
@@ -55,6 +57,7 @@ class Facts(NamedTuple):
     deterministic: bool = True
     memory: str = "none"
     workspace: float = 2.0
+    layers: bool = False
     weights: str = ""
     note: str = ""
 
@@ -367,6 +370,20 @@ FACTS: dict[str, Facts] = {
         deterministic=False,
         note="against backdoors; adds noise",
     ),
+    "lasa": Facts(
+        "rule",
+        (2, 1),
+        cost="nd",
+        breakdown="none proved",
+        full=False,
+        promise="finite",
+        reference="Xu, Zhang, Hu 2025",
+        takes_f=False,
+        shifts=False,
+        repeats=False,
+        layers=True,
+        note="each leaf is a layer, with a selection of its own",
+    ),
     "sign_guard": Facts(
         "rule",
         (2, 1),
@@ -629,6 +646,25 @@ Optax transformations that replace `byzjax.aggregate`.
 They preprocess the rows for any rule, as in `byzjax.mix(byzjax.nearest_neighbors, f=f)`.
 
 {table("mixing")}
+
+## Other defences
+
+Some defences of papers are several of these stages, or need what no stage has.
+
+* **SLSGD** (Xie, Koyejo, Gupta 2019), a trimmed mean of the workers' models and a server that moves
+  a part alpha of the way, is `protocols.parameter_server` with `local_steps=H`,
+  `local=optax.sgd(rate)`, `rule=aggregate(trimmed_mean, f=f)` and `server=optax.sgd(alpha)`. The
+  trimmed mean shifts with its rows, so that of the differences is that of the models.
+* **Norm bounding, weak differential privacy** (Sun et al. 2019): `weak_dp` before the mean.
+* **FLDetector** (Zhang, Cao, Jia, Gong 2022) would be an aggregation with memory. It is not here:
+  its number of clusters comes from gap statistics, k-means on random references for several
+  numbers of clusters, and once it has detected an attack, training starts anew.
+* **DeepSight** (Rieger, Nguyen, Miettinen, Sadeghi 2022) reads the last layer and what the models
+  predict for random inputs; **SkyMask** (Yan et al. 2024) trains masks on data of the server,
+  through the models. A rule sees neither the model nor which leaf is the last layer. `fl_trust` and
+  `zeno` are the rules that use data of the server.
+* **FedSECA** (Benjamin, Asokan, Yaqub, Nandakumar 2025), votes on signs weighted by agreement,
+  would be a rule. Only its abstract was read.
 """
 
 

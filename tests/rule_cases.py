@@ -45,8 +45,7 @@ class Case:
     unique_from: int = 1  # with fewer good rows the result is not unique and has no derivative
     quick: bool = True  # whether the default tier tests more than its values and its promise
     most_n: int = 64
-    # Largest finite Byzantine value up to which the rule follows its loop in float32: sums of
-    # distances to rows much farther away lose all digits of the others.
+    # Largest finite Byzantine value with which float32 follows the loop: farther ones cost digits.
     reach: float = float(np.finfo(np.float32).max)
     eps: float = 2e-6
     slope_eps: float = 2e-5  # for derivatives, in float32
@@ -90,8 +89,10 @@ class Case:
         data = self.data(updates, None)
         return dict(zip(names, data)) | self.kwargs(jax.tree.leaves(updates)[0].shape[0], f)
 
-    def expected(self, x, f):
+    def expected(self, x, f, layers=None):
+        """By the loop; `layers`: the sizes of a tree's leaves, for rules with layers."""
         hyper = {k: v for k, v in self.hyper(len(x), f).items() if k not in self.unseen}
+        hyper |= {"layers": layers} if self.facts.layers else {}
         x = np.asarray(x, np.float64)
         return self.oracle(x, f, **hyper, **self.oracle_data(x.shape[1]))
 
@@ -108,8 +109,7 @@ class Case:
 class Weighted(Case):
     """A rule with weights; its loop runs on rows that stand as often as they weigh.
 
-    Which f rows are Byzantine does not say how much they weigh, so no promise is tested here:
-    tests/test_weights.py has those by weight.
+    Which f rows are Byzantine does not say how much they weigh: test_weights.py has its promises.
     """
 
     most_n: int = 25
@@ -117,7 +117,7 @@ class Weighted(Case):
     def kwargs(self, n, f):
         return super().kwargs(n, f) | {"weights": jnp.asarray(0.375 * multiplicities(n), float)}
 
-    def expected(self, x, f):
+    def expected(self, x, f, layers=None):
         takes_f = self.facts.takes_f
         rows, faults = replicated(x, multiplicities(len(x)), f if takes_f else None)
         hyper = {k: v for k, v in self.hyper(len(x), f).items() if k not in self.unseen}
@@ -149,7 +149,7 @@ def replicated(x, times, f=None):
     return np.repeat(np.asarray(x, np.float64), counts // common, axis=0), faults // common
 
 
-# --- data: equal in every coordinate, so that it can be sliced -----------------------------------
+# --- data: equal in every coordinate, so that it can be sliced ---
 
 POINT = 0.25
 

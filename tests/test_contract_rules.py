@@ -216,7 +216,8 @@ def test_a_tree_gives_what_its_vector_gives(case, n, f):
     out = jax.jit(lambda t: case(t, f))(tree)
     assert [leaf.shape for leaf in jax.tree.leaves(out)] == SHAPES
     assert jax.tree.structure(out) == jax.tree.structure(tree)
-    close(flat(out), case.expected(x, f), 8, case.eps)
+    expected = case.expected(x, f, [math.prod(shape) for shape in SHAPES if 0 not in shape])
+    close(flat(out), expected, 8, case.eps)
 
 
 def tree_of_two_dtypes(n):
@@ -237,7 +238,7 @@ def test_a_tree_of_two_dtypes(case, n, f):
     leaves = jax.tree.leaves(out)
     assert [leaf.dtype for leaf in leaves] == [jnp.bfloat16, *[jnp.float32] * 3]
     assert [leaf.shape for leaf in leaves] == [(2, 2), (3,), (0,), ()]
-    expected = case.expected(x, f)
+    expected = case.expected(x, f, [4, 3, 1])
     close(flat(out)[:4], expected[:4], 8, eps=2**-8)
     close(flat(out)[4:], expected[4:], 8, case.eps)
 

@@ -1,4 +1,4 @@
-"""Rules that judge workers by groups of coordinates, or by clusters of directions."""
+"""Rules that judge workers by groups of coordinates, by clusters of directions, or by layers."""
 
 import importlib
 
@@ -145,3 +145,58 @@ def test_the_first_majority_of_single_linkage(seed):
         apart = np.minimum(apart, apart.T)
         np.fill_diagonal(apart, 0)
         assert np.flatnonzero(majority(apart)).tolist() == oracles.majority_cluster(apart)
+
+
+# --- LASA ----------------------------------------------------------------------------------------
+
+SIZES = (6, 1, 10)
+
+
+def layers_of(x):
+    """Three leaves, one of them with two dimensions."""
+    first, second, third = np.split(x, np.cumsum(SIZES)[:-1], axis=1)
+    return {"a": first, "b": second[:, 0], "c": third.reshape(len(x), 5, 2)}
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.9])
+@pytest.mark.parametrize("radii", [(1.0, 1.0), (2.0, 0.5)])
+def test_every_layer_has_a_selection_of_its_own(sparsity, radii):
+    x = drawn(10, sum(SIZES))
+    x[0, :6] *= 20  # in the first layer alone
+    x[1, 7:] = np.abs(x[1, 7:])
+    x[2, 3] = NAN
+    hyper = dict(zip(("norm_radius", "sign_radius"), radii), sparsity=sparsity)
+    out = compiled(byzjax.lasa, **hyper)(layers_of(x))
+    expected = oracles.lasa(x, layers=SIZES, **hyper)
+    close(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(out)]), expected, 8)
+    one = oracles.lasa(x, **hyper)
+    assert np.abs(one - expected).max() > 1e-3
+    close(compiled(byzjax.lasa, **hyper)(x), one, 8)
+
+
+def test_equal_magnitudes_at_the_limit_are_kept_and_columns_of_zeros_do_not_count():
+    x = np.array([[3.0, -2.0, 2.0, 1.0, 0.0, 0.0]] * 4, np.float32)
+    x[1:] += 0.01 * drawn(3, 6) * (x[1:] != 0)
+    expected = oracles.lasa(x, sparsity=0.5)  # two of four
+    close(byzjax.lasa(x, sparsity=0.5), expected)
+    assert expected[3] == 0
+    close(byzjax.lasa(x[:1], sparsity=0.5), [3, -2, 2, 0, 0, 0])  # alone, it is not typical
+
+
+def test_rows_that_are_all_typical_or_none_are_averaged():
+    x = np.repeat(drawn(1, 5), 4, axis=0)
+    close(byzjax.lasa(x, sparsity=0.0), x[0])
+    bad = np.full((3, 2), NAN, np.float32)
+    np.testing.assert_array_equal(byzjax.lasa(bad), [0, 0])
+    np.testing.assert_array_equal(byzjax.lasa(np.zeros((3, 2), np.float32)), [0, 0])
+
+
+def test_hyperparameters_of_lasa():
+    x = drawn(5, 3)
+    for wrong in (1.0, -0.1):
+        with pytest.raises(
+            ValueError, match=rf"^sparsity must be in \[0, 1\); got sparsity={wrong}"
+        ):
+            byzjax.lasa(x, sparsity=wrong)
+    with pytest.raises(ValueError, match=r"^sign_radius must be positive; got sign_radius=0\.0\.$"):
+        byzjax.lasa(x, sign_radius=0.0)

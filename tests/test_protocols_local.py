@@ -87,6 +87,30 @@ def test_equals_the_papers_loop(keep, attacked):
             np.testing.assert_allclose(model[name], expected[name], rtol=1e-4, atol=1e-5)
 
 
+def test_slsgd_is_a_trimmed_mean_of_models_and_a_server_that_moves_a_part_of_the_way():
+    """SLSGD, Algorithm 1 with option II: w = (1 - alpha) w + alpha trimmed_mean(models)."""
+    alpha, f, steps, rate = 0.6, 1, 2, 0.1
+    server = server_of(
+        rule=byzjax.aggregate(byzjax.trimmed_mean, f=f),
+        server=optax.sgd(alpha),
+        local_steps=steps,
+        local=optax.sgd(rate),
+    )
+    model = {"w": np.zeros(3), "b": 0.0}
+    for r, expected in enumerate(run(server, 3)[1]):
+        batch, models = batch_of(r)["workers"], []
+        for x, y in zip(np.float64(batch["x"]), np.float64(batch["y"])):
+            own = model
+            for part in np.split(np.arange(len(y)), steps):
+                slope = gradient(own, x[part], y[part])
+                own = {name: own[name] - rate * slope[name] for name in NAMES}
+            models.append(own)
+        for name in NAMES:
+            ordered = np.sort([own[name] for own in models], axis=0)[f:-f]
+            model = model | {name: (1 - alpha) * model[name] + alpha * ordered.mean(axis=0)}
+            np.testing.assert_allclose(expected[name], model[name], rtol=1e-5, atol=1e-6)
+
+
 def test_states_of_workers_that_are_not_drawn_stay():
     server = diloco_server(local_steps=2, keep_local_state=True, per_round=3)
     state, models, drawn = run(server, 6)

@@ -19,6 +19,7 @@ from byzjax.rules.flame import flame
 from byzjax.rules.geometric import geometric_median, geometric_median_of_means, huber
 from byzjax.rules.gradient_splitting import gradient_splitting
 from byzjax.rules.krum import bulyan, krum, multi_krum
+from byzjax.rules.lasa import lasa
 from byzjax.rules.robust_learning_rate import robust_learning_rate
 from byzjax.rules.sign_guard import sign_guard
 from byzjax.rules.spectral import covariance_filter, spectral_filter
@@ -40,6 +41,7 @@ __all__ = [
     "gradient_splitting",
     "huber",
     "krum",
+    "lasa",
     "majority_sign",
     "mean",
     "mean_around_median",

@@ -297,6 +297,20 @@ MUTANTS = [
         'tests/test_judged.py -k "single_linkage"',
     ),
     Mutant(
+        "lasa: one magnitude too many is kept",
+        "byzjax/rules/lasa.py",
+        "counts(trial) >= kept",
+        "counts(trial) > kept",
+        'tests/test_judged.py -k "selection_of_its_own"',
+    ),
+    Mutant(
+        "lasa: norms of layers before clipping",
+        "byzjax/rules/lasa.py",
+        "root(squares) * lengths",
+        "root(squares)",
+        'tests/test_judged.py -k "selection_of_its_own"',
+    ),
+    Mutant(
         "flag: weights of sines without the outer square root",
         "byzjax/rules/flag.py",
         "** -0.25",

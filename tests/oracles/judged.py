@@ -60,3 +60,35 @@ def flame(x, f=0, noise=0.001, normal=None):
         return np.full(x.shape[1], np.nan)
     clipped = [x[i] * (min(1.0, middle / norms[i]) if norms[i] > 0 else 1.0) for i in cluster]
     return sum(clipped) / len(cluster) + (0 if normal is None else noise * middle * normal)
+
+
+def largest_alone(row, sparsity, present):
+    """The largest magnitudes of a row, all that are equal to the least of them; others are 0."""
+    count = int(np.sum(present))
+    kept = max(1, count - math.ceil(round(sparsity * count, 9)))
+    return np.where(np.abs(row) >= sorted(np.abs(row))[-kept], row, 0.0)
+
+
+def typical(values, radius):
+    values = np.asarray(values, np.float64)
+    return np.abs(values - median_of(values)) * (1 + 1e-5) < radius * values.std()
+
+
+def lasa(x, f=0, sparsity=0.3, norm_radius=1.0, sign_radius=1.0, layers=None):
+    """`layers`: the number of coordinates of each layer, which follow one another."""
+    x, bad = np.asarray(x, np.float64), far(x)
+    norms = np.array([norm(row) for row in x])
+    good, out, start = np.flatnonzero(~bad), [], 0
+    if not len(good):
+        return np.zeros(x.shape[1])
+    present, middle = (x != 0).any(axis=0), median_of(norms)
+    rows = [largest_alone(x[i], sparsity, present) for i in good]
+    rows = np.array([row * min(1.0, middle / (norm(x[i]) or 1.0)) for i, row in zip(good, rows)])
+    for size in [x.shape[1]] if layers is None else layers:
+        part = rows[:, start : start + size]
+        start += size
+        signs = [(np.sum(r > 0), np.sum(r < 0)) for r in part]
+        shares = [(1 + (p - m) / max(1, p + m)) / 2 for p, m in signs]
+        selected = typical([norm(r) for r in part], norm_radius) & typical(shares, sign_radius)
+        out.append(part[selected if selected.any() else slice(None)].mean(axis=0))
+    return np.concatenate(out)
