@@ -29,7 +29,7 @@ def gradient_splitting(
     r"""Mean of the n - f updates that are nearest to the aggregates of groups of coordinates (GAS).
 
     $$ F = \frac{1}{n - f} \sum_{i \in A} x_i, \qquad
-       s_i = \sum_{q=1}^{p} \bigl\| x_i^{(q)} - R\bigl(x_1^{(q)}, \dots, x_n^{(q)}\bigr) \bigr\| $$
+       s_i = \sum_{q=1}^{p} \| x_i^{(q)} - R(x_1^{(q)}, \dots, x_n^{(q)}) \| $$
 
     where the coordinates are divided at random into p groups of ceil(d / p), the last one may be
     smaller, $x_i^{(q)}$ holds those of group q, R is the inner rule, and A the n - f rows with the

@@ -30,13 +30,15 @@ def lasa(
 
     $$ F_l = \frac{1}{|A_l \cap B_l|} \sum_{i \in A_l \cap B_l} y_{il}, \qquad
        A_l = \{i : |\nu_{il} - \operatorname{med}_j \nu_{jl}| < \lambda_n
-       \operatorname{std}_j \nu_{jl}\}, \quad \nu_{il} = \|y_{il}\| $$
+       \operatorname{std}_j \nu_{jl}\} $$
 
-    $y_i$ is $x_i$ clipped to the median norm, with its largest magnitudes alone: the share
-    `sparsity` of the coordinates is set to 0. $B_l$ is as $A_l$, with $\lambda_s$ and the share of
-    positive signs $\rho_{il} = \frac12 (1 + \sum_j \operatorname{sign} y_{ilj} / \sum_j
-    |\operatorname{sign} y_{ilj}|)$ in place of the norm, 1/2 if all signs are 0. A layer is a leaf
-    of the tree: the weights and the bias of a neural network's layer are two.
+    $$ \nu_{il} = \|y_{il}\|, \qquad \rho_{il} = \frac12 \Bigl(1 + \frac{\sum_k
+       \operatorname{sign} y_{ilk}}{\sum_k |\operatorname{sign} y_{ilk}|}\Bigr) $$
+
+    where y_i is x_i clipped to the median norm, with its largest magnitudes alone: the share
+    `sparsity` of the coordinates is set to 0. B_l is as A_l, with lambda_s and the share rho_il of
+    positive signs in place of the norm, 1/2 if all signs are 0. A layer l is a leaf of the tree:
+    the weights and the bias of a neural network's layer are two.
 
     As in the authors' code, all rows are averaged where $A_l \cap B_l$ is empty. Rows that are not
     finite are left out; if all are, the result is 0. Coordinates that are 0 in all rows do not
@@ -65,8 +67,8 @@ def lasa(
       >>> w = jnp.array([[3.0, 1.0], [3.0, 2.0], [2.0, 3.0], [-2.0, -3.0], [1.0, 3.0]])
       >>> updates = {"w": w, "b": jnp.array([1.0, 2.0, 1.5, 1.5, 9.0])}
       >>> out = byzjax.lasa(updates, sparsity=0.0, norm_radius=1.9)
-      >>> out["w"].round(1)  # the fourth row has other signs, the last one is short once clipped
-      Array([2.6, 2. ], dtype=float32)
+      >>> out["w"].round()  # the fourth row has other signs, the last one is short once clipped
+      Array([3., 2.], dtype=float32)
 
     Reference: Xu, Zhang and Hu, Achieving Byzantine-Resilient Federated Learning via Layer-Adaptive
     Sparsified Model Aggregation, WACV 2025 (arXiv:2409.01435), Algorithm 1.
