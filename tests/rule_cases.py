@@ -91,10 +91,13 @@ class Case:
 
     def expected(self, x, f, layers=None):
         """By the loop; `layers`: the sizes of a tree's leaves, for rules with layers."""
-        hyper = {k: v for k, v in self.hyper(len(x), f).items() if k not in self.unseen}
-        hyper |= {"layers": layers} if self.facts.layers else {}
-        x = np.asarray(x, np.float64)
-        return self.oracle(x, f, **hyper, **self.oracle_data(x.shape[1]))
+        of_layers = {"layers": layers} if self.facts.layers else {}
+        return self.looped(np.asarray(x, np.float64), f, self.hyper(len(x), f), **of_layers)
+
+    def looped(self, rows, f, hyper, **more):
+        """The paper's loop on these rows."""
+        hyper = {k: v for k, v in hyper.items() if k not in self.unseen} | more
+        return self.oracle(rows, f, **hyper, **self.oracle_data(rows.shape[1]))
 
     def withstands(self, byzantine, f):
         """Whether the rule promises anything where these rows are Byzantine, at most f."""
@@ -120,8 +123,7 @@ class Weighted(Case):
     def expected(self, x, f, layers=None):
         takes_f = self.facts.takes_f
         rows, faults = replicated(x, multiplicities(len(x)), f if takes_f else None)
-        hyper = {k: v for k, v in self.hyper(len(x), f).items() if k not in self.unseen}
-        return self.oracle(rows, faults, **hyper, **self.oracle_data(rows.shape[1]))
+        return self.looped(rows, faults, self.hyper(len(x), f))
 
     def withstands(self, byzantine, f):
         """Whether these rows hold at most the share f/n of the weight."""

@@ -225,24 +225,6 @@ def test_the_page_of_scaling_runs_on_eight_devices():
     assert (params != 0).all()
 
 
-@pytest.mark.parametrize("name", ["devices", "devices_bits"])
-def test_the_tables_of_scaling_are_those_measured(name):
-    page = (ROOT / "docs" / "scaling.md").read_text()
-    table = page.split(f"<!-- {name} -->")[1].split(f"<!-- end of {name} -->")[0]
-    shown = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")]
-    shown = [cells for cells in shown if cells[0] != "---"]
-    with (ROOT / "docs" / "benchmarks" / f"{name}.csv").open() as file:
-        made = list(csv.DictReader(file))
-    assert shown[0] == list(made[0])
-    assert len(shown) == len(made) + 1
-    for cells, row in zip(shown[1:], made):
-        for cell, (head, value) in zip(cells, row.items()):
-            if head in ("model", "rule"):
-                assert cell == value
-            else:
-                assert float(cell) == pytest.approx(float(value), rel=0.01), head
-
-
 @pytest.mark.slow  # test_collective and test_sharded check them
 def test_the_page_of_rules_across_devices_runs():
     """Word for word, on the devices available; code that is only shown runs as well."""

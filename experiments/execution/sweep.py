@@ -18,9 +18,10 @@ from experiments.execution import hosts, locks, progress, store
 from experiments.execution.profile import DATA, Profile
 from experiments.execution.store import Task
 from experiments.execution.tracking import Tracker
-from experiments.grid import bases, planning
+from experiments.grid import planning
 from experiments.grid.config import NO_BASE, Config
 from experiments.models import base, zoo
+from experiments.text import bases
 from experiments.text.names import counted
 from experiments.training import assemble
 from experiments.training import program as programs

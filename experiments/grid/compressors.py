@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from byzjax import compress
+from byzjax.compress._compressor import NUMBER
 from experiments.grid import calls, protocols
 from experiments.grid.config import NO_COMPRESSOR, Config
 from experiments.text import names
@@ -20,9 +21,6 @@ FEEDBACK: dict[str, Callable[..., compress.Compressor]] = {
 }
 OPTIONS = ("feedback", "byzantine")
 """Hyperparameters of every compressor here."""
-
-NUMBER = 32
-"""Bits of a coordinate that is not compressed."""
 
 
 class Compression(NamedTuple):

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from byzjax.facts import FACTS
-from experiments.grid import bases, calls
+from experiments.grid import calls
+from experiments.text import bases
 from experiments.text.arguments import SHOWN
 
 DEFAULT_PROTOCOL = "parameter_server"

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-WEIGHTS = "weights"
-FACTS = "base.json"
+from experiments.text import bases
+from experiments.text.bases import FACTS, WEIGHTS
 
 
 class Base(NamedTuple):
@@ -85,7 +85,7 @@ def load(
     """
     import orbax.checkpoint as ocp
 
-    facts = read_facts(folder)
+    facts = bases.read(folder)
     wanted: dict[str, Any] = {"model": model, "context": context}
     if isinstance(vocabulary, str):
         wanted["vocabulary"] = vocabulary
@@ -104,29 +104,6 @@ def load(
     if digest(stored) != facts["sha256"]:
         raise ValueError(f"{folder / WEIGHTS} differs from the sha256 in {FACTS}; fetch it again.")
     return Base(jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), stored), facts)
-
-
-def read_facts(folder: pathlib.Path) -> dict[str, Any]:
-    """The content of `base.json`.
-
-    Raises:
-      FileNotFoundError: the folder has none.
-      ValueError: the file is damaged, or a field is missing.
-    """
-    path = folder / FACTS
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no base model in {folder}: expected {FACTS} and {WEIGHTS}/ there, as a checkout has "
-            "in experiments/bases/."
-        )
-    try:
-        facts = json.loads(path.read_text())
-        missing = {"model", "context", "vocabulary", "sha256"} - facts.keys()
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is not an object in JSON; fetch it again.") from error
-    if missing:
-        raise ValueError(f"{path} has no {', '.join(sorted(missing))}; fetch it again.")
-    return facts
 
 
 def digest(params: Any) -> str:

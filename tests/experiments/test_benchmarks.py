@@ -86,20 +86,32 @@ def test_growth_is_the_exponent():
     assert timing.slope(sizes, 3 * sizes**1.5) == pytest.approx(1.5, abs=1e-4)
 
 
+def value_of(cell: str) -> int | float | str:
+    """A cell of a file as it was before it was written."""
+    for kind in (int, float):
+        try:
+            return kind(cell)
+        except ValueError:
+            pass
+    return cell
+
+
 @pytest.mark.parametrize(
-    ("page", "name"),
+    ("page", "name", "read"),
     [
-        ("flower.md", "flower_inputs"),
-        ("flower.md", "flower_few"),
-        ("flower.md", "flower_precision"),
-        ("flower.md", "flower_bulyan"),
-        ("protocols.md", "variance"),
+        ("flower.md", "flower_inputs", str),
+        ("flower.md", "flower_few", str),
+        ("flower.md", "flower_precision", str),
+        ("flower.md", "flower_bulyan", str),
+        ("protocols.md", "variance", str),
+        ("scaling.md", "devices", value_of),
+        ("scaling.md", "devices_bits", str),
     ],
 )
-def test_tables_of_pages_are_those_of_their_files(page, name):
+def test_tables_of_pages_are_those_of_their_files(page, name, read):
     text = (DOCS / page).read_text()
     with (DOCS / "benchmarks" / f"{name}.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+        rows = [{k: read(v) for k, v in row.items()} for row in csv.DictReader(file)]
     table = text.partition(f"<!-- {name} -->")[2].partition(f"<!-- end of {name} -->")[0]
     assert len(rows) >= 1
     lines = [line for line in table.splitlines() if line.startswith("|")]
@@ -112,13 +124,3 @@ def test_the_page_on_pytorch_shows_the_measured_file():
     assert len(rows) >= 20
     tables = f"{pages.markdown(rows)}\n\n{pages.markdown(torch_calls.goals(rows))}\n"
     assert tables in (DOCS / "pytorch.md").read_text()
-
-
-def value_of(cell: str) -> int | float | str:
-    """A cell of a file as it was before it was written."""
-    for kind in (int, float):
-        try:
-            return kind(cell)
-        except ValueError:
-            pass
-    return cell

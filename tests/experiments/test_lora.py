@@ -12,12 +12,13 @@ from flax import nnx
 
 import byzjax
 from byzjax import attacks, protocols
+from experiments.analysis import pretrain
 from experiments.data import datasets, language
 from experiments.execution import sweep
-from experiments.grid import bases
 from experiments.grid.config import Config, identity, options
 from experiments.models import base, zoo
 from experiments.models.lora import lora, merge
+from experiments.text import bases
 from tests.experiments.test_language import LENGTH, VOCABULARY, Tiny, tokens
 
 RANK = 2
@@ -187,12 +188,13 @@ def test_a_damaged_base_model(saved):
         (folder / base.FACTS).write_text(text)
         with pytest.raises(ValueError, match=message):
             base.load(folder, **wanted)
-        with pytest.raises(ValueError, match=r"states no sha256 of the weights; fetch it again"):
+        with pytest.raises(ValueError, match=message):
             bases.digest(str(folder))
     (folder / base.FACTS).unlink()
-    with pytest.raises(FileNotFoundError, match=r"^no base model in .*: expected base\.json and"):
+    absent = r"^no base model in .*: expected base\.json and weights/ there; known: gpt_micro, or"
+    with pytest.raises(FileNotFoundError, match=absent):
         base.load(folder, **wanted)
-    with pytest.raises(FileNotFoundError, match=r"^no base model 'other': .*; known: "):
+    with pytest.raises(FileNotFoundError, match=absent):
         bases.digest("other")
 
 
@@ -243,3 +245,33 @@ def test_adapters_need_a_base():
     config = Config(dataset="tiny_shakespeare", model="gpt_nano", lora=4)
     with pytest.raises(ValueError, match=r"^lora=4 needs trained weights; expected --base"):
         sweep.tasks([config], bases.FOLDER, lambda _: datasets.OUTLINES["tiny_shakespeare"])
+
+
+def test_a_base_model_is_trained_and_kept(tiny, tmp_path, monkeypatch, capsys):
+    """`experiments.analysis.pretrain` writes what `--base` reads, of the loss that it says."""
+    text = b"to be or not to be, that is the question: " * 12
+    dataset = datasets.of_text("shakespeare_first_six", language.arrays(text, text[:200], LENGTH))
+    monkeypatch.setattr(datasets, "load", lambda name, **_: dataset)
+    folder = tmp_path / "mine"
+    words = f"{folder} --dataset shakespeare_first_six --model gpt_nano --n 1 --f 0 --s 0"
+    words += " --rule mean --attack none --batch-size 4 --steps 4 --eval-every 2"
+    pretrain.main(words.split())
+    assert capsys.readouterr().out.endswith(f" bits per character, into {folder}.\n")
+    known = {"model": "gpt_nano", "context": LENGTH, "vocabulary": dataset.vocabulary}
+    params, facts = base.load(folder, **known)
+    assert facts["command"] == f"python -m experiments.analysis.pretrain {words}"
+    assert (facts["dataset"], facts["data"]) == (dataset.name, dataset.checksum)
+    model = zoo.build("gpt_nano", (LENGTH,), len(dataset.vocabulary), text=True)
+    loss = float(zoo.evaluate(model, params, dataset.test_x, dataset.test_y).loss)
+    assert facts["loss"] == pytest.approx(loss, abs=1e-3)
+    assert facts["bits_per_character"] == pytest.approx(loss / np.log(2), abs=1e-3)
+    assert list(facts["steps"]) == ["2", "4"]
+    # The stored numbers have 8 bits.
+    assert facts["loss"] == pytest.approx(facts["steps"]["4"], rel=0.02)
+
+
+def test_a_base_model_needs_text(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"^digits is not text; expected --dataset shakespeare_fir"
+    ):
+        pretrain.main([str(tmp_path / "mine")])

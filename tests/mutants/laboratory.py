@@ -586,4 +586,18 @@ MUTANTS = [
         '.replace("test_", "test_", 1)',
         'tests/experiments/test_byzfl_results.py -k "by_seed_and_step"',
     ),
+    Mutant(
+        "a base model is named by its context, not by the hash of its weights",
+        "experiments/text/bases.py",
+        'read(folder(name))["sha256"]',
+        'read(folder(name))["context"]',
+        'tests/experiments/test_lora.py -k "fine_tunes"',
+    ),
+    Mutant(
+        "pretraining: the context of a base model is the number of its characters",
+        "experiments/analysis/pretrain.py",
+        '"context": dataset.shape[0]',
+        '"context": len(dataset.vocabulary)',
+        'tests/experiments/test_lora.py -k "trained_and_kept"',
+    ),
 ]
