@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import every_rule, kardam, pages, rules, timing, torch_calls, training
+from benchmarks import collective, every_rule, kardam, pages, rules, timing, torch_calls, training
 from experiments.data import datasets
+from tests.helpers import mesh_of
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
 
@@ -55,6 +56,18 @@ def test_shapes_that_fit():
     shapes = [(8, 10**4), (8, 10**6), (10**6, 10**8)]
     assert every_rule.that_fit(shapes, 10**5) == [(8, 10**4)]
     assert every_rule.that_fit(shapes, 10**9)[-1] != shapes[-1]  # 400 terabytes
+
+
+def test_a_device_holds_about_its_share_of_a_language_model():
+    leaves = collective.language_model("gpt_nano")
+    assert all("devices" in spec for _, spec in leaves.values())
+    mesh = mesh_of(devices=8)
+    (row,) = collective.of_language(mesh, "gpt_nano", ("median",))
+    assert row["share, MB"] == pytest.approx(4 * 205_440 / 1e6)
+    assert row["held, MB"] == pytest.approx(row["share, MB"] * row["held / share"])
+    # The rows and the result are 1 1/8 shares; without `sharded`, whole rows are gathered.
+    assert 1.125 <= row["held / share"] < 2.5
+    assert row["plain jit"] > row["held / share"] + 1
 
 
 def test_images_for_byzfl_are_those_that_were_read(tmp_path):
@@ -104,6 +117,7 @@ def value_of(cell: str) -> int | float | str:
         ("flower.md", "flower_precision", str),
         ("flower.md", "flower_bulyan", str),
         ("protocols.md", "variance", str),
+        ("collective.md", "collective_language", value_of),
         ("scaling.md", "devices", value_of),
         ("scaling.md", "devices_bits", str),
     ],
@@ -112,7 +126,8 @@ def test_tables_of_pages_are_those_of_their_files(page, name, read):
     text = (DOCS / page).read_text()
     with (DOCS / "benchmarks" / f"{name}.csv").open(newline="") as file:
         rows = [{k: read(v) for k, v in row.items()} for row in csv.DictReader(file)]
-    table = text.partition(f"<!-- {name} -->")[2].partition(f"<!-- end of {name} -->")[0]
+    mark = name.removeprefix("collective_")
+    table = text.partition(f"<!-- {mark} -->")[2].partition(f"<!-- end of {mark} -->")[0]
     assert len(rows) >= 1
     lines = [line for line in table.splitlines() if line.startswith("|")]
     assert "\n".join(lines) == pages.markdown(rows)
