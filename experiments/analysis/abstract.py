@@ -84,7 +84,8 @@ def _top(runs: pd.DataFrame, settings: list[str]) -> str:
         reached[defence] = paired.counts(part, TOP)[0]
         line["largest loss"] = paired.shown(part.sort_values("mean", kind="stable").iloc[0])
         lines.append(line)
-    per_rule = len(cells) // max(1, cells["defence"].nunique())
+    sizes = cells.groupby("defence").size()
+    per_rule = " to ".join(str(size) for size in sorted({sizes.min(), sizes.max()}))
     own = {name: reached[name] for name in AKSEL if name in reached}
     best = max(own.values(), default=0)
     rivals = [

@@ -32,15 +32,19 @@ def accuracy():
     }
 
 
-@pytest.fixture(scope="module")
-def answers(accuracy):
+def runs_of(accuracy):
     lines = []
     for (rule, partition, attack, s, seed), value in accuracy.items():
         run = {"rule": rule, "mixing": "none", "attack": attack, "s": s, "seed": seed}
         for step, seen in ((10, 0.1), (20, value)):
             run |= {"partition": partition, "step": step, "accuracy": seen, "finite": True}
             lines.append(dict(run))
-    return abstract.answers(pd.DataFrame(lines))
+    return pd.DataFrame(lines)
+
+
+@pytest.fixture(scope="module")
+def answers(accuracy):
+    return abstract.answers(runs_of(accuracy))
 
 
 def interval(values):
@@ -157,6 +161,12 @@ def test_modes(accuracy, answers):
     ends = re.findall(r"^\* .*: ([+-]\d+\.\d)", answers[3], re.MULTILINE)
     means = sorted(mean for mean, _, _ in every)
     assert ends == [f"{100 * mean:+.1f}" for mean in (*means[:3], *means[-3:])]
+
+
+def test_rules_may_be_trained_in_different_numbers_of_cells(accuracy):
+    runs = runs_of(accuracy)
+    fewer = (runs["rule"] == "krum") & (runs["partition"] == "one_class")
+    assert "Of 5 to 10 cells for each rule" in abstract.answers(runs[~fewer])[0]
 
 
 def test_without_blocks_the_page_says_that_there_are_none(tmp_path):
