@@ -484,3 +484,39 @@ def test_trigger(channels):
         attacks.add_trigger(batch, byzantine, target=0, share=2)
     with pytest.raises(KeyError, match="no entry 'picture'"):
         attacks.add_trigger(batch, byzantine, target=0, image="picture")
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("whole", [False, True])
+def test_distributed_trigger_is_the_papers_loop(whole):
+    """Six attackers of eight workers, so that two bars are used twice; also with channels."""
+    rng = np.random.default_rng(9)
+    x, y = rng.random((8, 4, 6, 9)).astype(np.float32), rng.integers(1, 9, (8, 4))
+    byzantine = np.array([True, False, True, True, True, False, True, True])
+    given = {"target": 0, "size": 3, "gap": 1, "place": 2, "value": 9.0, "whole": whole}
+    expected = oracles.distributed_trigger(x, y, byzantine, count=2, **given)
+    run = compiled(attacks.distributed_trigger, share=0.5, **given)
+    out = run({"x": x, "y": y}, byzantine)
+    np.testing.assert_array_equal(out["x"], expected[0])
+    np.testing.assert_array_equal(out["y"], expected[1])
+    colours = attacks.distributed_trigger(
+        {"x": x[..., None] * np.ones(3, np.float32), "y": y}, byzantine, share=0.5, **given
+    )
+    for channel in range(3):
+        np.testing.assert_array_equal(colours["x"][..., channel], expected[0])
+    parts = {(expected[0] != x)[i].tobytes() for i in np.flatnonzero(byzantine)}
+    assert len(parts) == (1 if whole else 4)
+
+
+def test_what_distributed_trigger_refuses():
+    run = functools.partial(attacks.distributed_trigger, target=0)
+    batch, byzantine = {"x": np.zeros((1, 2, 5, 9)), "y": np.zeros((1, 2), int)}, np.array([True])
+    wanted = (
+        r"^distributed_trigger needs images \[n, b, height >= 6, width >= 10\]; got \(1, 2, 5, 9\)"
+    )
+    with pytest.raises(ValueError, match=wanted):
+        run(batch, byzantine, place=3)
+    with pytest.raises(ValueError, match=r"^distributed_trigger needs a share from 0 to 1; got s"):
+        run(batch, byzantine, share=-1)
+    with pytest.raises(TypeError, match=r"^gap must be a Python int; got float"):
+        run(batch, byzantine, gap=0.5)

@@ -5,7 +5,7 @@ from byzjax.attacks.adaptive import default_starts, gradient_attack, strongest
 from byzjax.attacks.around_median import pushed
 from byzjax.attacks.backdoors import constrain_and_scale, model_replacement, neurotoxin
 from byzjax.attacks.bounded import min_max, min_sum
-from byzjax.attacks.data import add_trigger, flip_labels, shift_tokens
+from byzjax.attacks.data import add_trigger, distributed_trigger, flip_labels, shift_tokens
 from byzjax.attacks.dissensus import dissensus
 from byzjax.attacks.faults import drop, flip_bits, lose_coordinates, non_finite
 from byzjax.attacks.over_time import alternating, copy_worker, mimic, rotating, sleeping, stale
@@ -38,6 +38,7 @@ __all__ = [
     "copy_worker",
     "default_starts",
     "dissensus",
+    "distributed_trigger",
     "drop",
     "fang_krum",
     "fang_trimmed_mean",

@@ -64,7 +64,8 @@ also be a function of the step, such as `attacks.sleeping` and `attacks.rotating
 `byzjax.attack`. Attacks against the deployed rule call it, mixings included: `strongest` searches
 for the most damaging strength of any attack, in 20 calls; `gradient_attack` ascends the damage by
 its gradient through the rule.
-`flip_labels`, `shift_tokens` and `add_trigger` change a batch before its gradient is computed.
+`flip_labels`, `shift_tokens`, `add_trigger` and `distributed_trigger` change a batch before its
+gradient is computed; [backdoors](backdoors.md) shows them in training.
 
 How far each attack moves each rule: [worst-case](worst-case/README.md). The attacks that hurt each
 rule most in training: [studies](studies/README.md). Their cost: [attack-cost.md](attack-cost.md).

@@ -67,9 +67,27 @@ def _honest_updates_of_images_with_a_trigger(
     share: float = 0.5,
     size: int = 3,
     value: float | None = None,
+    then: str | None = None,
 ) -> Any:
     """A backdoor: the training step adds a bright square to images of the Byzantine workers."""
-    del byzantine, target, share, size, value
+    del byzantine, target, share, size, value, then
+    return updates
+
+
+def _honest_updates_of_images_with_parts_of_a_trigger(
+    updates: Any,
+    byzantine: jax.Array,
+    *,
+    target: int = 0,
+    share: float = 0.5,
+    size: int = 3,
+    gap: int = 1,
+    place: int = 0,
+    value: float | None = None,
+    then: str | None = None,
+) -> Any:
+    """A backdoor of which each Byzantine worker sees a part: one of four bright bars (DBA)."""
+    del byzantine, target, share, size, gap, place, value, then
     return updates
 
 
@@ -176,6 +194,7 @@ ATTACKS: dict[str, Callable] = _ordered(
         "flip_labels": _honest_updates_of_flipped_labels,
         "shift_tokens": _honest_updates_of_shifted_tokens,
         "add_trigger": _honest_updates_of_images_with_a_trigger,
+        "distributed_trigger": _honest_updates_of_images_with_parts_of_a_trigger,
         "alternating": alternating,
         "byz_mean": byz_mean,
         "sleeping": sleeping,
@@ -187,7 +206,10 @@ ATTACKS: dict[str, Callable] = _ordered(
 
 
 # Attacks whose success is measured on test images with the trigger: the functions that add it.
-BACKDOORS: dict[str, Callable] = {"add_trigger": attacks.add_trigger}
+BACKDOORS: dict[str, Callable] = {
+    "add_trigger": attacks.add_trigger,
+    "distributed_trigger": attacks.distributed_trigger,
+}
 # Attacks on the data of Byzantine workers, whose updates are honest otherwise.
 POISONS = ("flip_labels", "shift_tokens", *BACKDOORS)
 

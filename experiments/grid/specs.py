@@ -27,7 +27,8 @@ class Spec(NamedTuple):
       kind: `"rule"`, `"mixing"` or `"attack"`.
       name: its name in the table.
       given: the hyperparameters as written, `{"m": 3}`.
-      hyperparameters: those it is called with: the given, and the declared f where it takes one.
+      hyperparameters: those it is called with: the given, and the declared f where it takes one;
+        of a backdoor, `then` is the spec of the attack on the updates.
     """
 
     kind: str
@@ -41,9 +42,15 @@ class Spec(NamedTuple):
         return function(self.kind, self.name)
 
     @property
+    def sender(self) -> "Spec":
+        """What changes the updates: the attack after a backdoor, if it has one, else the spec."""
+        then = self.hyperparameters.get("then")
+        return then if isinstance(then, Spec) else self
+
+    @property
     def remembers(self) -> bool:
         """Whether it is a stateful transformation, not a function of the updates."""
-        return "updates" not in inspect.signature(self.function).parameters
+        return "updates" not in parameters_of(self)
 
     @property
     def strengths(self) -> dict[str, float]:
@@ -129,14 +136,28 @@ def parse(kind: str, text: str, *, f: int) -> Spec:
     if reserved:
         raise TypeError(f"{name} is given {', '.join(reserved)} by the run; leave it out.")
     _check_arguments(spec)
+    if kind == "attack" and name in catalogue.BACKDOORS and given.get("then") is not None:
+        spec = spec._replace(hyperparameters=given | {"then": _then(name, given["then"], f)})
     if not spec.remembers:
         transformation(spec, byzantine=None, key=None)  # raises for a wrong hyperparameter
     return spec
 
 
+def _then(name: str, text: Any, f: int) -> Spec:
+    """The attack on the updates that follows a backdoor."""
+    if isinstance(text, str) and ":" not in text:
+        spec = parse("attack", text, f=f)
+        if spec.name not in ("none", *catalogue.POISONS):
+            return spec
+    raise ValueError(
+        f"{name} needs an attack of the library on updates; got then={text!r}. Write "
+        "then='model_replacement'."
+    )
+
+
 def parameters_of(spec: Spec) -> tuple[str, ...]:
-    """The parameter names of its function."""
-    return tuple(inspect.signature(spec.function).parameters)
+    """The parameter names of the function that changes the updates."""
+    return tuple(inspect.signature(spec.sender.function).parameters)
 
 
 def _check_arguments(spec: Spec) -> None:
@@ -188,6 +209,7 @@ def transformation(
       rule: the deployed server that an attack may query, `updates -> update`.
       n: number of workers, for functions that keep state for each of them.
     """
+    spec = spec.sender
     parameters = parameters_of(spec)
     key = jax.random.key(0) if key is None else key
     kwargs: dict[str, Any] = dict(spec.hyperparameters)

@@ -1,5 +1,6 @@
 """Attacks on the data: batches in which Byzantine workers have wrong labels or a trigger."""
 
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -80,7 +81,9 @@ def triggered(
     """
     others = y != _hyperparameters(spec)["target"]
     batch = {"x": x[others][None], "y": y[others][None]}
-    out = _with_trigger(spec, batch, jnp.ones(1, bool), brightest, share=1.0)
+    parts = "whole" in inspect.signature(BACKDOORS[spec.name]).parameters
+    instead = {"share": 1.0} | ({"whole": True} if parts else {})
+    out = _with_trigger(spec, batch, jnp.ones(1, bool), brightest, **instead)
     return out["x"][0], out["y"][0]
 
 
@@ -95,7 +98,8 @@ def check(wanted: Sequence[specs.Spec], dataset: Dataset | Outline) -> None:
                 f"{spec.name} needs target < {dataset.num_classes}; got target={target}."
             )
         batch = {"x": jnp.zeros((1, 1, *dataset.shape)), "y": jnp.zeros((1, 1), jnp.int32)}
-        jax.eval_shape(lambda batch, spec=spec: _with_trigger(spec, batch, [True], 1.0), batch)
+        added = functools.partial(_with_trigger, spec, brightest=1.0)
+        jax.eval_shape(added, batch, jnp.ones(1, bool))
 
 
 def _hyperparameters(spec: specs.Spec) -> dict[str, Any]:
@@ -109,6 +113,7 @@ def _with_trigger(
 ) -> Batch:
     """The batches with the trigger of a backdoor; `instead` replaces hyperparameters."""
     given = _hyperparameters(spec) | instead
+    del given["then"]
     if given["value"] is None:
         given["value"] = brightest
     return BACKDOORS[spec.name](batch, byzantine, **given)

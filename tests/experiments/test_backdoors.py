@@ -1,10 +1,15 @@
 """Backdoors in training, their success rate, and its place in reports."""
 
 import dataclasses
+import json
+import pathlib
+import re
+import shlex
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 
 from experiments.cli import material
@@ -14,11 +19,13 @@ from experiments.grid import specs
 from experiments.grid.config import Config
 from experiments.models import zoo
 from experiments.report import backdoors, figures, page, scenes, tables
+from experiments.text import arguments
 from experiments.training import poisoning
 from experiments.training import program as programs
 from experiments.training.runs import block_runs
 from tests.experiments.test_report import ABOUT, Page, blocks_of
 
+ROOT = pathlib.Path(__file__).parents[2]
 BASE = Config(
     model="softmax", rule=("mean",), attack=("none", "sign_flip", "add_trigger(target=3)"), n=6,
     f=2, s=(2,), seeds=2, steps=4, eval_every=2, batch_size=8, momentum=0.0, eval_samples=50,
@@ -47,13 +54,49 @@ def success_by_hand(softmax, params, x, y, target, value):
     return sum(int(np.argmax(of_one) == target) for of_one in logits) / len(images)
 
 
+def test_a_distributed_trigger_is_tested_whole(digits):
+    spec = specs.parse("attack", "distributed_trigger(target=2, size=2)", f=2)
+    x, y = digits.test_x[:40], digits.test_y[:40]
+    marked, labels = poisoning.triggered(spec, x, y, 8.0)
+    others = x[y != 2]
+    assert labels.tolist() == [2] * len(others)
+    places = np.zeros((8, 8), bool)
+    for row in (0, 2):
+        places[row, [0, 1, 3, 4]] = True
+    np.testing.assert_array_equal(marked, np.where(places[..., None], np.float32(8), others))
+
+
+def test_what_follows_a_backdoor_changes_its_updates():
+    rng = np.random.default_rng(1)
+    updates, byzantine = rng.normal(size=(6, 3)).astype(np.float32), np.arange(6) < 2
+
+    def sent(text):
+        spec = specs.parse("attack", text, f=2)
+        assert str(spec) == text
+        return spec, specs.transformation(spec, byzantine=byzantine, key=None, n=6)
+
+    _, alone = sent("add_trigger(target=1)")
+    np.testing.assert_array_equal(alone.update(updates, alone.init(updates[0]))[0], updates)
+    for then in ("model_replacement(boost=4.0)", "sign_flip", "neurotoxin(share=0.4)"):
+        spec, both = sent(f"distributed_trigger(then={then!r})")
+        _, plain = sent(then)
+        assert spec.remembers == ("neurotoxin" in then)
+        states = both.init(updates[0]), plain.init(updates[0])
+        for _ in range(2):
+            out, first = both.update(updates, states[0])
+            expected, second = plain.update(updates, states[1])
+            np.testing.assert_array_equal(out, expected)
+            states = first, second
+        assert not np.array_equal(out[:2], updates[:2])
+
+
 @pytest.mark.smoke
 def test_poisoned_batches():
     rng = np.random.default_rng(0)
     x, y = rng.random((4, 5, 6, 6, 2)).astype(np.float32), rng.integers(0, 10, (4, 5))
     byzantine = np.array([True, False, False, True])
     names = (
-        *("none", "flip_labels", "add_trigger(target=3)"),
+        *("none", "flip_labels", "add_trigger(target=3, then='sign_flip')"),
         "add_trigger(target=1, share=0.2, size=2, value=-1)",
     )
     choices = [specs.parse("attack", name, f=2) for name in names]
@@ -99,17 +142,21 @@ def test_the_success_rate_is_that_of_a_loop(digits):
 def test_a_finished_study(digits, tmp_path):
     """Only blocks of backdoors have success rates; a table of curves has them, too."""
     load = lambda _: digits  # noqa: E731
-    config = dataclasses.replace(BASE, s=(0, 2), steps=40, eval_every=20, learning_rate=1.0)
+    backdoor = "add_trigger(target=3, then='model_replacement')"
+    config = dataclasses.replace(
+        *(BASE,),
+        **{"attack": ("none", "sign_flip", backdoor), "s": (0, 2), "steps": 40, "eval_every": 20},
+    )
     blocks = sweep.run(sweep.tasks([config], tmp_path, load), tmp_path, load)
     assert not list(store.failures(tmp_path))
     for block in blocks:
         for run in block["runs"]:
-            assert ("attack_success" in run) == (block["attack"] == "add_trigger(target=3)")
+            assert ("attack_success" in run) == (block["attack"] == backdoor)
     rates = [run["attack_success"] for run in blocks[-1]["runs"]]
     assert [len(each) for each in rates] == [2, 2]
-    assert min(each[-1] for each in rates) > 0.3  # a quarter of all images has the trigger
+    assert min(each[-1] for each in rates) > 0.8  # a third of all workers, three times as strong
     results = tables.table(tables.curves(blocks))
-    line = results.set_index("attack").loc["add_trigger(target=3)"]
+    line = results.set_index("attack").loc[backdoor]
     assert line["attack_success"] == pytest.approx(np.mean([each[-1] for each in rates]))
     assert line["attack_success_std"] == pytest.approx(np.std([e[-1] for e in rates], ddof=1))
 
@@ -139,6 +186,8 @@ def test_every_protocol_measures_success(protocol, more, digits, tmp_path):
     ("settings", "said"),
     [
         ({"attack": ("add_trigger(target=10)",)}, r"^add_trigger needs target < 10; got target=10"),
+        ({"attack": ("add_trigger(then='flip_labels')",)}, r"needs an attack of the library on up"),
+        ({"attack": ("add_trigger(then=3)",)}, r"got then=3\. Write then='model_replacement'\.$"),
         ({"attack": ("add_trigger(size=9)",)}, r"^add_trigger needs images .* height >= 9"),
         ({"attack": ("add_trigger(share=2)",)}, r"^add_trigger needs a share from 0 to 1"),
         ({"dataset": "a9a", "model": "logistic", "attack": ("add_trigger",)}, r"got \(1, 1, 123\)"),
@@ -210,3 +259,20 @@ def test_the_heat_map_is_exported(tmp_path):
     (tmp_path / "from" / "attack_success_heatmap.png").write_bytes(b"")
     export.write(tmp_path / "from", blocks_with_success(REPORTED), tmp_path / "to")
     assert (tmp_path / "to" / "attack_success_heatmap.png").is_file()
+
+
+def test_the_page_has_the_numbers_of_its_table_and_its_command():
+    page_of, folder = ROOT / "docs" / "backdoors.md", ROOT / "docs" / "backdoors"
+    kept = pd.read_csv(folder / "table.csv", keep_default_na=False, na_values=[""])
+    written = tables.text(kept)
+    assert written + "\n" == (folder / "table.md").read_text()
+    shown = [part for part in written.split("\n\n") if part.startswith("|")]
+    said = page_of.read_text()
+    assert all(part in said for part in shown)
+    (command,) = re.findall(r"python -m experiments (--study .*?)\n```", said, re.DOTALL)
+    config = arguments.parse(Config, shlex.split(command.replace("\\\n", "")), prog="experiments")
+    (grid,) = json.loads((folder / "config.json").read_text())["grids"]
+    assert [list(getattr(config, name)) for name in ("rule", "attack", "s")] == [
+        *(grid["rule"], grid["attack"], grid["s"])
+    ]
+    assert all(grid[name] == getattr(config, name) for name in ("n", "f", "seeds", "steps"))

@@ -182,6 +182,13 @@ MUTANTS = [
         'tests/test_attacks.py -k "test_shift_tokens"',
     ),
     Mutant(
+        "distributed_trigger: parts go by worker, not by attacker",
+        "byzjax/attacks/data.py",
+        "turn = (jnp.cumsum(byzantine, dtype=jnp.int32) - 1) % len(parts)",
+        "turn = jnp.arange(len(byzantine)) % len(parts)",
+        'tests/test_attacks_one_by_one.py -k "distributed_trigger_is"',
+    ),
+    Mutant(
         "flip_labels: reversed labels are off by one",
         "byzjax/attacks/data.py",
         "wrong = c - 1 - y",

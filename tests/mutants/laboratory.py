@@ -176,6 +176,13 @@ MUTANTS = [
         'tests/experiments/test_backdoors.py -k "success_rate_is"',
     ),
     Mutant(
+        "train: a distributed trigger is tested by one of its parts",
+        "experiments/training/poisoning.py",
+        '{"whole": True} if parts',
+        '{"whole": False} if parts',
+        'tests/experiments/test_backdoors.py -k "tested_whole"',
+    ),
+    Mutant(
         "train: triggers are added under all attacks",
         "experiments/training/poisoning.py",
         "lax.switch(attack, [branch(spec) for spec in choices], batch)",

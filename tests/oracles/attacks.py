@@ -204,6 +204,20 @@ def shift_tokens(y, byzantine, num_tokens, by=1):
     return out
 
 
+def distributed_trigger(x, y, byzantine, target, count, size, gap, place, value, whole=False):
+    """Images `[n, b, h, w]` and labels: each attacker's first images get its bar."""
+    x, y = np.array(x), np.array(y)
+    for number, i in enumerate(np.flatnonzero(byzantine)):
+        for bar in range(4) if whole else [number % 4]:
+            row = place + (bar // 2) * (1 + gap)
+            for pixel in range(size):
+                column = place + (bar % 2) * (size + gap) + pixel
+                for j in range(count):
+                    x[i, j, row, column] = value
+        y[i, :count] = target
+    return x, y
+
+
 def flip_bits(x, byzantine, bits, coordinates):
     out = np.array(x, np.float32)
     for i in np.flatnonzero(byzantine):
