@@ -164,8 +164,8 @@ def measure(
             ours, flax = (our_accuracies(content, dataset, init) for init in ("torch", "flax"))
             for seed in range(seeds):
                 for step in range(every, steps + 1, every):
-                    found = zip(WHO, (each[step, seed] for each in (theirs, ours, flax)))
-                    rows.append({"cell": cell, "step": step, "seed": seed, **dict(found)})
+                    seen = zip(WHO, (each[step, seed] for each in (theirs, ours, flax)))
+                    rows.append({"cell": cell, "step": step, "seed": seed, **dict(seen)})
     return rows
 
 

@@ -43,14 +43,14 @@ def read(folder: pathlib.Path) -> Results:
       FileNotFoundError: no folder in it has results of test samples.
       ValueError: a file is damaged.
     """
-    found = [place for place in sorted(folder.glob("*/")) if list(place.glob("test_accuracy_*"))]
-    if not found:
+    folders = [place for place in sorted(folder.glob("*/")) if list(place.glob("test_accuracy_*"))]
+    if not folders:
         raise FileNotFoundError(
             f"{folder} has no results of ByzFL; expected folders with test_accuracy_*.txt, as "
             "evaluate_on_test writes them."
         )
     combinations, blocks, unfinished = [], [], 0
-    for place in found:
+    for place in folders:
         settings = _settings(place / "config.json")
         runs, short = _runs(place, settings["steps"], settings["eval_every"], settings["s"][0])
         unfinished += short
@@ -120,19 +120,19 @@ def _schedule(model: dict[str, Any]) -> str:
 
 def _runs(place: pathlib.Path, steps: int, every: int, s: int) -> tuple[list[dict[str, Any]], int]:
     """The finished runs of a combination, in the order of their seeds, and how many ended early."""
-    found = {}
+    paths = {}
     for path in place.glob("test_accuracy_*"):
         if match := _SEEDS.fullmatch(path.name):
-            found[int(match[1]), int(match[2])] = path
+            paths[int(match[1]), int(match[2])] = path
     measured, runs, short = [*range(0, steps, every), steps], [], 0
-    for seeds in sorted(found):
-        accuracy = _numbers(found[seeds])
+    for seeds in sorted(paths):
+        accuracy = _numbers(paths[seeds])
         if len(accuracy) != len(measured):
             short += 1
             continue
         run = {"seed": len(runs), "s": s, "step": measured, "accuracy": accuracy}
         run |= {"loss": [None] * len(measured), "finite": [True] * len(measured)}
-        held_out = found[seeds].with_name(found[seeds].name.replace("test_", "val_", 1))
+        held_out = paths[seeds].with_name(paths[seeds].name.replace("test_", "val_", 1))
         if held_out.is_file():
             run["validation"] = _numbers(held_out)
         runs.append(run)

@@ -72,19 +72,19 @@ def _report(folder: pathlib.Path, to: str | None) -> int:
     """Writes the tables and figures of ByzFL's results."""
     from experiments.report import tables  # imported here: matplotlib takes a second
 
-    found = byzfl_results.read(folder)
+    imported = byzfl_results.read(folder)
     target = pathlib.Path(to or f"{folder.resolve().name}-report")
     if (target / "config.json").exists():
         raise ValueError(f"{target} holds results already; add --to with another folder.")
     about = tables.About(
-        title=f"{counted(len(found.blocks), 'combination')} of ByzFL's benchmark",
+        title=f"{counted(len(imported.blocks), 'combination')} of ByzFL's benchmark",
         claim="Trained by ByzFL, whose names these are. The loss on test samples is not recorded.",
         command=f"python -m experiments import {RESULTS} {folder}",
     )
-    results = tables.write(target, found.blocks, found.grids, about)
+    results = tables.write(target, imported.blocks, imported.grids, about)
     print(tables.text(results, columns.terminal_width()))
-    if found.unfinished:
-        early = f"note: {counted(found.unfinished, 'run')} ended early and left out."
+    if imported.unfinished:
+        early = f"note: {counted(imported.unfinished, 'run')} ended early and left out."
         print(early, file=sys.stderr)
     print(folders.results_line(target))
     return 0

@@ -54,8 +54,8 @@ def setting(f=2, attack="SignFlipping", mixings=(), **model):
 
 def test_accuracies_by_seed_and_step(tmp_path):
     written(tmp_path, setting(), ACCURACIES)
-    found = byzfl_results.read(tmp_path)
-    (grid,), (block,) = found.grids, found.blocks
+    imported = byzfl_results.read(tmp_path)
+    (grid,), (block,) = imported.grids, imported.blocks
     assert (grid.dataset, grid.model, grid.rule) == ("mnist", "fc_mnist", ("TrMean",))
     assert (grid.attack, grid.mixing) == (("SignFlipping(tau=1.5)",), ("none",))
     assert (grid.n, grid.f, grid.s, grid.seeds) == (10, 2, (2,), 3)
@@ -72,7 +72,7 @@ def test_accuracies_by_seed_and_step(tmp_path):
     assert line["mean"] == pytest.approx(0.5)
     assert line["std"] == pytest.approx(0.25)
     assert line["seeds"] == 3
-    assert found.unfinished == 0
+    assert imported.unfinished == 0
 
 
 def test_combinations_that_differ(tmp_path):
@@ -82,21 +82,21 @@ def test_combinations_that_differ(tmp_path):
     written(tmp_path, setting(f=0, attack="NoAttack", mixings=mixings), one)
     slow = {"learning_rate": 0.01, "milestones": [50], "learning_rate_decay": 0.5}
     written(tmp_path, setting(**slow), one)
-    found = byzfl_results.read(tmp_path)
-    blocks = {(b["mixing"], b["attack"], b["learning_rate"]) for b in found.blocks}
+    imported = byzfl_results.read(tmp_path)
+    blocks = {(b["mixing"], b["attack"], b["learning_rate"]) for b in imported.blocks}
     assert blocks == {
         ("Clipping_NNM(c=2.0)", "SignFlipping(tau=1.5)", 0.1),
         ("Clipping_NNM(c=2.0)", "none", 0.1),
         ("none", "SignFlipping(tau=1.5)", 0.01),
     }
-    assert {grid.schedule for grid in found.grids} == {"constant", "steps(50), times 0.5"}
+    assert {grid.schedule for grid in imported.grids} == {"constant", "steps(50), times 0.5"}
 
 
 def test_runs_that_ended_early_are_left_out(tmp_path):
     written(tmp_path, setting(), ACCURACIES | {(0, 0): [0.1, 0.5]})
-    found = byzfl_results.read(tmp_path)
-    assert found.unfinished == 1
-    assert [run["accuracy"][-1] for run in found.blocks[0]["runs"]] == [0.5, 0.25]
+    imported = byzfl_results.read(tmp_path)
+    assert imported.unfinished == 1
+    assert [run["accuracy"][-1] for run in imported.blocks[0]["runs"]] == [0.5, 0.25]
 
 
 def test_the_command_writes_tables_and_a_page(tmp_path, monkeypatch, capsys):
@@ -186,11 +186,11 @@ def few_images(count):
 @pytest.mark.slow
 def test_our_accuracies_are_those_of_the_imported_file():
     content = bridges.configuration(CELL, 2, 1, 2)
-    found = bridges.our_accuracies(
+    ours = bridges.our_accuracies(
         content, few_images(12_100), "torch"
     )  # of which 12,000 are held out
-    assert found.keys() == {(step, seed) for step in (1, 2) for seed in (0, 1)}
-    assert all(0 <= accuracy <= 1 for accuracy in found.values())
+    assert ours.keys() == {(step, seed) for step in (1, 2) for seed in (0, 1)}
+    assert all(0 <= accuracy <= 1 for accuracy in ours.values())
 
 
 def test_a_cell_in_both(byzfl, tmp_path, monkeypatch):

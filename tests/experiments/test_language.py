@@ -310,6 +310,7 @@ PROTOCOLS = [
     "gossip(graph='ring')",
     "asynchronous",
     "redundant(r=3, s=1)",
+    "variance_reduced",
 ]
 
 

@@ -34,17 +34,17 @@ def scalars(folder):
     """The scalars of the event files below a folder: `{run: {tag: [(step, value), ...]}}`."""
     from tensorboardX.proto import event_pb2
 
-    found = {}
+    logged = {}
     for path in sorted(folder.rglob("events.out.tfevents.*")):
         data, place = path.read_bytes(), 0
-        tags = found.setdefault(str(path.parent.relative_to(folder)), {})
+        tags = logged.setdefault(str(path.parent.relative_to(folder)), {})
         while place < len(data):
             (length,) = struct.unpack("<Q", data[place : place + 8])
             event = event_pb2.Event.FromString(data[place + 12 : place + 12 + length])
             place += 12 + length + 4
             for value in event.summary.value:
                 tags.setdefault(value.tag, []).append((event.step, value.simple_value))
-    return found
+    return logged
 
 
 @with_tensorboard
@@ -61,10 +61,10 @@ def test_tensorboard_shows_what_is_stored_and_changes_no_bit(tmp_path, monkeypat
     plain, logged = runs
     assert logged == plain
 
-    found, block = scalars(folder / "tensorboard"), f"median_under_sign_flip-{path.name[:8]}"
-    assert found.keys() == {f"{block}/s=1,seed={seed}" for seed in (0, 1)}
+    logged, block = scalars(folder / "tensorboard"), f"median_under_sign_flip-{path.name[:8]}"
+    assert logged.keys() == {f"{block}/s=1,seed={seed}" for seed in (0, 1)}
     for run in logged:
-        tags = found[f"{block}/s={run['s']},seed={run['seed']}"]
+        tags = logged[f"{block}/s={run['s']},seed={run['seed']}"]
         for what in ("accuracy", "loss"):
             steps, values = zip(*tags[what])
             assert list(steps) == run["step"] == [2, 4]
