@@ -19,12 +19,16 @@ SETTINGS: dict[str, str] = {
     "robust_learning_rate": "robust_learning_rate(threshold=8)",
     "gradient_attack": "gradient_attack(steps=3, ascents=1)",
 }
-# Attacks that a paper uses with more than one strength.
+# Attacks that a paper uses with more than one strength, and those that follow a backdoor.
 MORE_ATTACKS = (
     "inner_product_manipulation(epsilon=0.5)",
     "little_is_enough(z=1.5)",
     "gaussian(sigma=1.0)",
     "stale(delay=10)",
+    *(
+        f"add_trigger(then='{name}')"
+        for name in ("model_replacement", "constrain_and_scale", "neurotoxin")
+    ),
 )
 # What is left out although a run could use it.
 LEFT_OUT: dict[str, str] = {
@@ -35,6 +39,10 @@ LEFT_OUT: dict[str, str] = {
     "weak_dp": "adds noise for privacy; none of its own against attacks",
     "minimum_eigenvalue": "searches all subsets: 53,130 for f = 5 of 25",
     "shift_tokens": "poisons text",
+    **dict.fromkeys(
+        ("model_replacement", "constrain_and_scale", "neurotoxin"),
+        "carries what poisoned data taught, so it follows add_trigger",
+    ),
     "sleeping": "is inner_product_manipulation from a later step on",
     "dissensus": "needs peers",
 }

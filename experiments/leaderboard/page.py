@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from byzjax import attacks
 from experiments.grid import calls, catalogue
 from experiments.leaderboard import score
 from experiments.report import page as pages
@@ -43,12 +44,9 @@ def family(attack: str) -> str:
     name, _ = calls.parse_call(attack, "attack")
     if name not in catalogue.ATTACKS:
         return OWN
-    module = catalogue.ATTACKS[name].__module__
-    if module.startswith("byzjax.attacks."):
-        return module.rpartition(".")[2].replace("_", " ")
     if name.startswith("strongest_"):
         return "adaptive"
-    return "over time" if name == "alternating" else "data"
+    return getattr(attacks, name).__module__.rpartition(".")[2].replace("_", " ")
 
 
 def html(runs: pd.DataFrame) -> str:

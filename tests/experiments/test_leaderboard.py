@@ -45,7 +45,9 @@ def test_every_rule_and_attack_is_there_or_left_out_with_a_reason():
     assert {name for name, facts in FACTS.items() if facts.kind != "mixing"} <= rows | out
     assert catalogue.ATTACKS.keys() - {"none"} == (tried | out) & (catalogue.ATTACKS.keys())
     assert {"krum", "bulyan", "centered_clipping"} <= rows
-    assert {"gradient_attack", "strongest_alie", "flip_labels"} <= tried
+    assert {"gradient_attack", "strongest_alie", "flip_labels", "distributed_trigger"} <= tried
+    assert "add_trigger(then='model_replacement')" in editions.columns(ALONE, 5)
+    assert "add_trigger" in editions.columns(ALONE, 5)
     assert not tried & entries.LEFT_OUT.keys()
     assert all(entries.left_out(25, 5, ("none",)).values())
 

@@ -91,7 +91,9 @@ def test_families_are_those_of_the_modules():
     }
     assert page.family("strongest_ipm") == page.family("gradient_attack") == "adaptive"
     assert page.family("alternating") == page.family("stale(delay=10)") == "over time"
-    assert page.family("flip_labels") == "data"
+    assert page.family("sleeping") == "over time"
+    assert page.family("byz_mean") == "statistical"
+    assert page.family("flip_labels") == page.family("add_trigger(target=1)") == "data"
     assert page.family("my_attacks:push") == "your own"
 
 
