@@ -219,8 +219,18 @@ def compression(folder: Folder) -> str:
 
 
 def privacy(folder: Folder) -> str:
-    """How far the study is; nothing is compared before it is finished."""
-    return _not_finished("privacy", folder)
+    """Accuracy of each rule and noise multiplier, without attackers and with s = f."""
+    if not (folder / "table.csv").exists():
+        return _not_finished("privacy", folder)
+    results = pd.read_csv(folder / "table.csv")
+    chosen = results[results["s"].isin((0, results["s"].max()))]
+    lines = []
+    keys = ["noise_multiplier", "mixing", "rule"]
+    for (noise, mixing, rule), part in chosen.groupby(keys, sort=False):
+        defence = rule if mixing == "none" else f"{mixing} + {rule}"
+        cells = {row["attack"]: tables.cell(row) for _, row in part.iterrows()}
+        lines.append({"noise multiplier": f"{noise:g}", "rule": defence} | cells)
+    return pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)
 
 
 def _not_finished(name: str, folder: Folder) -> str:

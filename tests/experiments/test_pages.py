@@ -93,7 +93,7 @@ def test_times_of_studies_are_those_of_their_blocks():
     named = re.findall(
         r"`python -m experiments study (\w+)`((?:(?! study ).)*?) (\d+) minutes on", page
     )
-    assert len(named) == 4
+    assert len(named) == len(re.findall(r"\d+ minutes on", page)) > 4
     for name, _, minutes in named:
         blocks = pd.read_csv(DOCS / "studies" / f"{name}-cpu" / "blocks.csv", usecols=["seconds"])
         assert round(blocks.seconds.sum() / 60) == int(minutes), name

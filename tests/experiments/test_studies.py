@@ -125,6 +125,24 @@ def test_what_is_said_of_compression():
     assert set(diverged["compressor"].str.partition("(")[0]) == {"rand_k"}
 
 
+def test_what_is_said_of_privacy():
+    results = pd.read_csv(DOCS / "privacy-cpu" / "table.csv")
+    chosen = results[results["s"].isin((0, 3))]
+    keys = ["noise_multiplier", "mixing", "rule"]
+    table = chosen.pivot(index=keys, columns="attack", values="mean")
+    losses = table.rsub(table["none"], axis=0)
+    flipped = losses["sign_flip"].groupby(["mixing", "rule"], sort=False)
+    for _, by_noise in flipped:
+        assert by_noise.is_monotonic_increasing
+    for noise, part in losses.groupby("noise_multiplier"):
+        least = set(part["sign_flip"].nsmallest(2).index.get_level_values("rule"))
+        mixed = part["sign_flip"].nsmallest(2).index.get_level_values("mixing")
+        assert least == {"minimum_eigenvalue", "trimmed_mean"}
+        assert "nearest_neighbors" in mixed
+        most = part["inner_product_manipulation(epsilon=0.5)"].idxmax()
+        assert noise == 0 or most[-1] == "median"
+
+
 def test_what_is_said_of_aksel():
     """Every accuracy in the text is in the table, and the conclusions follow from it."""
     results = pd.read_csv(DOCS / "aksel-cpu" / "table.csv")

@@ -58,12 +58,12 @@ def test_tensorboard_shows_what_is_stored_and_changes_no_bit(tmp_path, monkeypat
         (path,) = (folder / "blocks").glob("*.json")
         runs.append(json.loads(path.read_text())["runs"])
         assert (folder / "tensorboard").exists() == bool(more)
-    plain, logged = runs
-    assert logged == plain
+    plain, stored = runs
+    assert stored == plain
 
     logged, block = scalars(folder / "tensorboard"), f"median_under_sign_flip-{path.name[:8]}"
     assert logged.keys() == {f"{block}/s=1,seed={seed}" for seed in (0, 1)}
-    for run in logged:
+    for run in stored:
         tags = logged[f"{block}/s={run['s']},seed={run['seed']}"]
         for what in ("accuracy", "loss"):
             steps, values = zip(*tags[what])
