@@ -11,7 +11,7 @@ import jax
 import pandas as pd
 
 from experiments.cli import material, options
-from experiments.execution import claims, cost, store, sweep
+from experiments.execution import claims, store, sweep
 from experiments.grid import calls, naming
 from experiments.grid.config import Config
 from experiments.leaderboard import (
@@ -19,6 +19,7 @@ from experiments.leaderboard import (
     engine,
     entries,
     measures,
+    price,
     score,
     submission,
     verification,
@@ -48,7 +49,8 @@ def leaderboard(arguments: Sequence[str]) -> int:
         return 0
     folder = _folder(command)
     if command.action == "measure":
-        rows = [(row, edition.n, f) for f in edition.fs for row in editions.rows(edition, f)]
+        at = {f: [m for c in edition.cells if c.f == f for m in c.mixings] for f in edition.fs}
+        rows = [(row, edition.n, f) for f in at for row in editions.rows(edition, f, at[f])]
         folder.mkdir(parents=True, exist_ok=True)
         measures.table(rows).to_csv(folder / measures.FILE, index=False)
         print(f"Results: {folder / measures.FILE}")
@@ -56,7 +58,7 @@ def leaderboard(arguments: Sequence[str]) -> int:
     grids = [command.places.of(grid) for grid in editions.first(edition)]
     if command.action == "run":
         shard, shards = options.shard(command.shard)
-        status = _run(command, edition, editions.of_shard(grids, shard, shards), folder)
+        status = _run(command, edition, editions.of_shard(edition, grids, shard, shards), folder)
         if status or shards > 1 or command.dry_run:
             return status
     runs = engine.read(edition, grids, folder)
@@ -144,7 +146,7 @@ def _edition(command: options.LeaderboardCommand) -> editions.Edition:
     if command.attack:
         edition = edition._replace(attacks=command.attack)
     own = any(":" in attack for attack in command.attack)
-    return edition._replace(mixings=("none",)) if own and not command.rule else edition
+    return edition._replace(**editions.alone(edition)) if own and not command.rule else edition
 
 
 def _folder(command: options.LeaderboardCommand) -> pathlib.Path:
@@ -165,7 +167,7 @@ def _run(
         tasks = sweep.tasks(engine.priced(edition, grids), folder, data.describe)
         missing = [task for task in tasks if not store.read_block(task.path)]
         print(f"{len(tasks) - len(missing)} of {len(tasks)} blocks are there.")
-        print(cost.estimate(missing, data.describe) if missing else "Nothing is missing.")
+        print(price.of(missing, data.describe) if missing else "Nothing is missing.")
         return 0
     settings = edition._asdict() | {"code": calls.code((*command.rule, *command.attack))}
     claims.write_command(folder, "leaderboard", settings)
@@ -177,12 +179,15 @@ def _run(
 
 def _rows(edition: editions.Edition) -> str:
     out = []
-    for f in edition.fs:
-        rows = editions.rows(edition, f)
-        attacks = editions.columns(edition, f)
-        out.append(f"n = {edition.n}, f = {f}: {len(rows)} rows, {len(attacks)} attacks")
+    for cell in edition.cells:
+        rows = editions.rows(edition, cell.f, cell.mixings)
+        attacks = editions.columns(edition, cell.f)
+        where = f"{cell.scene}, n = {edition.n}, f = {cell.f}, momentum {cell.momentum}"
+        out.append(f"{where}: {len(rows)} rows, {len(attacks)} attacks, {cell.steps} steps")
         out += [f"  {row.rule} behind {row.mixing}" for row in rows]
-        out += [f"  under {attack}" for attack in attacks]
+    for f in edition.fs:
+        out.append(f"n = {edition.n}, f = {f}:")
+        out += [f"  under {attack}" for attack in editions.columns(edition, f)]
         reasons = entries.left_out(edition.n, f, edition.mixings)
         out += [f"  left out: {name}: {why}" for name, why in reasons.items()]
     return "\n".join(out)

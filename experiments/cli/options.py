@@ -184,7 +184,8 @@ class LeaderboardCommand:
     to: Annotated[str | None, "OUT.html", POSITIONAL] = None
     """The file that page writes."""
     edition: str = "cpu"
-    """tiny (half a minute), cpu (digits, f = 5) or full (all scenes; needs an accelerator)."""
+    """tiny (half a minute), cpu (digits and MNIST, five hours on two cores) or full (all scenes;
+    needs an accelerator)."""
     rule: tuple[str, ...] = ()
     """Rules in place of all, such as my_rules:nearest; the mean is always there."""
     attack: tuple[str, ...] = ()

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Iterator
@@ -157,8 +158,17 @@ def _cut(rule, mixing, attack, runs: list[tuple[int, int]], most: int) -> list[B
     return [Block(rule, mixing, attack, tuple(runs[i:j])) for i, j in itertools.pairwise(ends)]
 
 
+@functools.lru_cache(maxsize=1024)
+def _of_library(kind: str, text: str, f: int) -> specs.Spec:
+    """`specs.parse` of a name of the tables, unchanging and parsed many times."""
+    return specs.parse(kind, text, f=f)
+
+
 def _parsed(kind: str, texts: tuple[str, ...], f: int) -> list[specs.Spec]:
-    parsed = [specs.parse(kind, text, f=f) for text in texts]
+    parsed = [
+        specs.parse(kind, text, f=f) if ":" in text else _of_library(kind, text, f)
+        for text in texts
+    ]
     written = [str(spec) for spec in parsed]
     twice = [text for text, count in collections.Counter(written).items() if count > 1]
     if twice:

@@ -228,18 +228,26 @@ def transformation(
     return byzjax.attack(spec.function, byzantine, **kwargs)
 
 
+_passed: set[tuple] = set()  # by `check`
+
+
 def check(spec: Spec, n: int, mixing: Spec | None = None) -> None:
     """Traces shapes without computing anything: an invalid (n, f) raises here.
 
-    After a mixing, a rule sees as many rows as the mixing returns.
+    After a mixing, a rule sees as many rows as the mixing returns. What has passed is not traced
+    again: grids of many rows share their attacks.
     """
+    stages = [each for each in (mixing, spec) if each is not None]
+    key = (n, *((each.function, repr(sorted(each.hyperparameters.items()))) for each in stages))
+    if key in _passed:
+        return
 
     def try_it(updates: Any, byzantine: jax.Array) -> Any:
-        for each in (mixing, spec):
-            if each is not None:
-                rows = stacked.num_workers(updates)
-                tx = transformation(each, byzantine=byzantine, key=None, n=rows)
-                updates, _ = tx.update(updates, tx.init(updates[0]))
+        for each in stages:
+            rows = stacked.num_workers(updates)
+            tx = transformation(each, byzantine=byzantine, key=None, n=rows)
+            updates, _ = tx.update(updates, tx.init(updates[0]))
         return updates
 
     jax.eval_shape(try_it, jnp.zeros((n, 2)), jnp.zeros((n,), bool))
+    _passed.add(key)

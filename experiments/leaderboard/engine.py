@@ -28,22 +28,32 @@ def second(edition: Edition, grids: Sequence[Config], blocks: Sequence[dict[str,
     Raises:
       ValueError: a block of the first stage is missing.
     """
-    if not editions.thinned(edition):
-        every = [dict.fromkeys(grid.attack, 0.0) for grid in grids]
-        last = [editions.last(edition, grid, under) for grid, under in zip(grids, every)]
-        return Stage(last, {score.key_of(grid): list(grid.attack) for grid in grids})
-    accuracies: dict[tuple, dict[str, float]] = {score.key_of(grid): {} for grid in grids}
+    guides = editions.guides(edition, grids)
+    accuracies: dict[tuple, dict[str, float]] = {
+        editions.key_of(guide): {} for guide in guides.values()
+    }
     for block in blocks:
         if (accuracy := score.under_attack(block)) is not None:
             accuracies[score.key(block)][block["attack"]] = accuracy
-    absent = sum(len(grid.attack) - len(accuracies[score.key_of(grid)]) for grid in grids)
+    short = first(edition, grids)
+    absent = sum(len(grid.attack) - len(accuracies[editions.key_of(grid)]) for grid in short)
     if absent:
         raise ValueError(
             f"{store.blocks(absent)} of the first stage are missing or failed; repeat `run`."
         )
-    kept = {row: editions.finalists(of, edition.keep) for row, of in accuracies.items()}
-    last = [editions.last(edition, grid, accuracies[score.key_of(grid)]) for grid in grids]
+    kept, last = {}, []
+    for grid in grids:
+        row = editions.key_of(grid)
+        under = accuracies[editions.key_of(guides[row])] if guides else {}
+        kept[row] = editions.kept(edition, grid, under)
+        last.append(editions.last(edition, grid, under))
     return Stage(last, kept)
+
+
+def first(edition: Edition, grids: Sequence[Config]) -> list[Config]:
+    """The grids of the first stage; none if the attacks are not thinned."""
+    guides = editions.guides(edition, grids)
+    return list({editions.key_of(guide): guide for guide in guides.values()}.values())
 
 
 def run(
@@ -63,8 +73,8 @@ def run(
       load: loads the data set of a grid.
     """
     finished: list[dict[str, Any]] = []
-    if editions.thinned(edition):
-        tasks = sweep.tasks(grids, folder, describe)
+    if short := first(edition, grids):
+        tasks = sweep.tasks(short, folder, describe)
         finished = sweep.run(tasks, folder, load)
         if len(finished) < len(tasks):
             return len(tasks) - len(finished)
@@ -79,23 +89,23 @@ def read(edition: Edition, grids: Sequence[Config], folder: pathlib.Path) -> pd.
       ValueError: a run is missing.
     """
     every = store.every(folder)
-    first = store.belonging(grids, every) if editions.thinned(edition) else []
-    stage = second(edition, grids, first)
+    short = first(edition, grids)
+    done = store.belonging(short, every)
+    stage = second(edition, grids, done)
     last = store.belonging(stage.grids, every)
-    parts = [score.lines(grids, first, stage.kept, "first")] if first else []
-    parts.append(score.lines(stage.grids, last, stage.kept, "last"))
+    parts = [score.lines(short, done, stage.kept, "first", edition.audit)] if short else []
+    parts.append(score.lines(stage.grids, last, stage.kept, "last", edition.audit))
     return pd.concat(parts, ignore_index=True)
 
 
 def priced(edition: Edition, grids: Sequence[Config]) -> list[Config]:
     """Grids that cost what both stages do, before it is known which attacks are kept.
 
-    The first of the listed attacks stand for those kept, so that the searching ones, which are
-    listed later and take longer, are not counted at full length.
+    The first of the listed attacks stand for those kept.
     """
-    some = [dict.fromkeys(grid.attack, 0.0) for grid in grids]
-    last = [editions.last(edition, grid, under) for grid, under in zip(grids, some)]
-    return [*grids, *last] if editions.thinned(edition) else last
+    stand_ins = [dict.fromkeys(grid.attack, 0.0) for grid in grids]
+    last = [editions.last(edition, grid, under) for grid, under in zip(grids, stand_ins)]
+    return [*first(edition, grids), *last]
 
 
 def _check_table(others: pd.DataFrame) -> None:

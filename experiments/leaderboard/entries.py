@@ -9,15 +9,27 @@ from typing import NamedTuple
 
 from experiments.grid import catalogue, specs
 
-# Hyperparameters that have no default, as settings for worker momenta of norm about 1.
+# Hyperparameters that have no default (docs/leaderboard.md says which are their authors').
 SETTINGS: dict[str, str] = {
     "bucketing": "bucketing(s=2)",
-    "centered_clipping": "centered_clipping(radius=1.0)",
-    "clip_norms": "clip_norms(max_norm=1.0)",
+    "centered_clipping": "centered_clipping(radius=10.0, iterations=3)",
+    "clip_norms": "clip_norms(max_norm=2.0)",
     "huber": "huber(threshold=0.5)",
     "hidden_vulnerability": "hidden_vulnerability(gamma=1.0)",
     "robust_learning_rate": "robust_learning_rate(threshold=8)",
     "gradient_attack": "gradient_attack(steps=3, ascents=1)",
+}
+# Rules with more than one form.
+MORE_RULES = (
+    *("aksel(mode='n-f')", "aksel(mode='radius')", "krum(m=5)"),
+    "geometric_median_of_means(k=21)",
+)
+# Mixings that change nothing, or nearly nothing, for a rule.
+POINTLESS: dict[str, tuple[str, ...]] = {
+    "majority_sign": ("adaptive_clipping", "clip_norms"),
+    "centered_clipping": ("adaptive_clipping", "clip_norms"),
+    "sign_guard": ("adaptive_clipping", "clip_norms"),
+    "mean_of_finite": ("adaptive_clipping", "clip_norms", "nearest_neighbors", "bucketing"),
 }
 # Attacks that a paper uses with more than one strength, and those that follow a backdoor.
 MORE_ATTACKS = (
@@ -35,7 +47,6 @@ LEFT_OUT: dict[str, str] = {
     "concentration_filter": "needs bounds of the honest deviation and of the diameter of the "
     "models, which differ between scenes",
     "safeguard": "needs thresholds in the unit of the updates, which differ between scenes",
-    "geometric_median_of_means": "its number of groups follows from f: give it to --rule",
     "weak_dp": "adds noise for privacy; none of its own against attacks",
     "minimum_eigenvalue": "searches all subsets: 53,130 for f = 5 of 25",
     "shift_tokens": "poisons text",
@@ -61,12 +72,14 @@ def written(kind: str) -> list[str]:
     texts = [SETTINGS.get(name, name) for name in names]
     if kind == "mixing":
         return ["none", *texts]
-    return [*texts, *MORE_ATTACKS] if kind == "attack" else texts
+    return [*texts, *(MORE_ATTACKS if kind == "attack" else MORE_RULES)]
 
 
 @functools.cache
 def reason(rule: str, mixing: str, n: int, f: int) -> str | None:
     """Why a rule behind a mixing is left out at n and f; None if it is a row."""
+    if mixing.partition("(")[0] in POINTLESS.get(rule.partition("(")[0], ()):
+        return "the mixing changes nothing, or nearly nothing, for this rule"
     try:
         before = specs.parse("mixing", mixing, f=f)
         parsed = specs.parse("rule", rule, f=f)

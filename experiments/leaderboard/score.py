@@ -14,8 +14,7 @@ from experiments.grid.config import Config
 from experiments.leaderboard import editions
 from experiments.report import scenes, summary
 
-# What the rows of one ranking share.
-SCENE = ("dataset", "partition", "n", "f", "momentum")
+SCENE = editions.SCENE
 COLUMNS = (
     *("rule", "mixing", "attack", "s", "seed", *SCENE),
     *("steps", "stage", "audited", "kept", "accuracy"),
@@ -32,11 +31,6 @@ def key(line: Any) -> tuple:
     return line["rule"], line["mixing"], *(line[name] for name in SCENE)
 
 
-def key_of(grid: Config) -> tuple:
-    """The row that a grid belongs to."""
-    return grid.rule[0], grid.mixing[0], *(getattr(grid, name) for name in SCENE)
-
-
 def under_attack(block: dict[str, Any]) -> float | None:
     """The mean final accuracy of the runs with attackers; None without any."""
     values = [run["accuracy"][-1] for run in block["runs"] if run["s"] > 0]
@@ -48,6 +42,7 @@ def lines(
     blocks: Sequence[dict[str, Any]],
     kept: Mapping[tuple, Sequence[str]],
     stage: str,
+    audit: int = 10,
 ) -> pd.DataFrame:
     """One line per run of one stage.
 
@@ -56,11 +51,12 @@ def lines(
       blocks: their finished blocks.
       kept: the attacks of each row that the thinning keeps.
       stage: `"first"`, while attacks are thinned, or `"last"`, at full length.
+      audit: one row in so many is audited.
 
     Raises:
       ValueError: a run is missing.
     """
-    audited = {key_of(grid): editions.audited(grid) for grid in grids}
+    audited = {editions.key_of(grid): editions.audited(grid, audit) for grid in grids}
     out = []
     for block in blocks:
         row = key(block)

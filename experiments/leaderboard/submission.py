@@ -10,7 +10,7 @@ import pandas as pd
 
 from experiments.execution import store, strict
 from experiments.grid import calls
-from experiments.leaderboard import editions, score
+from experiments.leaderboard import editions, engine, score
 from experiments.leaderboard.editions import Edition
 from experiments.text import names
 
@@ -151,7 +151,7 @@ def entered(edition: Edition, kind: str, name: str) -> Edition:
     """The edition with only this rule, or only this attack, against everything else."""
     if kind == "rule":
         return edition._replace(rules=(name,))
-    return edition._replace(attacks=(name,), mixings=("none",))
+    return edition._replace(attacks=(name,), **editions.alone(edition))
 
 
 def check_complete(submission: Submission) -> None:
@@ -168,15 +168,17 @@ def check_complete(submission: Submission) -> None:
     reported = {_key(cell): cell["accuracies"] for cell in submission.cells}
     quiet = ("none",) if submission.kind == "rule" else ()
     wanted: dict[tuple, int] = {}
+    guides = editions.guides(edition, grids)
+    planned = [("first", grid) for grid in engine.first(edition, grids)]
     for grid in grids:
-        short = {a: reported.get(_of(grid, a, grid.f, "first"), [1.0]) for a in grid.attack}
+        guide = guides.get(editions.key_of(grid), grid)
+        short = {a: reported.get(_of(guide, a, guide.f, "first"), [1.0]) for a in guide.attack}
         under = {attack: sum(values) / len(values) for attack, values in short.items()}
-        planned = {"first": grid} if editions.thinned(edition) else {}
-        planned["last"] = editions.last(edition, grid, under)
-        for stage, of_stage in planned.items():
-            for attack in (*of_stage.attack, *quiet):
-                s = 0 if attack == "none" else of_stage.f
-                wanted[_of(of_stage, attack, s, stage)] = of_stage.seeds
+        planned.append(("last", editions.last(edition, grid, under)))
+    for stage, grid in planned:
+        for attack in (*grid.attack, *quiet):
+            s = 0 if attack == "none" else grid.f
+            wanted[_of(grid, attack, s, stage)] = grid.seeds
     counts = {_key(cell): len(cell["accuracies"]) for cell in submission.cells}
     if len(counts) < len(submission.cells):
         raise ValueError(f"{len(submission.cells) - len(counts)} cells are given twice.")

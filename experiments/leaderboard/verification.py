@@ -74,7 +74,7 @@ def check_source(submitted: Submission) -> None:
 
 def grids(edition: Edition, cells: Sequence[dict[str, Any]]) -> list[Config]:
     """The grids of some cells; those of one row and stage share a program."""
-    every = {score.key_of(grid): grid for grid in editions.first(edition)}
+    every = {editions.key_of(grid): grid for grid in editions.first(edition)}
     groups: dict[tuple, list[dict[str, Any]]] = {}
     for cell in cells:
         groups.setdefault((score.key(cell), cell["stage"]), []).append(cell)
@@ -85,7 +85,7 @@ def grids(edition: Edition, cells: Sequence[dict[str, Any]]) -> list[Config]:
             "s": tuple(sorted({cell["s"] for cell in members})),
         }
         if stage == "last":
-            changes |= {"steps": edition.steps, "seeds": edition.seeds}
+            changes |= editions.full_length(edition, every[row])
         out.append(dataclasses.replace(every[row], **changes))
     return out
 
@@ -118,12 +118,12 @@ def held_out_grids(
     random = np.random.default_rng(seed_of(submitted, f"held out {salt}"))
     rows = [*worst]
     places = random.choice(len(rows), min(HELD_OUT_ROWS, len(rows)), replace=False)
-    every = {score.key_of(grid): grid for grid in editions.first(edition)}
-    full = {"steps": edition.steps, "seeds": edition.seeds}
+    every = {editions.key_of(grid): grid for grid in editions.first(edition)}
     out = {}
     for row in (rows[i] for i in sorted(places)):
         grid = every[row]
-        grid = dataclasses.replace(grid, attack=held_out.drawn(random), s=(grid.f,), **full)
+        changes: dict[str, Any] = {"attack": held_out.drawn(random), "s": (grid.f,)}
+        grid = dataclasses.replace(grid, **changes, **editions.full_length(edition, grid))
         out[row] = grid, worst[row]
     return out
 

@@ -1,5 +1,6 @@
 """The leaderboard: its rows, the thinning of attacks, and scores against a NumPy loop."""
 
+import dataclasses
 import itertools
 import re
 import shlex
@@ -9,14 +10,29 @@ import pandas as pd
 import pytest
 
 from byzjax.facts import FACTS
-from experiments.cli import commands
-from experiments.grid import catalogue, planning
-from experiments.leaderboard import editions, engine, entries, score
+from experiments.cli import commands, material
+from experiments.execution import cost, sweep
+from experiments.grid import catalogue, planning, specs
+from experiments.leaderboard import editions, engine, entries, price, score
 from experiments.leaderboard.entries import Defence
 
 SCENE = {"dataset": "digits", "partition": "iid", "n": 25, "f": 5, "momentum": 0.9}
 TINY = editions.EDITIONS["tiny"]
-ALONE = editions.EDITIONS["cpu"]._replace(mixings=("none",))
+SEARCH = specs.parse("attack", "strongest_alie", f=1)
+CPU = editions.EDITIONS["cpu"]
+ALONE = editions.EDITIONS["full"]._replace(
+    scenes=("digits",), fs=(5,), momenta=(0.9,), mixings=("none",)
+)
+# Two rankings, the second with mixings and at an f that some attacks do not work with.
+CELLS = CPU._replace(
+    at=(
+        editions.Cell("digits", 5, 0.9, 80, ("none",)),
+        editions.Cell("mnist, iid", 12, 0.9, 40, ("none", "nearest_neighbors")),
+    ),
+    rules=("median", "trimmed_mean"),
+    attacks=("sign_flip", "zero", "fang_krum", "strongest_alie"),
+    audit=10**9,
+)
 
 
 def made(worst, seeds=5, attacks=("zero", "sign_flip"), spread=0.01):
@@ -81,18 +97,96 @@ def test_the_worst_attacks_are_kept_at_full_length_with_all_seeds():
 
 
 def test_about_a_tenth_of_the_rows_is_audited():
-    grids = editions.first(ALONE._replace(momenta=(0.9, 0.7, 0.5, 0.3, 0.1, 0.0)))
+    edition = ALONE._replace(momenta=(0.9, 0.7, 0.5, 0.3, 0.1, 0.0))
+    grids = editions.first(edition)
     share = np.mean([editions.audited(grid) for grid in grids])
     assert 0.05 < share < 0.15
     grid = next(grid for grid in grids if editions.audited(grid))
-    assert editions.last(TINY, grid, {"zero": 0.1}).attack == grid.attack
+    assert editions.last(edition, grid, {"zero": 0.1}).attack == grid.attack
 
 
 def test_shards_share_no_row_and_leave_none_out():
     grids = editions.first(ALONE)
-    parts = [editions.of_shard(grids, i, 3) for i in (1, 2, 3)]
-    assert sorted(map(score.key_of, itertools.chain(*parts))) == sorted(map(score.key_of, grids))
+    parts = [editions.of_shard(ALONE, grids, i, 3) for i in (1, 2, 3)]
+    assert sorted(map(editions.key_of, itertools.chain(*parts))) == sorted(
+        map(editions.key_of, grids)
+    )
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_in_an_edition_of_cells_the_first_one_thins_the_attacks_of_a_rule():
+    grids = editions.first(CELLS)
+    assert [grid.dataset for grid in grids].count("digits") == 3  # with the mean
+    short = engine.first(CELLS, grids)
+    assert [(grid.rule[0], grid.dataset, grid.mixing[0]) for grid in short] == [
+        (rule, "digits", "none") for rule in ("mean", "median", "trimmed_mean")
+    ]
+    accuracies = {"sign_flip": 0.3, "zero": 0.2, "fang_krum": 0.1, "strongest_alie": 0.9}
+    blocks = [
+        {
+            **dict(zip(("rule", "mixing", *score.SCENE), editions.key_of(grid))),
+            "attack": attack,
+            "runs": [{"s": 5, "accuracy": [value]}],
+        }
+        for grid in short
+        for attack, value in accuracies.items()
+    ]
+    stage = engine.second(CELLS, grids, blocks)
+    here = {editions.key_of(grid): grid for grid in stage.grids}
+    alone = here["median", "none", "digits", "iid", 25, 5, 0.9]
+    assert (alone.attack, alone.steps, alone.seeds) == (("fang_krum", "zero"), 80, 5)
+    far = here["median", "none", "mnist", "iid", 25, 12, 0.9]
+    assert (far.attack, far.steps) == (("zero", "sign_flip"), 40)  # fang_krum needs n >= 2f + 2
+    mixed = here["median", "nearest_neighbors", "mnist", "iid", 25, 12, 0.9]
+    assert mixed.attack == ("zero", "sign_flip", editions.THROUGH_MIXINGS)
+    with pytest.raises(ValueError, match=r"4 blocks of the first stage are missing"):
+        engine.second(CELLS, grids, blocks[4:])
+
+
+def test_a_shard_of_cells_holds_whole_rules():
+    grids = editions.first(CELLS)
+    parts = [editions.of_shard(CELLS, grids, i, 2) for i in (1, 2)]
+    assert sorted(map(editions.key_of, itertools.chain(*parts))) == sorted(
+        map(editions.key_of, grids)
+    )
+    assert not {grid.rule for grid in parts[0]} & {grid.rule for grid in parts[1]}
+
+
+def test_the_edition_for_two_cores_has_what_the_page_says():
+    assert {cell.scene for cell in CPU.at} == set(CPU.scenes) == set(list(editions.SCENES)[:4])
+    assert {cell.f for cell in CPU.at} == {2, 5, 10}
+    assert {cell.momentum for cell in CPU.at} == {0.9, 0.0}
+    assert len({mixing for cell in CPU.at for mixing in cell.mixings}) == 5
+    assert CPU.seeds == 5
+    assert all(cell.steps % CPU.short == 0 for cell in CPU.at)
+    assert len(editions.rows(CPU, 10, ("none",))) >= 28
+    assert len(editions.columns(CPU, 10)) >= 26
+    assert "changes nothing" in entries.reason("majority_sign", "clip_norms(max_norm=2.0)", 25, 5)
+
+
+def test_a_price_counts_programs_attacks_and_searches(tmp_path):
+    grids = [grid for grid in editions.first(TINY) if grid.rule == ("median",)]
+    data = material.Material(grids)
+    tasks = sweep.tasks(grids, tmp_path, data.describe)
+    priced = price.of(tasks, data.describe)
+    assert (priced.blocks, priced.runs, priced.programs) == (5, 5, 2)
+    assert priced.compiling == 2 * price.PROGRAM + (1 + 4) * price.ATTACK
+    gradients = cost.gradient_flops(grids[0], data.describe(grids[0])) * 5 / 30e9
+    step = price.STEP + price.GRADIENTS * gradients
+    assert priced.training == pytest.approx(5 * 4 * step)
+    assert priced.hours == (priced.compiling + priced.training) / 7200
+    searching = [t._replace(block=dataclasses.replace(t.block, attack=SEARCH)) for t in tasks[:1]]
+    (times,) = {price.SEARCHES[SEARCH.name]}
+    assert price.of(searching, data.describe).training == pytest.approx(4 * step * times)
+
+
+@pytest.mark.slow
+def test_the_edition_for_two_cores_takes_at_most_five_hours_and_one_rule_a_quarter(tmp_path):
+    for edition, most in ((CPU, 5.0), (CPU._replace(rules=("bulyan",)), 0.25)):
+        grids = editions.first(edition)
+        data = material.Material(grids)
+        tasks = sweep.tasks(engine.priced(edition, grids), tmp_path, data.describe)
+        assert price.of(tasks, data.describe).hours < most
 
 
 def test_an_audit_finds_a_worst_attack_that_the_thinning_loses():

@@ -431,6 +431,13 @@ MUTANTS = [
         'tests/experiments/test_frauds.py -k "rows_differ"',
     ),
     Mutant(
+        "leaderboard: the attacks of a rule are thinned in the last of its cells",
+        "experiments/leaderboard/editions.py",
+        "firsts.setdefault(grid.rule[0], grid)",
+        "firsts[grid.rule[0]] = grid",
+        'tests/experiments/test_leaderboard.py -k "first_one_thins"',
+    ),
+    Mutant(
         "leaderboard: rows of one rank are in the order of their accuracies",
         "experiments/leaderboard/page.py",
         'row["rank"], row["defence"])',
