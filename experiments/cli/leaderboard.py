@@ -4,6 +4,7 @@ import pathlib
 import secrets
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,15 +62,19 @@ def leaderboard(arguments: Sequence[str]) -> int:
         status = _run(command, edition, editions.of_shard(edition, grids, shard, shards), folder)
         if status or shards > 1 or command.dry_run:
             return status
-    runs = engine.read(edition, grids, folder)
+    runs, missing = engine.read(edition, grids, folder)
+    if command.action == "submit":
+        return _submit(command, runs, missing)
+    for line in _left_out(grids, missing):
+        print(line)
     if command.action == "export":
         if (folder / measures.FILE).is_file():
             runs = measures.joined(runs, pd.read_csv(folder / measures.FILE))
+        if command.against is not None:
+            runs = engine.completed(runs, pd.read_csv(command.against))
         runs.to_csv(folder / engine.FILE, index=False)
         print(f"Results: {folder / engine.FILE}")
         return 0
-    if command.action == "submit":
-        return _submit(command, runs)
     print(_ranked(command, runs, folder))
     print(f"Results: {folder / 'table.csv'}")
     return 0
@@ -87,7 +92,25 @@ def _page(command: options.LeaderboardCommand) -> int:
     return 0
 
 
-def _submit(command: options.LeaderboardCommand, runs: pd.DataFrame) -> int:
+def _left_out(grids: Sequence[Config], missing: Sequence[Config]) -> list[str]:
+    """What is said of rows that are not finished."""
+    if not missing:
+        return []
+    of = Counter(editions.key_of(grid)[2:] for grid in grids)
+    lines = [f"{len(missing)} of {names.counted(len(grids), 'row')} are not finished and left out:"]
+    for scene, count in Counter(editions.key_of(grid)[2:] for grid in missing).items():
+        where = ", ".join(f"{name} {value}" for name, value in zip(score.SCENE, scene))
+        lines.append(f"  {where}: {count} of {of[scene]}")
+    return lines
+
+
+def _submit(
+    command: options.LeaderboardCommand, runs: pd.DataFrame, missing: Sequence[Config]
+) -> int:
+    if missing:
+        raise ValueError(
+            f"{names.counted(len(missing), 'row')} of the edition are not finished; repeat `run`."
+        )
     given = [(kind, name) for kind in submission.KINDS for name in getattr(command, kind)]
     if len(given) != 1:
         raise ValueError(f"submit takes one --rule or one --attack; got {len(given)}.")

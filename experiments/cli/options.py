@@ -191,8 +191,8 @@ class LeaderboardCommand:
     attack: tuple[str, ...] = ()
     """Attacks in place of all, such as my_attacks:push_back, on the rules without a mixing."""
     against: Annotated[str | None, "FILE"] = None
-    """An exported CSV file: its other rows are ranked with these, and its attacks are compared with
-    one of your own."""
+    """An exported CSV file: its other rows are ranked with these, its attacks are compared with one
+    of your own, and export adds the rows that are not finished here."""
     salt: Annotated[str | None, "TEXT"] = None
     """What verify draws cells by, with the hash of the file; drawn and printed by default."""
     shard: str = "1/1"

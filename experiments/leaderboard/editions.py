@@ -164,6 +164,11 @@ def key_of(grid: Config) -> tuple:
     return grid.rule[0], grid.mixing[0], *(getattr(grid, name) for name in SCENE)
 
 
+def is_reference(grid: Config) -> bool:
+    """Whether it is the row that gaps are measured from."""
+    return (grid.rule[0], grid.mixing[0]) == (REFERENCE.rule, REFERENCE.mixing)
+
+
 def first(edition: Edition) -> list[Config]:
     """The grids of all rows as the attacks are thinned: short, one seed, every attack."""
     grids = []
@@ -216,7 +221,7 @@ def kept(edition: Edition, grid: Config, accuracies: Mapping[str, float]) -> lis
     return list(dict.fromkeys([*worst, THROUGH_MIXINGS])) if more else worst
 
 
-def full_length(edition: Edition, grid: Config) -> dict[str, int]:
+def full_length(edition: Edition, grid: Config) -> dict[str, Any]:
     """The steps and seeds of a row at full length."""
     for cell in edition.cells:
         scene = SCENES[cell.scene]

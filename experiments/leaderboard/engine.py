@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from experiments.data import datasets
@@ -82,20 +83,46 @@ def run(
     return len(tasks) - len(sweep.run(tasks, folder, load))
 
 
-def read(edition: Edition, grids: Sequence[Config], folder: pathlib.Path) -> pd.DataFrame:
-    """All finished runs of both stages, one line each.
+class Read(NamedTuple):
+    """What is finished in a folder.
+
+    Attributes:
+      runs: both stages, one line per run.
+      missing: the grids of rows of which a run is missing; they are not among the runs.
+    """
+
+    runs: pd.DataFrame
+    missing: list[Config]
+
+
+def read(edition: Edition, grids: Sequence[Config], folder: pathlib.Path) -> Read:
+    """The finished runs of both stages. A row counts when all of its runs are there.
 
     Raises:
-      ValueError: a run is missing.
+      ValueError: a run of the first stage is missing, or no ranking has its reference.
     """
     every = store.every(folder)
     short = first(edition, grids)
     done = store.belonging(short, every)
     stage = second(edition, grids, done)
-    last = store.belonging(stage.grids, every)
+    blocks: dict[tuple, list[dict[str, Any]]] = {}
+    for block in store.belonging(stage.grids, every):
+        blocks.setdefault(score.key(block), []).append(block)
+    finished = [
+        grid
+        for grid in stage.grids
+        if not store.unfinished([grid], blocks.get(editions.key_of(grid), []))[0]
+    ]
+    ranked = {editions.key_of(grid)[2:] for grid in finished if editions.is_reference(grid)}
+    if not ranked:
+        raise ValueError("no ranking has the mean, which all gaps are measured from; repeat `run`.")
+    finished = [grid for grid in finished if editions.key_of(grid)[2:] in ranked]
+    keys = {editions.key_of(grid): None for grid in finished}
+    last = [block for row in keys for block in blocks[row]]
     parts = [score.lines(short, done, stage.kept, "first", edition.audit)] if short else []
-    parts.append(score.lines(stage.grids, last, stage.kept, "last", edition.audit))
-    return pd.concat(parts, ignore_index=True)
+    parts.append(score.lines(finished, last, stage.kept, "last", edition.audit))
+    missing = [grid for grid in stage.grids if editions.key_of(grid) not in keys]
+    return Read(pd.concat(parts, ignore_index=True), missing)
 
 
 def priced(edition: Edition, grids: Sequence[Config]) -> list[Config]:
@@ -130,6 +157,33 @@ def under_others(runs: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
     if not len(other):
         raise ValueError("the table has no other attack on these rows, at as many steps.")
     return pd.concat([runs, other], ignore_index=True)
+
+
+def completed(runs: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
+    """The runs, and those of another table of rows at full length that are not among them.
+
+    Raises:
+      ValueError: the other table has another form, or other seeds or steps in the same scene.
+    """
+    _check_table(others)
+    keys, full = ["rule", "mixing", *score.SCENE], runs[runs["stage"] == "last"]
+    mine = set(full[keys].itertuples(index=False, name=None))
+    there = [row in mine for row in others[keys].itertuples(index=False, name=None)]
+    more = others[(others["stage"] == "last") & ~np.array(there, bool)]
+    form = ["seeds", "steps"]
+    expected, got = (_forms(table) for table in (full, more))
+    for scene in expected.index.intersection(got.index):
+        if (there := [*got.loc[scene, form]]) != (here := [*expected.loc[scene, form]]):
+            raise ValueError(
+                f"the other table has {there[0]} seeds and {there[1]} steps in {scene}; expected "
+                f"{here[0]} and {here[1]}."
+            )
+    return pd.concat([runs, more], ignore_index=True)
+
+
+def _forms(runs: pd.DataFrame) -> pd.DataFrame:
+    """The number of seeds and the steps of each scene."""
+    return runs.groupby([*score.SCENE]).agg(seeds=("seed", "nunique"), steps=("steps", "max"))
 
 
 def against(runs: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import re
 import shlex
 
@@ -11,7 +12,8 @@ import pytest
 
 from byzjax.facts import FACTS
 from experiments.cli import commands, material
-from experiments.execution import cost, sweep
+from experiments.data import datasets
+from experiments.execution import cost, store, sweep
 from experiments.grid import catalogue, planning, specs
 from experiments.leaderboard import editions, engine, entries, price, score
 from experiments.leaderboard.entries import Defence
@@ -261,6 +263,83 @@ def test_other_rows_join_only_if_they_are_of_the_same_scene():
         engine.against(runs, others.assign(steps=9))
     with pytest.raises(ValueError, match="the table has no column seed"):
         engine.against(runs, others.drop(columns="seed"))
+
+
+# --- what is read of a folder that is not finished ------------------------------------------------
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """The folder of a tiny edition with made-up results of both stages."""
+    random = np.random.default_rng(2)
+    checksum = datasets.OUTLINES["digits"].checksum
+
+    def write(grids):
+        for grid in grids:
+            for block in planning.plan(grid):
+                described = store.identity(grid, block, checksum)
+                curve = {"step": [grid.steps], "finite": [True], "loss": [1.0]}
+                runs = [
+                    {"seed": seed, "s": s, "accuracy": [random.uniform()], **curve}
+                    for seed, s in block.runs
+                ]
+                content = {"runs": runs, "seconds": 1.0, "environment": store.environment()}
+                store.write_json(store.block_path(tmp_path, described), described | content)
+
+    grids = editions.first(TINY)
+    write(engine.first(TINY, grids))
+    short = store.belonging(engine.first(TINY, grids), store.every(tmp_path))
+    write(engine.second(TINY, grids, short).grids)
+    return tmp_path
+
+
+def lose(folder, rule, steps):
+    """Removes the blocks of a rule that ran for so many steps."""
+    for path in (folder / "blocks").glob("*.json"):
+        block = json.loads(path.read_text())
+        if (block["rule"], block["steps"]) == (rule, steps):
+            path.unlink()
+
+
+def test_a_row_is_left_out_until_all_of_its_runs_are_there(stored, capsys):
+    grids = editions.first(TINY)
+    whole = engine.read(TINY, grids, stored)
+    assert not whole.missing
+    lose(stored, "median", TINY.steps)
+    part = engine.read(TINY, grids, stored)
+    assert [grid.rule for grid in part.missing] == [("median",)]
+    last = part.runs[part.runs["stage"] == "last"]
+    assert set(last["rule"]) == {"mean"}
+    assert len(part.runs[part.runs["stage"] == "first"]) == len(
+        whole.runs[whole.runs["stage"] == "first"]
+    )
+    again = engine.completed(part.runs, whole.runs)
+    pd.testing.assert_frame_equal(
+        *(score.table(runs).reset_index(drop=True) for runs in (again, whole.runs))
+    )
+    line = f"leaderboard rank --edition tiny --results {stored.parent}"
+    stored.rename(stored.parent / "leaderboard-tiny")
+    assert commands.main(shlex.split(line)) == 0
+    out = capsys.readouterr().out
+    assert "1 of 2 rows are not finished and left out:" in out
+    assert "momentum 0.9: 1 of 2" in out
+
+
+def test_nothing_is_ranked_without_the_mean_or_the_first_stage(stored):
+    lose(stored, "mean", TINY.steps)
+    with pytest.raises(ValueError, match="no ranking has the mean"):
+        engine.read(TINY, editions.first(TINY), stored)
+    lose(stored, "median", TINY.short)
+    with pytest.raises(ValueError, match="of the first stage are missing"):
+        engine.read(TINY, editions.first(TINY), stored)
+
+
+def test_rows_of_another_table_are_added_only_if_they_ran_as_long():
+    runs, others = made({"mean": 0.1}), made({"mean": 0.3, "median": 0.6})
+    assert len(engine.completed(runs, others)) == len(runs) + len(others) // 2
+    for more in (others.assign(steps=9), others[others["seed"] < 4]):
+        with pytest.raises(ValueError, match=r"has [45] seeds and [89] steps in .* expected 5 and"):
+            engine.completed(runs, more)
 
 
 # --- the command ----------------------------------------------------------------------------------
