@@ -22,20 +22,20 @@ import importlib.util
 import pathlib
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import timing
 from benchmarks.pages import environment, markdown, write_csv, written
 from byzjax._program import Parser
 from experiments.data import datasets
 from experiments.execution import sweep
 from experiments.grid import planning
 from experiments.grid.config import Config
-from experiments.models import zoo
 from experiments.training import program as programs
 from experiments.training.runs import block_runs
 
@@ -94,22 +94,31 @@ def made_up() -> datasets.Dataset:
     return datasets.Dataset("made up", x[1000:], y[1000:], x[:1000], y[:1000], 10, "")
 
 
-def our_steps(config: Config, dataset: datasets.Dataset, rounds: int = 5) -> float:
-    """Steps per second of all runs together: the median over calls of the compiled scan."""
-    model = zoo.build(config.model, dataset.train_x.shape[1:], dataset.num_classes)
+def advancing(config: Config, dataset: datasets.Dataset) -> Callable[[], Any]:
+    """The compiled scan over `eval_every` steps of all runs, which continues with each call."""
+    model = sweep.model_of(config, dataset)
     (block,) = planning.plan(config, 0)
     among = planning.choices(config, block)
     program = programs.build(config, dataset, model, block.rule, block.mixing, among)
     place = jnp.int32([spec.family for spec in among].index(block.attack.family))
     runs = block_runs(config, dataset, block.runs, block.attack)
-    states = program.start(place, runs)
-    seconds = []
-    for turn in range(rounds + 1):
-        begin = time.perf_counter()
-        states, _ = program.advance(states, jnp.int32(turn * config.eval_every), place, runs)
-        jax.block_until_ready(states)
-        seconds.append(time.perf_counter() - begin)
-    return len(block.runs) * config.eval_every / float(np.median(seconds[1:]))
+    states, step = program.start(place, runs), 0
+
+    def call() -> Any:
+        nonlocal states, step
+        states, _ = program.advance(states, jnp.int32(step), place, runs)
+        step += config.eval_every
+        return jax.block_until_ready(states)
+
+    return call
+
+
+def our_steps(config: Config, dataset: datasets.Dataset, rounds: int = 5) -> float:
+    """Steps per second of all runs together: the median over calls of the compiled scan."""
+    call = advancing(config, dataset)
+    call()
+    seconds = [timing.once(call) for _ in range(rounds)]
+    return len(config.s) * config.seeds * config.eval_every / float(np.median(seconds))
 
 
 def our_cells(dataset: datasets.Dataset, seeds: int) -> float:

@@ -13,9 +13,10 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from experiments.analysis import abstract, pairs
-from experiments.execution import export
-from experiments.report import scenes, tables
+from experiments import studies
+from experiments.analysis import abstract, losses, pairs
+from experiments.execution import export, store
+from experiments.report import bits, scenes, tables
 from experiments.text.arguments import rewrite
 
 Folder = pathlib.Path
@@ -233,6 +234,14 @@ def privacy(folder: Folder) -> str:
     return pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)
 
 
+def diloco(folder: Folder) -> str:
+    """The losses of each rule, attack and number of local steps, when all runs are finished."""
+    blocks = abstract.finished("diloco", folder)
+    if store.unfinished(studies.grids("diloco", "cpu"), blocks)[0]:
+        return _not_finished("diloco", folder)
+    return losses.written(tables.curves(blocks), bits.per_step(blocks[0]))
+
+
 def _not_finished(name: str, folder: Folder) -> str:
     """How many runs of a study are finished."""
     return f"{abstract.progress(name, abstract.finished(name, folder))} Not compared with anything."
@@ -251,6 +260,7 @@ PARTS: dict[str, tuple[str, Callable[[Folder], str]]] = {
     "claims": ("claims-cpu", abstract.claims),
     "compression": ("compression-cpu", compression),
     "privacy": ("privacy-cpu", privacy),
+    "diloco": ("diloco-cpu", diloco),
     "ranking, paired": ("attacks-cpu", pairs.ranking),
     "momentum, paired": ("momentum-cpu", pairs.momentum),
     "aksel, paired": ("aksel-cpu", pairs.aksel),

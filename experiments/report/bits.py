@@ -19,13 +19,18 @@ from experiments.training import assemble
 _SETTING = "compressor"
 
 
-def of_block(block: dict[str, Any]) -> np.ndarray:
-    """The bits that all workers of a run have sent up to each evaluation, of all runs in turn."""
+def per_step(block: dict[str, Any]) -> int:
+    """The bits that all workers of a run send in a step."""
     known = {field.name for field in dataclasses.fields(Config)} & set(configs.IDENTITY)
     given = {name: configs.setting(block, name) for name in known}
     config = Config(**{name: value for name, value in given.items() if value is not None})
     model = assemble.network(config, datasets.OUTLINES[config.dataset])
-    each = compressors.step_bits(config, zoo.size(model))
+    return compressors.step_bits(config, zoo.size(model))
+
+
+def of_block(block: dict[str, Any]) -> np.ndarray:
+    """The bits that all workers of a run have sent up to each evaluation, of all runs in turn."""
+    each = per_step(block)
     return np.concatenate([each * np.asarray(run["step"], np.int64) for run in block["runs"]])
 
 

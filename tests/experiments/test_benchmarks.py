@@ -2,6 +2,7 @@
 
 import ast
 import csv
+import math
 import pathlib
 import struct
 
@@ -9,8 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import collective, every_rule, kardam, pages, rules, timing, torch_calls, training
+from benchmarks import (
+    collective,
+    every_rule,
+    kardam,
+    language_model,
+    pages,
+    rules,
+    strangers,
+    timing,
+    torch_calls,
+    training,
+)
 from experiments.data import datasets
+from experiments.grid import planning
 from tests.helpers import mesh_of
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
@@ -80,6 +93,43 @@ def test_images_for_byzfl_are_those_that_were_read(tmp_path):
     np.testing.assert_array_equal(np.frombuffer(raw[16:], np.uint8), pixels.reshape(-1))
     labels = (tmp_path / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").read_bytes()
     assert labels == struct.pack(">ii", 2049, 1) + bytes([3])
+
+
+def test_diloco_is_compared_with_one_worker_and_with_itself_without_attackers():
+    losses = {
+        (1, "mean", "none", 0): [2.0, 2.2],
+        (16, "mean", "none", 0): [2.0, 2.3],
+        (16, "trimmed_mean", "none", 0): [2.2, 2.4],
+        (16, "mean", "sign_flip", 3): [math.inf, 2.9],
+        (16, "trimmed_mean", "sign_flip", 3): [2.4, 2.6],
+    }
+    lines = [list(row.values())[5:] for row in strangers.table(losses)]
+    assert lines == [
+        ["2.100", "", "", "", ""],
+        ["2.150", "one worker", "+0.050", "<= 0.05", "yes"],
+        ["2.300", "one worker", "+0.200", "", ""],
+        ["inf", "the mean without attackers", "+inf", "", ""],
+        ["2.500", "the mean without attackers", "+0.350", "<= 0.15", "no"],
+    ]
+
+
+def test_the_best_step_size_is_that_of_the_highest_accuracy():
+    tried = [(1, "0.001", "0.31"), (1, "0.002", "0.30"), (16, "0.001", "0.25"), (16, "4", "0.26")]
+    tuned = [dict(zip(("workers", "step size", "accuracy, held out"), line)) for line in tried]
+    assert [strangers.best(tuned, n) for n in (1, 16)] == [0.001, 4.0]
+
+
+def test_both_sides_of_the_comparison_see_as_many_characters():
+    one, many = strangers.alone(0.001), strangers.together(0.001, ["mean"], ["none"])
+    assert one.steps * one.batch_size == many.steps * many.batch_size * many.n
+    for config in (one, many):
+        assert len(planning.plan(config)) == 1
+
+
+def test_the_language_model_is_compared_with_the_fastest_form():
+    table = [{"loop": name, "times as fast as it": x} for name, x in (("byzjax", 1.0), ("a", 3.0))]
+    (line,) = language_model.goals([*table, {"loop": "b", "times as fast as it": 1.5}])
+    assert (line["measured"], line["reached"]) == (1.5, "no")
 
 
 def test_where_a_curve_reaches_the_level():

@@ -538,6 +538,13 @@ MUTANTS = [
         'tests/experiments/test_compression.py -k "bits_of_a_message"',
     ),
     Mutant(
+        "losses: the least damaging attack is told as the worst",
+        "experiments/analysis/losses.py",
+        "worst = max(lies",
+        "worst = min(lies",
+        'tests/experiments/test_losses.py -k "costs_are_paired"',
+    ),
+    Mutant(
         "variance reduction: weight decay at the server is added to the loss as well",
         "experiments/training/assemble.py",
         'config.weight_decay and config.weight_decay_at == "worker"',
