@@ -521,6 +521,7 @@ SECTIONS: dict[str, list[Mistake]] = {
         Mistake("byzjax.rules.Median", AttributeError, ("did you mean byzjax.rules.median?",)),
         Mistake("attacks.alie", AttributeError, ("did you mean byzjax.attacks.little_is_enough?",)),
         Mistake("attacks.LittleIsEnough", AttributeError, ("byzjax.attacks.little_is_enough?",)),
+        Mistake("attacks.HSA", AttributeError, ("did you mean byzjax.attacks.hybrid_sparse?",)),
         Mistake("protocols.ring", AttributeError, ("did you mean byzjax.protocols.graphs.ring?",)),
         Mistake("stacked.krum", AttributeError, ("did you mean byzjax.krum?",)),
         Mistake('theory.proved("kappa", "Krum", 11, 2)', ValueError, ("did you mean 'krum'?",)),

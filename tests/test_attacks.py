@@ -76,6 +76,11 @@ def across(updates):
     return (jax.tree.map(lambda x: jnp.resize(jnp.asarray(ACROSS), x.shape[1:]), updates),)
 
 
+def half_of_coordinates(updates):
+    """Every second coordinate of each leaf, as a mask."""
+    return (jax.tree.map(lambda momentum: momentum > 0, across(updates)[0]),)
+
+
 CENTER, WEIGHT = 0.25, 0.125  # of the receiver, in every coordinate; of every row
 
 
@@ -211,6 +216,20 @@ CASES = [
         attacks.little_is_enough,
         oracles.little_is_enough,
         {"z": 1.5, "direction": "plus", "ddof": 0},
+    ),
+    Case("hybrid_sparse", attacks.hybrid_sparse, oracles.hybrid_sparse, {"share": 0.5}),
+    Case(
+        "hybrid-mask",
+        attacks.hybrid_sparse,
+        oracles.hybrid_sparse,
+        {"sparse_z": 3.0, "z": 0.5, "direction": "against"},
+        data=half_of_coordinates,
+        oracle_hyper={
+            "mask": np.array(ACROSS) > 0,
+            "sparse_z": 3.0,
+            "z": 0.5,
+            "direction": "against",
+        },
     ),
     Case("nan", attacks.non_finite, oracles.non_finite, finite=False),
     Case("inf", attacks.non_finite, oracles.non_finite, {"value": -math.inf}, finite=False),

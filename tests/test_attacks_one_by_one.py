@@ -426,6 +426,81 @@ def test_relocated_takes_the_momentum_from_extra_arguments():
         tx.update(x, tx.init(momentum))
 
 
+def test_hybrid_sparse_takes_a_mask_of_pruning():
+    """Given once or with an update; outside of it, the attack is little_is_enough."""
+    x, byzantine = drawn(12, 12, 3, 10)
+    tree = {"a": x[:, :4].reshape(12, 2, 2), "b": x[:, 4:]}
+    params = {"a": jnp.zeros((2, 2)), "b": jnp.arange(6.0)}
+
+    @jax.jit
+    def sends(tree, params):
+        mask = attacks.pruning_mask(params, lambda p: p, share=0.3)
+        once = byzjax.attack(attacks.hybrid_sparse, byzantine, mask=mask, sparse_z=4.0, f=5)
+        each = byzjax.attack(attacks.hybrid_sparse, byzantine, sparse_z=4.0, f=5)
+        z = attacks.little_is_enough_z(12, 5)
+        return (
+            mask,
+            once.update(tree, once.init(params))[0],
+            each.update(tree, each.init(params), mask=mask)[0],
+            attacks.little_is_enough(tree, byzantine, f=5),
+            attacks.hybrid_sparse(tree, byzantine, share=0.3, sparse_z=z, f=5),
+        )
+
+    mask, once, each, little, equal = sends(tree, params)
+    assert not mask["a"].any()
+    assert mask["b"].tolist() == [False] * 3 + [True] * 3
+    chex.assert_trees_all_equal(once, each)
+    chex.assert_trees_all_close(equal, little, rtol=1e-6)
+    np.testing.assert_allclose(once["a"], little["a"], rtol=1e-6)
+    np.testing.assert_allclose(once["b"][:, :3], little["b"][:, :3], rtol=1e-6)
+    good = x[~byzantine][:, 7:]
+    expected = good.mean(axis=0) - 4 * good.std(axis=0, ddof=1)
+    np.testing.assert_allclose(once["b"][byzantine][0, 3:], expected, rtol=1e-5)
+
+
+def test_what_hybrid_sparse_refuses():
+    x, byzantine = drawn(8, 12, 3)
+    for share in (0, 1.5):
+        with pytest.raises(
+            ValueError, match=rf"^hybrid_sparse needs a share in .0, 1.; got share={share}"
+        ):
+            attacks.hybrid_sparse(x, byzantine, share=share)
+    with pytest.raises(ValueError, match=r"^hybrid_sparse needs a mask of one update, a leaf of"):
+        attacks.hybrid_sparse(x, byzantine, np.ones((12, 6), bool))
+    with pytest.raises(ValueError, match=r"^hybrid_sparse needs a mask of tree .*; got "):
+        attacks.hybrid_sparse(x, byzantine, {"w": np.ones(6, bool)})
+    with pytest.raises(ValueError, match=r"^hybrid_sparse takes f or z, not both; got f=3, z=1\.$"):
+        attacks.hybrid_sparse(x, byzantine, f=3, z=1)
+    with pytest.raises(ValueError, match=r"^hybrid_sparse needs f < n; got n=12, f=12\.$"):
+        attacks.hybrid_sparse(x, byzantine, f=12)
+    with pytest.raises(ValueError, match=r"^direction must be one of minus, against; got 'plus'"):
+        attacks.hybrid_sparse(x, byzantine, direction="plus")
+    with pytest.raises(ValueError, match=r"^pruning_mask needs a share in .0, 1.; got share=0"):
+        attacks.pruning_mask(np.ones(3), lambda p: p, share=0)
+    with pytest.raises(ValueError, match=r"^steps must be at least 1; got steps=0"):
+        attacks.pruning_mask(np.ones(3), lambda p: p, share=0.5, steps=0)
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_pruning_mask_is_the_papers_loop(steps):
+    """Over two leaves together; the gradient depends on what is pruned."""
+    rng = np.random.default_rng(13)
+    theta, pull = rng.normal(size=40), rng.normal(size=(40, 40)) / 6
+
+    def gradient(params):
+        flat = jnp.concatenate([params["a"].ravel(), params["b"]])
+        g = jnp.float32(pull) @ flat + 1
+        return {"a": g[:30].reshape(5, 6), "b": g[30:]}
+
+    params = {"a": np.float32(theta[:30].reshape(5, 6)), "b": np.float32(theta[30:])}
+    mask = jax.jit(lambda p: attacks.pruning_mask(p, gradient, share=0.2, steps=steps))(params)
+    flat = np.concatenate([np.ravel(mask["a"]), mask["b"]]).tolist()
+    assert flat == oracles.pruning_mask(theta, lambda p: pull @ p + 1, 0.2, steps)
+    assert sum(flat) == 8
+    snip = oracles.pruning_mask(theta, lambda p: pull @ p + 1, 0.2, 1)
+    assert (flat == snip) == (steps == 1)
+
+
 # --- data ----------------------------------------------------------------------------------------
 
 

@@ -31,6 +31,7 @@ SYNONYMS = {
     "gas": "gradient_splitting",
     "geomed": "geometric_median",
     "gm": "geometric_median",
+    "hsa": "hybrid_sparse",
     "innerproduct": "inner_product_manipulation",
     "ipm": "inner_product_manipulation",
     "labelflip": "flip_labels",

@@ -55,4 +55,4 @@ def _first(wanted: jax.Array, count: jax.Array) -> jax.Array:
     before = up_to[last] - in_row[last]
     row = wanted[last] & (jnp.cumsum(wanted[last].astype(jnp.int32)) <= count - before)
     index = jnp.arange(len(wanted))[:, None]
-    return jnp.where(index < last, wanted, (index == last) & row)
+    return jnp.where(index < last, wanted, (index == last) & row[None])

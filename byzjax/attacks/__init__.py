@@ -10,6 +10,7 @@ from byzjax.attacks.dissensus import dissensus
 from byzjax.attacks.faults import drop, flip_bits, lose_coordinates, non_finite
 from byzjax.attacks.over_time import alternating, copy_worker, mimic, rotating, sleeping, stale
 from byzjax.attacks.simple import constant, gambler, gaussian, zero
+from byzjax.attacks.sparse import hybrid_sparse, pruning_mask
 from byzjax.attacks.statistical import (
     byz_mean,
     inner_product_manipulation,
@@ -48,6 +49,7 @@ __all__ = [
     "gaussian",
     "gradient_attack",
     "hidden_vulnerability",
+    "hybrid_sparse",
     "inner_product_manipulation",
     "little_is_enough",
     "little_is_enough_z",
@@ -60,6 +62,7 @@ __all__ = [
     "non_finite",
     "omniscient",
     "order_statistic",
+    "pruning_mask",
     "pushed",
     "relocated",
     "reversed_gradient",

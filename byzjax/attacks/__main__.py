@@ -11,6 +11,7 @@ from byzjax._program import prints
 
 SECTIONS = {
     "From honest statistics": "statistical",
+    "On few coordinates": "sparse",
     "Bounded by honest distances": "bounded",
     "Against one rule": "targeted",
     "Against rules around the median": "around_median",
@@ -25,7 +26,7 @@ SECTIONS = {
 MODULES = {
     title: importlib.import_module(f"byzjax.attacks.{name}") for title, name in SECTIONS.items()
 }
-HELPERS = {"default_starts", "little_is_enough_z"}  # what other attacks use
+HELPERS = {"default_starts", "little_is_enough_z", "pruning_mask"}  # what other attacks use
 
 
 def _of(module: ModuleType) -> dict[str, Callable]:
@@ -65,7 +66,8 @@ also be a function of the step, such as `attacks.sleeping` and `attacks.rotating
 for the most damaging strength of any attack, in 20 calls; `gradient_attack` ascends the damage by
 its gradient through the rule.
 `flip_labels`, `shift_tokens`, `add_trigger` and `distributed_trigger` change a batch before its
-gradient is computed; [backdoors](backdoors.md) shows them in training.
+gradient is computed; [backdoors](backdoors.md) shows them in training. `pruning_mask` returns the
+coordinates that `hybrid_sparse` attacks.
 
 How far each attack moves each rule: [worst-case](worst-case/README.md). The attacks that hurt each
 rule most in training: [studies](studies/README.md). Their cost: [attack-cost.md](attack-cost.md).

@@ -227,6 +227,7 @@ STRENGTHS: dict[str, tuple[str, ...]] = {
     "gambler": ("factor", "probability"),
     "gaussian": ("sigma",),
     "hidden_vulnerability": ("gamma",),
+    "hybrid_sparse": ("sparse_z", "z"),
     "inner_product_manipulation": ("epsilon",),
     "little_is_enough": ("z",),
     "lose_coordinates": ("share", "value"),

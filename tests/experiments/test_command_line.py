@@ -279,7 +279,7 @@ def test_every_function_of_the_library_is_offered_or_has_a_reason():
     offered = {kind: set(table) for kind, table in catalogue.TABLES.items()}
     rules = {name for name, facts in catalogue.FACTS.items() if facts.kind in ("rule", "memory")}
     assert rules == offered["rule"] | set(catalogue.not_offered("rule"))
-    helpers = {"default_starts", "little_is_enough_z"}
+    helpers = {"default_starts", "little_is_enough_z", "pruning_mask"}
     both = offered["attack"] | set(catalogue.not_offered("attack"))
     assert set(catalogue.attacks.__all__) - helpers <= both
     for kind in catalogue.TABLES:

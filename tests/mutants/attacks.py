@@ -173,6 +173,20 @@ MUTANTS = [
         "known = _rows.honest_sum(updates,",
         'tests/test_attacks.py -k "papers_loop and 12-4-byz_mean"',
     ),
+    Mutant(
+        "hybrid_sparse: the strengths inside and outside of the mask are exchanged",
+        "byzjax/attacks/sparse.py",
+        "jnp.where(inside, jnp.asarray(sparse_z, mu.dtype), jnp.asarray(z, mu.dtype))",
+        "jnp.where(inside, jnp.asarray(z, mu.dtype), jnp.asarray(sparse_z, mu.dtype))",
+        'tests/test_attacks.py -k "papers_loop and 12-4-hybrid"',
+    ),
+    Mutant(
+        "pruning_mask: coordinates that were pruned cannot return",
+        "byzjax/attacks/sparse.py",
+        "lambda p, g: wide(p) * wide(g), params, gradient",
+        "lambda p, g: wide(p) * wide(g), pruned, gradient",
+        'tests/test_attacks_one_by_one.py -k "pruning_mask_is"',
+    ),
     # --- data --------------------------------------------------------------------------------
     Mutant(
         "shift_tokens: the last token is not shifted to the first",

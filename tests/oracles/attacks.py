@@ -35,6 +35,38 @@ def little_is_enough(x, byzantine, f=None, z=None, direction="minus", ddof=1):
     return lie(x, byzantine, good.mean(axis=0) + sign * z * good.std(axis=0, ddof=ddof))
 
 
+def hybrid_sparse(
+    x, byzantine, mask=None, share=0.005, sparse_z=1.5, f=None, z=None, direction="minus"
+):
+    """`little_is_enough`, but `sparse_z` in the mask, or else where the mean is largest."""
+    good, d = honest(x, byzantine), np.shape(x)[1]
+    mean, spread = good.mean(axis=0), good.std(axis=0, ddof=1) if len(good) > 1 else np.zeros(d)
+    if z is None:
+        z = little_is_enough_z(len(x), sum(byzantine) if f is None else f)
+    if mask is None:
+        mask = largest(mean, math.ceil(share * d))
+    row = np.empty(d)
+    for j in range(d):
+        sign = np.sign(mean[j]) if direction == "against" else 1
+        row[j] = mean[j] - (sparse_z if mask[j] else z) * sign * spread[j]
+    return lie(x, byzantine, row)
+
+
+def largest(x, k):
+    """The places of the k largest magnitudes."""
+    order = sorted(range(len(x)), key=lambda j: -abs(x[j]))
+    return [j in order[:k] for j in range(len(x))]
+
+
+def pruning_mask(params, gradient, share, steps):
+    """SNIP for one step, FORCE for more: pruned coordinates may return."""
+    d, kept = len(params), [True] * len(params)
+    for t in range(1, steps + 1):
+        g = gradient(np.array([p if keep else 0.0 for p, keep in zip(params, kept)]))
+        kept = largest([params[j] * g[j] for j in range(d)], math.ceil(share ** (t / steps) * d))
+    return kept
+
+
 def non_finite(x, byzantine, value=math.nan):
     return lie(x, byzantine, np.full(np.shape(x)[1], value))
 
