@@ -23,6 +23,7 @@ from experiments.text import arguments
 from experiments.training import poisoning
 from experiments.training import program as programs
 from experiments.training.runs import block_runs
+from tests.experiments import test_pages
 from tests.experiments.test_report import ABOUT, Page, blocks_of
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -276,3 +277,8 @@ def test_the_page_has_the_numbers_of_its_table_and_its_command():
         *(grid["rule"], grid["attack"], grid["s"])
     ]
     assert all(grid[name] == getattr(config, name) for name in ("n", "f", "seeds", "steps"))
+
+
+def test_edge_cases_with_data_of_your_own(capsys):
+    (code,) = test_pages.blocks((ROOT / "docs" / "backdoors.md").read_text())
+    test_pages.run(code, {}, capsys)
