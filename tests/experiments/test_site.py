@@ -139,7 +139,7 @@ def test_every_page_with_code_is_run():
     """Here or in another file, test_faults_among for one; other pages show commands."""
     ran_there = {"protocols.md", "index.md", "collective.md", "scaling.md", "references.md"}
     ran_there |= {"sampling.md", "weights.md", "compression.md", "pytorch.md", "flower.md"}
-    ran_there |= {"privacy.md"}
+    ran_there |= {"privacy.md", "backdoors.md"}
     here = {"start.md", "own-rule.md", "own-attack.md", "threat-model.md", "strangers.md"}
     in_pages = {"flax.md", "training-loop.md", "laboratory.md"}
     for page in DOCS.glob("*.md"):
